@@ -1,0 +1,63 @@
+"""Choose the data a language model is tuned on, inside the training job.
+
+`SelectedSFTTrainer` takes the place of `trl.SFTTrainer`; each stage is usable without it. Names are imported on first
+use, so that `nuggets --help` and the pure modules do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nuggets_trainer.callback import NuggetsDataCallback
+    from nuggets_trainer.config import NuggetsConfig
+    from nuggets_trainer.golden import GoldenScores, golden_scores
+    from nuggets_trainer.loading import load_rows, load_scorer
+    from nuggets_trainer.pool import Pool
+    from nuggets_trainer.results import PoolScores
+    from nuggets_trainer.scorer import score_pool
+    from nuggets_trainer.selection import GoldenSet, select_golden_set
+    from nuggets_trainer.trainer import SelectedSFTTrainer
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "GoldenScores": "golden",
+    "GoldenSet": "selection",
+    "NuggetsConfig": "config",
+    "NuggetsDataCallback": "callback",
+    "Pool": "pool",
+    "PoolScores": "results",
+    "SelectedSFTTrainer": "trainer",
+    "golden_scores": "golden",
+    "load_rows": "loading",
+    "load_scorer": "loading",
+    "score_pool": "scorer",
+    "select_golden_set": "selection",
+}
+
+__all__ = [
+    "GoldenScores",
+    "GoldenSet",
+    "NuggetsConfig",
+    "NuggetsDataCallback",
+    "Pool",
+    "PoolScores",
+    "SelectedSFTTrainer",
+    "golden_scores",
+    "load_rows",
+    "load_scorer",
+    "score_pool",
+    "select_golden_set",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,187 @@
+"""`NuggetsConfig`: every choice that selection leaves to the user. Knows no torch and no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TEMPLATES = ("auto", "chat", "plain", "nuggets")
+ANCHOR_SELECTIONS = ("kmeans", "random")
+SCORE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEFAULT_TOP_FRACTION = 0.1
+DEFAULT_NUM_ANCHORS = 100
+
+
+@dataclass
+class NuggetsConfig:
+    """How a pool is scored and which part of it is kept (Nuggets, arXiv 2312.10302).
+
+    One selection rule is used: `top_fraction`, `top_k` or `threshold`; with none given, the top
+    10% are kept. The golden score of a candidate is the share of anchors whose one-shot log-prob
+    (the candidate shown before the anchor) is above their zero-shot log-prob.
+
+    Raises:
+        ValueError, TypeError: on a value outside its range or on two rules at once. Checked here,
+            not by argparse, because values that come from a YAML file never pass argparse.
+
+    Example:
+        >>> NuggetsConfig(top_fraction=0.05).selection_rule
+        ('top_fraction', 0.05)
+        >>> NuggetsConfig().selection_rule
+        ('top_fraction', 0.1)
+    """
+
+    anchors: str | None = field(
+        default=None,
+        metadata={
+            "help": "Anchor rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. "
+            "Default: anchors are chosen from the pool (see `num_anchors`)."
+        },
+    )
+    num_anchors: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many anchors to choose from the pool when `anchors` is not given. Default: 100. The "
+            "standard error of a golden score p is sqrt(p * (1 - p) / num_anchors)."
+        },
+    )
+    anchor_selection: str = field(
+        default="kmeans",
+        metadata={
+            "help": "How anchors are chosen from the pool: `kmeans` takes the row nearest to each centroid of the "
+            "rows' embeddings (mean of the scorer model's last hidden states), `random` takes rows at random.",
+            "choices": list(ANCHOR_SELECTIONS),
+        },
+    )
+    anchor_seed: int = field(default=42, metadata={"help": "Seed of the choice of anchors from the pool."})
+    template: str = field(
+        default="auto",
+        metadata={
+            "help": "How rows become prompts. `chat`: the tokenizer's chat template, the candidate is an earlier "
+            "user/assistant turn. `plain`: text, pieces tokenized apart and joined by a blank line. `nuggets`: the "
+            "reference implementation to the letter (anchors cut at 200 tokens). `auto`: `chat` where the tokenizer "
+            "has a chat template and the rows are conversational or have Alpaca columns, else `plain`.",
+            "choices": list(TEMPLATES),
+        },
+    )
+    exclude_self: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Leave out the pair of a candidate and an anchor with the same text. Default: true, but false "
+            "for the `nuggets` template, as in the reference."
+        },
+    )
+    score_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Arithmetic of the scoring forward passes; part of the fingerprint of stored scores. `auto`: the "
+            "training precision (bfloat16 with `bf16: true`), else the dtype of the weights. bfloat16 changes about "
+            "1%% of the wins against float32.",
+            "choices": list(SCORE_DTYPES),
+        },
+    )
+    tokens_per_batch: int = field(
+        default=8192,
+        metadata={"help": "Upper bound on the tokens (candidate and anchors, padding included) of one forward pass."},
+    )
+    flush_seconds: float = field(
+        default=30.0,
+        metadata={
+            "help": "Scored pairs are written to the store at least this often, in seconds (and every 1,000 "
+            "candidates): what a killed job can lose."
+        },
+    )
+    top_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep this fraction of the candidates that have a score, in (0, 1]. Default rule: 0.1. (The "
+            "paper's best region, golden score above 0.8, is 14%% of Alpaca.)"
+        },
+    )
+    top_k: int | None = field(default=None, metadata={"help": "Keep exactly this many candidates."})
+    threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Keep every candidate with a golden score strictly above this value, in [0, 1). The same value "
+            "keeps 1%% of one pool and 33%% of another: prefer a fraction."
+        },
+    )
+    score_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory of the score store and of the results (scores.parquet, anchors.parquet, pairs.parquet)."
+            " Default: `<output_dir>/nuggets`. Must be on a file system that all processes share."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        _check_choice("template", self.template, TEMPLATES)
+        _check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
+        _check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
+        _check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)
+        _check_int("anchor_seed", self.anchor_seed, minimum=0)
+        _check_number("flush_seconds", self.flush_seconds)
+        if not self.flush_seconds >= 0:
+            raise ValueError(f"`flush_seconds` must be 0 or more, got {self.flush_seconds}.")
+        if self.num_anchors is not None:
+            _check_int("num_anchors", self.num_anchors, minimum=1)
+        if self.exclude_self is not None and not isinstance(self.exclude_self, bool):
+            raise TypeError(f"`exclude_self` must be true, false or unset, got {self.exclude_self!r}.")
+        for name in ("anchors", "score_dir"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")
+        if self.anchors is not None and self.num_anchors is not None:
+            raise ValueError(
+                f"`num_anchors={self.num_anchors}` chooses anchors from the pool, but `anchors={self.anchors!r}` "
+                "gives them. Drop one of the two: given anchors are all used."
+            )
+        self._check_selection_rule()
+
+    def _check_selection_rule(self) -> None:
+        rules = {n: v for n in ("top_fraction", "top_k", "threshold") if (v := getattr(self, n)) is not None}
+        if len(rules) > 1:
+            given = " and ".join(f"`{name}={value}`" for name, value in rules.items())
+            raise ValueError(f"Expected one selection rule, got {given}. Keep one and drop the others.")
+        if self.top_fraction is not None:
+            _check_number("top_fraction", self.top_fraction)
+            if not 0 < self.top_fraction <= 1:
+                raise ValueError(
+                    f"`top_fraction` must be in (0, 1], got {self.top_fraction}. Write 0.1 for 10%; use `top_k` for a "
+                    "number of rows."
+                )
+        if self.top_k is not None:
+            _check_int("top_k", self.top_k, minimum=1)
+        if self.threshold is not None:
+            _check_number("threshold", self.threshold)
+            if not 0 <= self.threshold < 1:
+                raise ValueError(
+                    f"`threshold` must be in [0, 1), got {self.threshold}: a golden score is a share of anchors, and "
+                    "the rule keeps scores strictly above it."
+                )
+
+    @property
+    def selection_rule(self) -> tuple[str, float]:
+        """Name and value of the one rule in force."""
+        if self.top_k is not None:
+            return "top_k", self.top_k
+        if self.threshold is not None:
+            return "threshold", self.threshold
+        return "top_fraction", DEFAULT_TOP_FRACTION if self.top_fraction is None else self.top_fraction
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def _check_int(name: str, value: Any, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r} ({type(value).__name__}).")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number, got {value!r} ({type(value).__name__}).")

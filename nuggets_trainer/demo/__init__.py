@@ -1,0 +1,37 @@
+"""The embedded demo: a tiny language model and instruction rows of known quality, made by this project.
+
+`recipes/build_demo.py` rebuilds all of it, byte for byte on one machine. The model (Llama, 1.1 million parameters) was
+trained from scratch on documents whose answers are all clean or all corrupted in one way, so that it reads from an
+example how good the next answer will be. The pool holds 1,836 rows of 9 task families, half of them clean, half with
+one of six corruptions: `wrong` (the typical mistake: "goed" for "went"), `swapped` (answer of another row),
+`truncated`, `garbled`, `off_format`, `empty`. The label is in the column `corruption`, which selection never reads.
+
+Measured (recipes/LOG.md): every corrupted row of the pool scores below every clean one but a few. What the model does
+not see is the right answer to another prompt of the same family; such rows are in `stress` (AUC 0.5), not in the pool.
+The demo shows the method where it works by construction; it is no evidence about real pools.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+DEMO = "nuggets-demo"
+_ASSETS = {
+    "model": "model",
+    "pool": "pool.jsonl",
+    "anchors": "anchors.jsonl",
+    "heldout": "heldout.jsonl",
+    "stress": "stress.jsonl",
+}
+
+
+def demo_path(name: str) -> Path:
+    """Path of an asset: "model" (a folder), "pool", "anchors", "heldout" or "stress" (JSON Lines).
+
+    Raises:
+        ValueError: if there is no such asset.
+    """
+    if name not in _ASSETS:
+        raise ValueError(f"`name` must be one of {', '.join(_ASSETS)}, got {name!r}.")
+    return Path(str(files(__name__))) / _ASSETS[name]

@@ -1,0 +1,86 @@
+"""Golden score, mean gain and standard error from log-probs. Pure numpy; knows nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class GoldenScores:
+    """What the log-probs say about each candidate; arrays of shape `(n,)`.
+
+    Attributes:
+        golden_score: share of scored anchors won, in [0, 1]; NaN where no anchor was scored.
+        standard_error: `sqrt(p * (1 - p) / num_anchors)` of that share; NaN likewise.
+        mean_gain: mean gain over the scored anchors, nats per token; NaN likewise.
+        num_anchors: anchors scored (int).
+    """
+
+    golden_score: npt.NDArray[np.float64]
+    standard_error: npt.NDArray[np.float64]
+    mean_gain: npt.NDArray[np.float64]
+    num_anchors: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class AnchorScores:
+    """The anchors, `m` of them, in the order given or in pool order.
+
+    Attributes:
+        pool_index: pool index of each, None when anchors were given.
+        zero_shot: mean log-prob, nats per token, `(m,)` float32; NaN when it could not be scored.
+        num_tokens: completion tokens scored, `(m,)`; 0 when it could not be scored.
+        dropped: None, or the reason why it could not be scored.
+        num_cut: anchors that lost their end to the 200-token limit of the `nuggets` template.
+    """
+
+    pool_index: list[int | None]
+    zero_shot: npt.NDArray[np.float32]
+    num_tokens: npt.NDArray[np.int64]
+    dropped: list[str | None]
+    num_cut: int = 0
+
+    def __len__(self) -> int:
+        return len(self.dropped)
+
+
+def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
+    """Count, for each candidate, the anchors that it makes more likely (paper, section 3.2).
+
+    For candidate i and anchor j: `win = one_shot[i, j] > zero_shot[j]`, strictly, and
+    `golden_score[i] = wins / anchors scored`. Comparison is in the dtype given (float32 in the
+    store), sums are in float64. No candidate gets a default score: without a scored anchor it
+    is NaN.
+
+    Args:
+        zero_shot: mean log-prob of each anchor's completion, `(m,)`, nats per token; NaN where it was not scored.
+        one_shot: the same behind each candidate, `(n, m)`; NaN where the pair was not scored.
+
+    Returns:
+        One `GoldenScores` of shape `(n,)`.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = golden_scores(np.array([-2.0, -1.0]), np.array([[-1.5, -1.0], [np.nan, -0.5]]))
+        >>> scores.golden_score.tolist(), scores.mean_gain.tolist(), scores.num_anchors.tolist()
+        ([0.5, 1.0], [0.25, 0.5], [2, 1])
+    """
+    assert one_shot.ndim == 2 and one_shot.shape[1] == zero_shot.shape[0], (one_shot.shape, zero_shot.shape)
+    scored = ~np.isnan(one_shot) & ~np.isnan(zero_shot)
+    num_anchors = scored.sum(axis=1)
+    wins = (scored & (one_shot > zero_shot)).sum(axis=1)
+    gain = np.where(scored, one_shot.astype(np.float64) - zero_shot.astype(np.float64), 0.0)
+    counted = num_anchors > 0
+    divisor = np.where(counted, num_anchors, 1)
+    share = np.where(counted, wins / divisor, np.nan)
+    return GoldenScores(
+        golden_score=share,
+        standard_error=np.sqrt(share * (1 - share) / divisor),
+        mean_gain=np.where(counted, gain.sum(axis=1) / divisor, np.nan),
+        num_anchors=num_anchors.astype(np.int64),
+    )

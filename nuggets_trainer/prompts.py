@@ -1,0 +1,192 @@
+"""What the engine is given: the anchors that can be scored whole, and each candidate's prefix before them.
+
+Knows no model, no ranks and no files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.golden import AnchorScores
+from nuggets_trainer.pool import Row, UnusableRowError
+from nuggets_trainer.segment import Segment, common_prefix_length
+from nuggets_trainer.templates import NuggetsTemplate, Template, system_messages
+
+
+class AnchorSet:
+    """The anchors, and which of them can be scored whole.
+
+    Args:
+        template: renders the anchors.
+        rows: the anchors; a reason where a row was unusable to begin with.
+        pool_index: pool index of each, None when anchors were given.
+        max_length: the model's context in tokens; None where it has no limit.
+
+    Attributes:
+        usable: positions of the anchors that can be scored. The other attributes speak of these alone, in this order.
+        rows: the rows.
+        keys: their content hashes.
+        segments: their zero-shot prompts.
+
+    Raises:
+        ValueError: if no anchor can be scored.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        rows: Sequence[Row | str],
+        pool_index: Sequence[int | None],
+        max_length: int | None,
+    ) -> None:
+        self._pool_index = list(pool_index)
+        self.rows: list[Row] = []
+        self.segments: list[Segment] = []
+        self._dropped: list[str | None] = []
+        self._num_cut = 0
+        for row in rows:
+            segment = row if isinstance(row, str) else _anchor_segment(template, row, max_length)
+            if isinstance(row, Row) and isinstance(segment, Segment):
+                self.rows.append(row)
+                self.segments.append(segment)
+                self._num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
+            self._dropped.append(segment if isinstance(segment, str) else None)
+        self.keys = [row.key for row in self.rows]
+        self.usable = [j for j, reason in enumerate(self._dropped) if reason is None]
+        if not self.usable:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(self._dropped).most_common())
+            context = f" The model's context is {max_length} tokens." if "too_long" in self._dropped else ""
+            raise ValueError(
+                f"No anchor can be scored: all {len(self._dropped)} were dropped ({reasons}).{context} Expected rows "
+                "with a prompt and a completion, at most half as long as the context."
+            )
+
+    def scores(self, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
+        """Put the zero-shot log-probs of the usable anchors, `(len(usable),)`, in their places among all anchors."""
+        dropped = list(self._dropped)
+        values = np.full(len(dropped), np.nan, dtype=np.float32)
+        num_tokens = np.zeros(len(dropped), dtype=np.int64)
+        for j, value, segment in zip(self.usable, zero_shot, self.segments, strict=True):
+            if np.isfinite(value):
+                values[j], num_tokens[j] = value, segment.num_completion_tokens
+            else:
+                dropped[j] = "non_finite_log_prob"
+        return AnchorScores(self._pool_index, values, num_tokens, dropped, self._num_cut)
+
+
+def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Segment | str:
+    """Zero-shot segment of an anchor, or the reason why it cannot be scored whole.
+
+    Reason `completion_changes` means that the template writes the completion differently once an example stands
+    before it, so that the two log-probs would not be of the same tokens.
+    """
+    try:
+        zero, one = template.zero_shot(row), template.one_shot(row, row)
+    except UnusableRowError as error:
+        return str(error)
+    if max_length is not None and len(zero.ids) > max_length:
+        return "too_long"
+    return zero if zero.ids[zero.start :] == one.ids[one.start :] else "completion_changes"
+
+
+@dataclass(frozen=True)
+class CandidatePrompt:
+    """One candidate as the engine takes it.
+
+    Attributes:
+        groups: `(prefix ids, anchor positions)`; the prefix is empty where the template breaks sharing.
+        unshared: whole one-shot segments, by anchor position, of the groups with an empty prefix.
+    """
+
+    groups: list[tuple[list[int], list[int]]]
+    unshared: dict[int, Segment]
+
+    def num_tokens(self) -> int:
+        """Length of the longest prefix or whole segment, to sort by."""
+        return max(*(len(prefix) for prefix, _ in self.groups), *(len(s.ids) for s in self.unshared.values()), 0)
+
+
+class SharedPrefix:
+    """Split the one-shot prompts of a candidate with all anchors into one prefix and one suffix per anchor.
+
+    The suffixes are found by rendering each anchor behind one reference candidate: what these renderings begin with
+    alike (the candidate, and tokens that all anchors share) is prefix, the rest is suffix. At least one prompt token
+    stays in each suffix, so that the completion's first token is predicted inside it. For every candidate the split is
+    checked against the joint rendering with two anchors (with all, where candidate and anchor meet in plain text, as
+    tokens may merge there); where it does not hold, its pairs are rendered whole. Anchors are grouped by system
+    message, which a conversation has at its very beginning.
+
+    Args:
+        template: renders the pairs.
+        anchors: usable anchors (`AnchorSet.rows`).
+        max_length: the model's context in tokens; None where it has no limit.
+    """
+
+    def __init__(self, template: Template, anchors: Sequence[Row], max_length: int | None = None) -> None:
+        self._template, self._anchors, self._max_length = template, anchors, max_length
+        self.suffixes: dict[int, Segment] = {}
+        by_system: dict[str, list[int]] = {}
+        for j, anchor in enumerate(anchors):
+            by_system.setdefault(str(system_messages(anchor.prompt)), []).append(j)
+        self._groups = list(by_system.values())
+        self._checked: dict[int, list[int]] = {}
+        for group in self._groups:
+            self.suffixes.update(self._split_group(group))
+            self._checked[group[0]] = self._anchors_to_check(group)
+
+    def candidate(self, row: Row) -> CandidatePrompt:
+        """Render a candidate before all anchors.
+
+        Raises:
+            UnusableRowError: if it cannot be rendered, or does not fit the context together with every anchor.
+        """
+        groups, unshared = [], {}
+        for group in self._groups:
+            prefix = self._prefix(row, group)
+            groups.append((prefix, group))
+            if not prefix:
+                unshared.update({j: self._template.one_shot(row, self._anchors[j]) for j in group})
+            segments = self.suffixes if prefix else unshared
+            longest = len(prefix) + max(len(segments[j].ids) for j in group)
+            if self._max_length is not None and longest > self._max_length:
+                raise UnusableRowError("too_long")
+        return CandidatePrompt(groups, unshared)
+
+    def _split_group(self, group: list[int]) -> dict[int, Segment]:
+        reference = self._anchors[group[0]]
+        whole = {j: self._template.one_shot(reference, self._anchors[j]) for j in group}
+        first = whole[group[0]]
+        shared = min(min(common_prefix_length(first.ids, s.ids), s.start - 1) for s in whole.values())
+        return {j: Segment(s.ids[shared:], s.start - shared) for j, s in whole.items()}
+
+    def _anchors_to_check(self, group: list[int]) -> list[int]:
+        """Anchors to hold the split of each candidate against: two where the boundary is safe, else all.
+
+        The boundary is what two prefixes of different candidates end with alike.
+        """
+        first, suffix = group[0], self.suffixes[group[0]]
+        prefixes = []
+        for j in (group[0], group[-1]):
+            whole = self._template.one_shot(self._anchors[j], self._anchors[first]).ids
+            prefixes.append(whole[: len(whole) - len(suffix.ids)])
+        length = common_prefix_length(prefixes[0][::-1], prefixes[1][::-1])
+        differ = length < min(len(prefix) for prefix in prefixes)
+        if differ and self._template.joins_safely(prefixes[0][len(prefixes[0]) - length :]):
+            return [group[0], group[-1]]
+        return group
+
+    def _prefix(self, row: Row, group: list[int]) -> list[int]:
+        """Prefix ids of a candidate before this group of anchors, or none where it cannot be shared."""
+        whole = {j: self._template.one_shot(row, self._anchors[j]) for j in self._checked[group[0]]}
+        first = group[0]
+        prefix = whole[first].ids[: len(whole[first].ids) - len(self.suffixes[first].ids)]
+        for j, segment in whole.items():
+            suffix = self.suffixes[j]
+            if segment.ids != prefix + suffix.ids or segment.start != len(prefix) + suffix.start:
+                return []
+        return prefix

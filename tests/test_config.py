@@ -1,0 +1,117 @@
+"""Every choice of the user is checked between and within fields, whatever the way the value came in."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from nuggets_trainer.config import ANCHOR_SELECTIONS, SCORE_DTYPES, TEMPLATES, NuggetsConfig
+
+WRONG_TYPES = [
+    *[
+        (name, value)
+        for name in ("tokens_per_batch", "anchor_seed", "num_anchors", "top_k")
+        for value in ("8", 8.0, True)
+    ],
+    *[(name, None) for name in ("tokens_per_batch", "anchor_seed")],
+    *[(name, value) for name in ("top_fraction", "threshold") for value in ("0.1", True, [0.1])],
+    *[("exclude_self", value) for value in ("true", 1, 0)],
+    *[(name, value) for name in ("anchors", "score_dir") for value in ("", 3, ["a"])],
+]
+OUT_OF_RANGE = [
+    ("tokens_per_batch", 0, "at least 1"),
+    ("tokens_per_batch", -5, "at least 1"),
+    ("anchor_seed", -1, "at least 0"),
+    ("num_anchors", 0, "at least 1"),
+    ("top_k", 0, "at least 1"),
+    ("top_k", -2, "at least 1"),
+    ("top_fraction", 0, r"\(0, 1\].*0\.1 for 10%.*`top_k`"),
+    ("top_fraction", 0.0, r"\(0, 1\].*0\.1 for 10%.*`top_k`"),
+    ("top_fraction", 1.5, r"\(0, 1\].*0\.1 for 10%.*`top_k`"),
+    ("top_fraction", -0.1, r"\(0, 1\]"),
+    ("top_fraction", math.nan, r"\(0, 1\]"),
+    ("threshold", 1, r"\[0, 1\).*strictly above"),
+    ("threshold", 1.0, r"\[0, 1\).*strictly above"),
+    ("threshold", -0.01, r"\[0, 1\)"),
+    ("threshold", math.nan, r"\[0, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_named_with_what_was_got(name, value):
+    with pytest.raises(TypeError, match=rf"^`{name}` must be .*got ") as error:
+        NuggetsConfig(**{name: value})
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_named_with_the_range(name, value, expected):
+    with pytest.raises(ValueError, match=rf"^`{name}` must be .*{expected}|^`{name}` must be {expected}") as error:
+        NuggetsConfig(**{name: value})
+    assert f"got {value}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [("template", TEMPLATES), ("anchor_selection", ANCHOR_SELECTIONS), ("score_dtype", SCORE_DTYPES)],
+)
+def test_a_choice_outside_the_list_is_refused_with_the_list(name, choices):
+    for choice in choices:
+        assert getattr(NuggetsConfig(**{name: choice}), name) == choice
+    for value in ("bert", "", None, choices[0].upper(), [choices[0]]):
+        with pytest.raises(ValueError, match=f"`{name}` must be one of {', '.join(choices)}, got") as error:
+            NuggetsConfig(**{name: value})
+        assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"top_fraction": 0.1, "top_k": 5},
+        {"top_k": 5, "threshold": 0.5},
+        {"top_fraction": 0.1, "threshold": 0.0},
+        {"top_fraction": 0.1, "top_k": 5, "threshold": 0.5},
+    ],
+)
+def test_two_selection_rules_at_once_are_refused_and_both_shown(rules):
+    with pytest.raises(ValueError, match=r"Expected one selection rule, got .* and .*Keep one") as error:
+        NuggetsConfig(**rules)
+    for name, value in rules.items():
+        assert f"`{name}={value}`" in str(error.value)
+
+
+def test_given_anchors_and_a_number_of_anchors_exclude_each_other():
+    with pytest.raises(ValueError, match=r"`num_anchors=7`.*`anchors='a\.jsonl'`.*Drop one of the two"):
+        NuggetsConfig(anchors="a.jsonl", num_anchors=7)
+    assert NuggetsConfig(anchors="a.jsonl").num_anchors is None
+    assert NuggetsConfig(num_anchors=7).anchors is None
+
+
+def test_the_default_rule_is_the_top_tenth():
+    assert NuggetsConfig().selection_rule == ("top_fraction", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_fraction", 1),
+        ("top_fraction", 1e-9),
+        ("top_k", 1),
+        ("threshold", 0),
+        ("threshold", 0.0),
+        ("threshold", 0.999),
+    ],
+)
+def test_the_rule_given_is_the_rule_in_force(name, value):
+    assert NuggetsConfig(**{name: value}).selection_rule == (name, value)
+
+
+def test_every_field_says_what_it_is_for():
+    fields = dataclasses.fields(NuggetsConfig)
+    assert len(fields) >= 12
+    for field in fields:
+        text = field.metadata["help"]
+        assert len(text) > 20, field.name
+        text % {}  # argparse expands `%`: a lone one breaks `--help`

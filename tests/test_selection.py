@@ -1,0 +1,166 @@
+"""The golden set is the first k of one total order, and says how it was cut."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from nuggets_trainer.golden import GoldenScores
+from nuggets_trainer.selection import rank_candidates, select_golden_set
+
+
+def scores_of(golden_score, mean_gain=None) -> GoldenScores:
+    golden_score = np.array(golden_score, dtype=np.float64)
+    mean_gain = (
+        np.where(np.isnan(golden_score), np.nan, 0.0) if mean_gain is None else np.array(mean_gain, dtype=float)
+    )
+    num_anchors = np.where(np.isnan(golden_score), 0, 10)
+    error = np.sqrt(golden_score * (1 - golden_score) / 10)
+    return GoldenScores(golden_score, error, mean_gain, num_anchors)
+
+
+def random_scores(seed: int, n: int = 60) -> GoldenScores:
+    """Few different values, so that score and gain tie often; some candidates without a score."""
+    generator = np.random.default_rng(seed)
+    golden_score = generator.integers(0, 5, n) / 4
+    golden_score[generator.random(n) < 0.15] = np.nan
+    mean_gain = np.where(np.isnan(golden_score), np.nan, generator.integers(-2, 3, n) / 2)
+    return scores_of(golden_score, mean_gain)
+
+
+def naive_order(scores: GoldenScores) -> list[int]:
+    scored = [i for i in range(len(scores.golden_score)) if not math.isnan(scores.golden_score[i])]
+    return sorted(scored, key=lambda i: (-scores.golden_score[i], -scores.mean_gain[i], i))
+
+
+def test_tied_scores_are_ordered_by_mean_gain_then_index():
+    scores = scores_of([0.5, 0.9, 0.9, 0.9, 0.5], [0.3, 0.1, 0.2, 0.2, -0.1])
+    assert rank_candidates(scores).tolist() == [2, 3, 1, 0, 4]
+
+
+def test_a_candidate_without_a_score_is_never_ranked():
+    scores = scores_of([math.nan, 0.0, math.nan, 1.0])
+    assert rank_candidates(scores).tolist() == [3, 1]
+    assert rank_candidates(scores_of([math.nan, math.nan])).tolist() == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_order_and_cut_equal_a_naive_sort(seed):
+    scores = random_scores(seed)
+    order = naive_order(scores)
+    assert rank_candidates(scores).tolist() == order
+    for k in (1, 2, len(order) // 2, len(order) - 1, len(order)):
+        golden = select_golden_set(scores, ("top_k", k))
+        assert golden.indices.tolist() == order[:k]
+        cut = scores.golden_score[order[k - 1]]
+        assert golden.cut == cut
+        assert golden.ties_at_cut == sum(scores.golden_score[i] == cut for i in order)
+        assert golden.ties_kept == sum(scores.golden_score[i] == cut for i in order[:k])
+        assert golden.num_candidates == len(order) < len(scores.golden_score)
+
+
+def test_the_random_cases_need_every_key_of_the_order():
+    scores = random_scores(0)
+    order = naive_order(scores)
+    pairs = [(a, b) for a, b in pairwise(order) if scores.golden_score[a] == scores.golden_score[b]]
+    assert any(scores.mean_gain[a] > scores.mean_gain[b] for a, b in pairs)
+    assert any(scores.mean_gain[a] == scores.mean_gain[b] for a, b in pairs)
+
+
+def test_the_golden_set_carries_the_scores_of_its_candidates_in_rank_order():
+    scores = random_scores(3)
+    golden = select_golden_set(scores, ("top_k", 7))
+    np.testing.assert_array_equal(golden.golden_score, scores.golden_score[golden.indices])
+    np.testing.assert_array_equal(golden.standard_error, scores.standard_error[golden.indices])
+    np.testing.assert_array_equal(golden.mean_gain, scores.mean_gain[golden.indices])
+    assert golden.rule == ("top_k", 7)
+    assert len(golden) == 7
+    assert golden.indices.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("fraction", "num_candidates", "expected"),
+    [
+        (0.1, 10, 1),
+        (0.1, 14, 1),
+        (0.1, 16, 2),
+        (0.1, 1, 1),  # never none
+        (1e-9, 50, 1),
+        (1.0, 50, 50),
+        (1, 50, 50),
+        (0.5, 5, 2),  # Python's round: half to even
+        (0.5, 7, 4),
+        (0.29, 100, 29),  # 0.29 * 100 is 28.999...
+    ],
+)
+def test_a_fraction_keeps_the_nearest_whole_number_of_scored_candidates(fraction, num_candidates, expected):
+    golden_score = np.linspace(0, 1, num_candidates)
+    dropped = np.full(30, np.nan)  # do not count
+    golden = select_golden_set(scores_of([*golden_score, *dropped]), ("top_fraction", fraction))
+    assert len(golden) == expected
+    assert golden.num_candidates == num_candidates
+
+
+def test_top_k_keeps_exactly_k_though_all_are_tied():
+    golden = select_golden_set(scores_of([0.5] * 20), ("top_k", 7))
+    assert golden.indices.tolist() == list(range(7))
+    assert (golden.cut, golden.ties_at_cut, golden.ties_kept) == (0.5, 20, 7)
+
+
+def test_without_ties_at_the_cut_only_the_last_candidate_has_its_score():
+    golden = select_golden_set(scores_of([0.1, 0.2, 0.3, 0.4]), ("top_k", 2))
+    assert (golden.cut, golden.ties_at_cut, golden.ties_kept) == (0.3, 1, 1)
+
+
+def test_the_threshold_itself_is_not_above_the_threshold():
+    scores = scores_of([0.5, 0.75, math.nan, 0.75, 0.8])
+    assert select_golden_set(scores, ("threshold", 0.75)).indices.tolist() == [4]
+    assert select_golden_set(scores, ("threshold", np.nextafter(0.75, 0))).indices.tolist() == [4, 1, 3]
+    assert select_golden_set(scores, ("threshold", 0.0)).indices.tolist() == [4, 1, 3, 0]
+    assert select_golden_set(scores_of([0.0, 0.1]), ("threshold", 0.0)).indices.tolist() == [1]
+
+
+def test_a_threshold_that_keeps_nothing_is_refused_with_the_best_score():
+    with pytest.raises(
+        ValueError, match=r"`threshold=0\.9` keeps no candidate.*best golden score is 0\.8000.*Lower it"
+    ):
+        select_golden_set(scores_of([0.8, 0.2]), ("threshold", 0.9))
+
+
+def test_k_larger_than_the_scored_pool_is_refused_with_both_numbers():
+    scores = scores_of([0.8, math.nan, 0.2])
+    assert len(select_golden_set(scores, ("top_k", 2))) == 2
+    with pytest.raises(ValueError, match=r"`top_k=3` is larger than the usable pool: 2 of 3 rows.*Lower `top_k`"):
+        select_golden_set(scores, ("top_k", 3))
+
+
+@pytest.mark.parametrize("rule", [("top_k", 1), ("top_fraction", 0.5), ("threshold", 0.0)])
+def test_a_pool_without_any_score_is_refused(rule):
+    with pytest.raises(ValueError, match="No candidate has a score: all 2 rows of the pool were dropped"):
+        select_golden_set(scores_of([math.nan, math.nan]), rule)
+
+
+def test_the_summary_and_the_line_tell_the_ties_at_the_cut():
+    golden = select_golden_set(scores_of([0.9, 0.5, 0.5, 0.5, math.nan]), ("top_k", 2))
+    assert golden.summary() == {
+        "golden_set_size": 2.0,
+        "num_candidates": 4.0,
+        "num_dropped": 1.0,
+        "golden_score_mean": 0.7,
+        "pool_golden_score_mean": pytest.approx(0.6, abs=1e-12),  # (0.9 + 3 * 0.5) / 4
+        "golden_score_cut": 0.5,
+        "mean_gain": 0.0,
+        "ties_at_cut": 3.0,
+        "ties_kept": 1.0,
+    }
+    line = golden.describe()
+    for part in ("2 of 4 candidates", "top_k=2", "0.900 to 0.500", "3 candidates tie at the cut, 1 kept"):
+        assert part in line
+
+
+def test_the_line_writes_a_large_k_out_in_full():
+    golden = select_golden_set(scores_of(np.zeros(1_234_567)), ("top_k", 1_234_567))
+    assert "e+06" not in golden.describe()
