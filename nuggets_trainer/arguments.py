@@ -1,0 +1,87 @@
+"""Command-line and YAML arguments of the recipes and of `nuggets`. Knows names and defaults, no scoring."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trl import ScriptArguments, TrlParser
+
+
+@dataclass
+class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no types
+    """TRL's script arguments, and where evaluation rows come from."""
+
+    eval_dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluation rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. "
+            "Default: `dataset_test_split` of `dataset_name` when `eval_strategy` asks for evaluation."
+        },
+    )
+
+
+@dataclass
+class ScorerArguments:
+    """The model that `nuggets score` scores with; names and defaults are those of TRL's `ModelConfig`."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Scorer model: hub name, local directory, or `nuggets-demo/model`."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "Dtype to load the weights in, and to score in.",
+            "choices": ["auto", "bfloat16", "float16", "float32"],
+        },
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention implementation, e.g. sdpa."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+
+
+# Of these, one may be given: an option of the command line takes the place of its partners in the config file.
+EXCLUSIVE = ({"top_fraction", "top_k", "threshold"}, {"anchors", "num_anchors"})
+
+
+def parse_arguments(parser: TrlParser, argv: Sequence[str]) -> tuple[Any, ...]:
+    """Parse command line and `--config` file; an option of the command line wins over the file.
+
+    Raises:
+        FileNotFoundError: if the config file is not there.
+        ValueError: if the file has a key that no argument has; the error names the nearest one.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    found, rest = finder.parse_known_args(list(argv))
+    if found.config is not None:
+        config = _read_config(Path(found.config), {action.dest for action in parser._actions})
+        os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
+        given = {option.removeprefix("--").split("=")[0] for option in rest if option.startswith("--")}
+        for group in EXCLUSIVE:
+            if group & given:
+                config = {key: value for key, value in config.items() if key not in group}
+        parser.set_defaults_with_config(**config)
+    parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(args=rest)
+    return parsed
+
+
+def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no config file {str(path)!r}.")
+    config = yaml.safe_load(path.read_text())
+    if not isinstance(config, dict):
+        raise ValueError(f"Config file {path} must hold a YAML mapping of argument names to values.")
+    for key in config:
+        if key not in known and key != "env":
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else " See `--help` for the names."
+            raise ValueError(f"Config file {path} has the key `{key}`, which no argument has.{hint}")
+    return config

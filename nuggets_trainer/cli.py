@@ -1,0 +1,81 @@
+"""`nuggets score`: score a pool and choose its golden set, without training. Thin over `score_pool`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [--anchors A ...]
+
+commands:
+  score    score every row of a pool with a base model and choose the golden set (no training)
+
+`nuggets score --help` lists the options. Several processes: `accelerate launch -m nuggets_trainer.cli score ...`.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command != "score":
+        sys.stderr.write(f"nuggets: there is no command {command!r}\n\n{USAGE}")
+        return 2
+    score(rest)
+    return 0
+
+
+def score(argv: Sequence[str]) -> None:
+    """Score a pool: parse arguments, load rows and model, call `score_pool`.
+
+    Raises:
+        ValueError: for missing or contradictory arguments, before anything is loaded.
+    """
+    from accelerate import PartialState
+    from trl import ScriptArguments, TrlParser
+
+    from nuggets_trainer.arguments import ScorerArguments, parse_arguments
+    from nuggets_trainer.config import NuggetsConfig
+    from nuggets_trainer.engine import resolve_autocast_dtype
+    from nuggets_trainer.loading import load_rows, load_scorer
+    from nuggets_trainer.pool import Pool, anchors_like
+    from nuggets_trainer.scorer import score_pool
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
+    parser = TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig), prog="nuggets score")
+    script, scorer, config = parse_arguments(parser, argv)
+    required = {
+        "model_name_or_path": scorer.model_name_or_path,
+        "dataset_name": script.dataset_name,
+        "score_dir": config.score_dir,
+    }
+    missing = [f"--{name}" for name, value in required.items() if value is None]
+    if missing:
+        raise ValueError(f"`nuggets score` needs {', '.join(missing)}.")
+    pool = Pool(load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split), "dataset_name")
+    anchors = None if config.anchors is None else anchors_like(load_rows(config.anchors), pool)
+    model, tokenizer = load_scorer(
+        scorer.model_name_or_path,
+        dtype=scorer.dtype,
+        revision=scorer.model_revision,
+        attn_implementation=scorer.attn_implementation,
+        trust_remote_code=scorer.trust_remote_code,
+    )
+    score_pool(
+        model.to(PartialState().device),
+        tokenizer,
+        pool,
+        anchors,
+        config=config,
+        score_dir=config.score_dir,
+        autocast_dtype=resolve_autocast_dtype(config.score_dtype, model.dtype),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What the stages of one scoring job share, and which anchors it has: given, or chosen from the pool once.
+
+Knows no formula and no file format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from nuggets_trainer.anchors import kmeans_anchors, random_anchors
+from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
+from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.pool import Pool, Row, UnusableRowError
+from nuggets_trainer.prompts import AnchorSet
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.store import ScoreStore
+from nuggets_trainer.templates import Template
+
+EMBED_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the stages of one call share."""
+
+    ranks: Ranks
+    pool: Pool
+    keys: list[str]
+    template: Template
+    config: NuggetsConfig
+    engine: LogProbEngine
+    store: ScoreStore
+    max_length: int | None
+
+
+def given_anchors(job: Job, anchors: Pool) -> AnchorSet:
+    """Take the anchors that the user gave; those that cannot be scored whole keep their place and their reason."""
+    rows: list[Row | str] = []
+    for j in range(len(anchors)):
+        try:
+            rows.append(anchors[j])
+        except UnusableRowError as error:
+            rows.append(str(error))
+    return AnchorSet(job.template, rows, [None] * len(rows), job.max_length)
+
+
+def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
+    """Choose anchors from the pool, once: a resumed run reads the choice from the store.
+
+    Only rows of at most half the context are eligible: a candidate is dropped that does not fit together with every
+    anchor, so that one very long anchor would cost the pool.
+    """
+    config = job.config
+    num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
+    usable = [i for i in range(len(job.pool)) if i not in dropped]
+    random_anchors(len(usable), num_anchors, config.anchor_seed)  # refuses too few rows before any forward pass
+    choice = {
+        "anchor_selection": config.anchor_selection,
+        "num_anchors": num_anchors,
+        "anchor_seed": config.anchor_seed,
+        "pool_sha256": job.pool.content_hash,
+    }
+    indices = job.ranks.on_main(lambda: job.store.read_note(choice))
+    if indices is None:
+        if config.anchor_selection == "random":
+            rows = sorted(job.ranks.gather(list(_eligible(job, job.ranks.share(usable)))))
+            indices = [rows[p] for p in random_anchors(len(rows), num_anchors, config.anchor_seed)]
+        else:
+            indices = _kmeans_choice(job, usable, num_anchors)
+        job.ranks.on_main(lambda: job.store.write_note(choice, indices))
+    return AnchorSet(job.template, [job.pool[i] for i in indices], list(indices), job.max_length)
+
+
+def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:
+    """Pool indices of the rows nearest to the centroids of the rows' embeddings; every rank embeds a share.
+
+    Ranks share blocks of rows, not rows, so that the batches (and with them the last bits of the embeddings) do not
+    depend on the number of ranks.
+    """
+    usable = sorted({job.keys[i]: i for i in reversed(usable)}.values())  # equal rows would make clusters of their own
+    blocks = [usable[start : start + EMBED_BLOCK] for start in range(0, len(usable), EMBED_BLOCK)]
+    vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
+    for block in tqdm(
+        job.ranks.share(blocks), desc="Embedding", unit="block", mininterval=1.0, disable=not job.ranks.is_main
+    ):
+        sequences = _eligible(job, block)
+        if sequences:
+            vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
+    embedded = sorted(job.ranks.gather(vectors), key=lambda item: item[0])
+
+    def choose() -> list[int]:
+        matrix = np.array([vector for _, vector in embedded])
+        return [embedded[p][0] for p in kmeans_anchors(matrix, num_anchors, job.config.anchor_seed)]
+
+    return job.ranks.on_main(choose)
+
+
+def _eligible(job: Job, indices: list[int]) -> dict[int, list[int]]:
+    """Zero-shot token ids of the rows that may become anchors."""
+    sequences = {}
+    for i in indices:
+        try:
+            ids = job.template.zero_shot(job.pool[i]).ids
+        except UnusableRowError:
+            continue
+        if job.max_length is None or len(ids) <= job.max_length // 2:
+            sequences[i] = ids
+    return sequences

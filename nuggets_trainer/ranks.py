@@ -1,0 +1,48 @@
+"""The processes of one job and every collective between them. Knows nothing of what they exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """A thin view of `accelerate.PartialState`, as the launcher set it up; one process without a launcher."""
+
+    def __init__(self) -> None:
+        self._state = PartialState()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes results and progress."""
+        return bool(self._state.is_main_process)
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Take this rank's part of a list that all ranks have: every `world`-th item."""
+        return list(items[self._state.process_index :: self._state.num_processes])
+
+    def gather(self, items: list[T]) -> list[T]:
+        """All ranks' items, in rank order, on every rank. Also a barrier."""
+        if self._state.num_processes == 1:
+            return items
+        gathered: list[T] = gather_object(items)
+        return gathered
+
+    def on_main(self, function: Callable[[], T]) -> T:
+        """Run on the main process and give every rank its result, or raise its error on every rank."""
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = function()
+            except Exception as error:  # noqa: BLE001 - raised below, on every rank, so that none waits for ever
+                outcome[1] = error
+        broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: T = outcome[0]
+        return result

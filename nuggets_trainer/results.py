@@ -1,0 +1,136 @@
+"""The three files that users read: scores.parquet, anchors.parquet, pairs.parquet. Knows no model and no formulas.
+
+| file | one row per | columns |
+| --- | --- | --- |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped), `standard_error`, `mean_gain`, `num_anchors` (scored), `dropped` (null or the reason), `rank` (1 is best), `selected` |
+| anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens` |
+| pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nuggets_trainer.golden import AnchorScores, GoldenScores
+from nuggets_trainer.selection import GoldenSet, rank_candidates
+from nuggets_trainer.store import write_atomically
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class PoolScores(GoldenScores):
+    """The golden scores of a pool of `n` rows, and what was dropped.
+
+    Attributes:
+        dropped: None, or the reason why a row has no score, one per pool row.
+        anchors: the anchors that were scored against.
+        num_pairs_scored: pairs computed by this run; the others came from the store.
+        seconds: wall time of scoring.
+    """
+
+    dropped: list[str | None]
+    anchors: AnchorScores
+    num_pairs_scored: int
+    seconds: float
+
+    def __len__(self) -> int:
+        return len(self.dropped)
+
+    def describe(self) -> str:
+        """Return the totals in one line."""
+        scored = int((~np.isnan(self.golden_score)).sum())
+        anchors = len(self.anchors) - sum(reason is not None for reason in self.anchors.dropped)
+        text = (
+            f"scored {scored:,} candidates x {anchors:,} anchors in {_duration(self.seconds)} "
+            f"({self.num_pairs_scored:,} pairs computed, the others were in the store); "
+            f"dropped {_reasons(self.dropped)}"
+        )
+        if anchors < len(self.anchors):
+            text += f"; anchors dropped {_reasons(self.anchors.dropped)}"
+        if self.anchors.num_cut:
+            text += f"; {self.anchors.num_cut} anchors cut at the template's token limit"
+        return text
+
+
+def write_results(
+    score_dir: str | Path, scores: PoolScores, one_shot: npt.NDArray[np.float32], golden_set: GoldenSet
+) -> None:
+    """Write the three files, each at once.
+
+    Args:
+        score_dir: where to.
+        scores: of the pool, n rows, m anchors.
+        one_shot: log-probs `(n, m)`, NaN where not scored.
+        golden_set: for `selected`.
+    """
+    _write(Path(score_dir) / "scores.parquet", _scores_table(scores, golden_set))
+    _write(Path(score_dir) / "anchors.parquet", _anchors_table(scores.anchors))
+    _write(Path(score_dir) / "pairs.parquet", _pairs_table(one_shot))
+
+
+def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
+    n = len(scores)
+    rank = np.zeros(n, dtype=np.int64)
+    order = rank_candidates(scores)
+    rank[order] = np.arange(1, len(order) + 1)
+    selected = np.zeros(n, dtype=np.bool_)
+    selected[golden_set.indices] = True
+    return pa.table(
+        {
+            "index": pa.array(np.arange(n)),
+            "golden_score": _nullable(scores.golden_score),
+            "standard_error": _nullable(scores.standard_error),
+            "mean_gain": _nullable(scores.mean_gain),
+            "num_anchors": pa.array(scores.num_anchors),
+            "dropped": pa.array(scores.dropped, pa.string()),
+            "rank": pa.array(rank, mask=rank == 0),
+            "selected": pa.array(selected),
+        }
+    )
+
+
+def _anchors_table(anchors: AnchorScores) -> pa.Table:
+    return pa.table(
+        {
+            "index": pa.array(np.arange(len(anchors))),
+            "pool_index": pa.array(anchors.pool_index, pa.int64()),
+            "zero_shot": _nullable(anchors.zero_shot),
+            "num_tokens": pa.array(anchors.num_tokens),
+        }
+    )
+
+
+def _pairs_table(one_shot: npt.NDArray[np.float32]) -> pa.Table:
+    n, m = one_shot.shape
+    offsets = pa.array(np.arange(0, n * m + 1, m, dtype=np.int64))
+    values = pa.LargeListArray.from_arrays(offsets, _nullable(one_shot.reshape(-1)))
+    return pa.table({"index": pa.array(np.arange(n)), "one_shot": values.cast(pa.list_(pa.float32()))})
+
+
+def _nullable(values: npt.NDArray[np.floating]) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomically(path, sink.getvalue())
+
+
+def _reasons(dropped: list[str | None]) -> str:
+    counts = Counter(reason for reason in dropped if reason is not None)
+    if not counts:
+        return "none"
+    return f"{counts.total():,} ({', '.join(f'{reason} {count:,}' for reason, count in counts.most_common())})"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
