@@ -1,0 +1,110 @@
+"""Score a pool with the base model, keep its golden set, tune on it with TRL SFT and PEFT: one job.
+
+The embedded demo (no arguments needed), and the same with another rule:
+
+```bash
+accelerate launch recipes/train.py
+accelerate launch recipes/train.py --config configs/demo.yaml --top_fraction 0.05
+```
+
+Your own model and rows (a hub name, a local directory, or a .json, .jsonl, .csv or .parquet file):
+
+```bash
+accelerate launch recipes/train.py \
+    --model_name_or_path Qwen/Qwen3-0.6B-Base \
+    --dataset_name pool.jsonl \
+    --anchors anchors.jsonl \
+    --top_fraction 0.1 \
+    --use_peft \
+    --output_dir out
+```
+
+Killed at any moment, the same command continues: scores are in `<output_dir>/nuggets`, and training goes on from the
+last complete checkpoint on the golden set that was saved with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
+
+from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, load_rows
+from nuggets_trainer.arguments import RecipeArguments, parse_arguments
+from nuggets_trainer.callback import last_complete_checkpoint
+from nuggets_trainer.loading import resolve_demo
+
+DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+
+
+def make_parser() -> TrlParser:
+    """Parser of the four groups of arguments, as TRL's own scripts have it."""
+    return TrlParser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig))
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+    """Parse arguments; where neither a config, a model nor rows are named, the demo's config is used."""
+    named = {option.split("=")[0] for option in argv}
+    if not named & {"--config", "--model_name_or_path", "--dataset_name", "-h", "--help"}:
+        argv = ["--config", str(DEMO_CONFIG), *argv]
+    arguments = parse_arguments(make_parser(), argv)
+    script, _, model, _ = arguments
+    missing = [
+        f"--{name}"
+        for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name))
+        if value is None
+    ]
+    if missing:
+        raise ValueError(f"recipes/train.py needs {' and '.join(missing)} (or no arguments at all, for the demo).")
+    return arguments
+
+
+def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
+    """Load evaluation rows, or None where no evaluation is asked for."""
+    if script.eval_dataset_name is not None:
+        return load_rows(script.eval_dataset_name, split=script.dataset_test_split)
+    if args.eval_strategy == "no":
+        return None
+    return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
+
+
+def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
+    """Run the job; return the trainer, trained and saved."""
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+    quantization_config = get_quantization_config(model)
+    # Older versions of TRL do not know the argument.
+    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
+    trainer = SelectedSFTTrainer(
+        model=resolve_demo(model.model_name_or_path),
+        args=args,
+        train_dataset=load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split),
+        eval_dataset=load_eval_rows(script, args),
+        peft_config=get_peft_config(model),
+        nuggets_config=nuggets,
+        **quantization,
+    )
+    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir)
+    if checkpoint is not None:
+        trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(args.output_dir)
+    trainer.accelerator.print(f"Model, golden set and scores saved to {args.output_dir}.")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    return trainer
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
+    job = main(*parse(sys.argv[1:]))
+    job.accelerator.end_training()

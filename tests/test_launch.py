@@ -1,0 +1,188 @@
+"""The jobs that a user launches: one process, two processes, killed and started again, score alone, then train."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from nuggets_trainer import load_rows
+from tests.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, run, start
+
+JOB = {
+    "model_name_or_path": "nuggets-demo/model",
+    "use_peft": "true",
+    "lora_target_modules": "all-linear",
+    "bf16": "false",
+    "report_to": "none",
+    "use_cpu": "true",
+    "per_device_train_batch_size": "4",
+    "max_steps": "6",
+    "save_steps": "2",
+    "logging_steps": "1",
+    "top_k": "20",
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> dict[str, str]:
+    """Write a small part of the demo's pool and anchors to files."""
+    folder = tmp_path_factory.mktemp("rows")
+    pool = load_rows("nuggets-demo/pool").select(range(120))
+    anchors = load_rows("nuggets-demo/anchors").select(range(8))
+    pool.to_json(folder / "pool.jsonl")
+    anchors.to_parquet(folder / "anchors.parquet")
+    return {"dataset_name": str(folder / "pool.jsonl"), "anchors": str(folder / "anchors.parquet")}
+
+
+def train_command(launcher: list[str], output_dir: Path, **options: str) -> list[str]:
+    pairs = {**JOB, "output_dir": str(output_dir), **options}
+    return [*launcher, "recipes/train.py", *(word for name, value in pairs.items() for word in (f"--{name}", value))]
+
+
+def selection(output_dir: Path) -> dict:
+    return json.loads((output_dir / "nuggets_selection.json").read_text())
+
+
+def scores_bytes(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("scores.parquet", "anchors.parquet", "pairs.parquet")]
+
+
+def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path):
+    run(train_command(ONE_PROCESS, tmp_path / "one", **rows))
+    run(train_command([*TORCHRUN, "2"], tmp_path / "two", **rows), ACCELERATE_USE_CPU="true")
+    one, two = selection(tmp_path / "one"), selection(tmp_path / "two")
+    assert one == two and len(one["indices"]) == 20
+    assert scores_bytes(tmp_path / "one" / "nuggets") == scores_bytes(tmp_path / "two" / "nuggets")
+    parts = [len(list(tmp_path.glob(f"{name}/nuggets/*/parts/*.parquet"))) for name in ("one", "two")]
+    assert parts == [2, 3]  # zero-shot, and one part of each rank: both had work
+    assert (tmp_path / "two" / "adapter_model.safetensors").is_file()
+
+
+def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):
+    chosen = []
+    for name, launcher in (("one", ONE_PROCESS), ("two", [*TORCHRUN, "2"])):
+        options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
+        score = ["nuggets_trainer.cli", "score", *options, "--num_anchors", "5", "--score_dir", str(tmp_path / name)]
+        run([*launcher, "-m", *score], ACCELERATE_USE_CPU="true")
+        chosen.append(scores_bytes(tmp_path / name))
+    assert chosen[0] == chosen[1]
+    assert None not in pq.read_table(tmp_path / "one" / "anchors.parquet")["pool_index"].to_pylist()
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline, "the job never came so far"
+        time.sleep(0.02)
+
+
+def kill(process) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_killed_job_continues_with_the_same_command(rows, tmp_path):
+    """SIGKILL while scoring, then SIGKILL while training; the third start ends as if nothing had happened."""
+    run(train_command(ONE_PROCESS, tmp_path / "whole", **rows))
+    command = train_command(ONE_PROCESS, tmp_path / "killed", **rows, flush_seconds="0")
+
+    process = start(command)
+    wait_for(lambda: len(list(tmp_path.glob("killed/nuggets/*/parts/*.parquet"))) >= 3, process)
+    kill(process)
+    parts = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/nuggets/*/parts/*.parquet")}
+    assert not (tmp_path / "killed" / "nuggets" / "scores.parquet").exists()
+
+    process = start(command)
+    wait_for(lambda: (tmp_path / "killed" / "checkpoint-2" / "nuggets_selection.json").exists(), process)
+    kill(process)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in parts.items())  # what was scored was kept
+    assert scores_bytes(tmp_path / "killed" / "nuggets") == scores_bytes(tmp_path / "whole" / "nuggets")
+
+    run(command)
+    assert selection(tmp_path / "killed") == selection(tmp_path / "whole")
+    states = [
+        json.loads((tmp_path / name / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+        for name in ("killed", "whole")
+    ]
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in states]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert adapters[0] == adapters[1]
+
+
+def test_nuggets_score_writes_the_result_files_and_training_reuses_them(rows, tmp_path):
+    options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
+    choice = ("--anchors", rows["anchors"], "--template", "nuggets", "--dtype", "float32", "--top_fraction", "0.25")
+    output = run([str(BIN / "nuggets"), "score", *options, *choice, "--score_dir", str(tmp_path / "s")])
+    assert "scored 120 candidates x 8 anchors" in output and "golden set: 30 of 120" in output
+    table = pq.read_table(tmp_path / "s" / "scores.parquet")
+    assert table["index"].to_pylist() == list(range(120)) and sum(table["selected"].to_pylist()) == 30
+    again = run(
+        train_command(ONE_PROCESS, tmp_path / "out", **rows, template="nuggets", score_dir=str(tmp_path / "s"))
+    )
+    assert "(0 pairs computed" in again
+
+
+def test_a_misspelled_key_of_a_config_file_is_named_before_anything_is_loaded(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text((ROOT / "configs" / "demo.yaml").read_text() + "\ntop_frction: 0.2\n")
+    process = start([*ONE_PROCESS, "recipes/train.py", "--config", str(config)])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "has the key `top_frction`, which no argument has. Did you mean `top_fraction`?" in output
+    assert "Loading weights" not in output
+
+
+def test_every_config_is_parsed_by_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    configs = sorted((ROOT / "configs").glob("*.yaml"))
+    for path in configs:
+        script, args, model, nuggets = train.parse(["--config", str(path), "--use_cpu", "--bf16", "false"])
+        assert script.dataset_name and model.model_name_or_path and args.output_dir.startswith("outputs/")
+        text = path.read_text()
+        assert text.startswith("#") and f"--config configs/{path.name}" in text  # purpose and launch line on top
+        assert nuggets.selection_rule
+    assert len(configs) >= 4
+
+
+def test_without_arguments_the_recipe_is_the_demo(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    script, _, model, nuggets = train.parse(["--top_k", "7", "--use_cpu"])
+    assert model.model_name_or_path == "nuggets-demo/model" and script.dataset_name == "nuggets-demo/pool"
+    assert nuggets.selection_rule == ("top_k", 7)
+    with pytest.raises(ValueError, match="needs --dataset_name"):
+        train.parse(["--model_name_or_path", "nuggets-demo/model", "--use_cpu", "--bf16", "false"])
+
+
+def test_an_option_takes_the_place_of_its_partners_in_the_config_file(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    config = ["--config", str(ROOT / "configs" / "alpaca_kmeans100.yaml"), "--use_cpu", "--bf16", "false"]
+    *_, nuggets = train.parse([*config, "--top_k", "100", "--anchors=anchors.jsonl"])
+    assert nuggets.selection_rule == ("top_k", 100)
+    assert nuggets.anchors == "anchors.jsonl" and nuggets.num_anchors is None and nuggets.template == "nuggets"
+
+
+def test_rows_of_every_file_type_are_the_same_rows(rows, tmp_path):
+    dataset = load_rows(rows["dataset_name"])
+    dataset.to_csv(tmp_path / "pool.csv")
+    dataset.to_parquet(tmp_path / "pool.parquet")
+    (tmp_path / "pool.json").write_text(json.dumps(list(dataset)))
+    dataset.save_to_disk(tmp_path / "saved")
+    for name in ("pool.parquet", "pool.json", "saved"):
+        assert list(load_rows(str(tmp_path / name))) == list(dataset)
+    assert isinstance(load_rows(str(tmp_path / "pool.csv")), Dataset)
