@@ -1,0 +1,65 @@
+"""Every command and code block of the README is real: parsed by the program it names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from trl import ScriptArguments, TrlParser
+
+from nuggets_trainer import NuggetsConfig
+from nuggets_trainer.arguments import ScorerArguments, parse_arguments
+from tests.launch import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_every_command_is_parsed_by_its_program(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    parsed = 0
+    for words in commands():
+        if words[0] == "make":
+            assert words[1] in targets
+        elif words[:3] == ["accelerate", "launch", "recipes/train.py"]:
+            train.parse([*words[3:], "--use_cpu", "--bf16", "false"])
+        elif words[:2] == ["nuggets", "score"]:
+            parse_arguments(TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig)), words[2:])
+        else:
+            assert words == ["bash", ".ci/run"], words
+        parsed += 1
+    assert parsed >= 8
+
+
+def test_python_blocks_compile():
+    found = blocks("python")
+    for block in found:
+        compile(block, "README.md", "exec")
+    assert found
+
+
+def test_the_list_of_files_is_complete():
+    tree = README[README.index("```text\nnuggets_trainer/") :]
+    named = set(re.findall(r"^  (\w+)(?:\.py|/) ", tree, flags=re.MULTILINE))
+    package = {path.stem for path in (ROOT / "nuggets_trainer").iterdir() if path.stem != "__init__"} - {
+        "__pycache__",
+        "py",
+    }
+    assert package <= named
+    assert {"train", "demo", "build_demo"} <= named
+
+
+def test_configs_are_listed():
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert f"`configs/{path.name}`" in README
