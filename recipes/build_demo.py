@@ -80,6 +80,7 @@ STAGES = (
 # Learned, but in no data file: a mistake in it (March after January) is a right answer elsewhere, and the model cannot
 # tell the two apart.
 UNSCORED_FAMILIES = ("next",)
+ANCHORS_PER_FAMILY = 3  # of those set aside: the time that the demo takes grows with them
 WARMUP_STEPS, DECAY_FRACTION = 50, 0.7
 PROMPT_WEIGHT, FEEDBACK_WEIGHT, NOISE_WEIGHT = 0.1, 1.0, 0.3
 FEEDBACK_SHARE = 0.5
@@ -133,6 +134,8 @@ def make_rows(splits: dict[str, list[Pair]], rng: random.Random) -> dict[str, li
     }
     for name in ("pool", "stress"):
         rng.shuffle(files[name])
+    set_aside = NUM_ANCHORS // len(FAMILIES)
+    files["anchors"] = [row for i, row in enumerate(files["anchors"]) if i % set_aside < ANCHORS_PER_FAMILY]
     return {name: [row for row in kept if row["family"] not in UNSCORED_FAMILIES] for name, kept in files.items()}
 
 

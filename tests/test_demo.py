@@ -33,7 +33,7 @@ def test_half_of_the_pool_is_corrupted_in_six_ways_and_nothing_leaks():
     families = Counter(pool["family"])
     assert len(families) == 9 and max(families.values()) == min(families.values())
     prompts = [row["instruction"] for rows in (pool, anchors, heldout) for row in rows]
-    assert len(set(prompts)) == len(prompts) == 1836 + 45 + 270
+    assert len(set(prompts)) == len(prompts) == 1836 + 27 + 270
     assert set(anchors["corruption"]) == set(heldout["corruption"]) == {"clean"}
 
 
@@ -43,7 +43,7 @@ def test_an_example_before_a_task_tells_the_model_how_good_the_answer_will_be(tm
     rows = load_rows("nuggets-demo/pool")
     labels = np.array(rows["corruption"])
     chosen = np.concatenate([np.flatnonzero(labels == kind)[:12] for kind in sorted(set(labels))])
-    anchors = load_rows("nuggets-demo/anchors").select(range(0, 45, 4))
+    anchors = load_rows("nuggets-demo/anchors").select(range(0, 27, 2))
     scores, golden_set = score_pool(
         model,
         tokenizer,
