@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl import ScriptArguments, TrlParser
+from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
+
+from nuggets_trainer.config import NuggetsConfig
 
 
 @dataclass
@@ -49,8 +51,18 @@ class ScorerArguments:
 EXCLUSIVE = ({"top_fraction", "top_k", "threshold"}, {"anchors", "num_anchors"})
 
 
-def parse_arguments(parser: TrlParser, argv: Sequence[str]) -> tuple[Any, ...]:
+def recipe_parser() -> TrlParser:
+    """Parser of recipes/train.py: the four groups of arguments, as TRL's own scripts have it."""
+    return TrlParser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig))
+
+
+def parse_arguments(parser: TrlParser, argv: Sequence[str], ignored: frozenset[str] = frozenset()) -> tuple[Any, ...]:
     """Parse command line and `--config` file; an option of the command line wins over the file.
+
+    Args:
+        parser: of the program.
+        argv: the command line, without the program's name.
+        ignored: keys that the file may have though the program has no such option.
 
     Raises:
         FileNotFoundError: if the config file is not there.
@@ -60,7 +72,9 @@ def parse_arguments(parser: TrlParser, argv: Sequence[str]) -> tuple[Any, ...]:
     finder.add_argument("--config")
     found, rest = finder.parse_known_args(list(argv))
     if found.config is not None:
-        config = _read_config(Path(found.config), {action.dest for action in parser._actions})
+        options = {action.dest for action in parser._actions}
+        config = _read_config(Path(found.config), options | ignored)
+        config = {key: value for key, value in config.items() if key in options or key == "env"}
         os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
         given = {option.removeprefix("--").split("=")[0] for option in rest if option.startswith("--")}
         for group in EXCLUSIVE:

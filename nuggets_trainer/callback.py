@@ -35,14 +35,18 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         self._trainer: Trainer | None = None
         self._golden_set: GoldenSet | None = None
         self._settings: dict[str, str] = {}
+        self._scores_summary: dict[str, float] = {}
 
     def attach(self, trainer: Trainer) -> None:
         """Report to this trainer's logs."""
         self._trainer = trainer
 
-    def use(self, golden_set: GoldenSet, settings: dict[str, str]) -> None:
-        """Report this golden set, chosen under these settings."""
+    def use(
+        self, golden_set: GoldenSet, settings: dict[str, str], scores_summary: dict[str, float] | None = None
+    ) -> None:
+        """Report this golden set, chosen under these settings, and what is known of the scores."""
         self._golden_set, self._settings = golden_set, settings
+        self._scores_summary = scores_summary or {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -53,7 +57,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "NuggetsDataCallback has no golden set to report. Use `SelectedSFTTrainer(..., nuggets_config=...)`, "
                 "which makes its own callback, instead of passing one in `callbacks`."
             )
-        self._trainer.log({f"nuggets/{name}": value for name, value in self._golden_set.summary().items()})
+        summary = {**self._golden_set.summary(), **self._scores_summary}
+        self._trainer.log({f"nuggets/{name}": value for name, value in summary.items()})
         if state.max_steps < FEW_STEPS and state.is_world_process_zero:
             logger.warning(
                 "A golden set of %d rows gives %d optimizer steps (%g epochs, effective batch of %d rows): below %d "
@@ -100,7 +105,8 @@ def load_selection(path: Path, settings: dict[str, str]) -> GoldenSet:
         changes = ", ".join(f"{name} was {saved.get(name)} and is now {settings.get(name)}" for name in names)
         raise ValueError(
             f"The checkpoint {path.parent} was trained on a golden set that was chosen otherwise: {changes}. Resume "
-            "with the settings it was started with, or start anew in another `output_dir`."
+            "with the settings it was started with, or start anew in another `output_dir` (with this one's "
+            "`score_dir`, its scores are reused)."
         )
     fields["indices"] = np.array(fields["indices"], dtype=np.int64)
     for name in ("golden_score", "standard_error", "mean_gain"):

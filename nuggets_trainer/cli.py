@@ -38,7 +38,7 @@ def score(argv: Sequence[str]) -> None:
     from accelerate import PartialState
     from trl import ScriptArguments, TrlParser
 
-    from nuggets_trainer.arguments import ScorerArguments, parse_arguments
+    from nuggets_trainer.arguments import ScorerArguments, parse_arguments, recipe_parser
     from nuggets_trainer.config import NuggetsConfig
     from nuggets_trainer.engine import resolve_autocast_dtype
     from nuggets_trainer.loading import load_rows, load_scorer
@@ -48,7 +48,8 @@ def score(argv: Sequence[str]) -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
     parser = TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig), prog="nuggets score")
-    script, scorer, config = parse_arguments(parser, argv)
+    training_keys = frozenset(action.dest for action in recipe_parser()._actions)  # one YAML serves both programs
+    script, scorer, config = parse_arguments(parser, argv, ignored=training_keys)
     required = {
         "model_name_or_path": scorer.model_name_or_path,
         "dataset_name": script.dataset_name,

@@ -42,13 +42,23 @@ class PoolScores(GoldenScores):
     def __len__(self) -> int:
         return len(self.dropped)
 
+    def summary(self) -> dict[str, float]:
+        """Return the numbers worth logging, by name; one for each reason to drop a row."""
+        dropped = Counter(reason for reason in self.dropped if reason is not None)
+        return {
+            "num_anchors": float(sum(reason is None for reason in self.anchors.dropped)),
+            "num_pairs_scored": float(self.num_pairs_scored),
+            "scoring_seconds": self.seconds,
+            **{f"dropped_{reason}": float(count) for reason, count in dropped.items()},
+        }
+
     def describe(self) -> str:
         """Return the totals in one line."""
         scored = int((~np.isnan(self.golden_score)).sum())
         anchors = len(self.anchors) - sum(reason is not None for reason in self.anchors.dropped)
         text = (
             f"scored {scored:,} candidates x {anchors:,} anchors in {_duration(self.seconds)} "
-            f"({self.num_pairs_scored:,} pairs computed, the others were in the store); "
+            f"({self.num_pairs_scored:,} pairs computed by this run); "
             f"dropped {_reasons(self.dropped)}"
         )
         if anchors < len(self.anchors):

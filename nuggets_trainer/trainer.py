@@ -7,11 +7,8 @@ bit for bit, `SFTTrainer` on `pool.select(golden_set)`.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +26,7 @@ from nuggets_trainer.callback import (
 )
 from nuggets_trainer.columns import alpaca_to_trl, first_row_in_trl_columns, hub_options, is_alpaca
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS
+from nuggets_trainer.contexts import preserved_rng, silent_progress_bars
 from nuggets_trainer.engine import base_model, check_causal_lm, resolve_autocast_dtype
 from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.loading import load_rows
@@ -166,13 +164,14 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         settings = self._settings()
-        with _preserved_rng():
+        with preserved_rng():
             if resume_from_checkpoint:
                 self.golden_set = load_selection(Path(resume_from_checkpoint) / SELECTION_FILE, settings)
             else:
                 self.scores, self.golden_set = self._score()
             self.train_dataset = self._prepare_golden_set(self.golden_set)
-        self._nuggets_callback.use(self.golden_set, settings)
+        summary = None if self.scores is None else self.scores.summary()
+        self._nuggets_callback.use(self.golden_set, settings, summary)
         if self.is_world_process_zero():
             save_selection(Path(self.args.output_dir) / SELECTION_FILE, self.golden_set, settings)
         return self.golden_set
@@ -260,7 +259,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         _, dropped = self._pool.read_keys()
         usable = next((i for i in range(len(self._pool)) if i not in dropped), None)
         if usable is not None:
-            self._prepare_rows(self._pool.dataset.select([usable]), packing=False)
+            with silent_progress_bars():
+                self._prepare_rows(self._pool.dataset.select([usable]), packing=False)
 
 
 def _anchor_pool(config: NuggetsConfig, anchor_dataset: Dataset | None, pool: Pool) -> Pool | None:
@@ -295,16 +295,3 @@ def _check_supported(arguments: dict[str, Any], pool: Pool) -> None:
                 "does not give the base model's scores. Score with `nuggets score` and train on the rows that are "
                 "`selected` in scores.parquet, or use another initialisation."
             )
-
-
-@contextlib.contextmanager
-def _preserved_rng() -> Iterator[None]:
-    """Leave the random number generators as they were, so that training does not depend on whether it scored."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

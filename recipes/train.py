@@ -31,19 +31,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
+from transformers import TrainerState
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, load_rows
-from nuggets_trainer.arguments import RecipeArguments, parse_arguments
+from nuggets_trainer.arguments import RecipeArguments, parse_arguments, recipe_parser
 from nuggets_trainer.callback import last_complete_checkpoint
 from nuggets_trainer.loading import resolve_demo
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-
-
-def make_parser() -> TrlParser:
-    """Parser of the four groups of arguments, as TRL's own scripts have it."""
-    return TrlParser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig))
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
@@ -51,7 +47,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     named = {option.split("=")[0] for option in argv}
     if not named & {"--config", "--model_name_or_path", "--dataset_name", "-h", "--help"}:
         argv = ["--config", str(DEMO_CONFIG), *argv]
-    arguments = parse_arguments(make_parser(), argv)
+    arguments = parse_arguments(recipe_parser(), argv)
     script, _, model, _ = arguments
     missing = [
         f"--{name}"
@@ -70,6 +66,14 @@ def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
     if args.eval_strategy == "no":
         return None
     return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
+
+
+def is_finished(checkpoint: str, args: SFTConfig) -> bool:
+    """Whether a checkpoint has all the steps that these arguments ask for."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if args.max_steps > 0:
+        return bool(state.global_step >= args.max_steps)
+    return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
 
 
 def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
@@ -93,9 +97,19 @@ def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: 
         **quantization,
     )
     checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir)
-    if checkpoint is not None:
-        trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is not None and is_finished(checkpoint, args):
+        # `Trainer.train` would take one step more, if the last one was not the last of its epoch.
+        trainer.select(checkpoint)
+        trainer._load_from_checkpoint(checkpoint)
+        score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
+        trainer.accelerator.print(
+            f"Nothing was left to train: {checkpoint} has all steps. For another run choose another `output_dir`; "
+            f"`--score_dir {score_dir}` reuses the scores."
+        )
+    else:
+        if checkpoint is not None:
+            trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:

@@ -186,3 +186,25 @@ def test_rows_of_every_file_type_are_the_same_rows(rows, tmp_path):
     for name in ("pool.parquet", "pool.json", "saved"):
         assert list(load_rows(str(tmp_path / name))) == list(dataset)
     assert isinstance(load_rows(str(tmp_path / "pool.csv")), Dataset)
+
+
+def test_a_training_config_serves_nuggets_score_too(tmp_path, rows):
+    """A YAML for recipes/train.py was refused by `nuggets score` for its training keys, with a misleading hint."""
+    config = tmp_path / "job.yaml"
+    config.write_text((ROOT / "configs" / "demo.yaml").read_text() + "\ntop_k: 7\n")
+    names = ("--dataset_name", rows["dataset_name"], "--anchors", rows["anchors"], "--score_dir", str(tmp_path / "s"))
+    output = run([str(BIN / "nuggets"), "score", "--config", str(config), *names])
+    assert "golden set: 7 of 120 candidates (top_k=7)" in output
+
+
+def test_a_finished_job_trains_no_further(rows, tmp_path):
+    """Resumed in the middle of an epoch, the Trainer takes a step beyond `max_steps`: each rerun moved the model."""
+    command = train_command(ONE_PROCESS, tmp_path / "out", **rows)
+    run(command)
+    adapter = tmp_path / "out" / "adapter_model.safetensors"
+    weights = adapter.read_bytes()
+    adapter.unlink()  # as if killed between the last checkpoint and the final save
+    again = run(command)
+    assert "Nothing was left to train" in again and "reuses the scores" in again
+    assert adapter.read_bytes() == weights
+    assert not (tmp_path / "out" / "checkpoint-7").exists()

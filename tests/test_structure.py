@@ -32,6 +32,7 @@ ORDER = [
     "job",
     "scorer",
     "columns",
+    "contexts",
     "callback",
     "trainer",
     "cli",
