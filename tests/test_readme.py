@@ -63,3 +63,13 @@ def test_the_list_of_files_is_complete():
 def test_configs_are_listed():
     for path in (ROOT / "configs").glob("*.yaml"):
         assert f"`configs/{path.name}`" in README
+
+
+def test_what_the_demo_prints_is_shown():
+    for line in (
+        "clean rows in the golden set",
+        "held-out loss, golden set",
+        "held-out loss, random set of the same size",
+    ):
+        assert re.search(rf"^{line} +[0-9.]+", README, flags=re.MULTILINE)
+    assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # no placeholder left
