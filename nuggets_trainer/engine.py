@@ -116,7 +116,7 @@ class LogProbEngine:
         except Exception as error:  # noqa: BLE001 - whatever it is, the path without a cache is still there
             difference, problem = float("inf"), f"{type(error).__name__}: {error}"
         # A NaN on both sides is the model's own; the comparison below lets it through.
-        if difference > SHARING_TOLERANCE[dtype]:
+        if difference > SHARING_TOLERANCE.get(dtype, 1e-4):
             self._shares_prefix = False
             logger.warning(
                 "%s cannot reuse the cache of a shared prefix (%s): every pair is computed whole, which is slower and "
