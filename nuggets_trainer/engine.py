@@ -111,12 +111,12 @@ class LogProbEngine:
         whole = np.concatenate([self.score([], [_whole(prefix_ids, s)]) for s in segments])
         dtype = self._autocast_dtype or self._model.dtype
         try:
-            difference = float(np.abs(self.score(prefix_ids, segments) - whole).max())
-            problem = f"log-probs differ by {difference:.2g} nats per token"
+            shared = self.score(prefix_ids, segments)
+            problem = f"log-probs differ by {np.abs(shared - whole).max():.2g} nats per token"
         except Exception as error:  # noqa: BLE001 - whatever it is, the path without a cache is still there
-            difference, problem = float("inf"), f"{type(error).__name__}: {error}"
-        # A NaN on both sides is the model's own; the comparison below lets it through.
-        if difference > SHARING_TOLERANCE.get(dtype, 1e-4):
+            shared, problem = np.full_like(whole, np.inf), f"{type(error).__name__}: {error}"
+        # A NaN on both sides is the model's own; on one side it is the cache's.
+        if not np.allclose(shared, whole, rtol=0, atol=SHARING_TOLERANCE.get(dtype, 1e-4), equal_nan=True):
             self._shares_prefix = False
             logger.warning(
                 "%s cannot reuse the cache of a shared prefix (%s): every pair is computed whole, which is slower and "

@@ -141,6 +141,23 @@ def test_a_model_whose_prefix_cache_cannot_be_trusted_is_computed_whole(name, ca
         assert "cannot reuse the cache of a shared prefix" in caplog.text and "computed whole" in caplog.text
 
 
+def test_a_prefix_cache_that_gives_nan_is_not_trusted(caplog):
+    """NaN compares with nothing: a broken cache passed the check, and its candidates would have been dropped."""
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(5, seed=10), random_prefix()
+    expected = LogProbEngine(model).score(prefix, segments)
+
+    def poison(module, args, kwargs, output):
+        if kwargs.get("past_key_values") is not None and kwargs["input_ids"].shape[0] > 1:
+            output.logits.fill_(float("nan"))
+
+    model.register_forward_hook(poison, with_kwargs=True)
+    engine = LogProbEngine(model)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        engine.check_prefix_sharing(prefix, segments[:3])
+    assert "cannot reuse the cache of a shared prefix" in caplog.text
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+
+
 def test_scoring_leaves_the_model_in_its_mode():
     model = tiny_model("llama", VOCAB).train()
     LogProbEngine(model).score([], random_segments(2, seed=7))
