@@ -49,22 +49,30 @@ class AnchorSet:
         self.segments: list[Segment] = []
         self._dropped: list[str | None] = []
         self._num_cut = 0
+        cause: BaseException | None = None
         for row in rows:
-            segment = row if isinstance(row, str) else _anchor_segment(template, row, max_length)
-            if isinstance(row, Row) and isinstance(segment, Segment):
-                self.rows.append(row)
-                self.segments.append(segment)
-                self._num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
-            self._dropped.append(segment if isinstance(segment, str) else None)
+            if isinstance(row, str):
+                self._dropped.append(row)
+                continue
+            try:
+                self.segments.append(_anchor_segment(template, row, max_length))
+            except UnusableRowError as error:
+                self._dropped.append(str(error))
+                cause = cause or error.__cause__
+                continue
+            self.rows.append(row)
+            self._dropped.append(None)
+            self._num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
         self.keys = [row.key for row in self.rows]
         self.usable = [j for j, reason in enumerate(self._dropped) if reason is None]
         if not self.usable:
             reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(self._dropped).most_common())
             context = f" The model's context is {max_length} tokens." if "too_long" in self._dropped else ""
+            first = f" The first error was {cause!r}." if cause is not None else ""
             raise ValueError(
-                f"No anchor can be scored: all {len(self._dropped)} were dropped ({reasons}).{context} Expected rows "
-                "with a prompt and a completion, at most half as long as the context."
-            )
+                f"No anchor can be scored: all {len(self._dropped)} were dropped ({reasons}).{context}{first} "
+                "Expected rows with a prompt and a completion, at most half as long as the context."
+            ) from cause
 
     def scores(self, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
         """Put the zero-shot log-probs of the usable anchors, `(len(usable),)`, in their places among all anchors."""
@@ -79,19 +87,20 @@ class AnchorSet:
         return AnchorScores(self._pool_index, values, num_tokens, dropped, self._num_cut)
 
 
-def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Segment | str:
-    """Zero-shot segment of an anchor, or the reason why it cannot be scored whole.
+def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Segment:
+    """Zero-shot segment of an anchor.
 
-    Reason `completion_changes` means that the template writes the completion differently once an example stands
-    before it, so that the two log-probs would not be of the same tokens.
+    Raises:
+        UnusableRowError: if it cannot be scored whole. Reason `completion_changes` means that the template writes the
+            completion differently once an example stands before it, so that the two log-probs would not be of the same
+            tokens.
     """
-    try:
-        zero, one = template.zero_shot(row), template.one_shot(row, row)
-    except UnusableRowError as error:
-        return str(error)
+    zero, one = template.zero_shot(row), template.one_shot(row, row)
     if max_length is not None and len(zero.ids) > max_length:
-        return "too_long"
-    return zero if zero.ids[zero.start :] == one.ids[one.start :] else "completion_changes"
+        raise UnusableRowError("too_long")
+    if zero.ids[zero.start :] != one.ids[one.start :]:
+        raise UnusableRowError("completion_changes")
+    return zero
 
 
 @dataclass(frozen=True)

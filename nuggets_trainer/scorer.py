@@ -138,11 +138,15 @@ def _encode_share(
     """Render this rank's candidates; return their prompts, and all ranks' rows that turned out unusable."""
     prompts: dict[int, CandidatePrompt] = {}
     reasons: list[tuple[int, str]] = []
+    cause_shown = False
     for i in job.ranks.share([i for i in range(len(job.pool)) if i not in dropped]):
         try:
             prompts[i] = shared.candidate(job.pool[i])
         except UnusableRowError as error:
             reasons.append((i, str(error)))
+            if error.__cause__ is not None and not cause_shown:
+                cause_shown = True
+                logger.warning("Row %d is dropped as %s: %r. Later ones are only counted.", i, error, error.__cause__)
     num_unshared = sum(bool(prompt.unshared) for prompt in prompts.values())
     if num_unshared:
         logger.warning(
@@ -168,6 +172,8 @@ def _score_share(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts:
         for i, anchors in missing.items():
             for prefix, group in prompts[i].groups:
                 wanted = [j for j in group if j in anchors]
+                if not wanted:
+                    continue
                 segments = [shared.suffixes[j] if prefix else prompts[i].unshared[j] for j in wanted]
                 writer.add(job.keys[i], [anchor_set.keys[j] for j in wanted], job.engine.score(prefix, segments))
                 bar.update(len(wanted))

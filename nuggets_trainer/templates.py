@@ -7,9 +7,7 @@ is scored; `prompts.py` splits them so that the candidate is computed once.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,8 +16,6 @@ from nuggets_trainer.segment import Segment, common_prefix_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 NUGGETS_MAX_ANCHOR_TOKENS = 200
 
@@ -274,13 +270,7 @@ def _dropping_what_cannot_be_tokenized() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # chat templates raise what they like, `tokenizers` bare `Exception`
-        _say_once(f"Rows are dropped as not_tokenizable where tokenizer or chat template fail, e.g. with {error!r}.")
         raise UnusableRowError("not_tokenizable") from error
-
-
-@functools.lru_cache
-def _say_once(message: str) -> None:
-    logger.warning("%s", message)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -302,3 +302,27 @@ def test_rows_whose_columns_differ_do_not_share_a_score(llama, tokenizer, anchor
     ]
     scores, _ = run(llama, tokenizer, rows, anchor_rows, tmp_path, "nuggets")
     assert scores.mean_gain[0] != scores.mean_gain[1]
+
+
+def test_the_first_error_of_a_chat_template_is_shown_and_the_others_are_counted(
+    llama, tokenizer, pool_rows, anchor_rows, tmp_path, caplog
+):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    refuse = "{% for m in messages %}{% if 'Say %' in m.content %}{{ raise_exception('no: ' + m.content) }}"
+    tokenizer.chat_template = refuse + "{% endif %}{% endfor %}" + tokenizer.chat_template
+    for i in (2, 5):
+        pool_rows[i]["instruction"] = f"Say % {i}?"
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        scores, _ = run(llama, tokenizer, pool_rows, anchor_rows, tmp_path)
+    assert [i for i, reason in enumerate(scores.dropped) if reason == "not_tokenizable"] == [2, 5]
+    assert caplog.text.count("is dropped as not_tokenizable") == 1 and "no: Say % 2?" in caplog.text
+
+
+def test_a_template_that_refuses_every_anchor_is_quoted(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    for row in anchor_rows:
+        row["instruction"] = "Say %?"
+    refuse = "{% for m in messages %}{% if 'Say %' in m.content %}{{ raise_exception('no percents') }}"
+    tokenizer.chat_template = refuse + "{% endif %}{% endfor %}" + tokenizer.chat_template
+    with pytest.raises(ValueError, match=r"not_tokenizable 5\).*The first error was TemplateError\('no percents'\)"):
+        run(llama, tokenizer, pool_rows, anchor_rows, tmp_path)
