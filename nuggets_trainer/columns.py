@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer
 
 from nuggets_trainer.pool import Pool, UnusableRowError, read_row
-from nuggets_trainer.templates import resolve_template, train_columns
+from nuggets_trainer.templates import train_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,13 +33,12 @@ def first_row_in_trl_columns(arguments: dict[str, Any], config: NuggetsConfig, p
         model = arguments["model"]
         name = model if isinstance(model, str) else model.config._name_or_path
         tokenizer = AutoTokenizer.from_pretrained(name, **hub_options(args))
-    has_chat = bool(getattr(args, "chat_template_path", None) or tokenizer.chat_template)
-    template_name = resolve_template(config.template, has_chat_template=has_chat, pool=pool)
+    chat_template = getattr(args, "chat_template_path", None) or tokenizer.chat_template
     _, dropped = pool.read_keys()
     first = [i for i in range(len(pool)) if i not in dropped][:1]
     if not first:
         raise ValueError(f"No row of `train_dataset` is usable: {sorted(set(dropped.values()))}.")
-    return alpaca_to_trl(pool.dataset.select(first), template_name)
+    return alpaca_to_trl(pool.dataset.select(first), alpaca_template(config.template, chat_template))
 
 
 def hub_options(args: Any) -> dict[str, Any]:
@@ -51,9 +50,15 @@ def hub_options(args: Any) -> dict[str, Any]:
 
 def is_alpaca(column_names: list[str] | None) -> bool:
     """Whether rows have Alpaca columns and none of TRL's."""
-    return set(column_names or ()) >= {"instruction", "output"} and not {"prompt", "messages"} & set(
-        column_names or ()
-    )
+    names = set(column_names or ())
+    return names >= {"instruction", "output"} and not {"prompt", "messages"} & names
+
+
+def alpaca_template(name: str, chat_template: str | None) -> str:
+    """Name the template that rows with Alpaca columns get: for `auto`, `chat` where there is a chat template."""
+    if name != "auto":
+        return name
+    return "chat" if chat_template else "plain"
 
 
 def alpaca_to_trl(dataset: Dataset, template_name: str) -> Dataset:

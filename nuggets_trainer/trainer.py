@@ -24,7 +24,7 @@ from nuggets_trainer.callback import (
     load_selection,
     save_selection,
 )
-from nuggets_trainer.columns import alpaca_to_trl, first_row_in_trl_columns, hub_options, is_alpaca
+from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, first_row_in_trl_columns, hub_options, is_alpaca
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.contexts import preserved_rng, silent_progress_bars
 from nuggets_trainer.engine import base_model, check_causal_lm, resolve_autocast_dtype
@@ -121,10 +121,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             return dataset
         if is_alpaca(dataset.column_names):
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
-            name = self.nuggets_config.template
-            if name == "auto":
-                name = "chat" if tokenizer.chat_template else "plain"
-            dataset = alpaca_to_trl(dataset, name)
+            dataset = alpaca_to_trl(dataset, alpaca_template(self.nuggets_config.template, tokenizer.chat_template))
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -186,7 +183,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return {
             "pool_sha256": self._pool.content_hash,
             "anchors": chosen if self._anchors is None else f"given, sha256 {self._anchors.content_hash}",
-            "rule": "{}={:g}".format(*config.selection_rule),
+            "rule": "{}={}".format(*config.selection_rule),
             "exclude_self": str(config.exclude_self),
             "score_dtype": config.score_dtype,
             "model_config_sha256": config_hash(self.accelerator.unwrap_model(self.model)),
