@@ -39,8 +39,8 @@ def score(argv: Sequence[str]) -> None:
     from trl import ScriptArguments, TrlParser
 
     from nuggets_trainer.arguments import ScorerArguments, parse_arguments, recipe_parser
+    from nuggets_trainer.causal_lm import resolve_autocast_dtype
     from nuggets_trainer.config import NuggetsConfig
-    from nuggets_trainer.engine import resolve_autocast_dtype
     from nuggets_trainer.loading import load_rows, load_scorer
     from nuggets_trainer.pool import Pool, anchors_like
     from nuggets_trainer.scorer import score_pool

@@ -2,42 +2,46 @@
 
 Knows token ids and the model; knows nothing of golden scores, files or ranks.
 
-The prefix is computed once and its key/value cache is repeated over a batch of segments (right-padded, sorted by
-length, as many as the token budget admits). Batching, padding and caching never change what is computed: the tests
-hold them against one sequence at a time, without cache, with a float64 log-softmax, and `check_prefix_sharing` does so
-on the actual model before it is trusted.
+There are three ways to compute them, fastest first: `packed` (many segments in one row behind a prefix that is
+computed once, through shared-prefix attention), `cached` (the prefix' key/value cache repeated over batches of
+segments) and `whole` (prefix and segment together). They never differ by more than rounding: which of them a model can
+use is found by holding them, on the actual model, against one sequence at a time without cache, batch or padding.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from nuggets_trainer.segment import Segment
+from nuggets_trainer.budget import find_tokens_per_batch
+from nuggets_trainer.packed import score_packed
+from nuggets_trainer.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
+from nuggets_trainer.segment import Group, Segment
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 ENGINE_VERSION = 1  # part of the fingerprint: raise it when scores change by more than rounding
-HEAD_ROWS = 1024  # completion positions whose float32 log-softmax is held at a time
-# Largest difference, in nats per token, between a shared prefix and the whole sequence that rounding can explain.
-SHARING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+PATHS: dict[str, Callable[[PreTrainedModel, Sequence[Group], int], list[list[float]]]] = {
+    "packed": score_packed,
+    "cached": score_cached,
+    "whole": score_whole,
+    "naive": score_naive,
+}
+# Largest difference, in nats per token, that rounding can explain.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 class LogProbEngine:
@@ -45,26 +49,23 @@ class LogProbEngine:
 
     Args:
         model: a decoder-only language model with its head, on its device.
-        tokens_per_batch: upper bound on prefix + segment tokens of one forward pass, padding included; a single
-            segment that is longer runs alone.
+        tokens_per_batch: upper bound on the tokens of one forward pass, padding included; a single segment that is
+            longer runs alone. None finds it. Halved when memory runs out.
         autocast_dtype: run the forward passes under autocast in this dtype; None leaves the weights' dtype.
+        path: one of `PATHS`; None chooses by a check on the first groups to score, see `choose_path`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokens_per_batch: int = 8192, autocast_dtype: torch.dtype | None = None
+        self,
+        model: PreTrainedModel,
+        tokens_per_batch: int | None = None,
+        autocast_dtype: torch.dtype | None = None,
+        path: str | None = None,
     ) -> None:
         self._model = model
-        self._tokens_per_batch = tokens_per_batch
         self._autocast_dtype = autocast_dtype
-        self._shares_prefix = True
-        # The class' signature: TRL replaces `forward` on the instance.
-        self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
-
-    @property
-    def device(self) -> torch.device:
-        """Where the forward passes run."""
-        device: torch.device = self._model.device
-        return device
+        self.tokens_per_batch = tokens_per_batch
+        self.path = path
 
     @contextlib.contextmanager
     def scoring(self) -> Iterator[None]:
@@ -72,7 +73,7 @@ class LogProbEngine:
         was_training = self._model.training
         self._model.eval()
         autocast = torch.autocast(
-            self.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
+            self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         )
         try:
             with torch.no_grad(), autocast:
@@ -94,196 +95,107 @@ class LogProbEngine:
             One value per segment, `(len(segments),)`, nats per token, in the order given. Not finite where the
             model's log-probs are not.
         """
-        if not self._shares_prefix:
-            segments, prefix_ids = [_whole(prefix_ids, s) for s in segments], []
-        result = np.empty(len(segments), dtype=np.float32)
-        with self.scoring():
-            cache = self._prefix_cache(prefix_ids) if len(prefix_ids) else None
-            for batch in self._batches([len(s.ids) for s in segments], len(prefix_ids)):
-                result[batch] = self._score_batch(cache, len(prefix_ids), [segments[i] for i in batch])
-        return result
+        return self.score_groups([(prefix_ids, segments)])[0]
 
-    def check_prefix_sharing(self, prefix_ids: Sequence[int], segments: Sequence[Segment]) -> None:
-        """Compare a shared prefix with whole sequences, one by one; on a mismatch compute sequences whole from now on.
+    def score_groups(self, groups: Sequence[Group]) -> list[npt.NDArray[np.float32]]:
+        """Score many prefixes, each with its own segments, as `score` does; short ones share forward passes.
 
-        Recurrent layers, caches of another kind or unusual masks can make a repeated prefix cache wrong for a model.
+        Raises:
+            RuntimeError: if memory does not suffice for a single segment behind its prefix.
         """
-        whole = np.concatenate([self.score([], [_whole(prefix_ids, s)]) for s in segments])
-        dtype = self._autocast_dtype or self._model.dtype
+        if self.path is None:
+            self.choose_path([(prefix_ids, segments[:3]) for prefix_ids, segments in groups[:2]])
+        assert self.path is not None
+        with self.scoring():
+            results = self._within_memory(PATHS[self.path], groups)
+        return [np.array(means, dtype=np.float32) for means in results]
+
+    def choose_path(self, groups: Sequence[Group]) -> str:
+        """Take the fastest path that gives, on these groups, what one sequence at a time gives.
+
+        Sliding windows, soft-caps, position biases, recurrent layers or caches of another kind can make a faster path
+        wrong for a model, some of them only on long sequences: give the longest.
+
+        Args:
+            groups: a few prefixes and segments of the job.
+
+        Returns:
+            The path, used from now on.
+        """
+        with self.scoring():
+            expected = np.concatenate(self._within_memory(score_naive, groups))
+            tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
+            for self.path in ("packed", "cached", "whole"):
+                problem = self._problem(groups, expected, tolerance)
+                if problem is None:
+                    return self.path
+                logger.warning(
+                    "%s cannot take the %s path (%s); trying the next, slower one. Scores are right on any of them.",
+                    type(self._model).__name__,
+                    self.path,
+                    problem,
+                )
+        self.path = "naive"
+        return self.path
+
+    def _problem(self, groups: Sequence[Group], expected: npt.NDArray[np.float64], tolerance: float) -> str | None:
+        """Say what is wrong with the present path, or None."""
+        assert self.path is not None
+        budget = self.tokens_per_batch
         try:
-            shared = self.score(prefix_ids, segments)
-            problem = f"log-probs differ by {np.abs(shared - whole).max():.2g} nats per token"
-        except Exception as error:  # noqa: BLE001 - whatever it is, the path without a cache is still there
-            shared, problem = np.full_like(whole, np.inf), f"{type(error).__name__}: {error}"
-        # A NaN on both sides is the model's own; on one side it is the cache's.
-        if not np.allclose(shared, whole, rtol=0, atol=SHARING_TOLERANCE.get(dtype, 1e-4), equal_nan=True):
-            self._shares_prefix = False
-            logger.warning(
-                "%s cannot reuse the cache of a shared prefix (%s): every pair is computed whole, which is slower and "
-                "gives the right scores.",
-                type(self._model).__name__,
-                problem,
-            )
+            found = np.concatenate(self._within_memory(PATHS[self.path], groups))
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is a path that needs less of the model
+            self.tokens_per_batch = budget  # running out of memory would tell of this path alone
+            return f"{type(error).__name__}: {error}"
+        # A NaN on both sides is the model's own; on one side it is the path's.
+        if np.allclose(found, expected, rtol=0, atol=tolerance, equal_nan=True):
+            return None
+        return f"log-probs differ by {np.abs(found - expected).max():.2g} nats per token"
 
     def embed(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Mean of the last hidden states over each sequence's tokens, without padding: `(len(sequences), d)`."""
-        rows: list[npt.NDArray[np.float32] | None] = [None] * len(sequences)
         with self.scoring():
-            for batch in self._batches([len(ids) for ids in sequences], 0):
-                ids, mask = self._pad([sequences[i] for i in batch])
-                keep = {"logits_to_keep": 1} if self._keeps_logits else {}
-                output = self._model(
-                    input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False, **keep
-                )
-                hidden = output.hidden_states[-1].float() * mask[..., None]
-                mean = hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)
-                for row, i in zip(mean.cpu().numpy(), batch, strict=True):
-                    rows[i] = row
-        return np.stack([row for row in rows if row is not None])
+            rows: list[npt.NDArray[np.float32]] = self._within_memory(_embed, sequences)
+        return np.stack(rows)
 
-    def _batches(self, lengths: Sequence[int], prefix_length: int) -> Iterator[list[int]]:
-        """Group positions of similar length; a batch holds `rows * (prefix + longest)` tokens within the budget."""
-        batch: list[int] = []
-        for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-            if batch and (len(batch) + 1) * (prefix_length + lengths[i]) > self._tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
-
-    def _prefix_cache(self, prefix_ids: Sequence[int]) -> DynamicCache:
-        cache = DynamicCache(config=self._model.config)
-        keep = {"logits_to_keep": 1} if self._keeps_logits else {}
-        ids = torch.tensor([list(prefix_ids)], device=self.device)
-        self._model(input_ids=ids, past_key_values=cache, use_cache=True, **keep)
-        return cache
-
-    def _score_batch(
-        self, cache: DynamicCache | None, prefix_length: int, segments: Sequence[Segment]
-    ) -> npt.NDArray[np.float64]:
-        """Mean log-prob per segment, `(len(segments),)`; the cache is left as it was."""
-        ids, mask = self._pad([s.ids[:-1] for s in segments])  # the last token is only ever a target
-        first = min(s.start for s in segments) - 1  # no completion of this batch is predicted before this position
-        kwargs: dict[str, Any] = {"use_cache": False}
-        if self._keeps_logits:
-            kwargs["logits_to_keep"] = ids.shape[1] - first
-        if cache is not None:
-            repeated = copy.deepcopy(cache)
-            repeated.batch_repeat_interleave(len(segments))
-            mask = torch.cat([mask.new_ones(len(segments), prefix_length), mask], dim=1)
-            kwargs |= {"past_key_values": repeated, "use_cache": True}
-        logits = self._model(input_ids=ids, attention_mask=mask, **kwargs).logits
-        if not self._keeps_logits:
-            logits = logits[:, first:]
-        return _mean_log_probs(logits, segments, offset=first)
-
-    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Right-padded ids and their mask, `(len(sequences), longest)`; the pad id is never attended to."""
-        longest = max(len(ids) for ids in sequences)
-        padded = [[*ids, *[0] * (longest - len(ids))] for ids in sequences]
-        mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]
-        return torch.tensor(padded, device=self.device), torch.tensor(mask, device=self.device)
+    def _within_memory(
+        self, compute: Callable[[PreTrainedModel, Sequence[Item], int], list[Result]], items: Sequence[Item]
+    ) -> list[Result]:
+        """Compute with the token budget, halving it as long as memory runs out."""
+        if self.tokens_per_batch is None:
+            self.tokens_per_batch = find_tokens_per_batch(self._model)
+        while True:
+            try:
+                return compute(self._model, items, self.tokens_per_batch)
+            except Exception as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if self.tokens_per_batch <= 1:
+                    raise RuntimeError(
+                        "Memory does not suffice to score a single pair. Use a smaller `scorer_model`, a smaller "
+                        "dtype, or shorter rows."
+                    ) from error
+            # Outside the except clause: the traceback holds on to the tensors of the failed forward pass.
+            self.tokens_per_batch //= 2
+            clear_device_cache(garbage_collection=True)
+            logger.warning("Out of memory: going on with tokens_per_batch=%d.", self.tokens_per_batch)
 
 
-def _whole(prefix_ids: Sequence[int], segment: Segment) -> Segment:
-    return Segment([*prefix_ids, *segment.ids], len(prefix_ids) + segment.start)
-
-
-def _mean_log_probs(logits: torch.Tensor, segments: Sequence[Segment], offset: int) -> npt.NDArray[np.float64]:
-    """Average `log_softmax(logits)` at the targets: `(B, T, V)` logits of positions from `offset` on -> `(B,)`.
-
-    Token log-probs are float32, whatever the dtype of the logits; their sum is float64 (on the host, because MPS has
-    no float64).
-    """
-    counts = [s.num_completion_tokens for s in segments]
-    rows = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(counts))
-    columns = torch.cat([torch.arange(s.start - 1, len(s.ids) - 1) for s in segments]) - offset
-    targets = torch.cat([torch.tensor(s.ids[s.start :]) for s in segments])
-    log_probs = []
-    for first in range(0, len(rows), HEAD_ROWS):
-        chunk = slice(first, first + HEAD_ROWS)
-        scores = logits[rows[chunk].to(logits.device), columns[chunk].to(logits.device)].float()
-        target = scores.gather(1, targets[chunk].to(logits.device)[:, None]).squeeze(1)
-        log_probs.append((target - scores.logsumexp(dim=-1)).cpu())
-    token_log_probs = torch.cat(log_probs).double().numpy()
-    means: npt.NDArray[np.float64] = np.add.reduceat(token_log_probs, np.cumsum([0, *counts[:-1]])) / counts
-    return means
-
-
-@contextlib.contextmanager
-def base_model(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel]:
-    """Give the base model of a `PeftModel` with the adapter switched off; any other model as it is."""
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        with model.disable_adapter():
-            yield model.get_base_model()
-    else:
-        yield model
-
-
-def check_causal_lm(config: PreTrainedConfig, model: PreTrainedModel | None = None) -> None:
-    """Refuse a model that is not a decoder-only language model with its head.
-
-    Args:
-        config: its `architectures` say what the checkpoint was saved as.
-        model: once it is loaded.
-
-    Raises:
-        ValueError: for an encoder, an encoder-decoder, or a body saved without its head (which `from_pretrained` would
-            complete with random weights).
-    """
-    names = config.architectures or ([type(model).__name__] if model is not None else [])
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    has_head = all(
-        n in causal or n.endswith(("ForCausalLM", "ForConditionalGeneration")) for n in config.architectures or []
-    )
-    if model is not None and model.get_output_embeddings() is None:
-        has_head = False
-    looks_ahead = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if config.is_encoder_decoder or not has_head or looks_ahead:
-        raise ValueError(
-            f"The scorer model must be a decoder-only language model with its head, got {', '.join(names)} "
-            f"({config.model_type}). Expected an architecture that AutoModelForCausalLM loads, e.g. LlamaForCausalLM."
+def _embed(
+    model: PreTrainedModel, sequences: Sequence[Sequence[int]], tokens_per_batch: int
+) -> list[npt.NDArray[np.float32]]:
+    rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
+    for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
+        ids, mask = pad([sequences[i] for i in batch], model.device)
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            output_hidden_states=True,
+            use_cache=False,
+            **logits_to_keep(model, 1),
         )
-
-
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that the model reads at once, or None without a limit.
-
-    With `longrope` (Phi-3's long-context models) a sequence beyond the original context changes the positions of all
-    others in its batch, so the original context is the limit.
-    """
-    text = config.get_text_config()
-    length: int | None = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    if length is not None and "longrope" in (rope.get("rope_type"), rope.get("type")):
-        names = "original_max_position_embeddings"
-        original = rope.get(names) or getattr(text, names, None)
-        length = min(length, original or length)
-    return length
-
-
-def resolve_autocast_dtype(
-    score_dtype: str, weights_dtype: torch.dtype, training_dtype: torch.dtype | None = None
-) -> torch.dtype | None:
-    """Dtype to autocast scoring to, or None to compute in the dtype of the weights.
-
-    Args:
-        score_dtype: `NuggetsConfig.score_dtype`.
-        weights_dtype: of the loaded model.
-        training_dtype: what mixed precision training autocasts to, None without it; `auto` follows it.
-
-    Raises:
-        ValueError: if float32 scores are asked of weights that were loaded in half precision.
-    """
-    wanted = training_dtype if score_dtype == "auto" else getattr(torch, score_dtype)
-    if wanted is None or wanted == weights_dtype:
-        return None
-    if wanted == torch.float32:
-        raise ValueError(
-            f"`score_dtype=float32`, but the weights were loaded as {str(weights_dtype).removeprefix('torch.')}. Load "
-            "the model with `dtype=float32`, or set `score_dtype` to the dtype of the weights."
-        )
-    return wanted
+        hidden = output.hidden_states[-1].float() * mask[..., None]
+        means = (hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().numpy()
+        for i, mean in zip(batch, means, strict=True):
+            rows[i] = mean
+    return rows

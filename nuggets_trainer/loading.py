@@ -79,7 +79,7 @@ def load_scorer(name: str, **kwargs: Any) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from nuggets_trainer.engine import check_causal_lm
+    from nuggets_trainer.causal_lm import check_causal_lm
 
     path = resolve_demo(name)
     shared = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
+from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
 from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.engine import LogProbEngine, base_model, check_causal_lm, context_length
+from nuggets_trainer.engine import PATHS, LogProbEngine
 from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.golden import golden_scores
 from nuggets_trainer.job import Job, chosen_anchors, given_anchors
@@ -25,6 +27,7 @@ from nuggets_trainer.pool import Pool, UnusableRowError, same_text
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.results import PoolScores, write_results
+from nuggets_trainer.segment import Group
 from nuggets_trainer.selection import GoldenSet, select_golden_set
 from nuggets_trainer.store import ZERO_SHOT, PartWriter, ScoreStore
 from nuggets_trainer.templates import make_template
@@ -160,33 +163,56 @@ def _encode_share(
 
 def _score_share(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts: dict[int, CandidatePrompt]) -> int:
     """Score what is missing of this rank's pairs into the store; return how many pairs all ranks computed."""
-    if job.ranks.is_main:
-        _score_zero_shot(job, anchor_set)
     missing = _missing_pairs(job, anchor_set, prompts)
     num_pairs = sum(len(anchors) for anchors in missing.values())
-    _check_engine(job, shared, [prompts[i] for i in missing])
+    _choose_path(job, shared, [prompts[i] for i in missing])
+    if job.ranks.is_main:
+        _score_zero_shot(job, anchor_set)
     bar = tqdm(
         total=num_pairs, desc="Scoring", unit="pair", mininterval=1.0, disable=not job.ranks.is_main or not num_pairs
     )
     with bar, PartWriter(job.store, job.config.flush_seconds) as writer:
-        for i, anchors in missing.items():
-            for prefix, group in prompts[i].groups:
-                wanted = [j for j in group if j in anchors]
-                if not wanted:
-                    continue
-                segments = [shared.suffixes[j] if prefix else prompts[i].unshared[j] for j in wanted]
-                writer.add(job.keys[i], [anchor_set.keys[j] for j in wanted], job.engine.score(prefix, segments))
-                bar.update(len(wanted))
-            writer.end_candidate()
+        for batch in _batches(job, shared, prompts, missing):
+            results = iter(job.engine.score_groups([group for _, _, group in batch]))
+            for last, (i, anchors, _) in enumerate(batch, start=1):
+                writer.add(job.keys[i], [anchor_set.keys[j] for j in anchors], next(results))
+                bar.update(len(anchors))
+                if last == len(batch) or batch[last][0] != i:
+                    writer.end_candidate()
     return sum(job.ranks.gather([num_pairs]))
 
 
-def _check_engine(job: Job, shared: SharedPrefix, prompts: list[CandidatePrompt]) -> None:
-    """Hold the shared prefix against whole sequences on this model: longest and shortest prefix, three anchors."""
+def _batches(
+    job: Job, shared: SharedPrefix, prompts: dict[int, CandidatePrompt], missing: dict[int, set[int]]
+) -> Iterator[list[tuple[int, list[int], Group]]]:
+    """Yield candidates with their missing anchors, as many as fill a forward pass; each candidate whole."""
+    batch: list[tuple[int, list[int], Group]] = []
+    num_tokens = 0
+    for i, anchors in missing.items():
+        for prefix, group in prompts[i].groups:
+            wanted = [j for j in group if j in anchors]
+            if wanted:
+                segments = [shared.suffixes[j] if prefix else prompts[i].unshared[j] for j in wanted]
+                batch.append((i, wanted, (prefix, segments)))
+                num_tokens += len(prefix) + sum(len(s.ids) for s in segments)
+        if num_tokens >= (job.engine.tokens_per_batch or 0):
+            yield batch
+            batch, num_tokens = [], 0
+    if batch:
+        yield batch
+
+
+def _choose_path(job: Job, shared: SharedPrefix, prompts: list[CandidatePrompt]) -> None:
+    """Have the engine hold its paths against the naive one: longest and shortest prefix, longest and other anchors."""
+    groups: list[Group] = []
     for prompt in prompts[:1] + prompts[-1:]:
-        prefix, group = prompt.groups[0]
-        if prefix:
-            job.engine.check_prefix_sharing(prefix, [shared.suffixes[j] for j in group[:3]])
+        for prefix, group in prompt.groups:
+            segments = shared.suffixes if prefix else prompt.unshared
+            longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
+            groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
+    paths = [path for path in job.ranks.gather([job.engine.choose_path(groups[:4]) if groups else None]) if path]
+    if paths:
+        job.engine.path = max(paths, key=list(PATHS).index)  # one path for all ranks: the slowest that one needs
 
 
 def _score_zero_shot(job: Job, anchor_set: AnchorSet) -> None:

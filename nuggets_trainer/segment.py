@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -16,6 +17,9 @@ class Segment:
     def num_completion_tokens(self) -> int:
         """Tokens that are scored."""
         return len(self.ids) - self.start
+
+
+Group = tuple[Sequence[int], Sequence[Segment]]  # a prefix (may be empty) and the segments behind it
 
 
 def common_prefix_length(ids: list[int], other_ids: list[int]) -> int:

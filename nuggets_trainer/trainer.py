@@ -24,10 +24,10 @@ from nuggets_trainer.callback import (
     load_selection,
     save_selection,
 )
+from nuggets_trainer.causal_lm import base_model, check_causal_lm, resolve_autocast_dtype
 from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, first_row_in_trl_columns, hub_options, is_alpaca
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.contexts import preserved_rng, silent_progress_bars
-from nuggets_trainer.engine import base_model, check_causal_lm, resolve_autocast_dtype
 from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.loading import load_rows
 from nuggets_trainer.pool import Pool, anchors_like

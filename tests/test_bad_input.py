@@ -19,8 +19,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from nuggets_trainer.causal_lm import check_causal_lm
 from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.engine import check_causal_lm
 from nuggets_trainer.loading import load_scorer
 from nuggets_trainer.pool import Pool, anchors_like
 from nuggets_trainer.scorer import score_pool

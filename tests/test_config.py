@@ -15,7 +15,7 @@ WRONG_TYPES = [
         for name in ("tokens_per_batch", "anchor_seed", "num_anchors", "top_k")
         for value in ("8", 8.0, True)
     ],
-    *[(name, None) for name in ("tokens_per_batch", "anchor_seed")],
+    ("anchor_seed", None),
     *[(name, value) for name in ("top_fraction", "threshold") for value in ("0.1", True, [0.1])],
     *[("exclude_self", value) for value in ("true", 1, 0)],
     *[(name, value) for name in ("anchors", "score_dir") for value in ("", 3, ["a"])],

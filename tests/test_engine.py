@@ -7,22 +7,12 @@ import logging
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MambaConfig,
-    MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
 
-from nuggets_trainer.engine import LogProbEngine, resolve_autocast_dtype
+from nuggets_trainer import packed
+from nuggets_trainer.budget import affordable_tokens, find_tokens_per_batch
+from nuggets_trainer.causal_lm import resolve_autocast_dtype
+from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.portable import batches
 from nuggets_trainer.segment import Segment
 from tests.conftest import tiny_model
 from tests.oracle import mean_log_prob
@@ -56,26 +46,98 @@ def test_log_probs_equal_one_sequence_at_a_time(family, prefix):
     assert np.ptp(expected) > 1.0  # the segments are told apart
 
 
-def test_log_probs_do_not_depend_on_the_token_budget():
+@pytest.fixture
+def rows_run(monkeypatch):
+    """Tokens of each forward pass on the packed path, as they are run."""
+    lengths: list[int] = []
+    score_row = packed._score_row
+
+    def recorded(model, row, groups):
+        lengths.append(row.length)
+        return score_row(model, row, groups)
+
+    monkeypatch.setattr(packed, "_score_row", recorded)
+    return lengths
+
+
+@pytest.mark.parametrize("path", ["packed", "cached", "whole"])
+def test_log_probs_do_not_depend_on_the_token_budget(path, rows_run):
     model, segments, prefix = tiny_model("llama", VOCAB), random_segments(17, seed=2), random_prefix()
-    batch_counts, results = [], []
+    num_batches, results = [], []
     for tokens_per_batch in (1, 200, 100_000):
-        engine = LogProbEngine(model, tokens_per_batch)
-        batch_counts.append(len(list(engine._batches([len(s.ids) for s in segments], len(prefix)))))
-        results.append(engine.score(prefix, segments))
-    assert (
-        batch_counts[0] == 17 and batch_counts[2] == 1 and 1 < batch_counts[1] < 17
-    )  # the option changed the batches
+        rows_run.clear()
+        results.append(LogProbEngine(model, tokens_per_batch, path=path).score(prefix, segments))
+        lengths = [len(s.ids) for s in segments]
+        num_batches.append(len(rows_run) or len(list(batches(lengths, len(prefix), tokens_per_batch))))
+    assert num_batches[0] >= 17 and num_batches[2] == 1 and 1 < num_batches[1] < 17  # the option changed the batches
     np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(results[2], results[0], rtol=0, atol=1e-5)
 
 
+def test_log_probs_do_not_depend_on_which_other_groups_share_the_rows(rows_run):
+    model, segments = tiny_model("qwen2", VOCAB), random_segments(12, seed=11)
+    groups = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
+    groups.append(([], segments))
+    engine = LogProbEngine(model, tokens_per_batch=150, path="packed")
+    together = engine.score_groups(groups)
+    together_lengths = list(rows_run)
+    rows_run.clear()
+    backwards = engine.score_groups(groups[::-1])[::-1]
+    alone = [engine.score(prefix, own) for prefix, own in groups]
+    assert len(together_lengths) < len(rows_run) / 2  # else they did not share rows
+    for a, b, c in zip(together, backwards, alone, strict=True):
+        np.testing.assert_allclose(a, c, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(b, c, rtol=0, atol=1e-5)
+
+
 def test_batches_hold_every_segment_once_within_the_budget():
-    engine = LogProbEngine(tiny_model("llama", VOCAB), tokens_per_batch=150)
     lengths = [len(s.ids) for s in random_segments(40, seed=3)]
-    batches = list(engine._batches(lengths, prefix_length=10))
-    assert sorted(i for batch in batches for i in batch) == list(range(40))
-    assert all(len(batch) == 1 or len(batch) * (10 + max(lengths[i] for i in batch)) <= 150 for batch in batches)
+    found = list(batches(lengths, 10, 150))
+    assert sorted(i for batch in found for i in batch) == list(range(40))
+    assert all(len(batch) == 1 or len(batch) * (10 + max(lengths[i] for i in batch)) <= 150 for batch in found)
+
+
+def out_of_memory_above(model, num_tokens):
+    """A fake: the CPU has memory enough. The message is that of a CUDA device."""
+
+    def hook(module, args, kwargs):
+        if kwargs["input_ids"].numel() > num_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@pytest.mark.parametrize("path", ["packed", "cached", "whole"])
+def test_out_of_memory_halves_the_budget_and_goes_on(path, caplog):
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(17, seed=12), random_prefix()
+    expected = LogProbEngine(model).score(prefix, segments)
+    out_of_memory_above(model, 90)
+    engine = LogProbEngine(model, tokens_per_batch=1000, path=path)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    assert engine.tokens_per_batch in (62, 125) and "going on with tokens_per_batch=" in caplog.text
+    engine.score(prefix, segments)
+    assert engine.tokens_per_batch in (62, 125)  # it remembers
+
+
+def test_out_of_memory_for_a_single_pair_says_what_to_do():
+    model = tiny_model("llama", VOCAB)
+    out_of_memory_above(model, 1)
+    with pytest.raises(RuntimeError, match="single pair. Use a smaller `scorer_model`"):
+        LogProbEngine(model, path="packed").score(random_prefix(), random_segments(3, seed=1))
+
+
+def test_another_error_is_not_taken_for_lack_of_memory():
+    model = tiny_model("llama", VOCAB)
+    with pytest.raises(IndexError):
+        LogProbEngine(model, path="packed").score([VOCAB + 1], random_segments(3, seed=1))
+
+
+def test_the_budget_follows_the_free_memory():
+    assert find_tokens_per_batch(tiny_model("llama", VOCAB)) == 1024  # on the CPU
+    assert affordable_tokens(80e9, 1e6) == 16384
+    assert affordable_tokens(10e9, 2e6) == 2560  # 0.6 of 5,000 tokens, in steps of 512
+    assert affordable_tokens(1e6, 2e6) == 512
 
 
 def test_the_prefix_changes_the_log_probs():
@@ -93,68 +155,27 @@ def test_bfloat16_log_probs_are_those_of_a_bfloat16_forward_pass():
     assert 1e-4 < np.abs(half - exact).max() < 0.2
 
 
-def other_model(name: str):
-    """A tiny model, with random weights, of a family whose cache or positions are unlike Llama's."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.3}
-    heads = {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 256}
-    models = {
-        "gpt2": lambda: GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3)
-        ),
-        "opt": lambda: OPTForCausalLM(
-            OPTConfig(
-                vocab_size=VOCAB,
-                hidden_size=32,
-                num_hidden_layers=2,
-                ffn_dim=64,
-                num_attention_heads=4,
-                max_position_embeddings=256,
-                word_embed_proj_dim=32,
-                init_std=0.3,
-            )
-        ),
-        "bloom": lambda: BloomForCausalLM(
-            BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
-        ),
-        "gemma3": lambda: Gemma3ForCausalLM(
-            Gemma3TextConfig(**sizes, **heads, head_dim=8, num_key_value_heads=2, sliding_window=16)
-        ),
-        "mistral, window 16": lambda: MistralForCausalLM(
-            MistralConfig(**sizes, **heads, num_key_value_heads=2, sliding_window=16)
-        ),
-        "mamba": lambda: MambaForCausalLM(MambaConfig(**sizes, state_size=4)),
-    }
-    return models[name]().eval()
-
-
-@pytest.mark.parametrize("name", ["gpt2", "opt", "bloom", "gemma3", "mistral, window 16", "mamba"])
-def test_a_model_whose_prefix_cache_cannot_be_trusted_is_computed_whole(name, caplog):
-    model, segments, prefix = other_model(name), random_segments(9, seed=9), random_prefix(40)
-    expected = [mean_log_prob(model, prefix + s.ids[: s.start], s.ids[s.start :]) for s in segments]
-    engine = LogProbEngine(model)
-    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
-        engine.check_prefix_sharing(prefix, segments[:3])
-    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-4)
-    assert np.ptp(expected) > 0.5
-    if name == "mamba":  # its state is no key/value cache
-        assert "cannot reuse the cache of a shared prefix" in caplog.text and "computed whole" in caplog.text
-
-
-def test_a_prefix_cache_that_gives_nan_is_not_trusted(caplog):
+def test_a_path_that_gives_nan_is_not_trusted(caplog):
     """NaN compares with nothing: a broken cache passed the check, and its candidates would have been dropped."""
     model, segments, prefix = tiny_model("llama", VOCAB), random_segments(5, seed=10), random_prefix()
-    expected = LogProbEngine(model).score(prefix, segments)
+    expected = LogProbEngine(model, path="naive").score(prefix, segments)
 
-    def poison(module, args, kwargs, output):
+    def poison_packed(module, args, kwargs, output):
+        if kwargs.get("position_ids") is not None:
+            output.last_hidden_state.fill_(float("nan"))
+
+    def poison_cached(module, args, kwargs, output):
         if kwargs.get("past_key_values") is not None and kwargs["input_ids"].shape[0] > 1:
             output.logits.fill_(float("nan"))
 
-    model.register_forward_hook(poison, with_kwargs=True)
     engine = LogProbEngine(model)
+    model.base_model.register_forward_hook(poison_packed, with_kwargs=True)
     with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
-        engine.check_prefix_sharing(prefix, segments[:3])
-    assert "cannot reuse the cache of a shared prefix" in caplog.text
+        assert engine.choose_path([(prefix, segments[:3])]) == "cached"
+        assert "cannot take the packed path (log-probs differ by nan" in caplog.text
+        np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+        model.register_forward_hook(poison_cached, with_kwargs=True)
+        assert engine.choose_path([(prefix, segments[:3])]) == "whole"
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
 
 

@@ -1,0 +1,44 @@
+"""How many tokens one forward pass may have, found from the device's memory."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+# Where matrix products are fastest on a CPU: caches hold the activations, and memory stays in the tens of MB.
+CPU_TOKENS = 1024
+CUDA_TOKENS = 16384  # beyond it, kernels gain nothing from longer rows
+PROBE_TOKENS = 512
+SHARE_OF_FREE = 0.6  # the rest is for prefixes, the head's blocks and fragmentation
+
+
+def find_tokens_per_batch(model: PreTrainedModel) -> int:
+    """Tokens per forward pass for this model on its device.
+
+    On CPU a constant; on CUDA what a probe says would fill 60% of the free memory, at most 16,384. It need not be
+    exact: the engine halves it when memory runs out.
+    """
+    if model.device.type != "cuda":
+        return CPU_TOKENS
+    free = torch.cuda.mem_get_info(model.device)[0]
+    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    model.base_model(input_ids=torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=model.device), use_cache=True)
+    bytes_per_token = (torch.cuda.max_memory_allocated(model.device) - before) / PROBE_TOKENS
+    tokens = affordable_tokens(free, bytes_per_token)
+    logger.info("%d tokens per forward pass (%.1f GB free).", tokens, free / 1e9)
+    return tokens
+
+
+def affordable_tokens(free_bytes: float, bytes_per_token: float) -> int:
+    """Multiple of 512, between 512 and 16,384, that fits a share of the free memory."""
+    tokens = int(SHARE_OF_FREE * free_bytes / bytes_per_token) // PROBE_TOKENS * PROBE_TOKENS
+    return min(CUDA_TOKENS, max(PROBE_TOKENS, tokens))
