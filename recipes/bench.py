@@ -1,0 +1,317 @@
+"""What scoring costs: the research loop, the engine's two paths and the floor, in one run, with ratios.
+
+```bash
+OMP_NUM_THREADS=1 python recipes/bench.py                         # CPU: a small, a large and a huge vocabulary
+python recipes/bench.py --device cuda --json bench.json           # GPU: bf16, shapes of a 0.5B and a 7B model
+python recipes/bench.py --shapes llama-8k --num_anchors 32 --rounds 5
+```
+
+One candidate is scored before m anchors, as often as `--rounds` says; engines take turns in one process, the median
+counts. CPU: seconds of process CPU time on one thread, which a busy machine disturbs least. CUDA: synchronised seconds
+between two events. The rows of the table:
+
+- reference: the research loop (`bench_reference.py`), anchors in batches of 8 and of 16, the faster one.
+- cached, packed: `LogProbEngine`'s paths.
+- floor: a dense forward pass of exactly the useful tokens in the model's own modules, and the head on the completions.
+  A share above 100% says that an engine runs faster modules than the model's own.
+
+Models and texts: see `bench_shapes.py`.
+
+Peak memory is what a run adds to what the process held before, in MiB. CPU: growth of the resident set in a forked
+child. CUDA: of allocated memory. The difference is the largest one, over anchors, from one whole sequence at a time
+with a float64 log-softmax, in nats per token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from bench_reference import FloatArray, Floor, ReferenceLoop, naive_log_probs
+from bench_shapes import SHAPES, Shape, Workload, build_model, make_workload
+
+from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.segment import Segment
+
+POOL_SIZE = 52_002  # rows of Alpaca, for the extrapolated hours
+MATMUL_SIZE = 8192
+MIB = 2**20
+
+
+DEFAULT_SHAPES = {"cpu": ["llama-8k", "qwen2-100k", "memory-32k", "memory-152k"], "cuda": ["0.5b", "7b"]}
+MEMORY_SHAPES = ("memory-32k", "memory-152k")
+
+
+@dataclass
+class Runner:
+    """Something that is timed: an engine, in one of its variants.
+
+    Attributes:
+        engine: its name.
+        variant: of several, the fastest stands for the engine.
+        run: scores a workload; the floor gives None.
+        hoists: whether it gets the workload with the tokens that all anchors share in the prefix.
+        seconds: one per round.
+        peak_bytes: what its first run added to the memory held before.
+        difference: largest one from the naive result, nats per token.
+    """
+
+    engine: str
+    variant: str
+    run: Callable[[Workload], Any]
+    hoists: bool = True
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    difference: float | None = None
+
+
+def make_runners(model: Any, shape: Shape, num_anchors: int, tokens_per_batch: int | None) -> list[Runner]:
+    """Everything that is compared, in the table's order."""
+    batch_sizes = [8, 16] if num_anchors > 8 else [8]
+    runners = [Runner("reference", f"batch {n}", ReferenceLoop(model, n), hoists=False) for n in batch_sizes]
+    for path in ("cached", "packed"):
+        engine = LogProbEngine(model, tokens_per_batch=tokens_per_batch, path=path)
+        runners.append(Runner(path, "", partial(_score, engine)))
+    return runners + [Runner("floor", f"{rows} x {width}", Floor(model, rows, width)) for rows, width in shape.floor]
+
+
+def _score(engine: LogProbEngine, work: Workload) -> Any:
+    return engine.score(work.prefix_ids, work.segments)
+
+
+def first_run(runner: Runner, work: Workload, device: str) -> tuple[FloatArray | None, int]:
+    """Score once; return the means (None for the floor) and the peak of memory above what was held before, bytes."""
+    if device == "cuda":
+        runner.run(work)  # compiles and allocates what stays
+        torch.cuda.synchronize()
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        means = runner.run(work)
+        return means, torch.cuda.max_memory_allocated() - held
+    # A child's peak starts at what it inherits; in this process an earlier engine's peak would hide a lower one.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_run_in_child, args=(runner, work, sender))
+    child.start()
+    sender.close()
+    try:
+        means, peak = receiver.recv()
+    except EOFError:
+        raise RuntimeError(
+            f"The {runner.engine} run ended without a result, perhaps out of memory: choose other `--shapes`."
+        ) from None
+    child.join()
+    return means, peak
+
+
+def _run_in_child(runner: Runner, work: Workload, sender: Any) -> None:
+    torch.set_num_threads(1)  # a forked child has none of its parent's threads
+    small = [Segment(s.ids[s.start - 1 :][:3], 1) for s in work.segments[:2]]
+    runner.run(Workload(work.prefix_ids[:8], small, ""))  # touches the libraries' pages, which count as resident
+    # What loading freed stays resident in the heap, and a run that reuses it would seem to need no memory at all.
+    with contextlib.suppress(AttributeError, OSError):  # glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):  # Linux alone can forget a peak; elsewhere this small run's counts as held
+        Path("/proc/self/clear_refs").write_text("5")
+    held = _peak_resident_bytes()
+    means = runner.run(work)
+    sender.send((means, _peak_resident_bytes() - held))
+
+
+def _peak_resident_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def seconds_of(run: Callable[[], Any], device: str) -> float:
+    """Time of one call: CPU seconds of this process, or seconds between two events on the GPU."""
+    if device == "cpu":
+        started = time.process_time()
+        run()
+        return time.process_time() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize()
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1000
+
+
+def matmul_peak() -> float:
+    """FLOP/s of a large bf16 matmul, the best of ten."""
+    a, b = (torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * MATMUL_SIZE**3 / min(seconds_of(lambda: a @ b, "cuda") for _ in range(10))
+
+
+def matmul_flops(model: Any, work: Workload) -> int:
+    """FLOP of the useful matmuls with weights: each body weight for each useful token, the head for completions."""
+    body = sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, torch.nn.Linear))
+    head = model.get_output_embeddings().weight.numel()
+    return int(2 * (body * work.useful_tokens + head * work.completion_tokens))
+
+
+def bench_shape(name: str, device: str, rounds: int, num_anchors: int | None, tokens_per_batch: int | None) -> Any:
+    """Measure one shape; return what is printed and written as JSON."""
+    shape = SHAPES[name]
+    num_anchors = num_anchors or shape.num_anchors
+    work = make_workload(shape, num_anchors)
+    hoisted = work.hoisted()
+    model = build_model(shape, device)
+    runners = make_runners(model, shape, num_anchors, tokens_per_batch)
+    works = [hoisted if runner.hoists else work for runner in runners]
+    naive: FloatArray | None = None
+    for runner, given in zip(runners, works, strict=True):
+        means, runner.peak_bytes = first_run(runner, given, device)
+        if means is not None:
+            naive = naive_log_probs(model, work) if naive is None else naive
+            runner.difference = float(np.abs(means - naive).max())
+    for turn in range(rounds):
+        for runner, given in list(zip(runners, works, strict=True))[:: 1 if turn % 2 == 0 else -1]:
+            runner.seconds.append(seconds_of(partial(runner.run, given), device))
+    result = {
+        "shape": name,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "dtype": str(shape.dtype).removeprefix("torch."),
+        "vocab_size": shape.sizes["vocab_size"],
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "texts": work.source,
+        "num_anchors": num_anchors,
+        "anchor_tokens": float(np.mean([len(s.ids) for s in work.segments])),
+        "candidate_tokens": len(work.prefix_ids),
+        "useful_tokens": hoisted.useful_tokens,
+        "rounds": rounds,
+        "engines": _compare(runners, num_anchors, hoisted.useful_tokens),
+    }
+    if device == "cuda":
+        _add_matmul_share(result, matmul_flops(model, hoisted), len(hoisted.prefix_ids))
+    return result
+
+
+def _compare(runners: Sequence[Runner], num_anchors: int, useful_tokens: int) -> dict[str, dict[str, Any]]:
+    """Figures by engine: of its variants, the fastest."""
+    fastest: dict[str, Runner] = {}
+    for runner in sorted(runners, key=lambda r: median(r.seconds), reverse=True):
+        fastest[runner.engine] = runner
+    reference, floor = (median(fastest[name].seconds) for name in ("reference", "floor"))
+    engines: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(runner.engine for runner in runners):
+        seconds = median(fastest[name].seconds)
+        engines[name] = {
+            "variant": fastest[name].variant,
+            "seconds": seconds,
+            "pairs_per_second": num_anchors / seconds,
+            "useful_tokens_per_second": useful_tokens / seconds,
+            "ratio_to_reference": reference / seconds,
+            "share_of_floor": floor / seconds,
+            "peak_memory_mib": fastest[name].peak_bytes / MIB,
+            "max_difference": fastest[name].difference,
+            "seconds_by_round": fastest[name].seconds,
+        }
+    return engines
+
+
+def _add_matmul_share(result: dict[str, Any], flops: int, prefix_tokens: int) -> None:
+    """Add the share of the matmul peak, and hours for 52k candidates, in proportion to the useful tokens."""
+    result["matmul_peak_tflops"] = matmul_peak() / 1e12
+    per_anchor = (result["useful_tokens"] - prefix_tokens) / result["num_anchors"]
+    for figures in result["engines"].values():
+        figures["share_of_matmul_peak"] = flops / figures["seconds"] / 1e12 / result["matmul_peak_tflops"]
+        for m in (100, 1000):
+            tokens = POOL_SIZE * (prefix_tokens + m * per_anchor)
+            figures[f"hours_52k_x_{m}"] = tokens / figures["useful_tokens_per_second"] / 3600
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """Lay out one shape's figures."""
+    on_gpu = "matmul_peak_tflops" in result
+    head = (
+        f"{result['shape']}: {result['parameters'] / 1e6:,.1f}M parameters, vocabulary {result['vocab_size']:,}, "
+        f"{result['dtype']}, {result['device']}\n"
+        f"{result['num_anchors']} anchors of {result['anchor_tokens']:.0f} tokens, candidate of "
+        f"{result['candidate_tokens']}, {result['useful_tokens']:,} useful tokens, texts: {result['texts']}"
+    )
+    if on_gpu:
+        head += f"\nmatmul peak {result['matmul_peak_tflops']:.0f} TFLOP/s (bf16, {MATMUL_SIZE} cubed)"
+    lines = [
+        f"{'engine':<21} {'seconds':>8} {'pairs/s':>8} {'tokens/s':>9} {'x ref':>6} {'% floor':>8} {'peak MiB':>9} "
+        f"{'max diff':>9}" + (f" {'% peak':>7} {'h x 100':>8} {'h x 1000':>8}" if on_gpu else "")
+    ]
+    for name, f in result["engines"].items():
+        label = f"{name}, {f['variant']}" if f["variant"] else name
+        difference = "-" if f["max_difference"] is None else f"{f['max_difference']:.1e}"
+        lines.append(
+            f"{label:<21} {f['seconds']:>8.3f} {f['pairs_per_second']:>8.1f} {f['useful_tokens_per_second']:>9,.0f} "
+            f"{f['ratio_to_reference']:>6.2f} {f['share_of_floor']:>8.1%} {f['peak_memory_mib']:>9,.1f} "
+            f"{difference:>9}"
+            + (
+                f" {f['share_of_matmul_peak']:>7.1%} {f['hours_52k_x_100']:>8.2f} {f['hours_52k_x_1000']:>8.1f}"
+                if on_gpu
+                else ""
+            )
+        )
+    return "\n".join([head, *lines])
+
+
+def vocabulary_growth(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """MiB by which each engine's peak grows from the small to the large vocabulary on the same body; empty without."""
+    peaks = {r["shape"]: {name: f["peak_memory_mib"] for name, f in r["engines"].items()} for r in results}
+    if not set(MEMORY_SHAPES) <= peaks.keys():
+        return {}
+    small, large = (peaks[name] for name in MEMORY_SHAPES)
+    return {name: large[name] - small[name] for name in small}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Options of the bench."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default, help="Default: cuda where there is one.")
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        choices=list(SHAPES),
+        help="Default: " + "; ".join(f"{device}: {' '.join(names)}" for device, names in DEFAULT_SHAPES.items()) + ".",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="Timed runs of each engine; the median counts.")
+    parser.add_argument("--num_anchors", type=int, help="At most 100; default: the shape's.")
+    parser.add_argument("--tokens_per_batch", type=int, help="Of the engine's forward passes; default: automatic.")
+    parser.add_argument("--json", type=Path, help="Write all figures to this file.")
+    return parser
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Measure and print the shapes one after the other; return all figures."""
+    options = make_parser().parse_args(argv)
+    torch.set_num_threads(1)  # CPU seconds of several threads would count their waiting for each other
+    report: dict[str, Any] = {"torch": torch.__version__, "transformers": transformers.__version__, "shapes": []}
+    for name in options.shapes or DEFAULT_SHAPES[options.device]:
+        result = bench_shape(name, options.device, options.rounds, options.num_anchors, options.tokens_per_batch)
+        report["shapes"].append(result)
+        print(format_table(result) + "\n", flush=True)
+    report["vocabulary_growth_mib"] = vocabulary_growth(report["shapes"])
+    if report["vocabulary_growth_mib"]:
+        grown = ", ".join(f"{name} {mib:+,.0f} MiB" for name, mib in report["vocabulary_growth_mib"].items())
+        print(f"peak memory from {MEMORY_SHAPES[0]} to {MEMORY_SHAPES[1]}, the same body: {grown}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1))
+    return report
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

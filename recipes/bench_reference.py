@@ -1,0 +1,137 @@
+"""What `bench.py` holds the engine against: the research loop, the slow truth, and the floor. Knows no engine.
+
+- `ReferenceLoop`: how the method's published research code computes the scores, written anew from its description: one
+  candidate at a time, its key/value cache expanded over batches of anchors that are right-padded to 200 tokens, logits
+  and a full-vocabulary log-softmax at every position, one `.item()` per row.
+- `naive_log_probs`: one sequence at a time, without cache or padding, float64 log-softmax.
+- `Floor`: a dense forward pass of exactly the useful tokens, and the head on the completion rows alone. It computes no
+  scores; nothing that computes all pairs in the same modules can do with less work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from bench_shapes import Workload
+from transformers import DynamicCache
+
+from nuggets_trainer.segment import Segment
+
+MAX_ANCHOR_TOKENS = 200  # the research code cuts and pads anchors here
+# Rows and vocabulary entries of the floor's blocks of logits: on CPU the fastest measured (8 MB, which caches hold).
+HEAD_BLOCK = {"cpu": (512, 4096), "cuda": (4096, 32_768)}
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class ReferenceLoop:
+    """The research loop on a batch of `batch_size` anchors.
+
+    Kinder than the original in one thing: log-softmax is float32 whatever the model's dtype, so that its means can be
+    compared.
+    """
+
+    def __init__(self, model: Any, batch_size: int) -> None:
+        self._model, self._batch_size = model, batch_size
+
+    def __call__(self, work: Workload) -> FloatArray:
+        """Mean log-prob of each anchor behind the candidate, `(len(work.segments),)`, nats per token."""
+        means: list[float] = []
+        with torch.inference_mode():
+            ids = torch.tensor([work.prefix_ids], device=self._model.device)
+            cache = self._model(input_ids=ids, use_cache=True).past_key_values
+            for first in range(0, len(work.segments), self._batch_size):
+                batch = work.segments[first : first + self._batch_size]
+                means += self._score_batch(cache, len(work.prefix_ids), batch)
+        return np.array(means)
+
+    def _score_batch(self, cache: DynamicCache, prefix_length: int, batch: Sequence[Segment]) -> list[float]:
+        ids = torch.zeros(len(batch), MAX_ANCHOR_TOKENS, dtype=torch.long)
+        mask = torch.zeros(len(batch), prefix_length + MAX_ANCHOR_TOKENS, dtype=torch.long)
+        mask[:, :prefix_length] = 1
+        for row, segment in enumerate(batch):
+            ids[row, : len(segment.ids)] = torch.tensor(segment.ids)
+            mask[row, prefix_length : prefix_length + len(segment.ids)] = 1
+        ids, mask = ids.to(self._model.device), mask.to(self._model.device)
+        expanded = DynamicCache(
+            [(x.keys.expand(len(batch), -1, -1, -1), x.values.expand(len(batch), -1, -1, -1)) for x in cache.layers]
+        )
+        logits = self._model(input_ids=ids, attention_mask=mask, past_key_values=expanded).logits
+        log_probs = logits.log_softmax(dim=-1, dtype=torch.float32)
+        means = []
+        for row, segment in enumerate(batch):
+            positions = torch.arange(segment.start - 1, len(segment.ids) - 1, device=ids.device)
+            targets = ids[row, segment.start : len(segment.ids)]
+            means.append(log_probs[row, positions, targets].mean().item())
+        return means
+
+
+def naive_log_probs(model: Any, work: Workload) -> FloatArray:
+    """Mean log-prob of each anchor behind the candidate, one whole sequence at a time, `(len(work.segments),)`."""
+    means = []
+    with torch.inference_mode():
+        for segment in work.segments:
+            ids = torch.tensor([work.prefix_ids + segment.ids], device=model.device)
+            count = segment.num_completion_tokens
+            logits = model(input_ids=ids, use_cache=False).logits[0, -count - 1 : -1]
+            targets = ids[0, -count:]
+            log_probs = logits.double().log_softmax(dim=-1)
+            means.append(log_probs.gather(1, targets[:, None]).mean().item())
+    return np.array(means)
+
+
+class Floor:
+    """Dense packed rows of exactly the useful tokens, causal attention inside each row, and the head where needed.
+
+    Args:
+        model: its body and head are called as they are.
+        rows: of one forward pass.
+        width: tokens of a row, at most.
+    """
+
+    def __init__(self, model: Any, rows: int, width: int) -> None:
+        self._model, self._rows, self._width = model, rows, width
+
+    def __call__(self, work: Workload) -> None:
+        """Do the work; the numbers that come out mean nothing."""
+        tokens = torch.tensor(work.prefix_ids + [i for s in work.segments for i in s.ids[:-1]])
+        targets = torch.tensor([i for s in work.segments for i in s.ids[s.start :]])
+        device, total, done = self._model.device, len(tokens), 0
+        with torch.inference_mode():
+            for rows, width in dense_blocks(total, self._rows, self._width):
+                begin, end = (len(targets) * n // total for n in (done, done + rows * width))
+                ids = tokens[done : done + rows * width].reshape(rows, width).to(device)
+                hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                self._head(hidden.flatten(0, 1)[: end - begin], targets[begin:end].to(device))
+                done += rows * width
+
+    def _head(self, hidden: torch.Tensor, targets: torch.Tensor) -> None:
+        weight = self._model.get_output_embeddings().weight
+        rows, entries = HEAD_BLOCK[hidden.device.type]
+        for h, t in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
+            blocks = [(h @ block.T).float().logsumexp(dim=-1) for block in torch.split(weight, entries)]
+            (h * weight[t]).sum(dim=-1).float() - torch.stack(blocks).logsumexp(dim=0)
+
+
+def dense_blocks(total: int, rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut `total` tokens into rectangles of about `(rows, width)`, exactly, without padding.
+
+    One rectangle has a row less than the others, and as many columns as make the count exact.
+
+    Example:
+        >>> list(dense_blocks(2310, rows=4, width=256))
+        [(3, 254), (4, 194), (4, 193)]
+    """
+    if total < rows * width or rows == 1:
+        yield 1, total
+        return
+    odd_width = next(w for w in range(width, 0, -1) if (total - (rows - 1) * w) % rows == 0)
+    yield rows - 1, odd_width
+    columns = (total - (rows - 1) * odd_width) // rows
+    num_blocks = -(-columns // width)
+    for block in range(num_blocks):
+        yield rows, columns * (block + 1) // num_blocks - columns * block // num_blocks
