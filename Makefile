@@ -15,13 +15,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 	@echo 'Ready. To run the commands of the README yourself: source $(BIN)/activate'
 
+$(VENV)/.quantization: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[quantization]"
+	touch $@
+
 demo: setup
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no recipes/demo.py
 
-test: setup
+test: $(VENV)/.quantization
 	$(BIN)/python -m pytest
 
-test-slow: setup
+test-slow: $(VENV)/.quantization
 	$(BIN)/python -m pytest -m slow
 
 lint: setup

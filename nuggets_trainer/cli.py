@@ -51,7 +51,7 @@ def score(argv: Sequence[str]) -> None:
     training_keys = frozenset(action.dest for action in recipe_parser()._actions)  # one YAML serves both programs
     script, scorer, config = parse_arguments(parser, argv, ignored=training_keys)
     required = {
-        "model_name_or_path": scorer.model_name_or_path,
+        "model_name_or_path": config.scorer_model or scorer.model_name_or_path,
         "dataset_name": script.dataset_name,
         "score_dir": config.score_dir,
     }
@@ -60,15 +60,21 @@ def score(argv: Sequence[str]) -> None:
         raise ValueError(f"`nuggets score` needs {', '.join(missing)}.")
     pool = Pool(load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split), "dataset_name")
     anchors = None if config.anchors is None else anchors_like(load_rows(config.anchors), pool)
+    # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
+    kwargs = config.scorer_kwargs
+    if config.scorer_model is None:
+        kwargs = {
+            "dtype": scorer.dtype,
+            "revision": scorer.model_revision,
+            "attn_implementation": scorer.attn_implementation,
+            "trust_remote_code": scorer.trust_remote_code,
+        }
+    # `device_map` and not `.to`: quantized weights cannot be moved.
     model, tokenizer = load_scorer(
-        scorer.model_name_or_path,
-        dtype=scorer.dtype,
-        revision=scorer.model_revision,
-        attn_implementation=scorer.attn_implementation,
-        trust_remote_code=scorer.trust_remote_code,
+        required["model_name_or_path"], **{"device_map": {"": PartialState().device}, **kwargs}
     )
     score_pool(
-        model.to(PartialState().device),
+        model,
         tokenizer,
         pool,
         anchors,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,22 @@ class NuggetsConfig:
             "for the `nuggets` template, as in the reference."
         },
     )
+    scorer_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score with another base model than the tuned one: hub name, local directory, or "
+            "`nuggets-demo/model`. Loaded with its own tokenizer and chat template, freed after scoring. A small "
+            "model scores much faster at a small loss (SuperNUGGETS, arXiv 2412.09990)."
+        },
+    )
+    scorer_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keyword arguments for `AutoModelForCausalLM.from_pretrained` of the scorer model, e.g. "
+            '\'{"dtype": "bfloat16"}\' or \'{"quantization_config": {"quant_method": "bitsandbytes", '
+            '"load_in_4bit": true}}\'. Default: none.'
+        },
+    )
     score_dtype: str = field(
         default="auto",
         metadata={
@@ -132,16 +149,36 @@ class NuggetsConfig:
             _check_int("num_anchors", self.num_anchors, minimum=1)
         if self.exclude_self is not None and not isinstance(self.exclude_self, bool):
             raise TypeError(f"`exclude_self` must be true, false or unset, got {self.exclude_self!r}.")
-        for name in ("anchors", "score_dir"):
+        for name in ("anchors", "score_dir", "scorer_model"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")
+        self._check_scorer_model()
         if self.anchors is not None and self.num_anchors is not None:
             raise ValueError(
                 f"`num_anchors={self.num_anchors}` chooses anchors from the pool, but `anchors={self.anchors!r}` "
                 "gives them. Drop one of the two: given anchors are all used."
             )
         self._check_selection_rule()
+
+    @property
+    def scorer_kwargs(self) -> dict[str, Any]:
+        """`scorer_model_init_kwargs`, which the command line gives as JSON, as a mapping."""
+        kwargs = self.scorer_model_init_kwargs
+        return json.loads(kwargs) if isinstance(kwargs, str) else dict(kwargs or {})
+
+    def _check_scorer_model(self) -> None:
+        if self.scorer_model_init_kwargs is None:
+            return
+        try:
+            self.scorer_kwargs.keys()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise TypeError(
+                "`scorer_model_init_kwargs` must be a mapping or a JSON object, got "
+                f"{self.scorer_model_init_kwargs!r}."
+            ) from error
+        if self.scorer_model is None:
+            raise ValueError("`scorer_model_init_kwargs` is given without `scorer_model`. Name the scorer model too.")
 
     def _check_selection_rule(self) -> None:
         rules = {n: v for n in ("top_fraction", "top_k", "threshold") if (v := getattr(self, n)) is not None}

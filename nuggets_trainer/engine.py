@@ -21,6 +21,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from nuggets_trainer.budget import find_tokens_per_batch
+from nuggets_trainer.fusion import fused, pays
 from nuggets_trainer.packed import score_packed
 from nuggets_trainer.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
 from nuggets_trainer.segment import Group, Segment
@@ -66,6 +67,7 @@ class LogProbEngine:
         self._autocast_dtype = autocast_dtype
         self.tokens_per_batch = tokens_per_batch
         self.path = path
+        self.fuses = False  # whether elementwise work is compiled; `choose_path` decides
 
     @contextlib.contextmanager
     def scoring(self) -> Iterator[None]:
@@ -75,8 +77,9 @@ class LogProbEngine:
         autocast = torch.autocast(
             self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         )
+        fusion = fused(self._model) if self.fuses else contextlib.nullcontext()
         try:
-            with torch.no_grad(), autocast:
+            with torch.no_grad(), autocast, fusion:
                 yield
         finally:
             self._model.train(was_training)
@@ -110,7 +113,7 @@ class LogProbEngine:
             results = self._within_memory(PATHS[self.path], groups)
         return [np.array(means, dtype=np.float32) for means in results]
 
-    def choose_path(self, groups: Sequence[Group]) -> str:
+    def choose_path(self, groups: Sequence[Group], num_tokens: int = 0) -> str:
         """Take the fastest path that gives, on these groups, what one sequence at a time gives.
 
         Sliding windows, soft-caps, position biases, recurrent layers or caches of another kind can make a faster path
@@ -118,39 +121,46 @@ class LogProbEngine:
 
         Args:
             groups: a few prefixes and segments of the job.
+            num_tokens: of the whole job: long ones are worth compiling for.
 
         Returns:
             The path, used from now on.
         """
-        with self.scoring():
-            expected = np.concatenate(self._within_memory(score_naive, groups))
-            tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
-            for self.path in ("packed", "cached", "whole"):
-                problem = self._problem(groups, expected, tolerance)
-                if problem is None:
-                    return self.path
-                logger.warning(
-                    "%s cannot take the %s path (%s); trying the next, slower one. Scores are right on any of them.",
-                    type(self._model).__name__,
-                    self.path,
-                    problem,
-                )
+        self.path, self.fuses = "naive", False
+        expected = self.score_groups(groups)
+        attempts = [("packed", True)] if pays(self._model, num_tokens) else []
+        attempts += [(path, False) for path in ("packed", "cached", "whole")]
+        for self.path, self.fuses in attempts:
+            problem = self._problem(groups, expected)
+            if problem is None:
+                return self.path
+            logger.warning(
+                "%s cannot take the %s path%s (%s); trying the next, slower one. Scores are right on any of them.",
+                type(self._model).__name__,
+                self.path,
+                " with compiled layers" if self.fuses else "",
+                problem,
+            )
         self.path = "naive"
         return self.path
 
-    def _problem(self, groups: Sequence[Group], expected: npt.NDArray[np.float64], tolerance: float) -> str | None:
+    def _problem(self, groups: Sequence[Group], expected: Sequence[npt.NDArray[np.float32]]) -> str | None:
         """Say what is wrong with the present path, or None."""
-        assert self.path is not None
+        tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
+        if getattr(self._model, "is_quantized", False):
+            tolerance = TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
         budget = self.tokens_per_batch
         try:
-            found = np.concatenate(self._within_memory(PATHS[self.path], groups))
+            found = self.score_groups(groups)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is a path that needs less of the model
             self.tokens_per_batch = budget  # running out of memory would tell of this path alone
             return f"{type(error).__name__}: {error}"
+        difference = np.abs(np.concatenate(found) - np.concatenate(expected))
         # A NaN on both sides is the model's own; on one side it is the path's.
-        if np.allclose(found, expected, rtol=0, atol=tolerance, equal_nan=True):
+        both_nan = np.isnan(np.concatenate(found)) & np.isnan(np.concatenate(expected))
+        if (both_nan | (difference <= tolerance)).all():
             return None
-        return f"log-probs differ by {np.abs(found - expected).max():.2g} nats per token"
+        return f"log-probs differ by {difference[~both_nan].max():.2g} nats per token"
 
     def embed(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Mean of the last hidden states over each sequence's tokens, without padding: `(len(sequences), d)`."""

@@ -71,18 +71,25 @@ def load_scorer(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
     Args:
         name: hub name, local directory, or `nuggets-demo/model`.
-        kwargs: for `AutoModelForCausalLM.from_pretrained` (`dtype`, `quantization_config`, ...); `revision`
-            and `trust_remote_code` go to the tokenizer too.
+        kwargs: for `AutoModelForCausalLM.from_pretrained` (`dtype`, `device_map`, `quantization_config`, ...);
+            `revision` and `trust_remote_code` go to the tokenizer too.
 
     Raises:
         ValueError: if the checkpoint is not a decoder-only language model with its head.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = load_scorer_tokenizer(name, **kwargs)
+    return AutoModelForCausalLM.from_pretrained(resolve_demo(name), **kwargs), tokenizer
+
+
+def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:
+    """Load the tokenizer of a model, as `load_scorer` does, once its config says that the model can score."""
+    from transformers import AutoConfig, AutoTokenizer
 
     from nuggets_trainer.causal_lm import check_causal_lm
 
     path = resolve_demo(name)
     shared = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
     check_causal_lm(AutoConfig.from_pretrained(path, **shared))  # before gigabytes of weights are read
-    tokenizer = AutoTokenizer.from_pretrained(path, **shared)
-    return AutoModelForCausalLM.from_pretrained(path, **kwargs), tokenizer
+    return AutoTokenizer.from_pretrained(path, **shared)

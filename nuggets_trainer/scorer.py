@@ -165,7 +165,7 @@ def _score_share(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts:
     """Score what is missing of this rank's pairs into the store; return how many pairs all ranks computed."""
     missing = _missing_pairs(job, anchor_set, prompts)
     num_pairs = sum(len(anchors) for anchors in missing.values())
-    _choose_path(job, shared, [prompts[i] for i in missing])
+    _choose_path(job, shared, prompts, missing)
     if job.ranks.is_main:
         _score_zero_shot(job, anchor_set)
     bar = tqdm(
@@ -202,15 +202,20 @@ def _batches(
         yield batch
 
 
-def _choose_path(job: Job, shared: SharedPrefix, prompts: list[CandidatePrompt]) -> None:
+def _choose_path(
+    job: Job, shared: SharedPrefix, prompts: dict[int, CandidatePrompt], missing: dict[int, set[int]]
+) -> None:
     """Have the engine hold its paths against the naive one: longest and shortest prefix, longest and other anchors."""
     groups: list[Group] = []
-    for prompt in prompts[:1] + prompts[-1:]:
-        for prefix, group in prompt.groups:
-            segments = shared.suffixes if prefix else prompt.unshared
+    for i in [*missing][:1] + [*missing][-1:]:
+        for prefix, group in prompts[i].groups:
+            segments = shared.suffixes if prefix else prompts[i].unshared
             longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
             groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
-    paths = [path for path in job.ranks.gather([job.engine.choose_path(groups[:4]) if groups else None]) if path]
+    anchor_tokens = {j: len(segment.ids) for j, segment in shared.suffixes.items()}
+    num_tokens = sum(prompts[i].num_tokens() + sum(anchor_tokens[j] for j in own) for i, own in missing.items())
+    own_path = job.engine.choose_path(groups[:4], num_tokens) if groups else None
+    paths = [path for path in job.ranks.gather([own_path]) if path]
     if paths:
         job.engine.path = max(paths, key=list(PATHS).index)  # one path for all ranks: the slowest that one needs
 

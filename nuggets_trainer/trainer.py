@@ -7,6 +7,7 @@ bit for bit, `SFTTrainer` on `pool.select(golden_set)`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 from transformers import AutoConfig
 from trl import SFTTrainer
 
@@ -29,7 +31,7 @@ from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, first_row_in
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.contexts import preserved_rng, silent_progress_bars
 from nuggets_trainer.fingerprint import config_hash
-from nuggets_trainer.loading import load_rows
+from nuggets_trainer.loading import load_rows, load_scorer, load_scorer_tokenizer
 from nuggets_trainer.pool import Pool, anchors_like
 from nuggets_trainer.scorer import score_pool
 from nuggets_trainer.templates import make_template
@@ -177,7 +179,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         """Return what the golden set depends on, as far as it is known without hashing gigabytes of weights."""
         config = self.nuggets_config
         assert config is not None
-        template = make_template(config.template, self._text_tokenizer, self._pool).describe()
+        template = make_template(config.template, self._scoring_tokenizer, self._pool).describe()
         template.pop("chat_template_renders_sha256", None)  # may hold the date: no reason not to resume tomorrow
         chosen = f"{config.anchor_selection} {config.num_anchors or DEFAULT_NUM_ANCHORS}, seed {config.anchor_seed}"
         return {
@@ -187,22 +189,44 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             "exclude_self": str(config.exclude_self),
             "score_dtype": config.score_dtype,
             "model_config_sha256": config_hash(self.accelerator.unwrap_model(self.model)),
+            **({"scorer_model": config.scorer_model} if config.scorer_model else {}),
             **template,
         }
 
     def _score(self) -> tuple[PoolScores, GoldenSet]:
         config = self.nuggets_config
         assert config is not None
-        model = self.accelerator.unwrap_model(self.model)
+        if config.scorer_model is None:
+            return self._score_with(self.accelerator.unwrap_model(self.model))
+        # `device_map` and not `.to`: quantized weights cannot be moved.
+        kwargs = {"device_map": {"": self.accelerator.device}, **config.scorer_kwargs}
+        model, _ = load_scorer(config.scorer_model, **kwargs)
+        try:
+            return self._score_with(model)
+        finally:
+            del model
+            clear_device_cache(garbage_collection=True)
+
+    def _score_with(self, model: Any) -> tuple[PoolScores, GoldenSet]:
+        assert self.nuggets_config is not None
         return score_pool(
             model,
-            self._text_tokenizer,
+            self._scoring_tokenizer,
             self._pool,
             self._anchors,
-            config=config,
+            config=self.nuggets_config,
             score_dir=self._score_dir(),
-            autocast_dtype=self._autocast_dtype(),
+            autocast_dtype=self._autocast_dtype(model),
         )
+
+    @functools.cached_property
+    def _scoring_tokenizer(self) -> Any:
+        """The tokenizer of the model that scores."""
+        config = self.nuggets_config
+        assert config is not None
+        if config.scorer_model is None:
+            return self._text_tokenizer
+        return load_scorer_tokenizer(config.scorer_model, **config.scorer_kwargs)
 
     @property
     def _text_tokenizer(self) -> Any:
@@ -213,10 +237,10 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         assert self.nuggets_config is not None
         return self.nuggets_config.score_dir or str(Path(self.args.output_dir) / "nuggets")
 
-    def _autocast_dtype(self) -> torch.dtype | None:
+    def _autocast_dtype(self, model: Any) -> torch.dtype | None:
         assert self.nuggets_config is not None
         training = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
-        with base_model(self.accelerator.unwrap_model(self.model)) as base:
+        with base_model(model) as base:
             return resolve_autocast_dtype(self.nuggets_config.score_dtype, base.dtype, training)
 
     def _prepare_golden_set(self, golden_set: GoldenSet) -> Dataset:
@@ -251,8 +275,9 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
                 "Run `nuggets score` under DDP or in one process, and train on the rows that are `selected` in "
                 "scores.parquet."
             )
-        make_template(self.nuggets_config.template, self._text_tokenizer, self._pool)
-        self._autocast_dtype()
+        make_template(self.nuggets_config.template, self._scoring_tokenizer, self._pool)
+        if self.nuggets_config.scorer_model is None:
+            self._autocast_dtype(self.accelerator.unwrap_model(self.model))
         _, dropped = self._pool.read_keys()
         usable = next((i for i in range(len(self._pool)) if i not in dropped), None)
         if usable is not None:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from nuggets_trainer import engine as engine_module
 from nuggets_trainer import packed
 from nuggets_trainer.budget import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.causal_lm import resolve_autocast_dtype
 from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.fusion import pays
 from nuggets_trainer.portable import batches
 from nuggets_trainer.segment import Segment
 from tests.conftest import tiny_model
@@ -177,6 +179,35 @@ def test_a_path_that_gives_nan_is_not_trusted(caplog):
         model.register_forward_hook(poison_cached, with_kwargs=True)
         assert engine.choose_path([(prefix, segments[:3])]) == "whole"
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+
+
+def test_compiled_layers_that_fail_are_given_up_before_the_path_is(monkeypatch, caplog):
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(5, seed=10), random_prefix()
+
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("no C compiler found")
+
+    monkeypatch.setattr(engine_module, "pays", lambda model, num_tokens: num_tokens > 0)
+    monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
+    engine = LogProbEngine(model)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed"
+    assert not engine.fuses and "packed path with compiled layers (RuntimeError: no C compiler" in caplog.text
+    assert not pays(model, 10**12)  # on the CPU it saves a tenth at best
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_compiled_layers_give_the_same_log_probs_and_are_gone_afterwards(family):
+    model, segments, prefix = tiny_model(family, VOCAB), random_segments(17, seed=1), random_prefix()
+    engine = LogProbEngine(model, path="packed")
+    expected = engine.score(prefix, segments)
+    engine.fuses = True
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    with engine.scoring():
+        assert sum(module._compiled_call_impl is not None for module in model.modules()) == 2 * 3 + 1
+    assert all(module._compiled_call_impl is None for module in model.modules())
 
 
 def test_scoring_leaves_the_model_in_its_mode():

@@ -29,6 +29,7 @@ ORDER = [
     "packed",
     "portable",
     "budget",
+    "fusion",
     "engine",
     "fingerprint",
     "store",

@@ -1,0 +1,33 @@
+"""Elementwise work of a decoder layer fused by torch.compile: its norms and feed-forward blocks, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PIECES = ("RMSNorm", "LayerNorm", "MLP")
+# Compiling takes about half a minute; fused layers save some microseconds per token on a GPU, a tenth on a CPU.
+MIN_TOKENS = 20_000_000
+
+
+def pays(model: PreTrainedModel, num_tokens: int) -> bool:
+    """Whether a job of so many tokens is long enough for compilation to pay, on the model's device."""
+    return model.device.type == "cuda" and num_tokens >= MIN_TOKENS
+
+
+@contextlib.contextmanager
+def fused(model: PreTrainedModel) -> Iterator[None]:
+    """Run the model's norms and feed-forward blocks compiled, and as they were afterwards (training is not ours)."""
+    pieces = [module for module in model.modules() if type(module).__name__.endswith(PIECES)]
+    before = [module._compiled_call_impl for module in pieces]
+    for module in pieces:
+        module.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for module, call in zip(pieces, before, strict=True):
+            module._compiled_call_impl = call
