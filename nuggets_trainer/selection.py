@@ -19,8 +19,9 @@ class GoldenSet:
         golden_score, standard_error, mean_gain: of these candidates, `(k,)`, same order.
         rule: name and value of the selection rule, e.g. `("top_fraction", 0.1)`.
         num_rows: rows of the pool.
-        num_candidates: rows with a score, from which the set was chosen; the others were dropped.
-        pool_golden_score_mean: mean golden score of all candidates, to compare the set's with.
+        num_candidates: rows from which the set was chosen; the others were dropped.
+        pool_golden_score_mean: mean golden score of all candidates, to compare the set's with; None after a race,
+            which does not score all of them on all anchors.
         cut: golden score of the last candidate kept.
         ties_at_cut: candidates of the pool whose golden score equals `cut`.
         ties_kept: how many of these are in the set; the others lost on mean gain or pool index.
@@ -33,7 +34,7 @@ class GoldenSet:
     rule: tuple[str, float]
     num_rows: int
     num_candidates: int
-    pool_golden_score_mean: float
+    pool_golden_score_mean: float | None
     cut: float
     ties_at_cut: int
     ties_kept: int
@@ -54,11 +55,12 @@ class GoldenSet:
 
     def summary(self) -> dict[str, float]:
         """Return the numbers worth logging, by name."""
+        pool = {} if self.pool_golden_score_mean is None else {"pool_golden_score_mean": self.pool_golden_score_mean}
         return {
             "golden_set_size": float(len(self)),
             "num_candidates": float(self.num_candidates),
             "num_dropped": float(self.num_rows - self.num_candidates),
-            "pool_golden_score_mean": self.pool_golden_score_mean,
+            **pool,
             "golden_score_mean": float(self.golden_score.mean()),
             "golden_score_cut": self.cut,
             "mean_gain": float(self.mean_gain.mean()),
@@ -83,13 +85,14 @@ def rank_candidates(scores: GoldenScores) -> npt.NDArray[np.int64]:
     return order[~np.isnan(scores.golden_score[order])].astype(np.int64)
 
 
-def select_golden_set(scores: GoldenScores, rule: tuple[str, float]) -> GoldenSet:
+def select_golden_set(scores: GoldenScores, rule: tuple[str, float], num_candidates: int | None = None) -> GoldenSet:
     """Keep the best candidates by one rule.
 
     Args:
-        scores: of the whole pool, `(n,)`; NaN for candidates that were dropped.
-        rule: `("top_fraction", f)` keeps `max(1, round(f * candidates with a score))`,
+        scores: of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race.
+        rule: `("top_fraction", f)` keeps `max(1, round(f * candidates))`,
             `("top_k", k)` keeps exactly k, `("threshold", t)` keeps scores strictly above t.
+        num_candidates: rows that have a score or were eliminated; None if all of them have a score.
 
     Returns:
         The `GoldenSet`, best first.
@@ -106,7 +109,8 @@ def select_golden_set(scores: GoldenScores, rule: tuple[str, float]) -> GoldenSe
         ([1], 0.8, 2, 1)
     """
     order = rank_candidates(scores)
-    kept = order[: _num_kept(scores.golden_score[order], len(scores.golden_score), rule)]
+    num_candidates = len(order) if num_candidates is None else num_candidates
+    kept = order[: _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)]
     cut = float(scores.golden_score[kept[-1]])
     return GoldenSet(
         indices=kept,
@@ -115,15 +119,17 @@ def select_golden_set(scores: GoldenScores, rule: tuple[str, float]) -> GoldenSe
         mean_gain=scores.mean_gain[kept],
         rule=rule,
         num_rows=len(scores.golden_score),
-        num_candidates=len(order),
-        pool_golden_score_mean=float(scores.golden_score[order].mean()),
+        num_candidates=num_candidates,
+        pool_golden_score_mean=float(scores.golden_score[order].mean()) if num_candidates == len(order) else None,
         cut=cut,
         ties_at_cut=int((scores.golden_score == cut).sum()),
         ties_kept=int((scores.golden_score[kept] == cut).sum()),
     )
 
 
-def _num_kept(ranked_scores: npt.NDArray[np.float64], num_rows: int, rule: tuple[str, float]) -> int:
+def _num_kept(
+    ranked_scores: npt.NDArray[np.float64], num_rows: int, num_candidates: int, rule: tuple[str, float]
+) -> int:
     name, value = rule
     if len(ranked_scores) == 0:
         raise ValueError(f"No candidate has a score: all {num_rows} rows of the pool were dropped.")
@@ -135,7 +141,7 @@ def _num_kept(ranked_scores: npt.NDArray[np.float64], num_rows: int, rule: tuple
             )
         return int(value)
     if name == "top_fraction":
-        return max(1, round(value * len(ranked_scores)))
+        return max(1, round(value * num_candidates))
     assert name == "threshold", name
     kept = int((ranked_scores > value).sum())
     if kept == 0:

@@ -17,6 +17,7 @@ ORDER = [
     "golden",
     "anchors",
     "selection",
+    "schedule",
     "pool",
     "segment",
     "templates",
