@@ -8,6 +8,7 @@ from typing import Any
 
 TEMPLATES = ("auto", "chat", "plain", "nuggets")
 ANCHOR_SELECTIONS = ("kmeans", "random")
+SCHEDULES = ("race", "exact")
 SCORE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_TOP_FRACTION = 0.1
 DEFAULT_NUM_ANCHORS = 100
@@ -70,6 +71,15 @@ class NuggetsConfig:
         metadata={
             "help": "Leave out the pair of a candidate and an anchor with the same text. Default: true, but false "
             "for the `nuggets` template, as in the reference."
+        },
+    )
+    schedule: str = field(
+        default="race",
+        metadata={
+            "help": "Which pairs are scored. `race`: the golden set of scoring everything, for fewer pairs: a "
+            "candidate stops as soon as it cannot be selected any more, and has a bound instead of a golden score. "
+            "`exact`: every pair, a golden score for every row.",
+            "choices": list(SCHEDULES),
         },
     )
     scorer_model: str | None = field(
@@ -138,6 +148,7 @@ class NuggetsConfig:
     def __post_init__(self) -> None:
         _check_choice("template", self.template, TEMPLATES)
         _check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         if self.tokens_per_batch is not None:
             _check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)

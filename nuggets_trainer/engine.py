@@ -69,6 +69,13 @@ class LogProbEngine:
         self.path = path
         self.fuses = False  # whether elementwise work is compiled; `choose_path` decides
 
+    def find_tokens_per_batch(self) -> int:
+        """Upper bound on the tokens of one forward pass, as given, found or halved."""
+        if self.tokens_per_batch is None:
+            with torch.no_grad():
+                self.tokens_per_batch = find_tokens_per_batch(self._model)
+        return self.tokens_per_batch
+
     @contextlib.contextmanager
     def scoring(self) -> Iterator[None]:
         """Put the model into evaluation mode without gradients, and back."""
@@ -172,21 +179,20 @@ class LogProbEngine:
         self, compute: Callable[[PreTrainedModel, Sequence[Item], int], list[Result]], items: Sequence[Item]
     ) -> list[Result]:
         """Compute with the token budget, halving it as long as memory runs out."""
-        if self.tokens_per_batch is None:
-            self.tokens_per_batch = find_tokens_per_batch(self._model)
         while True:
+            tokens_per_batch = self.find_tokens_per_batch()
             try:
-                return compute(self._model, items, self.tokens_per_batch)
+                return compute(self._model, items, tokens_per_batch)
             except Exception as error:
                 if not should_reduce_batch_size(error):
                     raise
-                if self.tokens_per_batch <= 1:
+                if tokens_per_batch <= 1:
                     raise RuntimeError(
                         "Memory does not suffice to score a single pair. Use a smaller `scorer_model`, a smaller "
                         "dtype, or shorter rows."
                     ) from error
             # Outside the except clause: the traceback holds on to the tensors of the failed forward pass.
-            self.tokens_per_batch //= 2
+            self.tokens_per_batch = tokens_per_batch // 2
             clear_device_cache(garbage_collection=True)
             logger.warning("Out of memory: going on with tokens_per_batch=%d.", self.tokens_per_batch)
 

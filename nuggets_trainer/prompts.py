@@ -115,6 +115,10 @@ class CandidatePrompt:
     groups: list[tuple[list[int], list[int]]]
     unshared: dict[int, Segment]
 
+    def prefix_tokens(self) -> int:
+        """Tokens of all prefixes: what a visit to the candidate costs before the first anchor."""
+        return sum(len(prefix) for prefix, _ in self.groups)
+
     def num_tokens(self) -> int:
         """Length of the longest prefix or whole segment, to sort by."""
         return max(*(len(prefix) for prefix, _ in self.groups), *(len(s.ids) for s in self.unshared.values()), 0)

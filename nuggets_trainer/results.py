@@ -2,7 +2,7 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped), `standard_error`, `mean_gain`, `num_anchors` (scored), `dropped` (null or the reason), `rank` (1 is best), `selected` |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected` |
 | anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
@@ -28,12 +28,15 @@ class PoolScores(GoldenScores):
     """The golden scores of a pool of `n` rows, and what was dropped.
 
     Attributes:
+        upper_bound: for candidates that a race eliminated, the golden score if they had won all their other anchors;
+            NaN for all others. An eliminated candidate has no golden score, and `num_anchors` counts those scored.
         dropped: None, or the reason why a row has no score, one per pool row.
         anchors: the anchors that were scored against.
         num_pairs_scored: pairs computed by this run; the others came from the store.
         seconds: wall time of scoring.
     """
 
+    upper_bound: npt.NDArray[np.float64]
     dropped: list[str | None]
     anchors: AnchorScores
     num_pairs_scored: int
@@ -42,6 +45,18 @@ class PoolScores(GoldenScores):
     def __len__(self) -> int:
         return len(self.dropped)
 
+    @property
+    def num_eliminated(self) -> int:
+        """Candidates that a race found out of reach before their last anchor."""
+        return int((~np.isnan(self.upper_bound)).sum())
+
+    @property
+    def share_of_pairs(self) -> float:
+        """Pairs that the schedule used, of all between candidates and anchors."""
+        candidates = sum(reason is None for reason in self.dropped)
+        anchors = sum(reason is None for reason in self.anchors.dropped)
+        return float(self.num_anchors.sum()) / max(1, candidates * anchors)
+
     def summary(self) -> dict[str, float]:
         """Return the numbers worth logging, by name; one for each reason to drop a row."""
         dropped = Counter(reason for reason in self.dropped if reason is not None)
@@ -49,18 +64,25 @@ class PoolScores(GoldenScores):
             "num_anchors": float(sum(reason is None for reason in self.anchors.dropped)),
             "num_pairs_scored": float(self.num_pairs_scored),
             "scoring_seconds": self.seconds,
+            "num_eliminated": float(self.num_eliminated),
+            "share_of_pairs": self.share_of_pairs,
             **{f"dropped_{reason}": float(count) for reason, count in dropped.items()},
         }
 
     def describe(self) -> str:
         """Return the totals in one line."""
-        scored = int((~np.isnan(self.golden_score)).sum())
+        scored = sum(reason is None for reason in self.dropped)
         anchors = len(self.anchors) - sum(reason is not None for reason in self.anchors.dropped)
         text = (
             f"scored {scored:,} candidates x {anchors:,} anchors in {_duration(self.seconds)} "
             f"({self.num_pairs_scored:,} pairs computed by this run); "
             f"dropped {_reasons(self.dropped)}"
         )
+        if self.num_eliminated:
+            text += (
+                f"; {self.num_eliminated:,} eliminated before their last anchor, {self.share_of_pairs:.0%} of the "
+                "pairs used"
+            )
         if anchors < len(self.anchors):
             text += f"; anchors dropped {_reasons(self.anchors.dropped)}"
         if self.anchors.num_cut:
@@ -98,6 +120,7 @@ def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
             "standard_error": _nullable(scores.standard_error),
             "mean_gain": _nullable(scores.mean_gain),
             "num_anchors": pa.array(scores.num_anchors),
+            "upper_bound": _nullable(scores.upper_bound),
             "dropped": pa.array(scores.dropped, pa.string()),
             "rank": pa.array(rank, mask=rank == 0),
             "selected": pa.array(selected),

@@ -132,6 +132,11 @@ class Race:
         return complete
 
     @property
+    def num_decided(self) -> int:
+        """Candidates that need no further pair."""
+        return len(self.dropped) - int(self._alive(np.arange(len(self.dropped))).sum())
+
+    @property
     def eliminated(self) -> Bools:
         """Candidates that cannot be selected and are not complete, `(n,)`."""
         rows = np.arange(len(self.dropped))

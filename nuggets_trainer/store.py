@@ -152,9 +152,9 @@ class PartWriter:
         self._anchors += anchors
         self._log_probs += log_probs.tolist()
 
-    def end_candidate(self) -> None:
-        """Write a part if enough has come together."""
-        self._num_candidates += 1
+    def end_candidates(self, number: int) -> None:
+        """Write a part if enough has come together since the last one."""
+        self._num_candidates += number
         if self._num_candidates >= FLUSH_CANDIDATES or time.monotonic() - self._since >= self._flush_seconds:
             self.flush()
 

@@ -49,7 +49,7 @@ def test_an_example_before_a_task_tells_the_model_how_good_the_answer_will_be(tm
         tokenizer,
         Pool(rows.select(chosen)),
         Pool(anchors, "anchors"),
-        config=NuggetsConfig(top_k=12),
+        config=NuggetsConfig(top_k=12, schedule="exact"),
         score_dir=tmp_path,
     )
     clean = labels[chosen] == "clean"

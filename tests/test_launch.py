@@ -54,15 +54,19 @@ def scores_bytes(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("scores.parquet", "anchors.parquet", "pairs.parquet")]
 
 
-def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path):
-    run(train_command(ONE_PROCESS, tmp_path / "one", **rows))
-    run(train_command([*TORCHRUN, "2"], tmp_path / "two", **rows), ACCELERATE_USE_CPU="true")
+@pytest.mark.parametrize("schedule", ["exact", "race"])
+def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
+    options = {**rows, "schedule": schedule, "tokens_per_batch": "100"}  # small waves: the ranks meet often
+    run(train_command(ONE_PROCESS, tmp_path / "one", **options))
+    run(train_command([*TORCHRUN, "2"], tmp_path / "two", **options), ACCELERATE_USE_CPU="true")
     one, two = selection(tmp_path / "one"), selection(tmp_path / "two")
     assert one == two and len(one["indices"]) == 20
     assert scores_bytes(tmp_path / "one" / "nuggets") == scores_bytes(tmp_path / "two" / "nuggets")
     parts = [len(list(tmp_path.glob(f"{name}/nuggets/*/parts/*.parquet"))) for name in ("one", "two")]
     assert parts == [2, 3]  # zero-shot, and one part of each rank: both had work
     assert (tmp_path / "two" / "adapter_model.safetensors").is_file()
+    eliminated = pq.read_table(tmp_path / "two" / "nuggets" / "scores.parquet")["upper_bound"].null_count < 120
+    assert eliminated == (schedule == "race")
 
 
 def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):

@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 def run(model, tokenizer, pool_rows, anchor_rows, score_dir, template="chat", **config):
     pool = Pool(Dataset.from_list(pool_rows))
     anchors = None if anchor_rows is None else Pool(Dataset.from_list(anchor_rows), "anchors")
-    config = NuggetsConfig(**{"top_fraction": 0.5, "template": template, **config})
+    config = NuggetsConfig(**{"top_fraction": 0.5, "template": template, "schedule": "exact", **config})
     return score_pool(
         model,
         tokenizer,
@@ -194,13 +194,14 @@ def test_result_files_have_the_documented_columns(llama, tokenizer, pool_rows, a
     _, golden_set = run(llama, tokenizer, pool_rows, anchor_rows, tmp_path, top_k=3, top_fraction=None)
     scores = pq.read_table(tmp_path / "scores.parquet")
     assert scores.schema.names == [
-        "index", "golden_score", "standard_error", "mean_gain", "num_anchors", "dropped", "rank", "selected",
+        "index", "golden_score", "standard_error", "mean_gain", "num_anchors", "upper_bound", "dropped", "rank",
+        "selected",
     ]  # fmt: skip
     rows = scores.to_pylist()
     assert [row["index"] for row in rows] == list(range(12))
     assert rows[6] == {
         "index": 6, "golden_score": None, "standard_error": None, "mean_gain": None, "num_anchors": 0,
-        "dropped": "empty_completion", "rank": None, "selected": False,
+        "upper_bound": None, "dropped": "empty_completion", "rank": None, "selected": False,
     }  # fmt: skip
     by_rank = sorted((row["rank"], row["index"]) for row in rows if row["rank"] is not None)
     assert [rank for rank, _ in by_rank] == list(range(1, 12))

@@ -40,6 +40,7 @@ ORDER = [
     "loading",
     "arguments",
     "job",
+    "execution",
     "scorer",
     "columns",
     "contexts",

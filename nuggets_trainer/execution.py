@@ -1,0 +1,255 @@
+"""Runs a schedule: `exact` (every pair) or `race`, over all ranks, into the store. Knows no formula.
+
+Each rank scores the candidates that it rendered. The exact schedule needs no word between ranks until the end. A race
+is kept by the main process; after each wave the ranks meet, and what is in the store already answers at once, so that
+a race that was interrupted, or raced before under another rule, is replayed and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from nuggets_trainer.engine import PATHS
+from nuggets_trainer.job import Job
+from nuggets_trainer.pool import same_text
+from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
+from nuggets_trainer.schedule import Race
+from nuggets_trainer.segment import Group
+from nuggets_trainer.store import ZERO_SHOT, PartWriter
+
+WAVE_BATCHES = 16  # forward passes of one wave, over all ranks: few meetings, and little scored beyond need
+
+Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate, anchor positions, log-probs
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What the main process knows when a schedule is through, over the candidates in pool order.
+
+    Attributes:
+        zero_shot: log-probs of the usable anchors, `(m,)`.
+        one_shot: log-probs of the candidates, `(c, m)`; NaN where not scored.
+        excluded: pairs of a candidate with itself, `(c, m)`.
+        upper_bound: of candidates that a race eliminated, the golden score if they won all that is left, `(c,)`; NaN
+            for the others.
+    """
+
+    zero_shot: npt.NDArray[np.float32]
+    one_shot: npt.NDArray[np.float32]
+    excluded: npt.NDArray[np.bool_]
+    upper_bound: npt.NDArray[np.float64]
+
+
+class Execution:
+    """The pairs of one job, as far as this rank computes them.
+
+    Args:
+        job: what the stages share.
+        anchor_set: the anchors.
+        shared: their suffixes.
+        prompts: the candidates that this rank rendered.
+        candidates: pool indices of all ranks' candidates, in order.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        anchor_set: AnchorSet,
+        shared: SharedPrefix,
+        prompts: dict[int, CandidatePrompt],
+        candidates: list[int],
+    ) -> None:
+        self._job, self._anchor_set, self._shared, self._prompts = job, anchor_set, shared, prompts
+        self._candidates = candidates
+        self._keys = [job.keys[i] for i in candidates]
+        self._path_chosen = False
+        self._outcome: Outcome | None = None
+        self.num_pairs = 0  # computed by this rank
+
+    def run(self) -> Outcome | None:
+        """Score what the schedule asks for; the main process gets the outcome, the others None.
+
+        Raises:
+            RuntimeError: if the ranks do not share the store's file system.
+        """
+        with PartWriter(self._job.store, self._job.config.flush_seconds) as writer:
+            if self._job.config.schedule == "exact":
+                return self._run_exact(writer)
+            return self._run_race(writer)
+
+    def _run_exact(self, writer: PartWriter) -> Outcome | None:
+        ranks = self._job.ranks
+        missing = self._missing_pairs()
+        num_pairs = sum(len(anchors) for anchors in missing.values())
+        if sum(ranks.gather([num_pairs])):
+            self._choose_path()
+        self._score_zero_shot()
+        with _progress(num_pairs, "pair", ranks.is_main and num_pairs > 0) as bar:
+            for _, anchors, _ in self._score(missing, writer):
+                bar.update(len(anchors))
+        writer.flush()
+        ranks.gather([])  # all have written
+        ranks.on_main(self._read_outcome)
+        return self._outcome
+
+    def _missing_pairs(self) -> dict[int, npt.NDArray[np.int64]]:
+        """List the pairs to score by candidate; longest prefix first, so that memory runs out at once or never."""
+        by_key = {self._job.keys[i]: i for i in sorted(self._prompts, reverse=True)}  # equal rows are scored once
+        _, known = self._job.store.read(list(by_key), self._anchor_set.keys)
+        known |= self._excluded(list(by_key))
+        missing = {i: np.flatnonzero(~row) for i, row in zip(by_key.values(), known, strict=True) if not row.all()}
+        return dict(sorted(missing.items(), key=lambda item: (-self._prompts[item[0]].num_tokens(), item[0])))
+
+    def _read_outcome(self) -> None:
+        log_probs, known = self._job.store.read([ZERO_SHOT, *self._keys], self._anchor_set.keys)
+        excluded = self._excluded(self._keys)
+        known[1:] |= excluded
+        if not known.all():
+            raise RuntimeError(
+                f"{int((~known).sum()):,} pairs that other ranks scored are not in {self._job.store.directory}. Is "
+                "`score_dir` on a file system that all ranks share?"
+            )
+        one_shot = np.where(excluded, np.float32(np.nan), log_probs[1:])
+        self._outcome = Outcome(log_probs[0], one_shot, excluded, np.full(len(self._keys), np.nan))
+
+    def _run_race(self, writer: PartWriter) -> Outcome | None:
+        ranks = self._job.ranks
+        costs = ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in self._prompts.items()])
+        self._score_zero_shot()
+        ranks.on_main(lambda: self._start_race(dict(costs)))
+        with _progress(len(self._candidates), "candidate", ranks.is_main) as bar:
+            while wave := ranks.on_main(lambda: self._next_missing(bar)):
+                self._choose_path()
+                own = {i: anchors for i, anchors in wave if i in self._prompts}
+                results = ranks.gather(list(self._score(own, writer)))
+                ranks.on_main(lambda results=results: self._update(results))  # type: ignore[misc]
+        ranks.on_main(self._end_race)
+        return self._outcome
+
+    def _start_race(self, prefix_tokens: dict[int, int]) -> None:
+        """Set up the race between the different candidates of all ranks, in pool order."""
+        first: dict[str, int] = {}
+        for i, key in zip(self._candidates, self._keys, strict=True):
+            first.setdefault(key, i)
+        self._racers = list(first.values())
+        place = {key: row for row, key in enumerate(first)}
+        self._racer_of = np.array([place[key] for key in self._keys])
+        log_probs, self._stored = self._job.store.read([ZERO_SHOT, *first], self._anchor_set.keys)
+        self._stored_log_probs = log_probs[1:]
+        self._stored = self._stored[1:]
+        self._row_of = {i: row for row, i in enumerate(self._racers)}
+        self._race = Race(
+            self._job.config.selection_rule,
+            log_probs[0],
+            self._excluded(list(first)),
+            np.array([prefix_tokens[i] for i in self._racers]),
+            np.array([len(self._shared.suffixes[j].ids) for j in range(len(self._anchor_set.keys))]),
+            WAVE_BATCHES * self._job.engine.find_tokens_per_batch(),
+            copies=np.bincount(self._racer_of),
+        )
+
+    def _next_missing(self, bar: tqdm) -> list[tuple[int, npt.NDArray[np.int64]]]:
+        """Pairs of the next wave that are not stored; waves that are stored whole pass at once. Empty at the end."""
+        missing: list[tuple[int, npt.NDArray[np.int64]]] = []
+        while not missing and (wave := self._race.next_wave()):
+            stored: list[Result] = []
+            for row, anchors in wave:
+                there = self._stored[row, anchors]
+                if there.any():
+                    stored.append((row, anchors[there], self._stored_log_probs[row, anchors[there]]))
+                if not there.all():
+                    missing.append((self._racers[row], anchors[~there]))
+            self._race.update(stored)
+        bar.update(self._race.num_decided - bar.n)
+        return missing
+
+    def _update(self, results: list[Result]) -> None:
+        self._race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])
+
+    def _end_race(self) -> None:
+        race, rows = self._race, self._racer_of
+        upper_bound = np.where(race.eliminated, race.upper_bound(), np.nan)
+        excluded = self._excluded(self._keys)
+        self._outcome = Outcome(race.zero_shot, race.one_shot[rows], excluded, upper_bound[rows])
+
+    def _score(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> Iterator[Result]:
+        """Score these pairs of this rank's candidates into the store."""
+        for batch in self._batches(pairs):
+            log_probs = self._job.engine.score_groups([group for _, _, group in batch])
+            for (i, anchors, _), values in zip(batch, log_probs, strict=True):
+                writer.add(self._job.keys[i], [self._anchor_set.keys[j] for j in anchors], values)
+                self.num_pairs += len(anchors)
+                yield i, anchors, values
+            writer.end_candidates(len({i for i, _, _ in batch}))
+
+    def _batches(
+        self, pairs: dict[int, npt.NDArray[np.int64]]
+    ) -> Iterator[list[tuple[int, npt.NDArray[np.int64], Group]]]:
+        """Yield candidates with their anchors, as many as fill a forward pass; each candidate whole."""
+        batch: list[tuple[int, npt.NDArray[np.int64], Group]] = []
+        num_tokens = 0
+        for i, anchors in pairs.items():
+            prompt, wanted = self._prompts[i], set(anchors.tolist())
+            for prefix, group in prompt.groups:
+                own = [j for j in group if j in wanted]
+                if own:
+                    segments = [self._shared.suffixes[j] if prefix else prompt.unshared[j] for j in own]
+                    batch.append((i, np.array(own), (prefix, segments)))
+                    num_tokens += len(prefix) + sum(len(s.ids) for s in segments)
+            if num_tokens >= self._job.engine.find_tokens_per_batch():
+                yield batch
+                batch, num_tokens = [], 0
+        if batch:
+            yield batch
+
+    def _choose_path(self) -> None:
+        """Have the engine hold its paths against the naive one, once: longest and shortest prefix, longest anchors."""
+        if self._path_chosen:
+            return
+        self._path_chosen = True
+        by_length = sorted(self._prompts, key=lambda i: (-self._prompts[i].num_tokens(), i))
+        groups: list[Group] = []
+        for i in by_length[:1] + by_length[-1:]:
+            for prefix, group in self._prompts[i].groups:
+                segments = self._shared.suffixes if prefix else self._prompts[i].unshared
+                longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
+                groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
+        anchor_tokens = sum(len(segment.ids) for segment in self._shared.suffixes.values())
+        num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in self._prompts.values())
+        engine = self._job.engine
+        own_path = engine.choose_path(groups[:4], num_tokens) if groups else None
+        paths = [path for path in self._job.ranks.gather([own_path]) if path]
+        if paths:
+            engine.path = max(paths, key=list(PATHS).index)  # one path for all ranks: the slowest that one needs
+
+    def _score_zero_shot(self) -> None:
+        keys, store = self._anchor_set.keys, self._job.store
+        missing = self._job.ranks.on_main(lambda: np.flatnonzero(~store.read([ZERO_SHOT], keys)[1][0]))
+        if not len(missing):
+            return
+        self._choose_path()
+
+        def score() -> None:
+            log_probs = self._job.engine.score([], [self._anchor_set.segments[j] for j in missing])
+            store.write([None] * len(missing), [keys[j] for j in missing], log_probs)
+
+        self._job.ranks.on_main(score)
+
+    def _excluded(self, keys: list[str]) -> npt.NDArray[np.bool_]:
+        """Where candidate and anchor have the same text and `exclude_self` holds, `(len(keys), usable anchors)`."""
+        exclude_self = self._job.config.exclude_self
+        if exclude_self is None:
+            exclude_self = self._job.template.name != "nuggets"
+        candidates = np.array([same_text(key) for key in keys], dtype=object)
+        anchors = np.array([same_text(key) for key in self._anchor_set.keys], dtype=object)
+        same: npt.NDArray[np.bool_] = candidates[:, None] == anchors[None, :]
+        return same & exclude_self
+
+
+def _progress(total: int, unit: str, shown: bool) -> tqdm:
+    return tqdm(total=total, desc="Scoring", unit=unit, mininterval=1.0, disable=not shown)
