@@ -82,6 +82,15 @@ class NuggetsConfig:
             "choices": list(SCHEDULES),
         },
     )
+    race_confidence: float | None = field(
+        default=None,
+        metadata={
+            "help": "Let the race also stop candidates that are unlikely to be selected: each row of the exact golden "
+            "set is lost with probability at most 1 - race_confidence (over the random order of its anchors, whatever "
+            "model and data), e.g. 0.99. Pays with many anchors; kept rows are scored on all. Default: the golden set "
+            "is exact."
+        },
+    )
     scorer_model: str | None = field(
         default=None,
         metadata={
@@ -164,6 +173,7 @@ class NuggetsConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")
+        self._check_race_confidence()
         self._check_scorer_model()
         if self.anchors is not None and self.num_anchors is not None:
             raise ValueError(
@@ -171,6 +181,18 @@ class NuggetsConfig:
                 "gives them. Drop one of the two: given anchors are all used."
             )
         self._check_selection_rule()
+
+    def _check_race_confidence(self) -> None:
+        if self.race_confidence is None:
+            return
+        _check_number("race_confidence", self.race_confidence)
+        if not 0 < self.race_confidence < 1:
+            raise ValueError(
+                f"`race_confidence` must be in (0, 1), got {self.race_confidence}. Leave it out for the exact golden "
+                "set."
+            )
+        if self.schedule != "race":
+            raise ValueError(f"`race_confidence` is of the race, but `schedule={self.schedule}`. Drop one of the two.")
 
     @property
     def scorer_kwargs(self) -> dict[str, Any]:

@@ -151,6 +151,7 @@ class Execution:
             np.array([len(self._shared.suffixes[j].ids) for j in range(len(self._anchor_set.keys))]),
             WAVE_BATCHES * self._job.engine.find_tokens_per_batch(),
             copies=np.bincount(self._racer_of),
+            confidence=self._job.config.race_confidence,
         )
 
     def _next_missing(self, bar: tqdm) -> list[tuple[int, npt.NDArray[np.int64]]]:

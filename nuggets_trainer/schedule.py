@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.confidence import out_of_reach, own_order
+
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -24,8 +26,9 @@ LogProbs = npt.NDArray[np.float32]
 GOOD_SHARE = 0.5  # best share of the pilot, on which the order is learned; 0.75 costs the same, 0.1 1-2 points more
 PRIOR_ANCHORS = 2.0  # pseudo-count of candidates behind each anchor's loss rate
 PRIOR_LOSSES = 4.0  # losses seen before a candidate's own loss rate counts as much as the pool's
-LAST_VISIT = 0.5  # what is left is scored at once when it is cheaper than this share of the candidate's prefix
+LAST_VISIT = 0.5  # what is left is scored at once when it is cheaper than this share of the prefix
 RANKINGS = 16  # candidates are ranked anew after 1/16 of them; 4 costs 2 points more tokens, 1 costs 7
+FIRST_VISIT = 8  # with a confidence, the first visit takes 1/8 of the anchors
 BLOCK = 64  # candidates planned together
 
 
@@ -42,8 +45,8 @@ class Race:
     would also find log-probs that are not finite on pairs that a race never scores. With `top_fraction` it could then
     round to a smaller k, and its golden set would be the first rows of the race's.
 
-    The schedule depends on the arguments and the results, not on the number of ranks or on the order of results. So a
-    job that was interrupted replays it: what is stored answers at once, and the race goes on where it was.
+    The schedule depends on the arguments and the results alone, not on ranks or the order of results. So a job that was
+    interrupted replays it: what is stored answers at once, and the race goes on where it was.
 
     Args:
         rule: name and value of the selection rule, see `select_golden_set`.
@@ -53,7 +56,9 @@ class Race:
         anchor_tokens: what each anchor costs behind any candidate, `(m,)`, at least 1.
         tokens_per_wave: forward tokens of one wave, about: a wave ends with the group that reaches it.
         copies: how many rows of the pool each candidate stands for, `(n,)`; None is 1 for each.
-        seed: of the pilot.
+        confidence: None for the exact golden set; else each row of it may be lost with probability `1 - confidence`,
+            over the random order of its anchors (`confidence.py`). Those that are kept are complete all the same.
+        seed: of the pilot, and of the random orders.
 
     Attributes:
         one_shot: the log-probs; rows of candidates that are `complete` hold all their anchors.
@@ -84,6 +89,7 @@ class Race:
         tokens_per_wave: int,
         *,
         copies: Ints | None = None,
+        confidence: float | None = None,
         seed: int = 0,
     ) -> None:
         n, m = excluded.shape
@@ -105,6 +111,8 @@ class Race:
         self._expected_bound = -np.inf
         self._learned = False
         self._outstanding = 0
+        self._confidence, self._seed = confidence, seed
+        self._stopped = np.zeros(n, dtype=np.bool_)
 
     @property
     def num_kept(self) -> int:
@@ -161,6 +169,7 @@ class Race:
             block = self._queue[self._position : self._position + BLOCK]
             if len(block) == 0:
                 break
+            self._stop_improbable(block)
             places = np.flatnonzero(self._alive(block))
             rows = block[places]
             chosen = self._choose_anchors(rows)
@@ -205,14 +214,30 @@ class Race:
         out = best < self.bound
         if self._rule[0] == "threshold":
             out &= best <= self._rule[1]
-        alive: Bools = (self._num_pending[rows] > 0) & ~self.dropped[rows] & ~out
+        alive: Bools = (self._num_pending[rows] > 0) & ~self.dropped[rows] & ~self._stopped[rows] & ~out
         return alive
+
+    def _stop_improbable(self, rows: Ints) -> None:
+        """With a confidence, stop those of these rows that have lost too much for chance."""
+        if self._confidence is None or not self._learned:
+            return
+        rows = rows[self._alive(rows)]
+        one_shot, scored = self.one_shot[rows], ~np.isnan(self.one_shot[rows])
+        need = self._rule[1] if self._rule[0] == "threshold" else self.bound
+        max_losses = np.floor(self.num_anchors[rows] * (1 - max(need, 0.0)) + 1e-9)
+        lost, rate = scored & ~(one_shot > self.zero_shot), (scored | self._pending[rows]) * self._loss_rate
+        order = own_order(rows, len(self.zero_shot), self._seed)
+        lost, scored, rate = (np.take_along_axis(array, order, axis=1) for array in (lost, scored, rate))
+        num_anchors = self.num_anchors[rows]
+        self._stopped[rows] = out_of_reach(lost, scored, rate, num_anchors, max_losses, self._confidence)
 
     def _choose_anchors(self, rows: Ints) -> Bools:
         """Anchors of the next visit, `(len(rows), m)`: by expectation, just enough losses to be eliminated."""
         pending = self._pending[rows]
         if not self._learned:
             return pending
+        if self._confidence is not None:
+            return self._next_in_own_order(rows)
         ordered = pending[:, self._order]
         losses = np.cumsum(ordered * self._loss_rate[self._order], axis=1) * self._own_rate(rows)[:, None]
         before = np.concatenate([np.zeros((len(rows), 1)), losses[:, :-1]], axis=1)
@@ -223,6 +248,16 @@ class Race:
         taken |= ordered & (rest <= LAST_VISIT * self._prefix_tokens[rows])[:, None]
         chosen = np.empty_like(pending)
         chosen[:, self._order] = taken
+        return chosen
+
+    def _next_in_own_order(self, rows: Ints) -> Bools:
+        """Anchors of the next visit, an eighth of all and then half as many again as are scored."""
+        order = own_order(rows, len(self.zero_shot), self._seed)
+        ordered = np.take_along_axis(self._pending[rows], order, axis=1)
+        number = np.maximum(self.num_anchors[rows] // FIRST_VISIT + 1, self.num_scored[rows] // 2)
+        taken = ordered & (np.cumsum(ordered, axis=1) <= number[:, None])
+        chosen = np.empty_like(ordered)
+        np.put_along_axis(chosen, order, taken, axis=1)
         return chosen
 
     def _own_rate(self, rows: Ints) -> Floats:
@@ -270,9 +305,9 @@ class Race:
         # einsum converts a few rows at a time; `@` would hold the (n, m) matrix in float64.
         self._losses_ahead: Floats = np.einsum("ij,j->i", self._pending, self._loss_rate)
         self._losses_in_all = self._losses_ahead + np.einsum("ij,j->i", ~np.isnan(self.one_shot), self._loss_rate)
-        name, value = self._rule
         share = min(1.0, self.num_kept / max(1, self._num_candidates))
-        self._expected_bound = value if name == "threshold" else float(np.quantile(score, 1 - share))
+        by_share = float(np.quantile(score, 1 - share))
+        self._expected_bound = self._rule[1] if self._rule[0] == "threshold" else by_share
         self._learned = True
 
 

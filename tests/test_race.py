@@ -136,3 +136,21 @@ def test_waves_are_a_few_forward_passes_long(model, tokenizer, tmp_path, monkeyp
     assert shares[0] < shares[2]
     assert_same_golden_set(golden_sets[0], golden_sets[1])
     assert_same_golden_set(golden_sets[0], golden_sets[2])
+
+
+def test_with_a_confidence_the_golden_set_is_complete_and_fewer_pairs_are_scored(model, tokenizer, tmp_path):
+    exact, _ = run(model, tokenizer, tmp_path / "exact", top_k=3)
+    scores, golden_set = run(model, tokenizer, tmp_path / "confident", top_k=3, race_confidence=0.5)
+    assert len(golden_set) == 3 and (scores.num_anchors[golden_set.indices] == 14).all()
+    assert scores.num_pairs_scored < exact.num_pairs_scored
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.5, -0.1])
+def test_a_confidence_that_is_none_is_refused(value):
+    with pytest.raises(ValueError, match=r"`race_confidence` must be in \(0, 1\), got"):
+        NuggetsConfig(race_confidence=value)
+
+
+def test_a_confidence_without_a_race_is_refused():
+    with pytest.raises(ValueError, match="`race_confidence` is of the race, but `schedule=exact`"):
+        NuggetsConfig(race_confidence=0.9, schedule="exact")

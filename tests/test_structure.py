@@ -17,6 +17,7 @@ ORDER = [
     "golden",
     "anchors",
     "selection",
+    "confidence",
     "schedule",
     "pool",
     "segment",
