@@ -45,8 +45,8 @@ class Race:
     would also find log-probs that are not finite on pairs that a race never scores. With `top_fraction` it could then
     round to a smaller k, and its golden set would be the first rows of the race's.
 
-    The schedule depends on the arguments and the results alone, not on ranks or the order of results. So a job that was
-    interrupted replays it: what is stored answers at once, and the race goes on where it was.
+    The schedule depends on the arguments and the results alone, not on ranks or the order of results. So a job that
+    was interrupted replays it: what is stored answers at once, and the race goes on where it was.
 
     Args:
         rule: name and value of the selection rule, see `select_golden_set`.
