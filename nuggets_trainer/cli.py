@@ -9,7 +9,7 @@ from collections.abc import Sequence
 USAGE = """usage: nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [--anchors A ...]
 
 commands:
-  score    score every row of a pool with a base model and choose the golden set (no training)
+  score    score a pool with a base model and choose the golden set (no training)
 
 `nuggets score --help` lists the options. Several processes: `accelerate launch -m nuggets_trainer.cli score ...`.
 """
