@@ -92,9 +92,9 @@ class Row:
         """Tokens of the row."""
         return self.pieces[-1].start + self.pieces[-1].length
 
-    def fill_up(self, multiple: int) -> None:
+    def fill_up(self, length: int) -> None:
         """Add a piece that nobody reads, so that rows have few lengths."""
-        rest = -self.length % multiple
+        rest = length - self.length
         if rest:
             self.pieces.append(Piece(len(self.prefixes), 0, rest, self.length))
             self.prefixes.append(Prefix(0, rest))
@@ -150,19 +150,22 @@ def packed_row(row: Row) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared_prefix_model(model: PreTrainedModel) -> Iterator[str]:
-    """Switch a model to shared-prefix attention and back; gives the name of the implementation that it had.
+    """Switch a model to shared-prefix attention and back; gives the name of its text model's own implementation.
 
     Raises:
         NotImplementedError: if its layers do not dispatch through `AttentionInterface`.
     """
-    own = model.config._attn_implementation
+    # A model made of several has one for each; a mapping sets them back as they were.
+    config = model.config
+    own = {"": config._attn_implementation} | {k: getattr(config, k)._attn_implementation for k in config.sub_configs}
+    text_own: str = config.get_text_config()._attn_implementation
     if not model._can_set_attn_implementation():
         raise NotImplementedError(f"{type(model).__name__} does not dispatch its attention")
     model.set_attn_implementation(NAME)
     try:
-        yield own
+        yield text_own
     finally:
-        model.set_attn_implementation(own)
+        model.set_attn_implementation(own if config.sub_configs else own[""])
 
 
 def causal_mask(prefix_length: int, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:

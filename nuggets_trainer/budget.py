@@ -27,11 +27,13 @@ def find_tokens_per_batch(model: PreTrainedModel) -> int:
     """
     if model.device.type != "cuda":
         return CPU_TOKENS
+    probe = torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=model.device)
+    model.base_model(input_ids=probe)  # allocates what stays: autocast's copies of the weights, workspaces
     free = torch.cuda.mem_get_info(model.device)[0]
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
-    model.base_model(input_ids=torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=model.device), use_cache=True)
+    model.base_model(input_ids=probe)
     bytes_per_token = (torch.cuda.max_memory_allocated(model.device) - before) / PROBE_TOKENS
     tokens = affordable_tokens(free, bytes_per_token)
     logger.info("%d tokens per forward pass (%.1f GB free).", tokens, free / 1e9)

@@ -87,8 +87,10 @@ class NuggetsConfig:
         metadata={
             "help": "Let the race also stop candidates that are unlikely to be selected: each row of the exact golden "
             "set is lost with probability at most 1 - race_confidence (over the random order of its anchors, whatever "
-            "model and data), e.g. 0.99. Pays with many anchors; kept rows are scored on all. Default: the golden set "
-            "is exact."
+            "model and data). Needs a random order of anchors, so that it saves only where the golden score at the "
+            "cut is low (below about 0.5), and costs more than the exact race where it is high: try it on your scores "
+            "with `recipes/race.py --confidence`. Kept rows are scored on all anchors. Default: the golden set is "
+            "exact."
         },
     )
     scorer_model: str | None = field(
@@ -134,7 +136,7 @@ class NuggetsConfig:
     top_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Keep this fraction of the candidates that have a score, in (0, 1]. Default rule: 0.1. (The "
+            "help": "Keep this fraction of the candidates that can be scored, in (0, 1]. Default rule: 0.1. (The "
             "paper's best region, golden score above 0.8, is 14%% of Alpaca.)"
         },
     )

@@ -7,6 +7,7 @@ a race that was interrupted, or raced before under another rule, is replayed and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,11 +19,15 @@ from nuggets_trainer.engine import PATHS
 from nuggets_trainer.job import Job
 from nuggets_trainer.pool import same_text
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.schedule import Race
+from nuggets_trainer.schedule import Race, pilot_size
 from nuggets_trainer.segment import Group
 from nuggets_trainer.store import ZERO_SHOT, PartWriter
 
-WAVE_BATCHES = 16  # forward passes of one wave, over all ranks: few meetings, and little scored beyond need
+# Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
+# four, so that they score the same pairs as one; beyond, each rank would get too little of it.
+WAVE_BATCHES = 16
+RANKS_IN_A_WAVE = 4
+CALL_BATCHES = 8  # forward passes of one call of the engine, so that the last one's gaps do not count
 
 Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate, anchor positions, log-probs
 
@@ -68,6 +73,7 @@ class Execution:
         self._candidates = candidates
         self._keys = [job.keys[i] for i in candidates]
         self._path_chosen = False
+        self._shown_at = 0.0
         self._outcome: Outcome | None = None
         self.num_pairs = 0  # computed by this rank
 
@@ -122,11 +128,13 @@ class Execution:
         costs = ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in self._prompts.items()])
         self._score_zero_shot()
         ranks.on_main(lambda: self._start_race(dict(costs)))
-        with _progress(len(self._candidates), "candidate", ranks.is_main) as bar:
+        # An upper bound: how many pairs a race leaves out is seen at its end.
+        num_pairs = len(self._candidates) * len(self._anchor_set.keys)
+        with _progress(num_pairs, "pair", ranks.is_main) as bar:
             while wave := ranks.on_main(lambda: self._next_missing(bar)):
                 self._choose_path()
                 own = {i: anchors for i, anchors in wave if i in self._prompts}
-                results = ranks.gather(list(self._score(own, writer)))
+                results = ranks.gather_from(lambda own=own: list(self._score(own, writer)))  # type: ignore[misc]
                 ranks.on_main(lambda results=results: self._update(results))  # type: ignore[misc]
         ranks.on_main(self._end_race)
         return self._outcome
@@ -149,10 +157,20 @@ class Execution:
             self._excluded(list(first)),
             np.array([prefix_tokens[i] for i in self._racers]),
             np.array([len(self._shared.suffixes[j].ids) for j in range(len(self._anchor_set.keys))]),
-            WAVE_BATCHES * self._job.engine.find_tokens_per_batch(),
+            self._tokens_per_wave(),
             copies=np.bincount(self._racer_of),
+            pilot=self._pilot(list(first)),
             confidence=self._job.config.race_confidence,
         )
+
+    def _tokens_per_wave(self) -> int:
+        scale = max(1, self._job.ranks.world // RANKS_IN_A_WAVE)
+        return WAVE_BATCHES * scale * self._job.engine.find_tokens_per_batch()
+
+    def _pilot(self, keys: list[str]) -> npt.NDArray[np.int64]:
+        """Choose the rows with the smallest hashes: a random sample, most of which stays when a pool grows."""
+        smallest = sorted(range(len(keys)), key=lambda row: keys[row])[: pilot_size(len(keys))]
+        return np.array(smallest, dtype=np.int64)
 
     def _next_missing(self, bar: tqdm) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Pairs of the next wave that are not stored; waves that are stored whole pass at once. Empty at the end."""
@@ -166,7 +184,10 @@ class Execution:
                 if not there.all():
                     missing.append((self._racers[row], anchors[~there]))
             self._race.update(stored)
-        bar.update(self._race.num_decided - bar.n)
+        if not missing or time.monotonic() - self._shown_at > 1:  # counting takes a moment in a large pool
+            self._shown_at = time.monotonic()
+            bar.set_postfix({"eliminated": int(self._race.eliminated.sum())}, refresh=False)
+            bar.update(int(self._race.num_scored.sum()) - bar.n)
         return missing
 
     def _update(self, results: list[Result]) -> None:
@@ -174,6 +195,7 @@ class Execution:
 
     def _end_race(self) -> None:
         race, rows = self._race, self._racer_of
+        del self._stored, self._stored_log_probs  # as large as what follows
         upper_bound = np.where(race.eliminated, race.upper_bound(), np.nan)
         excluded = self._excluded(self._keys)
         self._outcome = Outcome(race.zero_shot, race.one_shot[rows], excluded, upper_bound[rows])
@@ -191,7 +213,7 @@ class Execution:
     def _batches(
         self, pairs: dict[int, npt.NDArray[np.int64]]
     ) -> Iterator[list[tuple[int, npt.NDArray[np.int64], Group]]]:
-        """Yield candidates with their anchors, as many as fill a forward pass; each candidate whole."""
+        """Yield candidates with their anchors, as many as fill some forward passes; each candidate whole."""
         batch: list[tuple[int, npt.NDArray[np.int64], Group]] = []
         num_tokens = 0
         for i, anchors in pairs.items():
@@ -202,7 +224,7 @@ class Execution:
                     segments = [self._shared.suffixes[j] if prefix else prompt.unshared[j] for j in own]
                     batch.append((i, np.array(own), (prefix, segments)))
                     num_tokens += len(prefix) + sum(len(s.ids) for s in segments)
-            if num_tokens >= self._job.engine.find_tokens_per_batch():
+            if num_tokens >= CALL_BATCHES * self._job.engine.find_tokens_per_batch():
                 yield batch
                 batch, num_tokens = [], 0
         if batch:
@@ -213,20 +235,20 @@ class Execution:
         if self._path_chosen:
             return
         self._path_chosen = True
+        groups: list[Group] = [([], self._anchor_set.segments[:3])]
         by_length = sorted(self._prompts, key=lambda i: (-self._prompts[i].num_tokens(), i))
-        groups: list[Group] = []
         for i in by_length[:1] + by_length[-1:]:
-            for prefix, group in self._prompts[i].groups:
+            for prefix, group in self._prompts[i].groups[:3]:
                 segments = self._shared.suffixes if prefix else self._prompts[i].unshared
                 longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
                 groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
         anchor_tokens = sum(len(segment.ids) for segment in self._shared.suffixes.values())
         num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in self._prompts.values())
-        engine = self._job.engine
-        own_path = engine.choose_path(groups[:4], num_tokens) if groups else None
-        paths = [path for path in self._job.ranks.gather([own_path]) if path]
-        if paths:
-            engine.path = max(paths, key=list(PATHS).index)  # one path for all ranks: the slowest that one needs
+        engine, ranks = self._job.engine, self._job.ranks
+        choices = ranks.gather_from(lambda: [(engine.choose_path(groups, num_tokens), engine.fuses)])
+        # One choice for all ranks: the slowest path that one needs.
+        engine.path = max((path for path, _ in choices), key=list(PATHS).index)
+        engine.fuses = all(fuses for _, fuses in choices)
 
     def _score_zero_shot(self) -> None:
         keys, store = self._anchor_set.keys, self._job.store
@@ -246,10 +268,13 @@ class Execution:
         exclude_self = self._job.config.exclude_self
         if exclude_self is None:
             exclude_self = self._job.template.name != "nuggets"
-        candidates = np.array([same_text(key) for key in keys], dtype=object)
-        anchors = np.array([same_text(key) for key in self._anchor_set.keys], dtype=object)
-        same: npt.NDArray[np.bool_] = candidates[:, None] == anchors[None, :]
-        return same & exclude_self
+        columns: dict[str, list[int]] = {}
+        for j, key in enumerate(self._anchor_set.keys):
+            columns.setdefault(same_text(key), []).append(j)
+        excluded = np.zeros((len(keys), len(self._anchor_set.keys)), dtype=np.bool_)
+        for row, key in enumerate(keys if exclude_self else []):
+            excluded[row, columns.get(same_text(key), [])] = True
+        return excluded
 
 
 def _progress(total: int, unit: str, shown: bool) -> tqdm:

@@ -18,6 +18,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from nuggets_trainer.attention import Row, refuse_beyond_sdpa
 
 BLOCK = 128  # rows and keys of a flex attention block
+MIN_EARLIER = 512  # keys of earlier rows' prefixes are padded to this times a power of two
+GRAPHS = 64  # kernels that may be compiled, by length of row and keys, and by window; a job needs fewer than ten
 
 
 def flex_row(
@@ -36,7 +38,8 @@ def flex_row(
     keys, values = key, value
     if earlier:
         kept = [row.prefixes[group].layers[layer] for group in earlier]
-        padding = key.new_zeros(*key.shape[:2], -sum(k.shape[2] for k, _ in kept) % BLOCK, key.shape[3])
+        num_earlier = sum(k.shape[2] for k, _ in kept)
+        padding = key.new_zeros(*key.shape[:2], earlier_keys(num_earlier) - num_earlier, key.shape[3])
         values_padding = value.new_zeros(*value.shape[:2], padding.shape[2], value.shape[3])
         keys = torch.cat([*(k for k, _ in kept), padding, key], dim=2)
         values = torch.cat([*(v for _, v in kept), values_padding, value], dim=2)
@@ -49,8 +52,27 @@ def flex_row(
         row.block_masks[window] = block_mask(row, earlier, keys.shape[2], window, query.device)
     grouped = key.shape[1] != query.shape[1]
     flex = _compiled_flex() if query.is_cuda else cast("Callable[..., torch.Tensor]", flex_attention)
-    output = flex(query, keys, values, block_mask=row.block_masks[window], scale=scaling, enable_gqa=grouped)
+    # Beyond its limit torch would take an unfused kernel, which holds all scores, without an error.
+    with torch._dynamo.config.patch(cache_size_limit=GRAPHS):
+        output = flex(query, keys, values, block_mask=row.block_masks[window], scale=scaling, enable_gqa=grouped)
     return output.transpose(1, 2)
+
+
+def row_length(length: int, tokens_per_row: int) -> int:
+    """Length that a row is filled up to: budget, half or quarter, in whole blocks; a longer row to whole blocks."""
+    for share in (4, 2, 1):
+        size = -(-tokens_per_row // share // BLOCK) * BLOCK
+        if length <= size:
+            return size
+    return -(-length // BLOCK) * BLOCK
+
+
+def earlier_keys(number: int) -> int:
+    """Keys that those of earlier rows' prefixes are padded to: 512 times a power of two."""
+    size = MIN_EARLIER
+    while size < number:
+        size *= 2
+    return size
 
 
 @cache

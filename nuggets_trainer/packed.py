@@ -16,15 +16,13 @@ from nuggets_trainer.attention import (
     sdpa_loop,
     shared_prefix_model,
 )
-from nuggets_trainer.flex import flex_row
+from nuggets_trainer.flex import flex_row, row_length
 from nuggets_trainer.head import segment_means, target_log_probs
 from nuggets_trainer.packing import pack
 from nuggets_trainer.segment import Group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-ROW_MULTIPLE = 512  # with flex attention rows are filled up to it: a kernel is compiled for each length
 
 
 def score_packed(
@@ -51,7 +49,7 @@ def score_packed(
         kernel = kernel or _kernel(implementation, model.device)
         for pieces in pack([(len(ids), own) for (ids, _), own in zip(groups, lengths, strict=True)], tokens_per_batch):
             row = Row(pieces, prefixes, kernel)
-            for (group, segment), mean in _score_row(model, row, groups):
+            for (group, segment), mean in _score_row(model, row, groups, tokens_per_batch):
                 means[group][segment] = mean
             for prefix in prefixes[: pieces[-1].group]:
                 prefix.layers.clear()  # all its segments are through
@@ -64,12 +62,14 @@ def _kernel(implementation: str, device: torch.device) -> Kernel:
     return flex_row if device.type == "cuda" else sdpa_loop
 
 
-def _score_row(model: PreTrainedModel, row: Row, groups: Sequence[Group]) -> list[tuple[tuple[int, int], float]]:
+def _score_row(
+    model: PreTrainedModel, row: Row, groups: Sequence[Group], tokens_per_batch: int
+) -> list[tuple[tuple[int, int], float]]:
     """Mean log-probs of the segments in a row, by group and position in the group."""
     ids, positions = _inputs(row, groups)
     own_pieces = list(row.pieces)
     if row.kernel is flex_row:
-        row.fill_up(ROW_MULTIPLE)
+        row.fill_up(row_length(row.length, tokens_per_batch))
     filler = [0] * (row.length - len(ids))
     batch = torch.tensor([ids + filler, positions + filler], device=model.device)
     with packed_row(row):

@@ -33,6 +33,28 @@ class Ranks:
         gathered: list[T] = gather_object(items)
         return gathered
 
+    def gather_from(self, function: Callable[[], list[T]]) -> list[T]:
+        """Run on every rank and give all of them all items, in rank order, or raise the first rank's error on all."""
+        if self._state.num_processes == 1:
+            return function()
+        items: list[T] = []
+        error = None
+        try:
+            items = function()
+        except Exception as own_error:  # noqa: BLE001 - raised below, on every rank, so that none waits for ever
+            error = own_error
+        place = f"rank {self._state.process_index}"
+        told = gather_object([(items, None if error is None else f"{place}: {type(error).__name__}: {error}")])
+        for _, message in told:
+            if message is not None:
+                raise RuntimeError(message) from error
+        return [item for gathered, _ in told for item in gathered]
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return int(self._state.num_processes)
+
     def on_main(self, function: Callable[[], T]) -> T:
         """Run on the main process and give every rank its result, or raise its error on every rank."""
         outcome: list[Any] = [None, None]

@@ -28,7 +28,6 @@ PRIOR_ANCHORS = 2.0  # pseudo-count of candidates behind each anchor's loss rate
 PRIOR_LOSSES = 4.0  # losses seen before a candidate's own loss rate counts as much as the pool's
 LAST_VISIT = 0.5  # what is left is scored at once when it is cheaper than this share of the prefix
 RANKINGS = 16  # candidates are ranked anew after 1/16 of them; 4 costs 2 points more tokens, 1 costs 7
-FIRST_VISIT = 8  # with a confidence, the first visit takes 1/8 of the anchors
 BLOCK = 64  # candidates planned together
 
 
@@ -41,9 +40,9 @@ class Race:
     threshold t it is eliminated when `best[i] <= t` and a complete candidate is above `best[i]`: if none passes t, the
     best golden score of the pool is known in the end, and `select_golden_set` can name it.
 
-    The bound only rises: rows that are dropped on the way lower k or leave it. One corner remains: scoring everything
-    would also find log-probs that are not finite on pairs that a race never scores. With `top_fraction` it could then
-    round to a smaller k, and its golden set would be the first rows of the race's.
+    The bound only rises: rows that are dropped on the way lower k or leave it. In one corner, scoring everything finds
+    log-probs that are not finite on pairs that a race never scores: with `top_fraction` k may then be smaller, and the
+    golden set is the first rows of the race's.
 
     The schedule depends on the arguments and the results alone, not on ranks or the order of results. So a job that
     was interrupted replays it: what is stored answers at once, and the race goes on where it was.
@@ -56,6 +55,7 @@ class Race:
         anchor_tokens: what each anchor costs behind any candidate, `(m,)`, at least 1.
         tokens_per_wave: forward tokens of one wave, about: a wave ends with the group that reaches it.
         copies: how many rows of the pool each candidate stands for, `(n,)`; None is 1 for each.
+        pilot: candidates to score on all anchors first; None draws `pilot_size(n)` of them.
         confidence: None for the exact golden set; else each row of it may be lost with probability `1 - confidence`,
             over the random order of its anchors (`confidence.py`). Those that are kept are complete all the same.
         seed: of the pilot, and of the random orders.
@@ -64,7 +64,7 @@ class Race:
         one_shot: the log-probs; rows of candidates that are `complete` hold all their anchors.
         wins, num_scored, num_anchors: anchors won, scored, and to be scored at most, `(n,)`.
         dropped: candidates without an anchor, or with a log-prob that is not finite, `(n,)`.
-        pilot: candidates of the pilot, `(p,)`.
+        pilot: its candidates, `(p,)`.
 
     Example:
         >>> import numpy as np
@@ -89,6 +89,7 @@ class Race:
         tokens_per_wave: int,
         *,
         copies: Ints | None = None,
+        pilot: Ints | None = None,
         confidence: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -105,8 +106,8 @@ class Race:
         self._copies = np.ones(n, dtype=np.int64) if copies is None else copies
         self._num_candidates = int(self._copies[~self.dropped].sum())
         self._top: list[float] = []  # heap of the k best golden scores
-        # Of n rows, sqrt(n) are a price of 1 / sqrt(n) of all pairs, most of which the order then saves.
-        self.pilot: Ints = np.sort(np.random.default_rng(seed).permutation(n)[: math.isqrt(n)])
+        drawn = np.random.default_rng(seed).permutation(n)[: pilot_size(n)]
+        self.pilot: Ints = np.sort(drawn if pilot is None else pilot)
         self._queue, self._position, self._rank_again_at = self.pilot, 0, len(self.pilot)
         self._expected_bound = -np.inf
         self._learned = False
@@ -138,11 +139,6 @@ class Race:
         """Candidates with all their anchors, `(n,)`."""
         complete: Bools = (self._num_pending == 0) & ~self.dropped
         return complete
-
-    @property
-    def num_decided(self) -> int:
-        """Candidates that need no further pair."""
-        return len(self.dropped) - int(self._alive(np.arange(len(self.dropped))).sum())
 
     @property
     def eliminated(self) -> Bools:
@@ -254,7 +250,7 @@ class Race:
         """Anchors of the next visit, an eighth of all and then half as many again as are scored."""
         order = own_order(rows, len(self.zero_shot), self._seed)
         ordered = np.take_along_axis(self._pending[rows], order, axis=1)
-        number = np.maximum(self.num_anchors[rows] // FIRST_VISIT + 1, self.num_scored[rows] // 2)
+        number = np.maximum(self.num_anchors[rows] // 8 + 1, self.num_scored[rows] // 2)
         taken = ordered & (np.cumsum(ordered, axis=1) <= number[:, None])
         chosen = np.empty_like(ordered)
         np.put_along_axis(chosen, order, taken, axis=1)
@@ -309,6 +305,11 @@ class Race:
         by_share = float(np.quantile(score, 1 - share))
         self._expected_bound = self._rule[1] if self._rule[0] == "threshold" else by_share
         self._learned = True
+
+
+def pilot_size(num_candidates: int) -> int:
+    """Rows of the pilot: sqrt(n), a price of 1 / sqrt(n) of all pairs, most of which the order then saves."""
+    return math.isqrt(num_candidates)
 
 
 def _shrunk_rate(lost: Bools, scored: Bools) -> Floats:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+IF_SET = ("scorer_model", "scorer_model_init_kwargs", "race_confidence")
 # The others (pissa, olora, corda, loftq, ...) move part of the base weights into the adapter.
 ADAPTERS_THAT_LEAVE_THE_BASE = ("gaussian", "orthogonal", "eva")
 
@@ -189,8 +190,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             "exclude_self": str(config.exclude_self),
             "score_dtype": config.score_dtype,
             "model_config_sha256": config_hash(self.accelerator.unwrap_model(self.model)),
-            **({"scorer_model": config.scorer_model} if config.scorer_model else {}),
             **template,
+            **{name: str(value) for name in IF_SET if (value := getattr(config, name)) is not None},
         }
 
     def _score(self) -> tuple[PoolScores, GoldenSet]:

@@ -54,9 +54,9 @@ def rows_run(monkeypatch):
     lengths: list[int] = []
     score_row = packed._score_row
 
-    def recorded(model, row, groups):
+    def recorded(model, row, *arguments):
         lengths.append(row.length)
-        return score_row(model, row, groups)
+        return score_row(model, row, *arguments)
 
     monkeypatch.setattr(packed, "_score_row", recorded)
     return lengths
@@ -208,6 +208,35 @@ def test_compiled_layers_give_the_same_log_probs_and_are_gone_afterwards(family)
     with engine.scoring():
         assert sum(module._compiled_call_impl is not None for module in model.modules()) == 2 * 3 + 1
     assert all(module._compiled_call_impl is None for module in model.modules())
+
+
+def test_a_path_that_is_wrong_only_across_forward_passes_is_found_out(caplog):
+    """Layers that do not know their number overwrite each other's prefix, which only the next row reads again."""
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(9, seed=1), random_prefix(40)
+    expected = LogProbEngine(model, path="naive").score(prefix, segments)
+    for layer in model.model.layers:
+        layer.self_attn.layer_idx = 0
+    wrong = LogProbEngine(model, tokens_per_batch=100, path="packed").score(prefix, segments)
+    assert np.abs(wrong - expected).max() > 0.1
+    engine = LogProbEngine(model, tokens_per_batch=1000)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        assert engine.choose_path([(prefix, segments[:3])]) == "whole"  # the stock cache is fooled as well
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+
+
+def test_in_half_precision_an_error_on_one_side_is_not_taken_for_rounding():
+    model, segments, prefix = tiny_model("llama", VOCAB).bfloat16(), random_segments(6, seed=6), random_prefix()
+    assert LogProbEngine(model).choose_path([(prefix, segments)]) == "packed"
+
+    def biased(module, args, kwargs, output):
+        if kwargs.get("position_ids") is not None:
+            output.last_hidden_state.mul_(1.03)
+
+    model.base_model.register_forward_hook(biased, with_kwargs=True)
+    engine = LogProbEngine(model)
+    exact, found = (LogProbEngine(model, path=path).score(prefix, segments) for path in ("naive", "packed"))
+    assert np.abs(found - exact).max() < 0.15  # hardly above what rounding explains
+    assert engine.choose_path([(prefix, segments)]) == "cached"
 
 
 def test_scoring_leaves_the_model_in_its_mode():

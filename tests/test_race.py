@@ -20,9 +20,14 @@ def model(tokenizer):
     return tiny_model("llama", len(tokenizer))
 
 
+@pytest.fixture(autouse=True)
+def small_waves(monkeypatch):
+    """As the pool is small: else a race is over before anyone is eliminated."""
+    monkeypatch.setattr(execution, "WAVE_BATCHES", 4)
+
+
 def run(model, tokenizer, score_dir, pool=POOL, anchors=ANCHORS, **config):
-    # Small batches, hence small waves: the race has time to eliminate.
-    config = {"template": "plain", "tokens_per_batch": 40, "exclude_self": True, **config}
+    config = {"template": "plain", "tokens_per_batch": 160, "exclude_self": True, **config}
     datasets = Pool(Dataset.from_list(pool)), Pool(Dataset.from_list(anchors), "anchors")
     return score_pool(model, tokenizer, *datasets, config=NuggetsConfig(**config), score_dir=score_dir)
 
@@ -43,7 +48,7 @@ def test_a_race_keeps_the_golden_set_of_scoring_everything(model, tokenizer, tmp
     assert_same_golden_set(golden_set, expected)
     assert full.num_eliminated == 0 and full.share_of_pairs == pytest.approx(1, abs=0.01)
     if rule != {"top_k": 70}:
-        assert scores.num_eliminated > 20 and scores.num_pairs_scored < 0.85 * full.num_pairs_scored
+        assert scores.num_eliminated > 20 and scores.num_pairs_scored < full.num_pairs_scored - 20
 
     eliminated = ~np.isnan(scores.upper_bound)
     assert (np.isnan(scores.golden_score) == eliminated).all()  # never both a bound and a score
@@ -72,7 +77,7 @@ def test_result_files_tell_eliminated_candidates_from_scored_ones(model, tokeniz
 def test_a_killed_race_ends_as_if_nothing_had_happened(tokenizer, tmp_path):
     model = tiny_model("llama", len(tokenizer))
     whole, expected = run(model, tokenizer, tmp_path / "whole", top_k=3)
-    for survived in (40, 90, 150):
+    for survived in (30, 60, 90):
         calls = []
 
         def fail_late(*_, calls=calls, survived=survived):
@@ -128,7 +133,7 @@ def test_a_candidate_whose_log_probs_are_not_finite_is_dropped_by_the_race(token
 def test_waves_are_a_few_forward_passes_long(model, tokenizer, tmp_path, monkeypatch):
     """Larger waves mean fewer meetings of the ranks, and more pairs beyond need; the golden set does not care."""
     shares, golden_sets = [], []
-    for wave_batches in (4, 16, 10_000):
+    for wave_batches in (1, 4, 10_000):
         monkeypatch.setattr(execution, "WAVE_BATCHES", wave_batches)
         scores, golden_set = run(model, tokenizer, tmp_path / str(wave_batches), top_k=3)
         shares.append(scores.share_of_pairs)

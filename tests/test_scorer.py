@@ -240,12 +240,12 @@ def test_what_was_scored_before_an_error_is_kept(tokenizer, pool_rows, anchor_ro
 
     def fail_late(*_):
         calls.append(1)
-        if len(calls) > 30:  # after the check of the engine and the first candidates
+        if len(calls) > 60:  # after the check of the engine and the first candidates
             raise RuntimeError("out of luck")
 
     handle = model.base_model.register_forward_pre_hook(fail_late)
     with pytest.raises(RuntimeError, match="out of luck"):
-        run(model, tokenizer, pool_rows, anchor_rows, tmp_path, tokens_per_batch=100)
+        run(model, tokenizer, pool_rows, anchor_rows, tmp_path, tokens_per_batch=20)
     handle.remove()
     after, _ = run(model, tokenizer, pool_rows, anchor_rows, tmp_path)
     assert 0 < after.num_pairs_scored < 60

@@ -258,6 +258,7 @@ def test_a_resumed_checkpoint_trains_on_its_own_golden_set_and_never_scores(mode
     [
         ({"train_dataset": CHAT_POOL.select(range(20))}, "pool_sha256 was"),
         ({"nuggets_config": NuggetsConfig(top_k=8)}, "rule was top_k=9 and is now top_k=8"),
+        ({"nuggets_config": NuggetsConfig(top_k=9, race_confidence=0.9)}, "race_confidence was None and is now 0.9"),
         ({"nuggets_config": NuggetsConfig(top_k=9, template="plain")}, ".*, template was chat and is now plain"),
         ({"anchor_dataset": ANCHORS.select(range(4))}, "anchors was given"),
     ],
