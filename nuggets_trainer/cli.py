@@ -35,6 +35,7 @@ def score(argv: Sequence[str]) -> None:
     Raises:
         ValueError: for missing or contradictory arguments, before anything is loaded.
     """
+    import torch
     from accelerate import PartialState
     from trl import ScriptArguments, TrlParser
 
@@ -47,6 +48,8 @@ def score(argv: Sequence[str]) -> None:
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
+    # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     parser = TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig), prog="nuggets score")
     training_keys = frozenset(action.dest for action in recipe_parser()._actions)  # one YAML serves both programs
     script, scorer, config = parse_arguments(parser, argv, ignored=training_keys)
@@ -70,9 +73,7 @@ def score(argv: Sequence[str]) -> None:
             "trust_remote_code": scorer.trust_remote_code,
         }
     # `device_map` and not `.to`: quantized weights cannot be moved.
-    model, tokenizer = load_scorer(
-        required["model_name_or_path"], **{"device_map": {"": PartialState().device}, **kwargs}
-    )
+    model, tokenizer = load_scorer(required["model_name_or_path"], **{"device_map": {"": state.device}, **kwargs})
     score_pool(
         model,
         tokenizer,

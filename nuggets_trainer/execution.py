@@ -96,10 +96,14 @@ class Execution:
             self._choose_path()
         self._score_zero_shot()
         with _progress(num_pairs, "pair", ranks.is_main and num_pairs > 0) as bar:
-            for _, anchors, _ in self._score(missing, writer):
-                bar.update(len(anchors))
-        writer.flush()
-        ranks.gather([])  # all have written
+
+            def score() -> list[None]:
+                for _, anchors, _ in self._score(missing, writer):
+                    bar.update(len(anchors))
+                writer.flush()
+                return []
+
+            ranks.gather_from(score)  # all have written, or all fail
         ranks.on_main(self._read_outcome)
         return self._outcome
 

@@ -74,9 +74,11 @@ def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):
     for name, launcher in (("one", ONE_PROCESS), ("two", [*TORCHRUN, "2"])):
         options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
         score = ["nuggets_trainer.cli", "score", *options, "--num_anchors", "5", "--score_dir", str(tmp_path / name)]
-        run([*launcher, "-m", *score], ACCELERATE_USE_CPU="true")
+        run([*launcher, "-m", *score])
         chosen.append(scores_bytes(tmp_path / name))
     assert chosen[0] == chosen[1]
+    parts = [len(list((tmp_path / name).glob("*/parts/*.parquet"))) for name in ("one", "two")]
+    assert parts == [2, 3]  # zero-shot, and one part of each rank
     assert None not in pq.read_table(tmp_path / "one" / "anchors.parquet")["pool_index"].to_pylist()
 
 
@@ -212,3 +214,26 @@ def test_a_finished_job_trains_no_further(rows, tmp_path):
     assert "Nothing was left to train" in again and "reuses the scores" in again
     assert adapter.read_bytes() == weights
     assert not (tmp_path / "out" / "checkpoint-7").exists()
+
+
+def test_an_error_on_one_rank_ends_the_job_on_all(tmp_path):
+    """The others would wait for it until the process group's timeout, of half an hour."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from accelerate import PartialState\n"
+        "from nuggets_trainer.ranks import Ranks\n"
+        "PartialState(cpu=True)\n"
+        "ranks = Ranks()\n"
+        "assert ranks.gather_from(lambda: [PartialState().process_index]) == [0, 1]\n"
+        "def fail():\n"
+        "    if not ranks.is_main:\n"
+        "        raise ValueError('a row of rank 1')\n"
+        "    return [1]\n"
+        "try:\n"
+        "    ranks.gather_from(fail)\n"
+        "except RuntimeError as error:\n"
+        "    print(f'process {PartialState().process_index} ends: {error}', flush=True)\n"
+    )
+    output = run([*TORCHRUN, "2", str(script)], timeout=120)
+    for process in (0, 1):
+        assert f"process {process} ends: rank 1: ValueError: a row of rank 1" in output
