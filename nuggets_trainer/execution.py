@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from nuggets_trainer.engine import PATHS
 from nuggets_trainer.job import Job
+from nuggets_trainer.pilot import pilot_size
 from nuggets_trainer.pool import same_text
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.schedule import Race, pilot_size
+from nuggets_trainer.schedule import Race
 from nuggets_trainer.segment import Group
 from nuggets_trainer.store import ZERO_SHOT, PartWriter
 

@@ -9,13 +9,13 @@ correctness. Then *waves* follow, the most promising candidates first, so that t
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.confidence import out_of_reach, own_order
+from nuggets_trainer.pilot import pilot_size, shrunk_rate, upper_quantile
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -24,8 +24,8 @@ LogProbs = npt.NDArray[np.float32]
 
 # Measured with recipes/race.py; none of them can change the golden set.
 GOOD_SHARE = 0.5  # best share of the pilot, on which the order is learned; 0.75 costs the same, 0.1 1-2 points more
-PRIOR_ANCHORS = 2.0  # pseudo-count of candidates behind each anchor's loss rate
 PRIOR_LOSSES = 4.0  # losses seen before a candidate's own loss rate counts as much as the pool's
+AIM = 0.9  # losses of a visit, by expectation, of those that eliminate; 0.8 and 1 cost 1 point more
 LAST_VISIT = 0.5  # what is left is scored at once when it is cheaper than this share of the prefix
 RANKINGS = 16  # candidates are ranked anew after 1/16 of them; 4 costs 2 points more tokens, 1 costs 7
 BLOCK = 64  # candidates planned together
@@ -239,7 +239,7 @@ class Race:
         before = np.concatenate([np.zeros((len(rows), 1)), losses[:, :-1]], axis=1)
         cut = max(self.bound, self._expected_bound)
         needed = np.floor((self.upper_bound(rows) - cut) * self.num_anchors[rows]) + 1
-        taken = ordered & (before < np.maximum(needed, 1)[:, None])
+        taken = ordered & (before < np.maximum(AIM * needed, 1)[:, None])
         rest = (ordered & ~taken) @ self._anchor_tokens[self._order]
         taken |= ordered & (rest <= LAST_VISIT * self._prefix_tokens[rows])[:, None]
         chosen = np.empty_like(pending)
@@ -296,25 +296,12 @@ class Race:
         lost = scored & ~(self.one_shot[rows] > self.zero_shot)
         score = self.upper_bound(rows) if len(rows) else np.zeros(1)
         good = self.upper_bound(rows) >= np.quantile(score, 1 - GOOD_SHARE)
-        self._loss_rate = _shrunk_rate(lost, scored)
-        self._order = np.argsort(-_shrunk_rate(lost[good], scored[good]) / self._anchor_tokens, kind="stable")
+        self._loss_rate = shrunk_rate(lost, scored)
+        self._order = np.argsort(-shrunk_rate(lost[good], scored[good]) / self._anchor_tokens, kind="stable")
         # einsum converts a few rows at a time; `@` would hold the (n, m) matrix in float64.
         self._losses_ahead: Floats = np.einsum("ij,j->i", self._pending, self._loss_rate)
         self._losses_in_all = self._losses_ahead + np.einsum("ij,j->i", ~np.isnan(self.one_shot), self._loss_rate)
         share = min(1.0, self.num_kept / max(1, self._num_candidates))
-        by_share = float(np.quantile(score, 1 - share))
+        by_share = upper_quantile(score, share)
         self._expected_bound = self._rule[1] if self._rule[0] == "threshold" else by_share
         self._learned = True
-
-
-def pilot_size(num_candidates: int) -> int:
-    """Rows of the pilot: sqrt(n), a price of 1 / sqrt(n) of all pairs, most of which the order then saves."""
-    return math.isqrt(num_candidates)
-
-
-def _shrunk_rate(lost: Bools, scored: Bools) -> Floats:
-    """Share of losses per anchor, `(m,)`, drawn towards that of all anchors where few rows are known."""
-    mean = (lost.sum() + 1) / (scored.sum() + 2)
-    rate: Floats = (lost.sum(axis=0) + PRIOR_ANCHORS * mean) / (scored.sum(axis=0) + PRIOR_ANCHORS)
-    # In steps of 2^-20 sums are exact, hence the same in whatever order results come back.
-    return np.ceil(rate * 2**20) / 2**20

@@ -18,6 +18,7 @@ ORDER = [
     "anchors",
     "selection",
     "confidence",
+    "pilot",
     "schedule",
     "pool",
     "segment",
