@@ -33,7 +33,7 @@ def trainer_with(tokenizer, tmp_path, **options):
         anchor_dataset=Dataset.from_list(alpaca_rows(5, seed=2)),
         processing_class=tokenizer,
         peft_config=LoraConfig(),
-        nuggets_config=NuggetsConfig(top_k=3, template="plain", **options),
+        nuggets_config=NuggetsConfig(top_k=3, template="plain", schedule="exact", **options),
     )
 
 
@@ -86,6 +86,7 @@ def test_the_command_line_scores_with_the_scorer_model_of_a_training_config(toke
         "anchors": tmp_path / "anchors.jsonl",
         "template": "plain",
         "top_k": 3,
+        "schedule": "exact",
         "scorer_model": SCORER,
         "scorer_model_init_kwargs": '{"dtype": "float32"}',
         "score_dir": tmp_path / "scores",
