@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from nuggets_trainer import packed
 from nuggets_trainer.demo import demo_path
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -123,3 +124,17 @@ def pool(pool_rows) -> Dataset:
 @pytest.fixture()
 def anchors(anchor_rows) -> Dataset:
     return Dataset.from_list(anchor_rows)
+
+
+@pytest.fixture
+def rows_run(monkeypatch):
+    """Tokens of each forward pass on the packed path, as they are run."""
+    lengths: list[int] = []
+    score_row = packed._score_row
+
+    def recorded(model, row, *arguments):
+        lengths.append(row.length)
+        return score_row(model, row, *arguments)
+
+    monkeypatch.setattr(packed, "_score_row", recorded)
+    return lengths

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from nuggets_trainer import engine as engine_module
-from nuggets_trainer import packed
 from nuggets_trainer.budget import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.causal_lm import resolve_autocast_dtype
 from nuggets_trainer.engine import LogProbEngine
@@ -46,20 +45,6 @@ def test_log_probs_equal_one_sequence_at_a_time(family, prefix):
     # 1e-5 nats per token: what float32 attention and log-softmax leave, two orders below any gain that matters.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert np.ptp(expected) > 1.0  # the segments are told apart
-
-
-@pytest.fixture
-def rows_run(monkeypatch):
-    """Tokens of each forward pass on the packed path, as they are run."""
-    lengths: list[int] = []
-    score_row = packed._score_row
-
-    def recorded(model, row, *arguments):
-        lengths.append(row.length)
-        return score_row(model, row, *arguments)
-
-    monkeypatch.setattr(packed, "_score_row", recorded)
-    return lengths
 
 
 @pytest.mark.parametrize("path", ["packed", "cached", "whole"])

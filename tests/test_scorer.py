@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, packed, score_pool
+from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.templates import make_template
 from tests import oracle
 from tests.conftest import alpaca_rows, tiny_model
@@ -329,25 +329,17 @@ def test_a_template_that_refuses_every_anchor_is_quoted(llama, tokenizer, pool_r
         run(llama, tokenizer, pool_rows, anchor_rows, tmp_path)
 
 
-def test_scores_do_not_depend_on_the_order_of_the_pool_or_on_its_other_rows(tokenizer, tmp_path, monkeypatch):
+def test_scores_do_not_depend_on_the_order_of_the_pool_or_on_its_other_rows(tokenizer, tmp_path, rows_run):
     rows, anchors = alpaca_rows(24, seed=5), alpaca_rows(6, seed=6)
     model = tiny_model("qwen2", len(tokenizer))
-    lengths: list[int] = []
-    score_row = packed._score_row
-
-    def recorded(model, row, *arguments):
-        lengths.append(row.length)
-        return score_row(model, row, *arguments)
-
-    monkeypatch.setattr(packed, "_score_row", recorded)
     found, packings = {}, []
     pools = {"all": rows, "backwards": rows[::-1], "every third": rows[::3], "alone": rows[7:8]}
     for name, pool in pools.items():
-        lengths.clear()
+        rows_run.clear()
         scores, _ = run(model, tokenizer, pool, anchors, tmp_path / name, tokens_per_batch=300)
         log_probs = read_pairs(tmp_path / name)
         found[name] = {row["output"]: (s, p) for row, s, p in zip(pool, scores.golden_score, log_probs, strict=True)}
-        packings.append(list(lengths))
+        packings.append(list(rows_run))
     assert len({tuple(packing) for packing in packings}) >= 3  # rows were packed in other ways
     for name in ("backwards", "every third", "alone"):
         for text, (score, log_probs) in found[name].items():
