@@ -185,7 +185,7 @@ class LogProbEngine:
             tokens_per_batch = self.find_tokens_per_batch()
             try:
                 return compute(self._model, items, tokens_per_batch)
-            except Exception as error:
+            except Exception as error:  # each backend reports a lack of memory by another type; others are raised on
                 if not should_reduce_batch_size(error):
                     raise
                 if tokens_per_batch <= 1:

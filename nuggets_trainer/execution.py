@@ -99,6 +99,7 @@ class Execution:
         with _progress(num_pairs, "pair", ranks.is_main and num_pairs > 0) as bar:
 
             def score() -> list[None]:
+                """Write this rank's pairs; there is nothing to tell the others but an error."""
                 for _, anchors, _ in self._score(missing, writer):
                     bar.update(len(anchors))
                 writer.flush()
