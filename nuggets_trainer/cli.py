@@ -83,6 +83,7 @@ def score(argv: Sequence[str]) -> None:
         score_dir=config.score_dir,
         autocast_dtype=resolve_autocast_dtype(config.score_dtype, model.dtype),
     )
+    state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
 
 
 if __name__ == "__main__":
