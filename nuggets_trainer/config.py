@@ -9,6 +9,7 @@ from typing import Any
 TEMPLATES = ("auto", "chat", "plain", "nuggets")
 ANCHOR_SELECTIONS = ("kmeans", "random")
 SCHEDULES = ("race", "exact")
+RESELECT = ("no", "epoch", "steps")
 SCORE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_TOP_FRACTION = 0.1
 DEFAULT_NUM_ANCHORS = 100
@@ -64,6 +65,20 @@ class NuggetsConfig:
             "reference implementation to the letter (anchors cut at 200 tokens). `auto`: `chat` where the tokenizer "
             "has a chat template and the rows are conversational or have Alpaca columns, else `plain`.",
             "choices": list(TEMPLATES),
+        },
+    )
+    response_field: str | None = field(
+        default=None,
+        metadata={
+            "help": "With `formatting_func`: the column that holds the response. What the function writes alike with "
+            "and without it is the prompt, the rest is the completion. Default: the whole text is the completion."
+        },
+    )
+    pool_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Take this many rows, the first ones, as the pool: all of them go into memory when "
+            "`train_dataset` is an `IterableDataset`, which has no selection without it. Default: all rows."
         },
     )
     exclude_self: bool | None = field(
@@ -148,6 +163,27 @@ class NuggetsConfig:
             "keeps 1%% of one pool and 33%% of another: prefer a fraction."
         },
     )
+    match_full_steps: bool = field(
+        default=False,
+        metadata={
+            "help": "Train for the optimizer steps that `num_train_epochs` over the whole pool would take, by more "
+            "epochs over the golden set: 619 rows at batch 256 for 3 epochs are 7-9 steps, which hardly move a model. "
+            "For a stated number of steps set `max_steps` (SFTConfig), which repeats epochs as well."
+        },
+    )
+    reselect: str = field(
+        default="no",
+        metadata={
+            "help": "Choose the golden set again during training, by scores of the model as it is then: `no`, at the "
+            "start of each `epoch`, or every `reselect_steps` optimizer steps (`steps`). It keeps its size and its "
+            "anchors; each choice costs another scoring of the pool.",
+            "choices": list(RESELECT),
+        },
+    )
+    reselect_steps: int | None = field(
+        default=None,
+        metadata={"help": 'Optimizer steps between two choices of the golden set with `reselect="steps"`.'},
+    )
     score_dir: str | None = field(
         default=None,
         metadata={
@@ -161,22 +197,23 @@ class NuggetsConfig:
         _check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
-        if self.tokens_per_batch is not None:
-            _check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)
+        _check_choice("reselect", self.reselect, RESELECT)
+        for name in ("exclude_self", "match_full_steps"):
+            _check_bool(name, getattr(self, name), optional=name == "exclude_self")
         _check_int("anchor_seed", self.anchor_seed, minimum=0)
         _check_number("flush_seconds", self.flush_seconds)
         if not self.flush_seconds >= 0:
             raise ValueError(f"`flush_seconds` must be 0 or more, got {self.flush_seconds}.")
-        if self.num_anchors is not None:
-            _check_int("num_anchors", self.num_anchors, minimum=1)
-        if self.exclude_self is not None and not isinstance(self.exclude_self, bool):
-            raise TypeError(f"`exclude_self` must be true, false or unset, got {self.exclude_self!r}.")
-        for name in ("anchors", "score_dir", "scorer_model"):
+        for name in ("num_anchors", "pool_size", "reselect_steps", "tokens_per_batch"):
+            if getattr(self, name) is not None:
+                _check_int(name, getattr(self, name), minimum=1)
+        for name in ("anchors", "response_field", "score_dir", "scorer_model"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")
         self._check_race_confidence()
         self._check_scorer_model()
+        self._check_reselect()
         if self.anchors is not None and self.num_anchors is not None:
             raise ValueError(
                 f"`num_anchors={self.num_anchors}` chooses anchors from the pool, but `anchors={self.anchors!r}` "
@@ -215,6 +252,18 @@ class NuggetsConfig:
         if self.scorer_model is None:
             raise ValueError("`scorer_model_init_kwargs` is given without `scorer_model`. Name the scorer model too.")
 
+    def _check_reselect(self) -> None:
+        if (self.reselect == "steps") != (self.reselect_steps is not None):
+            raise ValueError(
+                f'`reselect="steps"` and `reselect_steps` belong together, got `reselect={self.reselect!r}` and '
+                f"`reselect_steps={self.reselect_steps}`. Set both or neither."
+            )
+        if self.reselect != "no" and self.scorer_model is not None:
+            raise ValueError(
+                "`reselect` scores with the model that is being tuned, but `scorer_model` scores with another one, "
+                "whose scores never change. Drop one of the two."
+            )
+
     def _check_selection_rule(self) -> None:
         rules = {n: v for n in ("top_fraction", "top_k", "threshold") if (v := getattr(self, n)) is not None}
         if len(rules) > 1:
@@ -250,6 +299,11 @@ class NuggetsConfig:
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+
+
+def _check_bool(name: str, value: Any, optional: bool) -> None:
+    if not isinstance(value, bool) and not (optional and value is None):
+        raise TypeError(f"`{name}` must be true{', false or unset' if optional else ' or false'}, got {value!r}.")
 
 
 def _check_int(name: str, value: Any, minimum: int) -> None:
