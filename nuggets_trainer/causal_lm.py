@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def base_model(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel]:
-    """Give the base model of a `PeftModel` with the adapter switched off; any other model as it is."""
+def base_model(model: PreTrainedModel | PeftModel, adapter: bool = False) -> Iterator[PreTrainedModel]:
+    """Give the base model of a `PeftModel` with the adapter switched off; any other model as it is.
+
+    Args:
+        model: the model.
+        adapter: leave the adapter on, whose layers (of LoRA and its like) are inside the base model.
+    """
     from peft import PeftModel
 
     if isinstance(model, PeftModel):
-        with model.disable_adapter():
+        with contextlib.nullcontext() if adapter else model.disable_adapter():
             yield model.get_base_model()
     else:
         yield model

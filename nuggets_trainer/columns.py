@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer
 
-from nuggets_trainer.pool import Pool, UnusableRowError, read_row
+from nuggets_trainer.pool import Pool
+from nuggets_trainer.rows import UnusableRowError, read_row
 from nuggets_trainer.templates import train_columns
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def hub_options(args: Any) -> dict[str, Any]:
 def is_alpaca(column_names: list[str] | None) -> bool:
     """Whether rows have Alpaca columns and none of TRL's."""
     names = set(column_names or ())
-    return names >= {"instruction", "output"} and not {"prompt", "messages"} & names
+    return names >= {"instruction", "output"} and not {"prompt", "messages", "conversations"} & names
 
 
 def alpaca_template(name: str, chat_template: str | None) -> str:

@@ -33,6 +33,7 @@ def fingerprint_fields(
     tokenizer: PreTrainedTokenizerBase,
     template_fields: dict[str, str],
     autocast_dtype: torch.dtype | None,
+    adapter: bool = False,
 ) -> dict[str, str]:
     """Name and value of all that a stored log-prob depends on, apart from the texts of the pair itself.
 
@@ -41,6 +42,7 @@ def fingerprint_fields(
         tokenizer: its tokenizer.
         template_fields: what `Template.describe()` returns.
         autocast_dtype: as given to the engine.
+        adapter: of a `PeftModel` the adapter counts too.
     """
     weights = base_weights(model)
     weights_dtype = str(next(w for w in weights.values() if w.is_floating_point()).dtype).removeprefix("torch.")
@@ -54,6 +56,7 @@ def fingerprint_fields(
         "attn_implementation": str(getattr(_base(model).config, "_attn_implementation", None)),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **template_fields,
+        **({"adapter_sha256": adapter_hash(model)} if adapter and hasattr(model, "get_base_model") else {}),
     }
 
 
@@ -91,6 +94,19 @@ def base_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
             continue
         weights[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
     return weights
+
+
+def adapter_hash(model: PeftModel) -> str:
+    """Hash of the active adapter's weights and of its config, which holds e.g. the scale of LoRA."""
+    from peft import get_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    config = json.dumps(model.peft_config[model.active_adapter].to_dict(), sort_keys=True, default=_sortable)
+    return hashlib.sha256((weights_hash(weights) + config).encode()).hexdigest()[:32]
+
+
+def _sortable(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

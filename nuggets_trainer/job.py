@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 from nuggets_trainer.anchors import kmeans_anchors, random_anchors
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.engine import LogProbEngine
-from nuggets_trainer.pool import Pool, Row, UnusableRowError
+from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.rows import Row, UnusableRowError
 from nuggets_trainer.store import ScoreStore
 from nuggets_trainer.templates import Template
 

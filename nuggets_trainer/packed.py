@@ -82,8 +82,8 @@ def _score_row(
         if piece.segment is None:
             continue
         segment = groups[piece.group][1][piece.segment]
-        rows += range(piece.start + segment.start - 1, piece.start + piece.length)
-        targets += segment.ids[segment.start :]
+        rows += [piece.start + position - 1 for position in segment.positions]
+        targets += segment.targets
         scored.append((piece.group, piece.segment))
         counts.append(segment.num_completion_tokens)
     if not scored:

@@ -1,102 +1,92 @@
-"""Rows of any supported format -> prompt and completion, content hash, reason where a row is unusable.
+"""A dataset of any supported format -> rows, content hashes, reasons where a row is unusable.
 
-Knows no tokenizer and no model: what a prompt looks like as text is decided in `prompts.py`.
+Knows no tokenizer and no model: how a record is read is in `rows.py`, what it looks like as text in `templates.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from nuggets_trainer.rows import Row, formatted_row, read_row
+from nuggets_trainer.rows import UnusableRowError as UnusableRowError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Message = dict[str, Any]
+    FormattingFunc = Callable[[dict[str, Any]], str]
 
-SEPARATOR = "\n\n"  # between the pieces of a row, and between candidate and anchor, in plain text
 FORMATS = {
     "prompt_completion": ("prompt", "completion"),
     "messages": ("messages",),
+    "sharegpt": ("conversations",),
     "alpaca": ("instruction", "output"),
+    "text": ("text",),
+    "tokenized": ("input_ids",),
 }
 FORMATS_HELP = (
-    "`prompt` + `completion` (text, or lists of messages), `messages`, or Alpaca's `instruction` + `output` "
-    "(+ optional `input`)"
+    "`prompt` + `completion` (text, or lists of messages), `messages`, ShareGPT's `conversations`, Alpaca's "
+    "`instruction` + `output` (+ optional `input`), `text`, or `input_ids` (+ optional `labels`, or "
+    "`completion_mask` and `assistant_masks`)"
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One instruction row, whatever its columns were.
-
-    Attributes:
-        prompt: text, or a list of messages.
-        completion: text, or a list of messages.
-        separator: what stands between prompt and completion when they are joined as plain text: nothing in TRL's own
-            columns (TRL trains on `prompt + completion`), a blank line in Alpaca columns.
-        alpaca: `(instruction, input)`, stripped, of a row with Alpaca columns.
-    """
-
-    prompt: str | list[Message]
-    completion: str | list[Message]
-    separator: str = ""
-    alpaca: tuple[str, str] | None = None
-
-    @property
-    def is_conversational(self) -> bool:
-        """Whether prompt and completion are lists of messages."""
-        return isinstance(self.prompt, list)
-
-    @property
-    def key(self) -> str:
-        """Content hash, 32 hex digits; the first 16 are of the text alone, whatever the columns were.
-
-        Equal for two rows if and only if all their fields are; `same_text` compares the first half.
-        """
-        text = [joined_text(part).strip() for part in (self.prompt, self.completion)]
-        return _digest(text) + _digest([self.prompt, self.separator, self.completion, self.alpaca])
-
-
-def joined_text(part: str | list[Message]) -> str:
-    """Return a prompt or completion as text: contents of messages are joined by blank lines."""
-    return part if isinstance(part, str) else SEPARATOR.join(message.get("content", "") for message in part)
-
-
-def same_text(key: str) -> str:
-    """Return the part of a row's key that rows with the same text share, whatever their columns."""
-    return key[:16]
-
-
-class UnusableRowError(ValueError):
-    """A row that cannot be a candidate or an anchor; its message is the reason, e.g. `empty_completion`."""
 
 
 class Pool:
     """The rows of a dataset, read on demand: `pool[i]` is a `Row`, or raises `UnusableRowError` with the reason.
 
     Args:
-        dataset: a `datasets.Dataset` in one of the formats of `FORMATS`.
+        dataset: a `datasets.Dataset` in one of the formats of `FORMATS`, or in any with `formatting_func`.
         name: what to call it in errors (`train_dataset`, `anchors`).
+        formatting_func: writes a row as the text that TRL trains on.
+        response_field: the column with the response: what the function writes alike with and without it is the prompt.
+            None: the whole text is the completion.
 
     Raises:
-        TypeError: if it is not a `Dataset` (a `DatasetDict`, an `IterableDataset`, ...).
-        ValueError: if it is empty or its columns are of no known format.
+        TypeError: if it is not a `Dataset` (a `DatasetDict`, an `IterableDataset`, ...), or the function gives no
+            string.
+        ValueError: if it is empty, of no known format, packed, or not of text alone; or if function, `response_field`
+            and columns do not fit together.
     """
 
-    def __init__(self, dataset: Dataset, name: str = "train_dataset") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        name: str = "train_dataset",
+        formatting_func: FormattingFunc | None = None,
+        response_field: str | None = None,
+    ) -> None:
         self.dataset = check_dataset(dataset, name)
         self.name = name
-        self.format = detect_format(dataset.column_names, name)
+        self.formatting_func, self.response_field = formatting_func, response_field
+        # Lists, whatever tensors a dataset is set to give; a transform is the user's own and stays.
+        self._records = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
         self._keys: tuple[list[str], dict[int, str]] | None = None
-        _refuse_columns_that_change_prompts(self)
+        if response_field is not None and formatting_func is None:
+            raise ValueError(
+                f"`response_field={response_field!r}` is given without `formatting_func`: it tells which part of the "
+                "text that the function writes is the completion. Pass `formatting_func`, or leave it out."
+            )
+        if formatting_func is None:
+            self.format = detect_format(dataset.column_names, name)
+        else:
+            self.format = "formatting_func"
+            self._check_formatting(formatting_func)
+        self._check_first_row()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Row:
-        return read_row(self.dataset[index], self.format)
+        record = self._records[index]
+        if self.formatting_func is None:
+            return read_row(record, self.format)
+        if self.response_field is None:
+            return read_row({"text": self.formatting_func(record)}, "text")
+        if record[self.response_field] is None:
+            raise UnusableRowError("completion_not_text")
+        without_response = self.formatting_func({**record, self.response_field: ""})
+        return formatted_row(self.formatting_func(record), without_response)
 
     def read_keys(self) -> tuple[list[str], dict[int, str]]:
         """Content hash of each row ("" where unusable), and the reason for each row that is unusable as it stands."""
@@ -111,6 +101,11 @@ class Pool:
             self._keys = keys, dropped
         return self._keys[0], dict(self._keys[1])
 
+    def exclude(self, reasons: dict[int, str]) -> None:
+        """Take these rows for unusable from now on, each with its reason; the content hash stays."""
+        keys, dropped = self.read_keys()
+        self._keys = keys, {**reasons, **dropped}
+
     @property
     def content_hash(self) -> str:
         """Hash of all rows in their order."""
@@ -121,50 +116,130 @@ class Pool:
         """Whether the rows are made of messages."""
         from datasets import Value
 
-        return self.format == "messages" or not isinstance(self.dataset.features[FORMATS[self.format][0]], Value)
+        if self.format in ("messages", "sharegpt"):
+            return True
+        return self.format == "prompt_completion" and not isinstance(self.dataset.features["prompt"], Value)
+
+    @property
+    def is_text_only(self) -> bool:
+        """Whether the rows have no prompt: the whole text is the completion."""
+        return self.format == "text" or (self.format == "formatting_func" and self.response_field is None)
+
+    def _check_formatting(self, formatting_func: FormattingFunc) -> None:
+        columns, field = self.dataset.column_names, self.response_field
+        ignored = sorted({"prompt", "messages", "conversations", "input_ids"} & set(columns))
+        if ignored:
+            raise ValueError(
+                f"`{self.name}` has the columns {ignored}, for which TRL does not use `formatting_func`. Leave the "
+                f"function out, or rename or remove these columns (`dataset.remove_columns({ignored!r})`)."
+            )
+        if field is not None and field not in columns:
+            raise ValueError(
+                f"`response_field={field!r}` is no column of `{self.name}`, whose columns are {sorted(columns)}. "
+                "Name the column that holds the response."
+            )
+        record = self._records[0]
+        text = formatting_func(dict(record))
+        if not isinstance(text, str):
+            raise TypeError(
+                f"`formatting_func` gave {type(text).__name__} for the first row of `{self.name}`, expected one "
+                "string: the row as TRL trains on it, without EOS."
+            )
+        response = "" if field is None else record[field]
+        if response is None or not str(response).strip():
+            return  # an empty response is a reason to drop a row, no sign that the function does not write it
+        try:
+            self[0]
+        except UnusableRowError as error:
+            raise ValueError(
+                f"`formatting_func` writes the first row of `{self.name}` alike with and without its "
+                f"`response_field={field!r}`, so that nothing is left to score. Name the column that holds the "
+                "response, or have the function write it."
+            ) from error
+
+    def _check_first_row(self) -> None:
+        """Refuse at once what is the same in every row."""
+        if self.format == "tokenized":
+            packed = sorted({"seq_lengths", "position_ids"} & set(self.dataset.column_names))
+            if packed:
+                raise ValueError(
+                    f"`{self.name}` is packed (it has the columns {packed}): a row must be one instruction. Select "
+                    "before packing: pass the rows as they were before."
+                )
+        if self.format == "sharegpt":
+            messages = self._records[0]["conversations"]
+            first = messages[0] if isinstance(messages, list) and messages else None
+            if isinstance(first, dict) and "from" not in first:
+                raise ValueError(
+                    f"`{self.name}` has messages without `from` and `value` in its column `conversations`, which TRL "
+                    "reads as ShareGPT's. Rename it: `dataset.rename_column('conversations', 'messages')`."
+                )
+        try:
+            self[0]
+        except UnusableRowError as error:
+            if str(error) == "not_text":
+                raise ValueError(
+                    f"`{self.name}`: row 0 holds a part that is no text (image, audio or video), but selection works "
+                    "on text alone. Remove such parts or such rows."
+                ) from error
+
+
+def same_text(key: str) -> str:
+    """Return the part of a row's key that rows with the same text share, whatever their columns."""
+    return key[:16]
 
 
 def anchors_like(anchor_dataset: Dataset, pool: Pool) -> Pool:
-    """Read anchors; where their columns are of no known format, the error shows the pool's beside them."""
+    """Read anchors as the pool is read: with its `formatting_func` where they have its columns, else as what they are.
+
+    Where their columns are of no known format, the error shows the pool's beside them.
+    """
     try:
+        columns = set(check_dataset(anchor_dataset, "anchors").column_names)
+        if pool.formatting_func is not None and columns >= set(pool.dataset.column_names):
+            return Pool(anchor_dataset, "anchors", pool.formatting_func, pool.response_field)
         return Pool(anchor_dataset, "anchors")
     except ValueError as error:
         raise ValueError(f"{error} (The pool's columns are {sorted(pool.dataset.column_names)}.)") from error
 
 
-def read_row(record: dict[str, Any], row_format: str) -> Row:
-    """Read one record of a dataset in that format; raise `UnusableRowError` with the reason where it is unusable."""
-    if row_format == "alpaca":
-        return _alpaca_row(record)
-    if row_format == "messages":
-        return _messages_row(record["messages"])
-    return _prompt_completion_row(record["prompt"], record["completion"])
+def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") -> Any:
+    """Cut a dataset to its first rows; a stream becomes a `Dataset` in memory.
 
+    Args:
+        dataset: a `Dataset`, or an `IterableDataset`.
+        pool_size: how many rows; None takes a `Dataset` as it is, and refuses a stream.
+        name: what to call it in errors.
 
-def _refuse_columns_that_change_prompts(pool: Pool) -> None:
-    """TRL renders a row with its own tools and template options; scoring would see another prompt than training."""
-    for column in ("tools", "chat_template_kwargs"):
-        if pool.is_conversational and column in pool.dataset.column_names and any(pool.dataset[column]):
-            raise ValueError(
-                f"`{pool.name}` has the column `{column}`, which changes how TRL renders a row and which scoring does "
-                f"not know yet. Remove it (`dataset.remove_columns({column!r})`) or render the rows to text first."
-            )
+    Raises:
+        TypeError: if it is neither, or a stream without `pool_size`.
+        ValueError: if it is empty.
+    """
+    from datasets import Dataset, IterableDataset
+
+    if pool_size is None:
+        return check_dataset(dataset, name)
+    if isinstance(dataset, IterableDataset):
+        rows = list(dataset.take(pool_size))
+        return check_dataset(Dataset.from_list(rows, features=dataset.features), name)
+    return check_dataset(dataset, name).select(range(min(pool_size, len(dataset))))
 
 
 def check_dataset(dataset: Any, name: str) -> Any:
     """Return `dataset` if it is a map-style `Dataset` with rows; else raise and say what to pass."""
-    from datasets import Dataset, DatasetDict, IterableDataset
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-    if isinstance(dataset, DatasetDict):
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
         example = "train" if "train" in dataset or not dataset else sorted(dataset)[0]
         raise TypeError(
-            f"`{name}` is a DatasetDict with splits {sorted(dataset)}, expected one split: pass e.g. "
+            f"`{name}` is a {type(dataset).__name__} with splits {sorted(dataset)}, expected one split: pass e.g. "
             f"`dataset[{example!r}]`."
         )
     if isinstance(dataset, IterableDataset):
         raise TypeError(
             f"`{name}` is an IterableDataset: candidates are ranked against each other, so their number must be known."
-            " Take a bounded number of rows into memory first: `Dataset.from_list(list(dataset.take(n)))`."
+            " Take a bounded number of rows into memory first: set `pool_size` (of a pool), or pass "
+            "`Dataset.from_list(list(dataset.take(n)))`."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`{name}` must be a datasets.Dataset, got {type(dataset).__name__}.")
@@ -185,60 +260,5 @@ def detect_format(column_names: list[str], name: str) -> str:
             return candidate_format
     raise ValueError(
         f"`{name}` has columns {sorted(column_names)}, which is no known format. Expected {FORMATS_HELP}. Rename the "
-        "columns (`dataset.rename_columns`) or map the rows to one of these."
+        "columns (`dataset.rename_columns`), map the rows to one of these, or give a `formatting_func`."
     )
-
-
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)  # messages may hold dates
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _alpaca_row(record: dict[str, Any]) -> Row:
-    instruction = _text(record["instruction"], "prompt")
-    extra = record.get("input")
-    extra = "" if extra is None else _text(extra, "prompt", may_be_empty=True)
-    completion = _text(record["output"], "completion")
-    prompt = f"{instruction}{SEPARATOR}{extra}" if extra else instruction
-    return Row(prompt, completion, separator=SEPARATOR, alpaca=(instruction, extra))
-
-
-def _prompt_completion_row(prompt: Any, completion: Any) -> Row:
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return Row(_messages(prompt, "prompt"), _messages(completion, "completion"))
-    _text(prompt, "prompt")
-    _text(completion, "completion")
-    return Row(prompt, completion)  # taken as they are: TRL trains on this very text
-
-
-def _messages_row(messages: Any) -> Row:
-    messages = _messages(messages, "prompt")
-    if messages[-1].get("role") != "assistant":
-        raise UnusableRowError("last_message_not_assistant")
-    return Row(_messages(messages[:-1], "prompt"), _messages(messages[-1:], "completion"))
-
-
-def _text(value: Any, part: str, may_be_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise UnusableRowError(f"{part}_not_text")
-    if not value.strip() and not may_be_empty:
-        raise UnusableRowError(f"empty_{part}")
-    return value.strip()
-
-
-def _messages(value: Any, part: str) -> list[Message]:
-    """Drop the null keys that Arrow adds to messages of different shape; refuse empty or malformed ones."""
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise UnusableRowError(f"{part}_not_messages")
-    messages = [{k: v for k, v in message.items() if v is not None} for message in value]
-    contents = [_message_text(message, part) for message in messages if message.get("role") != "system"]
-    if not any(content.strip() for content in contents):
-        raise UnusableRowError(f"empty_{part}")
-    return messages
-
-
-def _message_text(message: Message, part: str) -> str:
-    content = message.get("content", "")
-    if not isinstance(content, str) or not isinstance(message.get("role"), str):
-        raise UnusableRowError(f"{part}_not_text")
-    return content

@@ -38,7 +38,7 @@ def score_cached(model: PreTrainedModel, groups: Sequence[Group], tokens_per_bat
 
 def score_whole(model: PreTrainedModel, groups: Sequence[Group], tokens_per_batch: int) -> list[list[float]]:
     """Mean log-prob of each segment behind its group's prefix, nats per token, one list per group."""
-    whole: list[Group] = [([], [_whole(prefix_ids, s) for s in segments]) for prefix_ids, segments in groups]
+    whole: list[Group] = [([], [s.behind(prefix_ids) for s in segments]) for prefix_ids, segments in groups]
     return score_cached(model, whole, tokens_per_batch)
 
 
@@ -106,10 +106,6 @@ def _score_batch(
     return _mean_log_probs(logits, segments, offset=first)
 
 
-def _whole(prefix_ids: Sequence[int], segment: Segment) -> Segment:
-    return Segment([*prefix_ids, *segment.ids], len(prefix_ids) + segment.start)
-
-
 def _mean_log_probs(logits: torch.Tensor, segments: Sequence[Segment], offset: int) -> list[float]:
     """Average `log_softmax(logits)` at the targets: `(B, T, V)` logits of positions from `offset` on.
 
@@ -118,8 +114,9 @@ def _mean_log_probs(logits: torch.Tensor, segments: Sequence[Segment], offset: i
     """
     counts = [s.num_completion_tokens for s in segments]
     rows = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(counts)).to(logits.device)
-    columns = (torch.cat([torch.arange(s.start - 1, len(s.ids) - 1) for s in segments]) - offset).to(logits.device)
-    targets = torch.cat([torch.tensor(s.ids[s.start :]) for s in segments]).to(logits.device)
+    positions = [position for s in segments for position in s.positions]
+    columns = (torch.tensor(positions) - 1 - offset).to(logits.device)
+    targets = torch.tensor([target for s in segments for target in s.targets]).to(logits.device)
     log_probs = []
     for first in range(0, len(rows), LOGIT_ROWS):
         chunk = slice(first, first + LOGIT_ROWS)

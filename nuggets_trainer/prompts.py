@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.chat import system_messages
 from nuggets_trainer.golden import AnchorScores
-from nuggets_trainer.pool import Row, UnusableRowError
+from nuggets_trainer.rows import Row, UnusableRowError
 from nuggets_trainer.segment import Segment, common_prefix_length
-from nuggets_trainer.templates import NuggetsTemplate, Template, system_messages
+from nuggets_trainer.templates import NuggetsTemplate, Template
 
 
 class AnchorSet:
@@ -98,7 +99,7 @@ def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Seg
     zero, one = template.zero_shot(row), template.one_shot(row, row)
     if max_length is not None and len(zero.ids) > max_length:
         raise UnusableRowError("too_long")
-    if zero.ids[zero.start :] != one.ids[one.start :]:
+    if zero.targets != one.targets:
         raise UnusableRowError("completion_changes")
     return zero
 
@@ -131,8 +132,8 @@ class SharedPrefix:
     alike (the candidate, and tokens that all anchors share) is prefix, the rest is suffix. At least one prompt token
     stays in each suffix, so that the completion's first token is predicted inside it. For every candidate the split is
     checked against the joint rendering with two anchors (with all, where candidate and anchor meet in plain text, as
-    tokens may merge there); where it does not hold, its pairs are rendered whole. Anchors are grouped by system
-    message, which a conversation has at its very beginning.
+    tokens may merge there); where it does not hold, its pairs are rendered whole. Anchors are grouped by
+    what a conversation has at its very beginning: system message, tools, and options of the chat template.
 
     Args:
         template: renders the pairs.
@@ -143,10 +144,11 @@ class SharedPrefix:
     def __init__(self, template: Template, anchors: Sequence[Row], max_length: int | None = None) -> None:
         self._template, self._anchors, self._max_length = template, anchors, max_length
         self.suffixes: dict[int, Segment] = {}
-        by_system: dict[str, list[int]] = {}
+        by_beginning: dict[str, list[int]] = {}
         for j, anchor in enumerate(anchors):
-            by_system.setdefault(str(system_messages(anchor.prompt)), []).append(j)
-        self._groups = list(by_system.values())
+            beginning = (system_messages(anchor.prompt), anchor.tools, anchor.template_kwargs)
+            by_beginning.setdefault(str(beginning), []).append(j)
+        self._groups = list(by_beginning.values())
         self._checked: dict[int, list[int]] = {}
         for group in self._groups:
             self.suffixes.update(self._split_group(group))
@@ -156,14 +158,15 @@ class SharedPrefix:
         """Render a candidate before all anchors.
 
         Raises:
-            UnusableRowError: if it cannot be rendered, or does not fit the context together with every anchor.
+            UnusableRowError: if it cannot be rendered, if it changes the tokens that an anchor is scored on, or if it
+                does not fit the context together with every anchor.
         """
         groups, unshared = [], {}
         for group in self._groups:
             prefix = self._prefix(row, group)
             groups.append((prefix, group))
             if not prefix:
-                unshared.update({j: self._template.one_shot(row, self._anchors[j]) for j in group})
+                unshared.update({j: self._whole(row, j) for j in group})
             segments = self.suffixes if prefix else unshared
             longest = len(prefix) + max(len(segments[j].ids) for j in group)
             if self._max_length is not None and longest > self._max_length:
@@ -175,7 +178,7 @@ class SharedPrefix:
         whole = {j: self._template.one_shot(reference, self._anchors[j]) for j in group}
         first = whole[group[0]]
         shared = min(min(common_prefix_length(first.ids, s.ids), s.start - 1) for s in whole.values())
-        return {j: Segment(s.ids[shared:], s.start - shared) for j, s in whole.items()}
+        return {j: s.without_first(shared) for j, s in whole.items()}
 
     def _anchors_to_check(self, group: list[int]) -> list[int]:
         """Anchors to hold the split of each candidate against: two where the boundary is safe, else all.
@@ -195,11 +198,17 @@ class SharedPrefix:
 
     def _prefix(self, row: Row, group: list[int]) -> list[int]:
         """Prefix ids of a candidate before this group of anchors, or none where it cannot be shared."""
-        whole = {j: self._template.one_shot(row, self._anchors[j]) for j in self._checked[group[0]]}
+        whole = {j: self._whole(row, j) for j in self._checked[group[0]]}
         first = group[0]
         prefix = whole[first].ids[: len(whole[first].ids) - len(self.suffixes[first].ids)]
         for j, segment in whole.items():
-            suffix = self.suffixes[j]
-            if segment.ids != prefix + suffix.ids or segment.start != len(prefix) + suffix.start:
+            if segment != self.suffixes[j].behind(prefix):
                 return []
         return prefix
+
+    def _whole(self, row: Row, j: int) -> Segment:
+        """One-shot prompt of a pair, which must be scored on the tokens that the anchor is scored on alone."""
+        segment = self._template.one_shot(row, self._anchors[j])
+        if segment.targets != self.suffixes[j].targets:
+            raise UnusableRowError("completion_changes")
+        return segment

@@ -22,10 +22,11 @@ from nuggets_trainer.execution import Execution, Outcome
 from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.golden import golden_scores
 from nuggets_trainer.job import Job, chosen_anchors, given_anchors
-from nuggets_trainer.pool import Pool, UnusableRowError
+from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.results import PoolScores, write_results
+from nuggets_trainer.rows import UnusableRowError
 from nuggets_trainer.selection import GoldenSet, select_golden_set
 from nuggets_trainer.store import ScoreStore
 from nuggets_trainer.templates import make_template
@@ -45,6 +46,8 @@ def score_pool(
     config: NuggetsConfig,
     score_dir: str | Path,
     autocast_dtype: torch.dtype | None = None,
+    training_chat_template: str | None = None,
+    adapter: bool = False,
 ) -> tuple[PoolScores, GoldenSet]:
     """Score every row of a pool with a base model and keep the golden set.
 
@@ -60,6 +63,9 @@ def score_pool(
         config: template, selection rule, choice of anchors, token budget.
         score_dir: where scores and results go; a directory that all ranks share.
         autocast_dtype: from `resolve_autocast_dtype`.
+        training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on: all that
+            an anchor's assistant says is scored.
+        adapter: leave a `PeftModel`'s adapter on: score with the model as it is now.
 
     Returns:
         `PoolScores` over the n pool rows, in pool order, and the `GoldenSet`.
@@ -69,12 +75,14 @@ def score_pool(
         PermissionError: if `score_dir` cannot be written to.
     """
     ranks, started = Ranks(), time.monotonic()
-    template = make_template(config.template, tokenizer, pool)
+    template = make_template(config.template, tokenizer, pool, anchors, training_chat_template)
     keys, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
-    with base_model(model) as base:
+    with base_model(model, adapter) as base:
         check_causal_lm(base.config, base)
-        fields = ranks.on_main(lambda: fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype))
+        fields = ranks.on_main(
+            lambda: fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
+        )
         job = Job(
             ranks=ranks,
             pool=pool,

@@ -19,6 +19,13 @@ def mean_log_prob(model, context: list[int], completion: list[int]) -> float:
     return float(log_probs[positions, targets].mean())
 
 
+def mean_log_prob_at(model, ids: list[int], positions: list[int]) -> float:
+    """Mean of log p(token | everything before it) over the tokens at these positions, nats per token."""
+    with torch.no_grad():
+        log_probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(dim=-1)
+    return float(np.mean([float(log_probs[position - 1, ids[position]]) for position in positions]))
+
+
 def render(tokenizer, template: str, anchor: dict, candidate: dict | None) -> tuple[list[int], list[int]]:
     """Context and completion token ids of an anchor (Alpaca columns), alone or behind a candidate."""
     return {"chat": _chat, "plain": _plain, "nuggets": _nuggets}[template](tokenizer, anchor, candidate)

@@ -14,9 +14,9 @@ from nuggets_trainer.causal_lm import resolve_autocast_dtype
 from nuggets_trainer.engine import LogProbEngine
 from nuggets_trainer.fusion import pays
 from nuggets_trainer.portable import batches
-from nuggets_trainer.segment import Segment
+from nuggets_trainer.segment import Segment, scored_at
 from tests.conftest import tiny_model
-from tests.oracle import mean_log_prob
+from tests.oracle import mean_log_prob, mean_log_prob_at
 
 VOCAB = 97
 
@@ -45,6 +45,60 @@ def test_log_probs_equal_one_sequence_at_a_time(family, prefix):
     # 1e-5 nats per token: what float32 attention and log-softmax leave, two orders below any gain that matters.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert np.ptp(expected) > 1.0  # the segments are told apart
+
+
+def masked_segments(num_segments: int, seed: int) -> list[Segment]:
+    """Segments of which any of the tokens but the first are scored; of one in three all from some position on."""
+    generator = np.random.default_rng(seed)
+    segments = []
+    for k, segment in enumerate(random_segments(num_segments, seed)):
+        inside = generator.random(len(segment.ids) - 1) < 0.4
+        inside[int(generator.integers(len(inside)))] = True
+        scored = [p + 1 for p in np.flatnonzero(inside).tolist()]
+        segments.append(segment if k % 3 == 0 else scored_at(segment.ids, scored))
+    return segments
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("path", ["packed", "cached", "whole", "naive"])
+@pytest.mark.parametrize("prefix", [[], random_prefix()], ids=["zero-shot", "one-shot"])
+@pytest.mark.parametrize("tokens_per_batch", [1, 150, 10_000])
+def test_log_probs_are_averaged_over_the_scored_tokens_alone(family, path, prefix, tokens_per_batch):
+    model, segments = tiny_model(family, VOCAB), masked_segments(17, seed=13)
+    expected = [
+        mean_log_prob_at(model, prefix + s.ids, [len(prefix) + position for position in s.positions]) for s in segments
+    ]
+    found = LogProbEngine(model, tokens_per_batch, path=path).score(prefix, segments)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    whole = LogProbEngine(model, path=path).score(prefix, [Segment(s.ids, s.start) for s in segments])
+    masked = [k for k, s in enumerate(segments) if s.scored is not None]
+    assert len(masked) > 5
+    assert np.abs(whole - found)[masked].max() > 0.1  # leaving tokens out makes a difference
+
+
+def test_groups_with_masked_segments_share_rows(rows_run):
+    model, segments = tiny_model("qwen2", VOCAB), masked_segments(12, seed=14)
+    groups = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
+    engine = LogProbEngine(model, tokens_per_batch=150, path="packed")
+    together = engine.score_groups(groups)
+    together_lengths = list(rows_run)
+    rows_run.clear()
+    for found, (prefix, own) in zip(together, groups, strict=True):
+        np.testing.assert_allclose(found, engine.score(prefix, own), rtol=0, atol=1e-5)
+    assert len(together_lengths) < len(rows_run)
+
+
+def test_a_segment_moves_with_its_scored_tokens():
+    segment = scored_at([5, 6, 7, 8, 9], [2, 4])
+    assert (segment.start, segment.scored, segment.targets, segment.num_completion_tokens) == (2, (2, 4), [7, 9], 2)
+    behind = segment.behind([1, 2])
+    assert behind == Segment([1, 2, 5, 6, 7, 8, 9], 4, (4, 6))
+    assert behind.targets == segment.targets
+    assert behind.without_first(2) == segment
+    assert segment.without_first(1) == Segment([6, 7, 8, 9], 1, (1, 3))
+    assert scored_at([5, 6, 7], [1, 2]) == Segment([5, 6, 7], 1)
+    with pytest.raises(AssertionError):
+        segment.without_first(2)  # nothing would stand before the first scored token
 
 
 @pytest.mark.parametrize("path", ["packed", "cached", "whole"])

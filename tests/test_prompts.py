@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from importlib.resources import files
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from nuggets_trainer.pool import Row, UnusableRowError, read_row
 from nuggets_trainer.prompts import AnchorSet, SharedPrefix
+from nuggets_trainer.rows import Row, UnusableRowError, read_row
 from nuggets_trainer.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
 from tests.conftest import SHARED, alpaca_rows
 from tests.oracle import render
@@ -87,7 +87,7 @@ def assert_joint(template, anchors: list[Row], candidates: list[Row]) -> tuple[i
                     continue
                 suffix = split.suffixes[j]
                 assert [*prefix, *suffix.ids] == joint.ids
-                assert len(prefix) + suffix.start == joint.start
+                assert [len(prefix) + position for position in suffix.positions] == list(joint.positions)
                 assert 1 <= suffix.start < len(suffix.ids)
                 assert j not in prompt.unshared
                 num_shared += 1
@@ -146,11 +146,57 @@ def test_anchors_are_grouped_by_system_message(name, loaded):
     systems = [None, "red", None, "blue", "red"]
     anchors = [conversation(system, f"cat {i}?") for i, system in enumerate(systems)]
     candidates = [conversation(system, f"dog {i}") for i, system in enumerate([None, "red", "green"])]
-    # Mistral writes the system message into the last turn: the two anchors without one get a candidate's own there.
-    num_whole = 4 if name == "tokenizers/mistral-v3" else 0
-    assert assert_joint(template, anchors, candidates) == (15 - num_whole, num_whole)
+    assert assert_joint(template, anchors, candidates) == (15, 0)
     split = SharedPrefix(template, anchors)
     assert [group for _, group in split.candidate(candidates[0]).groups] == [[0, 2], [1, 4], [3]]
+
+
+def test_a_system_message_of_the_candidate_does_not_change_the_scored_tokens(loaded):
+    """Mistral writes it into the last user turn of a prompt, but not of a whole conversation.
+
+    Prompt and conversation then part before that turn, so that 7 tokens, question and all, were held against the 2
+    tokens of the answer zero-shot.
+    """
+    template = ChatTemplate(loaded("tokenizers/mistral-v3"))
+    anchor = conversation(None, "cat 0?")
+    zero, one = template.zero_shot(anchor), template.one_shot(conversation("red", "dog"), anchor)
+    assert one.targets == zero.targets
+
+
+def test_anchors_are_grouped_by_tools_and_options_of_the_chat_template(loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = (
+        "{{ style }}{% for t in tools or [] %}{{ t.name }} {% endfor %}" + tokenizer.chat_template
+    )
+    template = ChatTemplate(tokenizer)
+    options = [
+        {},
+        {"tools": [{"name": "red"}]},
+        {"template_kwargs": {"style": "day"}},
+        {"tools": [{"name": "red"}]},
+        {},
+    ]
+    anchors = [replace(conversation(None, f"cat {i}?"), **kind) for i, kind in enumerate(options)]
+    shown = [{}, {"tools": [{"name": "sun"}]}, {"template_kwargs": {"style": "night"}}]
+    candidates = [replace(conversation(None, f"dog {i}"), **kind) for i, kind in enumerate(shown)]
+    assert assert_joint(template, anchors, candidates) == (15, 0)
+    groups = SharedPrefix(template, anchors).candidate(candidates[0]).groups
+    assert [group for _, group in groups] == [[0, 4], [1, 3], [2]]
+    assert len({tuple(prefix) for prefix, _ in groups}) == 3
+
+
+def test_a_candidate_that_changes_the_scored_tokens_of_an_anchor_is_dropped(loaded):
+    """It was scored on other tokens than the anchor is alone."""
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = (
+        "{% set first = messages[0].content %}{% for m in messages %}<|{{ m.role }}|> {{ m.content }} "
+        "{% if loop.last and m.role == 'assistant' and first == 'odd' %}{{ 'two' }}{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+    )
+    split = SharedPrefix(ChatTemplate(tokenizer), [conversation(None, "red"), conversation(None, "blue")])
+    assert split.candidate(conversation(None, "even")).groups
+    with pytest.raises(UnusableRowError, match="^completion_changes$"):
+        split.candidate(conversation(None, "odd"))
 
 
 def test_conversations_of_several_turns_are_split_right(loaded):
@@ -192,19 +238,6 @@ def test_an_anchor_in_the_middle_that_breaks_sharing_is_found(loaded):
     assert_joint(
         ChatTemplate(tokenizer), anchors, [conversation(None, "dog", "day"), conversation(None, "dog", "day\n")]
     )
-
-
-def test_every_chat_template_of_trl_is_split_right(tokenizer):
-    tokenizer = copy.deepcopy(tokenizer)
-    anchors, candidates = alpaca(ANCHORS[:3]), alpaca(CANDIDATES[:2])
-    shared, whole = [], []
-    for path in sorted(files("trl").joinpath("chat_templates").iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".jinja") and not path.name.startswith("llava"):
-            tokenizer.chat_template = path.read_text(encoding="utf-8")
-            num_shared, num_whole = assert_joint(ChatTemplate(tokenizer), anchors, candidates)
-            (shared if num_shared == 6 else whole).append(path.name)
-            assert num_shared + num_whole == 6
-    assert len(shared) >= 60, (len(shared), whole)
 
 
 # ---------------------------------------------------------------- the model's context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from importlib.resources import files
 
 import pytest
@@ -13,7 +14,10 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nuggets_trainer.pool import Pool, Row, UnusableRowError, read_row
+from nuggets_trainer import tokens
+from nuggets_trainer.pool import Pool
+from nuggets_trainer.rows import Row, UnusableRowError, read_row
+from nuggets_trainer.segment import Segment
 from nuggets_trainer.templates import (
     NUGGETS_MAX_ANCHOR_TOKENS,
     ChatTemplate,
@@ -361,6 +365,9 @@ def test_a_nuggets_anchor_whose_prompt_fills_the_limit_has_its_completion_cut_aw
 
 
 POOLS = {
+    "text alone": [{"text": "a"}],
+    "tokenized": [{"input_ids": [5, 6]}],
+    "sharegpt": [{"conversations": [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]}],
     "alpaca": [{"instruction": "a", "output": "b"}],
     "text": [{"prompt": "a", "completion": "b"}],
     "messages": [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}],
@@ -381,6 +388,11 @@ POOLS = {
         ("messages", False, "plain"),
         ("message lists", True, "chat"),
         ("message lists", False, "plain"),
+        ("sharegpt", True, "chat"),
+        ("sharegpt", False, "plain"),
+        ("text alone", True, "plain"),
+        ("tokenized", True, "tokens"),
+        ("tokenized", False, "tokens"),
     ],
 )
 def test_auto_is_chat_where_tokenizer_and_rows_allow_it(pool_name, has_chat_template, expected, loaded):
@@ -408,6 +420,242 @@ def test_the_fingerprint_of_chat_tells_two_jinja_texts_apart(loaded):
     assert before["chat_template_sha256"] != after["chat_template_sha256"]
 
 
+def pool_of(name: str, called: str = "train_dataset") -> Pool:
+    return Pool(Dataset.from_list(POOLS[name]), called)
+
+
+@pytest.mark.parametrize(("template_name", "stands_for"), [("chat", ""), ("nuggets", ""), ("auto", "`auto` stands")])
+def test_text_alone_is_refused_where_a_prompt_is_needed(template_name, stands_for, loaded):
+    with pytest.raises(ValueError, match=rf"`anchors` has rows of text alone, but .*{stands_for}.*template='plain'"):
+        make_template(template_name, loaded("demo"), pool_of("messages"), pool_of("text alone", "anchors"))
+    if template_name != "auto":
+        with pytest.raises(ValueError, match="`train_dataset` has rows of text alone.*`response_field`"):
+            make_template(template_name, loaded("demo"), pool_of("text alone"))
+
+
+def test_a_formatting_func_needs_a_response_field_under_a_template_with_a_prompt(loaded):
+    rows = Dataset.from_list([{"q": "a", "a": "b"}])
+    split, whole = (Pool(rows, "pool", lambda row: row["q"] + row["a"], field) for field in ("a", None))
+    for pool in (split, whole):
+        assert make_template("auto", loaded("demo"), pool).name == "plain"
+    assert make_template("nuggets", loaded("demo"), split).name == "nuggets"
+    with pytest.raises(ValueError, match="`pool` has rows of text alone"):
+        make_template("nuggets", loaded("demo"), whole)
+
+
+def test_token_ids_and_text_are_not_joined(loaded):
+    for first, second in (("tokenized", "messages"), ("text", "tokenized")):
+        with pytest.raises(ValueError, match="both be tokenized already or neither, got .*train_dataset.*anchors"):
+            make_template("auto", loaded("demo"), pool_of(first), pool_of(second, "anchors"))
+    assert (
+        make_template("auto", loaded("demo"), pool_of("tokenized"), pool_of("tokenized", "anchors")).name == "tokens"
+    )
+
+
+@pytest.mark.parametrize("template_name", ["chat", "plain", "nuggets", "tokens"])
+def test_no_template_is_named_for_rows_that_are_tokenized_already(template_name, loaded):
+    with pytest.raises(ValueError, match=rf"`template='{template_name}'` renders text.*Leave `template` at 'auto'"):
+        make_template(template_name, loaded("demo"), pool_of("tokenized"))
+
+
+def test_joining_token_ids_is_warned_of_once(loaded, caplog):
+    tokens._warn_of_joined_ids.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        for _ in range(3):
+            make_template("auto", loaded("demo"), pool_of("tokenized"))
+    assert caplog.text.count("joined as token ids. A chat template that renders earlier turns in another way") == 1
+
+
+# ---------------------------------------------------------------- text alone, token ids
+
+
+@pytest.mark.parametrize("name", ["demo", "demo without BOS"])
+def test_all_tokens_of_text_alone_are_scored_but_one_without_context(name, loaded):
+    tokenizer = loaded(name)
+    template = PlainTemplate(tokenizer)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("red cat", "\n\n", "blue dog")]
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    left_out = 1 - len(bos)
+    zero = template.zero_shot(Row("", "blue dog"))
+    one = template.one_shot(Row("", "red cat"), Row("", "blue dog"))
+    assert zero.ids == [*bos, *ids[2], tokenizer.eos_token_id]
+    assert one.ids == [*bos, *ids[0], *ids[1], *ids[2], tokenizer.eos_token_id]
+    assert zero.targets == one.targets == [*ids[2][left_out:], tokenizer.eos_token_id]
+
+
+def tokenized(ids: list[int], scored: tuple[int, ...]) -> Row:
+    return Row("", "", tokens=(tuple(ids), scored))
+
+
+def test_token_ids_are_joined_without_the_candidates_eos_and_the_anchors_bos(loaded):
+    tokenizer = loaded("demo")
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    template = tokens.TokensTemplate(tokenizer)
+    closed, open_ended = tokenized([bos, 20, 21, eos], (1,)), tokenized([20, 21], (1,))
+    anchor, bare = tokenized([bos, 30, 31, 32], (1, 3)), tokenized([30, 31, 32], (1, 2))
+    assert template.zero_shot(anchor) == Segment([bos, 30, 31, 32], 1, (1, 3))
+    assert template.one_shot(closed, anchor) == Segment([bos, 20, 21, 30, 31, 32], 3, (3, 5))
+    assert template.one_shot(open_ended, anchor) == Segment([20, 21, 30, 31, 32], 2, (2, 4))
+    assert template.one_shot(closed, bare) == Segment([bos, 20, 21, 30, 31, 32], 4)
+    for row in (anchor, bare):
+        assert template.one_shot(closed, row).targets == template.zero_shot(row).targets
+
+
+@pytest.mark.parametrize("token", [-1, 10**9])
+def test_token_ids_that_are_not_in_the_vocabulary_drop_the_row(token, loaded):
+    template = tokens.TokensTemplate(loaded("demo"))
+    with pytest.raises(UnusableRowError, match="^token_not_in_vocabulary$"):
+        template.one_shot(tokenized([5, token], (1,)), tokenized([5, 6], (1,)))
+
+
+# ---------------------------------------------------------------- tools, options, parts
+
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
+
+
+def asked(text: str, **fields: object) -> Row:
+    return Row([{"role": "user", "content": text}], [{"role": "assistant", "content": "one"}], **fields)
+
+
+@pytest.mark.parametrize(
+    ("shown", "own", "expected"),
+    [
+        ({}, {"tools": TOOLS}, {"tools": TOOLS}),
+        ({"tools": TOOLS}, {}, {"tools": TOOLS}),
+        ({"tools": TOOLS}, {"tools": []}, {"tools": TOOLS}),
+        ({"tools": []}, {}, {"tools": None}),
+        ({"tools": TOOLS}, {"tools": [{"name": "x"}]}, {"tools": [{"name": "x"}]}),
+        ({"template_kwargs": {"style": "a"}}, {}, {"style": "a"}),
+        ({"template_kwargs": {"style": "a"}}, {"template_kwargs": {"tone": "b"}}, {"tone": "b"}),
+        (
+            {"tools": TOOLS, "template_kwargs": {"style": "a"}},
+            {"template_kwargs": {"style": "b"}},
+            {"tools": TOOLS, "style": "b"},
+        ),
+    ],
+)
+def test_chat_renders_with_the_anchors_tools_and_options_or_else_the_candidates(shown, own, expected, loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = "{{ [tools, style, tone] }}" + tokenizer.chat_template
+    template = ChatTemplate(tokenizer)
+    turns = [*asked("a").prompt, *asked("a").completion, *asked("b").prompt, *asked("b").completion]
+    joint = tokenizer.apply_chat_template(turns, tokenize=False, **expected)
+    one = template.one_shot(asked("a", **shown), asked("b", **own))
+    assert one.ids == tokenizer(joint, add_special_tokens=False)["input_ids"]
+    assert one.targets == template.zero_shot(asked("b", **own)).targets
+
+
+def test_options_of_the_candidate_do_not_change_which_tokens_are_scored(loaded):
+    """With thinking switched off a generation prompt ends behind the empty block, with it on before it."""
+    tokenizer = loaded("demo")
+    path = files("trl").joinpath("chat_templates", "qwen3.jinja")
+    tokenizer.chat_template = path.read_text(encoding="utf-8")
+    template = ChatTemplate(tokenizer)
+    quiet = {"template_kwargs": {"enable_thinking": False}}
+    assert len(template.zero_shot(asked("b")).targets) > len(template.zero_shot(asked("b", **quiet)).targets)
+    one = template.one_shot(asked("a", **quiet), asked("b"))
+    assert one.targets == template.zero_shot(asked("b")).targets
+
+
+def test_parts_of_text_are_rendered_by_the_chat_template_and_joined_as_text(loaded):
+    tokenizer = loaded("demo")
+    parts = [{"type": "text", "text": "Say "}, {"type": "text", "text": "red?"}]
+    row, text = asked("Say red?"), asked(parts)
+    for name in ("plain", "nuggets"):
+        template = TEMPLATES[name](tokenizer)
+        assert template.one_shot(text, text) == template.one_shot(row, row)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    template = ChatTemplate(tokenizer)
+    assert template.one_shot(text, text) == template.one_shot(row, row)
+
+
+@pytest.mark.parametrize("name", ["messages", "tokenize", "self", "conversation"])
+def test_options_that_no_template_can_take_drop_the_row(name, loaded):
+    """TRL passes them on as keyword arguments, some of which are taken: one bad row would stop the run."""
+    with pytest.raises(UnusableRowError, match="^not_tokenizable$"):
+        ChatTemplate(loaded("demo")).zero_shot(asked("a", template_kwargs={name: "x"}))
+
+
+@pytest.mark.parametrize("template_name", ["plain", "nuggets"])
+def test_a_tool_call_alone_has_no_text_to_show_or_to_score(template_name, loaded):
+    template = TEMPLATES[template_name](loaded("demo"))
+    call = Row(
+        [{"role": "user", "content": "a"}], [{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]
+    )
+    with pytest.raises(UnusableRowError, match="^empty_completion$"):
+        template.zero_shot(call)
+    with pytest.raises(UnusableRowError, match="^empty_completion$"):
+        template.one_shot(call, asked("b"))
+
+
+# ---------------------------------------------------------------- assistant_only_loss
+
+MARKED = (
+    "{% for m in messages %}<|{{ m.role }}|> {% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    "{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %} {% endfor %}"
+)
+
+
+def test_under_a_training_template_all_that_the_anchors_assistant_says_is_scored(loaded):
+    tokenizer = loaded("demo")
+    template = make_template("auto", tokenizer, pool_of("messages"), training_chat_template=MARKED)
+
+    def said(segment: Segment) -> str:
+        return tokenizer.decode(segment.targets).replace(" ", "")
+
+    eos = tokenizer.eos_token
+    zero, one = template.zero_shot(CONVERSATION), template.one_shot(asked("red"), CONVERSATION)
+    assert said(zero) == said(one) == f"one{eos}three{eos}"
+    turns = [*CONVERSATION.prompt, *CONVERSATION.completion]
+    joint = tokenizer.apply_chat_template(turns, chat_template=MARKED, tokenize=False)
+    assert zero.ids == tokenizer(joint, add_special_tokens=False)["input_ids"]
+    assert ChatTemplate(tokenizer).zero_shot(CONVERSATION).ids != zero.ids
+
+
+def test_a_training_template_enters_the_fingerprint_only_where_there_is_one(loaded):
+    tokenizer = loaded("demo")
+    plain = ChatTemplate(tokenizer).describe()
+    marked, other = (ChatTemplate(tokenizer, text).describe() for text in (MARKED, MARKED + " "))
+    assert set(marked) - set(plain) == {"training_chat_template_sha256"}
+    assert marked["training_chat_template_sha256"] != other["training_chat_template_sha256"]
+
+
+def test_a_training_template_that_marks_nothing_or_other_tokens_drops_the_row(loaded):
+    tokenizer = loaded("demo")
+    user_only = MARKED.replace("m.role == 'assistant' %}{% gen", "m.role == 'nobody' %}{% gen")
+    with pytest.raises(UnusableRowError, match="^no_assistant_tokens$"):
+        ChatTemplate(tokenizer, user_only).zero_shot(CONVERSATION)
+    counted = MARKED.replace("{% generation %}", "{% generation %}{{ messages|length }} ")
+    with pytest.raises(UnusableRowError, match="^completion_changes$"):
+        ChatTemplate(tokenizer, counted).one_shot(asked("red"), CONVERSATION)
+
+
+@pytest.mark.parametrize(
+    ("pool_name", "template_name"),
+    [
+        ("text", "auto"),
+        ("text", "chat"),
+        ("text alone", "auto"),
+        ("tokenized", "auto"),
+        ("alpaca", "plain"),
+        ("sharegpt", "auto"),
+    ],
+)
+def test_assistant_only_loss_wants_conversations_as_trl_does(pool_name, template_name, loaded):
+    with pytest.raises(ValueError, match="`assistant_only_loss=True`, but the rows of `train_dataset` .* not conver"):
+        make_template(template_name, loaded("demo"), pool_of(pool_name), training_chat_template=MARKED)
+
+
+@pytest.mark.parametrize("pool_name", ["alpaca", "messages", "message lists"])
+def test_assistant_only_loss_takes_every_conversational_format(pool_name, loaded):
+    pool = pool_of(pool_name)
+    template = make_template("auto", loaded("demo"), pool, training_chat_template=MARKED)
+    assert template.zero_shot(pool[0]).num_completion_tokens >= 2
+
+
 # ---------------------------------------------------------------- what training sees
 
 
@@ -426,32 +674,3 @@ def test_alpaca_rows_are_given_to_trl_as_they_were_scored(loaded):
     chat = train_columns("chat", row)
     text = tokenizer.apply_chat_template([*chat["prompt"], *chat["completion"]], tokenize=False)
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == ChatTemplate(tokenizer).zero_shot(row).ids
-
-
-# ---------------------------------------------------------------- the chat templates of real models
-
-
-def test_the_completion_is_the_same_in_both_shots_under_every_chat_template_of_trl(tokenizer):
-    tokenizer = copy.deepcopy(tokenizer)
-    rows = [Row("Say red?", "two three"), Row("Say blue?\n\ncat", "one\n\nday"), CONVERSATION]
-    rendered, refused, changed = [], [], []
-    for path in sorted(files("trl").joinpath("chat_templates").iterdir(), key=lambda path: path.name):
-        if not path.name.endswith(".jinja"):
-            continue
-        tokenizer.chat_template = path.read_text(encoding="utf-8")
-        template = ChatTemplate(tokenizer)
-        try:
-            zero = [template.zero_shot(anchor) for anchor in rows]
-            one = [[template.one_shot(candidate, anchor) for candidate in rows] for anchor in rows]
-        except UnusableRowError:
-            refused.append(path.name)
-            continue
-        rendered.append(path.name)
-        same = all(z.ids[z.start :] == o.ids[o.start :] for z, row in zip(zero, one, strict=True) for o in row)
-        longer = all(o.start > z.start for z, row in zip(zero, one, strict=True) for o in row)
-        if not (same and longer):
-            changed.append(path.name)
-    assert changed == []
-    # These want the parts of images and text that a processor makes; selection works on text alone.
-    assert all(name.startswith("llava") for name in refused), refused
-    assert len(rendered) >= 60, len(rendered)
