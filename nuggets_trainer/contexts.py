@@ -24,6 +24,19 @@ def silent_progress_bars() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_mixed_precision(model: torch.nn.Module) -> Iterator[None]:
+    """Take off the autocast that `accelerator.prepare` put around `forward`: scoring brings its own dtype."""
+    prepared = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
+    if prepared is not None:
+        model.forward = model._original_forward  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if prepared is not None:
+            model.forward = prepared
+
+
+@contextlib.contextmanager
 def preserved_rng() -> Iterator[None]:
     """Leave the random number generators as they were, so that training does not depend on whether it scored."""
     python_state, numpy_state = random.getstate(), np.random.get_state()

@@ -36,7 +36,7 @@ from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, load_rows
 from nuggets_trainer.arguments import RecipeArguments, parse_arguments, recipe_parser
-from nuggets_trainer.callback import last_complete_checkpoint
+from nuggets_trainer.checkpoints import last_complete_checkpoint
 from nuggets_trainer.loading import resolve_demo
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"

@@ -15,7 +15,7 @@ from transformers import LlamaModel, TrainerCallback, TrainingArguments, set_see
 from trl import SFTConfig, SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, load_scorer, score_pool
-from nuggets_trainer.callback import last_complete_checkpoint
+from nuggets_trainer.checkpoints import last_complete_checkpoint
 from tests.conftest import alpaca_rows, tiny_model
 
 POOL = alpaca_rows(24, seed=1)
@@ -326,7 +326,7 @@ def test_text_rows_of_a_tokenizer_without_chat_template_are_scored_and_trained_a
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"formatting_func": str}, "`formatting_func` hides from selection"),
+        ({"nuggets_config": NuggetsConfig(response_field="output")}, "`response_field='output'` is given without"),
         ({"train_dataset": CHAT_POOL.add_column("images", [None] * 24)}, "column 'images': selection works on text"),
         ({"train_dataset": CHAT_POOL.to_iterable_dataset()}, "IterableDataset.*`pool_size`"),
         ({"train_dataset": None}, "`train_dataset` must be a datasets.Dataset, got NoneType"),

@@ -1,0 +1,188 @@
+"""Chooses golden sets for a trainer: from its pool, with its model. Knows no formula and no training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+from trl.chat_template_utils import get_training_chat_template
+
+from nuggets_trainer.causal_lm import base_model, resolve_autocast_dtype
+from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
+from nuggets_trainer.contexts import without_mixed_precision
+from nuggets_trainer.fingerprint import config_hash
+from nuggets_trainer.loading import load_rows, load_scorer, load_scorer_tokenizer
+from nuggets_trainer.pool import Pool, anchors_like
+from nuggets_trainer.scorer import score_pool
+from nuggets_trainer.templates import Template, make_template
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import Trainer
+
+    from nuggets_trainer.results import PoolScores
+    from nuggets_trainer.selection import GoldenSet
+
+# Options that decide the golden set only where they are set.
+IF_SET = ("scorer_model", "scorer_model_init_kwargs", "race_confidence", "reselect_steps")
+
+
+class Selector:
+    """What the golden sets of one training job are chosen with.
+
+    Args:
+        trainer: any `Trainer` that is built; its model scores, unless `scorer_model` names another.
+        config: the choices of the user.
+        pool: the candidates.
+        anchors: the anchors; None chooses them from the pool.
+    """
+
+    def __init__(self, trainer: Trainer, config: NuggetsConfig, pool: Pool, anchors: Pool | None) -> None:
+        self._trainer, self._config, self._pool, self._anchors = trainer, config, pool, anchors
+
+    def check(self) -> None:
+        """Find out now what would stop the job later.
+
+        Raises:
+            ValueError: if the model is sharded, or the tokenizer or dtype cannot give what the config asks for.
+        """
+        trainer, config = self._trainer, self._config
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise ValueError(
+                "`nuggets_config` scores with the whole model on each process, which FSDP and DeepSpeed do not keep. "
+                "Run `nuggets score` under DDP or in one process, and train on the rows that are `selected` in "
+                "scores.parquet."
+            )
+        if config.scorer_model is not None and self._pool.format == "tokenized":
+            raise ValueError(
+                f"`scorer_model={config.scorer_model!r}` has its own tokenizer, but the rows are tokenized already. "
+                "Give text or messages, or score with the tuned model."
+            )
+        self._template()
+        if config.scorer_model is None:
+            self._autocast_dtype(self._model)
+        adapters = getattr(self._model, "peft_config", {}).values()
+        if config.reselect != "no" and any(adapter.is_prompt_learning for adapter in adapters):
+            raise ValueError(
+                "`reselect` scores with the adapter on, but the virtual tokens of prompt learning have no place in a "
+                "scored prompt. Use LoRA, or leave `reselect` out."
+            )
+
+    @functools.cached_property
+    def settings(self) -> dict[str, str]:
+        """What the golden set depends on, as far as it is known without hashing gigabytes of weights."""
+        config = self._config
+        template = self._template().describe()
+        template.pop("chat_template_renders_sha256", None)  # may hold the date: no reason not to resume tomorrow
+        chosen = f"{config.anchor_selection} {config.num_anchors or DEFAULT_NUM_ANCHORS}, seed {config.anchor_seed}"
+        return {
+            "pool_sha256": self._pool.content_hash,
+            "anchors": chosen if self._anchors is None else f"given, sha256 {self._anchors.content_hash}",
+            "rule": "{}={}".format(*config.selection_rule),
+            "exclude_self": str(config.exclude_self),
+            "score_dtype": config.score_dtype,
+            "model_config_sha256": config_hash(self._model),
+            **template,
+            **({} if config.reselect == "no" else {"reselect": config.reselect}),
+            **{name: str(value) for name in IF_SET if (value := getattr(config, name)) is not None},
+        }
+
+    def choose(self) -> tuple[PoolScores, GoldenSet]:
+        """Score the pool with the base model, or with the scorer model, and choose."""
+        config = self._config
+        if config.scorer_model is None:
+            return self._score(self._model, self._anchors, config, self.score_dir)
+        # `device_map` and not `.to`: quantized weights cannot be moved.
+        kwargs = {"device_map": {"": self._trainer.accelerator.device}, **config.scorer_kwargs}
+        model, _ = load_scorer(config.scorer_model, **kwargs)
+        try:
+            return self._score(model, self._anchors, config, self.score_dir)
+        finally:
+            del model
+            clear_device_cache(garbage_collection=True)
+
+    def choose_again(self, size: int, anchor_indices: list[int] | None, step: int) -> tuple[PoolScores, GoldenSet]:
+        """Score the pool with the model as it is after `step` optimizer steps, and keep the best `size` rows.
+
+        Args:
+            size: of the golden set.
+            anchor_indices: pool indices of the anchors; None if they were given.
+            step: names the directory of the scores, `<score_dir>/step-<step>`.
+        """
+        anchors = self._anchors
+        if anchor_indices is not None:
+            anchors = anchors_like(self._pool.dataset.select(anchor_indices), self._pool)
+        config = dataclasses.replace(self._config, top_fraction=None, threshold=None, top_k=size)
+        with without_mixed_precision(self._model):
+            return self._score(self._model, anchors, config, f"{self.score_dir}/step-{step}", adapter=True)
+
+    @property
+    def score_dir(self) -> str:
+        """Where scores and results go."""
+        return self._config.score_dir or str(Path(self._trainer.args.output_dir) / "nuggets")
+
+    def _score(
+        self, model: Any, anchors: Pool | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
+    ) -> tuple[PoolScores, GoldenSet]:
+        return score_pool(
+            model,
+            self._tokenizer,
+            self._pool,
+            anchors,
+            config=config,
+            score_dir=score_dir,
+            autocast_dtype=self._autocast_dtype(model),
+            adapter=adapter,
+            training_chat_template=self._training_chat_template,
+        )
+
+    def _template(self) -> Template:
+        return make_template(
+            self._config.template, self._tokenizer, self._pool, self._anchors, self._training_chat_template
+        )
+
+    @property
+    def _model(self) -> Any:
+        return self._trainer.accelerator.unwrap_model(self._trainer.model)
+
+    @property
+    def _training_chat_template(self) -> str | None:
+        """TRL's template that marks the assistant's tokens, where loss is on these alone."""
+        if not getattr(self._trainer.args, "assistant_only_loss", False):
+            return None
+        own = None if self._config.scorer_model is None else get_training_chat_template(self._tokenizer)
+        trained = getattr(self._trainer, "chat_template", None) if self._config.scorer_model is None else own
+        template: str | None = trained or self._tokenizer.chat_template
+        return template
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        """The tokenizer of the model that scores, also where the trainer has a processor around it."""
+        if self._config.scorer_model is not None:
+            return load_scorer_tokenizer(self._config.scorer_model, **self._config.scorer_kwargs)
+        processing_class = self._trainer.processing_class
+        return getattr(processing_class, "tokenizer", processing_class)
+
+    def _autocast_dtype(self, model: Any) -> torch.dtype | None:
+        args = self._trainer.args
+        training = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+        with base_model(model) as base:
+            return resolve_autocast_dtype(self._config.score_dtype, base.dtype, training)
+
+
+def anchor_pool(config: NuggetsConfig, anchor_dataset: Dataset | None, pool: Pool) -> Pool | None:
+    """Anchors as a `Pool`, or None if they are to be chosen from the pool.
+
+    Raises:
+        ValueError: if anchors are given twice, or in no known format.
+    """
+    if anchor_dataset is not None and (config.anchors is not None or config.num_anchors is not None):
+        given = f"anchors={config.anchors!r}" if config.anchors is not None else f"num_anchors={config.num_anchors}"
+        raise ValueError(f"`anchor_dataset` and `nuggets_config.{given}` both say what the anchors are. Keep one.")
+    if anchor_dataset is None and config.anchors is not None:
+        anchor_dataset = load_rows(config.anchors)
+    return None if anchor_dataset is None else anchors_like(anchor_dataset, pool)

@@ -1,0 +1,247 @@
+"""Choosing the golden set again during training: the rows that are read, the scores, the steps, and resuming."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType
+from transformers import AutoModelForCausalLM
+from trl import SFTTrainer
+
+from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
+from nuggets_trainer.slots import Slots
+from tests.test_trainer import ANCHORS, CHAT_POOL, arguments, assert_same_training, lora, losses, model_dir, weights
+
+__all__ = ["model_dir"]  # a fixture
+
+
+class Recorded(SelectedSFTTrainer):
+    """Keeps what each forward pass of training reads."""
+
+    def training_step(self, model, inputs, *args):
+        self.__dict__.setdefault("batches", []).append(inputs["input_ids"].tolist())
+        return super().training_step(model, inputs, *args)
+
+
+def selected(model_dir, output_dir, trainer_class=SelectedSFTTrainer, peft_config=None, config=None, **options):
+    defaults = {"num_train_epochs": 3, "learning_rate": 5e-2}
+    return trainer_class(
+        model_dir,
+        arguments(output_dir, **{**defaults, **options}),
+        train_dataset=CHAT_POOL,
+        anchor_dataset=ANCHORS,
+        peft_config=peft_config,
+        nuggets_config=NuggetsConfig(**{"top_k": 9, "reselect": "epoch", **(config or {})}),
+    )
+
+
+def pool_rows_of(trainer) -> list[list[int]]:
+    """Pool indices that each forward pass of training read."""
+    reference = SFTTrainer(trainer.model.config._name_or_path, arguments("unused"), train_dataset=CHAT_POOL)
+    ids = [tuple(row) for row in reference.train_dataset["input_ids"]]
+    pad = trainer.data_collator.pad_token_id
+
+    def index(row):
+        return next(
+            i for i, known in enumerate(ids) if tuple(row[: len(known)]) == known and set(row[len(known) :]) <= {pad}
+        )
+
+    return [[index(row) for row in batch] for batch in trainer.batches]
+
+
+def history(trainer) -> list[dict]:
+    return json.loads((trainer_dir(trainer) / "nuggets_selection.json").read_text())["reselection"]["history"]
+
+
+def trainer_dir(trainer):
+    from pathlib import Path
+
+    return Path(trainer.args.output_dir)
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_slots_hold_each_golden_set_and_keep_who_stays_where_it_was(data):
+    size = data.draw(st.integers(1, 6))
+    sets = data.draw(st.lists(st.sets(st.integers(0, 9), min_size=size, max_size=size), min_size=1, max_size=5))
+    slots = Slots(np.sort(list(sets[0])))
+    for number, rows in enumerate(sets[1:], start=1):
+        before = slots.latest.copy()
+        slots.refill(list(rows), epoch=number, position=3)
+        assert set(slots.latest.tolist()) == rows
+        stay = np.isin(before, list(rows))
+        assert (slots.latest[stay] == before[stay]).all()
+    restored = Slots.from_state(json.loads(json.dumps(slots.state())))
+    restored.forget_before(len(sets) - 1, 3)
+    for epoch, rows in enumerate(sets):
+        assert {slots.row(epoch, 3, slot) for slot in range(size)} == rows
+        assert {slots.row(epoch, 2, slot) for slot in range(size)} == sets[max(0, epoch - 1)]
+    assert {restored.row(len(sets), 0, slot) for slot in range(size)} == sets[-1]
+    assert len(restored.state()) == 1
+
+
+def test_a_golden_set_of_another_size_does_not_fill_the_slots():
+    with pytest.raises(ValueError, match="2 rows do not fill 3 slots"):
+        Slots(np.arange(3)).refill([1, 2], 1, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("reselect", [{"reselect": "epoch"}, {"reselect": "steps", "reselect_steps": 2}])
+def test_when_the_golden_set_stays_training_is_what_it_is_without(reselect, workers, model_dir, tmp_path):
+    """With all rows in it, it cannot change: same batches in the same order, bit for bit."""
+    options = {"gradient_accumulation_steps": 3, "dataloader_num_workers": workers}
+    everything = {"top_k": None, "top_fraction": 1.0}
+    again = selected(model_dir, tmp_path / "a", peft_config=lora(), config={**everything, **reselect}, **options)
+    again.train()
+    once = SFTTrainer(
+        model_dir,
+        arguments(tmp_path / "b", num_train_epochs=3, learning_rate=5e-2, **options),
+        train_dataset=CHAT_POOL,
+        peft_config=lora(),
+    )
+    once.train()
+    assert_same_training(again, once)
+    assert len(history(again)) > 2
+
+
+def test_each_epoch_reads_the_golden_set_of_the_model_at_its_start(model_dir, tmp_path):
+    trainer = selected(model_dir, tmp_path, Recorded, lora(), save_strategy="epoch", config={"schedule": "exact"})
+    trainer.train()
+    assert trainer.state.max_steps == trainer.state.global_step == 15  # three epochs of nine rows, two by two
+    batches = pool_rows_of(trainer)
+    read = [sorted(row for batch in batches[start : start + 5] for row in batch) for start in (0, 5, 10)]
+    first = json.loads((tmp_path / "nuggets_selection.json").read_text())["reselection"]["first"]
+    assert read[0] == sorted(first)
+    assert read[2] == sorted(trainer.golden_set.indices.tolist())
+    assert read[0] != read[1] or read[1] != read[2], "a golden set that never changes shows nothing"
+    for step, rows in ((5, read[1]), (10, read[2])):
+        base = AutoModelForCausalLM.from_pretrained(model_dir)
+        merged = PeftModel.from_pretrained(base, str(tmp_path / f"checkpoint-{step}")).merge_and_unload()
+        config = NuggetsConfig(top_k=9, schedule="exact")
+        scores, golden_set = score_pool(
+            merged,
+            trainer.processing_class,
+            Pool(CHAT_POOL),
+            Pool(ANCHORS, "anchors"),
+            config=config,
+            score_dir=tmp_path / "merged",
+        )
+        assert sorted(golden_set.indices.tolist()) == rows
+        if step == 10:
+            np.testing.assert_allclose(trainer.scores.mean_gain, scores.mean_gain, atol=1e-5)
+            np.testing.assert_array_equal(trainer.scores.golden_score, scores.golden_score)
+
+
+def test_a_golden_set_chosen_within_an_epoch_is_read_once_no_loader_can_have_drawn_ahead(model_dir, tmp_path):
+    config = {"top_k": 12, "reselect": "steps", "reselect_steps": 2}
+    trainer = selected(
+        model_dir, tmp_path, Recorded, lora(), config=config, num_train_epochs=2, save_steps=1, save_strategy="steps"
+    )
+    trainer.train()
+    batches = pool_rows_of(trainer)
+    saved = [
+        json.loads((tmp_path / f"checkpoint-{step}" / "nuggets_selection.json").read_text()) for step in range(1, 13)
+    ]
+    for epoch in (0, 1):
+        for step in range(6):
+            chosen = 6 * epoch + max(0, (step - 2) // 2 * 2)  # two steps of looking ahead, or the epoch's start
+            golden = saved[chosen - 1]["indices"] if chosen else saved[0]["reselection"]["first"]
+            assert set(batches[6 * epoch + step]) <= set(golden), (epoch, step)
+    assert len({tuple(sorted(s["indices"])) for s in saved}) > 2
+
+
+def without_dropout():
+    return LoraConfig(r=4, target_modules="all-linear")
+
+
+@pytest.mark.parametrize(
+    ("every", "adapter", "persistent"),
+    [
+        (None, lora, False),
+        (2, lora, False),
+        (3, lambda: None, False),
+        (2, without_dropout, True),  # the stock trainer draws other dropout after resuming with persistent workers
+    ],
+    ids=["epoch", "steps", "full", "persistent"],
+)
+def test_a_resumed_job_has_the_losses_of_one_that_was_not_interrupted(every, adapter, persistent, model_dir, tmp_path):
+    reselect = {"reselect": "epoch"} if every is None else {"reselect": "steps", "reselect_steps": every}
+    options = {
+        "peft_config": adapter(),
+        "config": {"top_k": 12, **reselect},
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "dataloader_num_workers": 2,
+        "dataloader_persistent_workers": persistent,
+        "dataloader_prefetch_factor": 1,
+        "learning_rate": 3e-3 if adapter() is None else 5e-2,
+    }
+    whole = selected(model_dir, tmp_path / "whole", **options)
+    whole.train()
+    assert len(losses(whole)) == 18
+    assert len({entry["kept_of_first"] for entry in history(whole)[1:]}) > 1, "the golden set has to move"
+    generator = random.Random(f"{every}{persistent}")
+    for step in (6, generator.choice([s for s in range(1, 18) if s % 6])):
+        resumed = selected(model_dir, tmp_path / f"from-{step}", **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert losses(resumed) == losses(whole), step
+        assert history(resumed) == history(whole)
+        np.testing.assert_array_equal(resumed.golden_set.indices, whole.golden_set.indices)
+        for name, tensor in weights(whole).items():
+            assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_anchors_that_were_chosen_from_the_pool_stay(model_dir, tmp_path):
+    config = NuggetsConfig(top_k=9, num_anchors=5, reselect="epoch")
+    args = arguments(tmp_path, learning_rate=5e-2)
+    trainer = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, nuggets_config=config)
+    trainer.select()
+    first = trainer.scores.anchors
+    trainer.train()
+    assert trainer.scores.anchors is not first
+    saved = json.loads((tmp_path / "nuggets_selection.json").read_text())["reselection"]
+    assert saved["anchor_indices"] == first.pool_index and len(first.pool_index) == 5
+    assert not np.array_equal(trainer.scores.anchors.zero_shot, first.zero_shot)
+
+
+def test_how_the_golden_set_moved_is_logged(model_dir, tmp_path):
+    trainer = selected(model_dir, tmp_path, peft_config=lora())
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "nuggets/kept" in entry]
+    assert [entry["step"] for entry in logged] == [5, 10]
+    assert all(0 <= entry["nuggets/kept"] <= 9 and "nuggets/golden_score_mean" in entry for entry in logged)
+    metrics = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all("mean_token_accuracy" in entry for entry in metrics)
+    assert not any("mean_token_accuracy" in entry for entry in logged), "the Trainer's own metrics stay in its entries"
+    assert (tmp_path / "nuggets" / "step-5" / "scores.parquet").is_file()
+
+
+def test_rows_that_trl_leaves_out_are_no_candidates(model_dir, tmp_path):
+    trainer = selected(model_dir, tmp_path, peft_config=lora(), max_length=24, config={"schedule": "exact"})
+    trainer.train()
+    dropped = [i for i, reason in enumerate(trainer.scores.dropped) if reason == "no_completion_in_max_length"]
+    assert dropped and not set(dropped) & set(trainer.golden_set.indices.tolist())
+    assert len(trainer.train_dataset) == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"packing": True}, "exchanges single rows, but `packing=True` mixes"),
+        ({"auto_find_batch_size": True}, "plans with one batch size"),
+        ({"train_sampling_strategy": "group_by_length"}, "sorts them by length"),
+        (
+            {"peft_config": PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)},
+            "virtual tokens of prompt learning",
+        ),
+    ],
+)
+def test_what_cannot_be_refilled_is_refused(options, message, model_dir, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        selected(model_dir, tmp_path, **options)
