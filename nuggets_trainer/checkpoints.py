@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from nuggets_trainer.files import write_atomically
 from nuggets_trainer.selection import GoldenSet
-from nuggets_trainer.store import write_atomically
 
 SELECTION_FILE = "nuggets_selection.json"
 
@@ -34,6 +34,17 @@ class Reselection:
     refills: list[dict[str, Any]]
     history: list[dict[str, float]] = field(default_factory=list)
 
+    @classmethod
+    def start(cls, golden_set: GoldenSet, anchor_indices: list[int] | None) -> Reselection:
+        """Begin with this golden set, in pool order."""
+        rows = np.sort(golden_set.indices).tolist()
+        return cls(
+            anchor_indices=anchor_indices,
+            first=golden_set.indices.tolist(),
+            refills=[{"epoch": 0, "position": 0, "rows": rows}],
+            history=[{"step": 0.0, **golden_set.summary()}],
+        )
+
 
 def save_selection(
     path: Path, golden_set: GoldenSet, settings: dict[str, str], reselection: Reselection | None = None
@@ -54,6 +65,8 @@ def load_selection(path: Path, settings: dict[str, str]) -> tuple[GoldenSet, Res
         FileNotFoundError: if no golden set was saved with the checkpoint.
         ValueError: if it was chosen under other settings; the error names those that differ.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no checkpoint {path.parent}.")
     if not path.is_file():
         raise FileNotFoundError(
             f"The checkpoint {path.parent} has no {path.name}: it was not made with selection, or the job died while "

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from nuggets_trainer.checks import check_bool, check_choice, check_int, check_number
+
 TEMPLATES = ("auto", "chat", "plain", "nuggets")
 ANCHOR_SELECTIONS = ("kmeans", "random")
 SCHEDULES = ("race", "exact")
@@ -144,9 +146,13 @@ class NuggetsConfig:
     flush_seconds: float = field(
         default=30.0,
         metadata={
-            "help": "Scored pairs are written to the store at least this often, in seconds (and every 1,000 "
-            "candidates): what a killed job can lose."
+            "help": "Scored pairs are written to the store at least this often, in seconds (and every "
+            "`flush_candidates`): what a killed job can lose."
         },
+    )
+    flush_candidates: int = field(
+        default=1000,
+        metadata={"help": "Scored pairs are written to the store at least every this many candidates."},
     )
     top_fraction: float | None = field(
         default=None,
@@ -187,26 +193,28 @@ class NuggetsConfig:
     score_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Directory of the score store and of the results (scores.parquet, anchors.parquet, pairs.parquet)."
-            " Default: `<output_dir>/nuggets`. Must be on a file system that all processes share."
+            "help": "Directory of the score store and of the results (scores.parquet, anchors.parquet, pairs.parquet),"
+            " or a URL that fsspec knows, such as s3://bucket/scores. Default: `<output_dir>/nuggets`. All processes "
+            "must share it."
         },
     )
 
     def __post_init__(self) -> None:
-        _check_choice("template", self.template, TEMPLATES)
-        _check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
-        _check_choice("reselect", self.reselect, RESELECT)
+        check_choice("template", self.template, TEMPLATES)
+        check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
+        check_choice("reselect", self.reselect, RESELECT)
         for name in ("exclude_self", "match_full_steps"):
-            _check_bool(name, getattr(self, name), optional=name == "exclude_self")
-        _check_int("anchor_seed", self.anchor_seed, minimum=0)
-        _check_number("flush_seconds", self.flush_seconds)
+            check_bool(name, getattr(self, name), optional=name == "exclude_self")
+        check_int("anchor_seed", self.anchor_seed, minimum=0)
+        check_int("flush_candidates", self.flush_candidates, minimum=1)
+        check_number("flush_seconds", self.flush_seconds)
         if not self.flush_seconds >= 0:
             raise ValueError(f"`flush_seconds` must be 0 or more, got {self.flush_seconds}.")
         for name in ("num_anchors", "pool_size", "reselect_steps", "tokens_per_batch"):
             if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), minimum=1)
+                check_int(name, getattr(self, name), minimum=1)
         for name in ("anchors", "response_field", "score_dir", "scorer_model"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
@@ -224,7 +232,7 @@ class NuggetsConfig:
     def _check_race_confidence(self) -> None:
         if self.race_confidence is None:
             return
-        _check_number("race_confidence", self.race_confidence)
+        check_number("race_confidence", self.race_confidence)
         if not 0 < self.race_confidence < 1:
             raise ValueError(
                 f"`race_confidence` must be in (0, 1), got {self.race_confidence}. Leave it out for the exact golden "
@@ -270,16 +278,16 @@ class NuggetsConfig:
             given = " and ".join(f"`{name}={value}`" for name, value in rules.items())
             raise ValueError(f"Expected one selection rule, got {given}. Keep one and drop the others.")
         if self.top_fraction is not None:
-            _check_number("top_fraction", self.top_fraction)
+            check_number("top_fraction", self.top_fraction)
             if not 0 < self.top_fraction <= 1:
                 raise ValueError(
                     f"`top_fraction` must be in (0, 1], got {self.top_fraction}. Write 0.1 for 10%; use `top_k` for a "
                     "number of rows."
                 )
         if self.top_k is not None:
-            _check_int("top_k", self.top_k, minimum=1)
+            check_int("top_k", self.top_k, minimum=1)
         if self.threshold is not None:
-            _check_number("threshold", self.threshold)
+            check_number("threshold", self.threshold)
             if not 0 <= self.threshold < 1:
                 raise ValueError(
                     f"`threshold` must be in [0, 1), got {self.threshold}: a golden score is a share of anchors, and "
@@ -294,25 +302,3 @@ class NuggetsConfig:
         if self.threshold is not None:
             return "threshold", self.threshold
         return "top_fraction", DEFAULT_TOP_FRACTION if self.top_fraction is None else self.top_fraction
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
-
-
-def _check_bool(name: str, value: Any, optional: bool) -> None:
-    if not isinstance(value, bool) and not (optional and value is None):
-        raise TypeError(f"`{name}` must be true{', false or unset' if optional else ' or false'}, got {value!r}.")
-
-
-def _check_int(name: str, value: Any, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a whole number, got {value!r} ({type(value).__name__}).")
-    if value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
-
-
-def _check_number(name: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a number, got {value!r} ({type(value).__name__}).")

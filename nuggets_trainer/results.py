@@ -11,16 +11,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nuggets_trainer.files import Place, join, write_atomically
 from nuggets_trainer.golden import AnchorScores, GoldenScores
 from nuggets_trainer.selection import GoldenSet, rank_candidates
-from nuggets_trainer.store import write_atomically
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -91,19 +90,19 @@ class PoolScores(GoldenScores):
 
 
 def write_results(
-    score_dir: str | Path, scores: PoolScores, one_shot: npt.NDArray[np.float32], golden_set: GoldenSet
+    score_dir: Place, scores: PoolScores, one_shot: npt.NDArray[np.float32], golden_set: GoldenSet
 ) -> None:
     """Write the three files, each at once.
 
     Args:
-        score_dir: where to.
+        score_dir: where to; a local path, or a URL for fsspec.
         scores: of the pool, n rows, m anchors.
         one_shot: log-probs `(n, m)`, NaN where not scored.
         golden_set: for `selected`.
     """
-    _write(Path(score_dir) / "scores.parquet", _scores_table(scores, golden_set))
-    _write(Path(score_dir) / "anchors.parquet", _anchors_table(scores.anchors))
-    _write(Path(score_dir) / "pairs.parquet", _pairs_table(one_shot))
+    _write(join(score_dir, "scores.parquet"), _scores_table(scores, golden_set))
+    _write(join(score_dir, "anchors.parquet"), _anchors_table(scores.anchors))
+    _write(join(score_dir, "pairs.parquet"), _pairs_table(one_shot))
 
 
 def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
@@ -150,10 +149,10 @@ def _nullable(values: npt.NDArray[np.floating]) -> pa.Array:
     return pa.array(values, mask=np.isnan(values))
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(place: Place, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_atomically(path, sink.getvalue())
+    write_atomically(place, sink.getvalue())
 
 
 def _reasons(dropped: list[str | None]) -> str:

@@ -13,6 +13,7 @@ import nuggets_trainer
 
 PACKAGE = Path(nuggets_trainer.__file__).parent
 ORDER = [
+    "checks",
     "config",
     "golden",
     "anchors",
@@ -21,12 +22,14 @@ ORDER = [
     "pilot",
     "schedule",
     "rows",
+    "formats",
     "pool",
     "segment",
     "encoding",
     "chat",
     "tokens",
     "templates",
+    "attached",
     "prompts",
     "causal_lm",
     "packing",
@@ -39,6 +42,8 @@ ORDER = [
     "fusion",
     "engine",
     "fingerprint",
+    "files",
+    "manifest",
     "store",
     "results",
     "ranks",

@@ -370,5 +370,5 @@ def test_bfloat16_training_scores_in_bfloat16_unless_told_otherwise(model_dir, t
         )
         trainer.select()
         manifest = next((tmp_path / score_dtype).glob("nuggets/*/manifest.json"))
-        found[score_dtype] = json.loads(manifest.read_text())["score_dtype"]
+        found[score_dtype] = json.loads(manifest.read_text())["fields"]["score_dtype"]
     assert found == {"auto": "bfloat16 autocast", "float32": "float32"}
