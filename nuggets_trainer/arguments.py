@@ -45,6 +45,15 @@ class ScorerArguments:
     )
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention implementation, e.g. sdpa."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    shard: str | None = field(
+        default=None,
+        metadata={
+            "help": "`i/n`: score the i-th of n parts of the pool (i from 0) into the store, write no results. Such "
+            "jobs know nothing of each other (a Slurm array, spot machines); the same command without `shard` then "
+            "scores what is missing and writes the results. A shard is scored exactly: what a row must reach is known "
+            "once all are scored."
+        },
+    )
 
 
 # Of these, one may be given: an option of the command line takes the place of its partners in the config file.
@@ -99,3 +108,16 @@ def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
             hint = f" Did you mean `{near[0]}`?" if near else " See `--help` for the names."
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has.{hint}")
     return config
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read `i/n`.
+
+    Example:
+        >>> parse_shard("3/64")
+        (3, 64)
+    """
+    number, _, num_shards = text.partition("/")
+    if not (number.isdigit() and num_shards.isdigit() and int(number) < int(num_shards)):
+        raise ValueError(f"`shard` must be i/n with 0 <= i < n, such as 0/64, got {text!r}.")
+    return int(number), int(num_shards)

@@ -1,13 +1,12 @@
 """`NuggetsDataCallback`: drives selection for a trainer, reports and saves it. Knows no formulas.
 
-Before training it has the pool scored and makes the golden set the training set; with `reselect` it does so again
-between two optimizer steps.
+Before training it makes the golden set the training set; with `reselect` again between two optimizer steps.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from nuggets_trainer.attached import attached_pool
 from nuggets_trainer.checkpoints import (
     SELECTION_FILE,
     Reselection,
@@ -25,29 +25,30 @@ from nuggets_trainer.checkpoints import (
 )
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import preserved_rng
-from nuggets_trainer.pool import Pool
 from nuggets_trainer.selector import Selector, anchor_pool
 from nuggets_trainer.slots import Slots
-from nuggets_trainer.training_set import TrainingSet, check_refillable
+from nuggets_trainer.training_set import (
+    TrainingSet,
+    check_attachable,
+    check_refillable,
+    warn_of_few_steps,
+    warn_of_no_reselection,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from nuggets_trainer.pool import Pool
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.selection import GoldenSet
-
-logger = logging.getLogger(__name__)
-
-FEW_STEPS = 50
 
 
 class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Train a plain `SFTTrainer` or `Trainer` on the golden set of its `train_dataset`.
 
-    A callback is never told its trainer, so it has to be attached. `SelectedSFTTrainer` makes one of its own, and also
-    knows how to select before rows are packed. Its state lives in a file, because the Trainer replaces callbacks that
-    restore themselves from a checkpoint.
+    A callback is never told its trainer, so it has to be attached. `SelectedSFTTrainer` makes one of its own. State
+    lives in a file, because the Trainer replaces callbacks that restore themselves from a checkpoint.
 
     Args:
         nuggets_config: how to score and what to keep.
@@ -84,8 +85,13 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         Raises:
             TypeError, ValueError: if there is nothing that can be selected from; the error says what to do.
         """
-        _check_attachable(trainer)
-        pool = Pool(trainer.train_dataset, "train_dataset")
+        if self._trainer is not None:
+            raise ValueError("This NuggetsDataCallback is attached already. Make one callback for each trainer.")
+        check_attachable(trainer)
+        callbacks = trainer.callback_handler.callbacks
+        if any(isinstance(other, NuggetsDataCallback) and other._trainer is trainer for other in callbacks):
+            raise ValueError("Another NuggetsDataCallback selects for this trainer already. Keep one.")
+        pool = attached_pool(trainer)
         self.drive(trainer, pool, anchor_pool(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
         train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
 
@@ -110,7 +116,9 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         self._training_set = TrainingSet(trainer, pool, prepare)
         self._selector.check()
         if self._config.reselect != "no":
-            check_refillable(trainer.args)
+            check_refillable(trainer.args, "`reselect`")
+        elif self._selector.waits_for_sharding:
+            check_refillable(trainer.args, "Selection under FSDP and DeepSpeed (steps are planned first)")
         if self._config.match_full_steps and trainer.args.max_steps > 0:
             raise ValueError(
                 f"`match_full_steps` and `max_steps={trainer.args.max_steps}` both say how long to train. Keep one."
@@ -132,44 +140,82 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                     f"`resume_from_checkpoint=True`, but {output_dir} has no complete checkpoint (one with a "
                     f"{SELECTION_FILE}). Start without it: stored scores are used again."
                 )
-        self.select(resume_from_checkpoint or None)
+        if resume_from_checkpoint:
+            self._resume(Path(resume_from_checkpoint) / SELECTION_FILE)
+        elif self.golden_set is None and self._selector.waits_for_sharding:
+            self._plan()
+        elif self.golden_set is None:
+            self.select()
+        elif self._reselection is not None:  # trained before: again, from the golden set of its end
+            self._use(self.golden_set, Reselection.start(self.golden_set, self._reselection.anchor_indices))
         return resume_from_checkpoint or None
 
-    def select(self, checkpoint: str | None = None) -> GoldenSet:
+    def select(self) -> GoldenSet:
         """Choose the golden set, once, and make it the training set.
 
-        Args:
-            checkpoint: take its golden set instead of scoring.
-
         Raises:
-            FileNotFoundError: if no golden set was saved with the checkpoint.
-            ValueError: if nothing can be scored, or the checkpoint's golden set was chosen under other settings.
+            RuntimeError: if the model can score only once training begins.
+            ValueError: if nothing can be scored.
         """
-        trainer = self._driven()
-        if self.golden_set is not None:
+        if self._driven() and self.golden_set is not None:
             return self.golden_set
+        if self._selector.waits_for_sharding:
+            raise RuntimeError(
+                "Under FSDP and DeepSpeed the golden set is chosen when training begins, once the model is wrapped: "
+                "call `trainer.train()`."
+            )
         with preserved_rng():
             if self._config.reselect != "no":
                 self._training_set.prepare_whole_pool()
-            if checkpoint:
-                path = Path(checkpoint) / SELECTION_FILE
-                self.golden_set, self._reselection = load_selection(path, self._selector.settings)
-            else:
-                self.scores, self.golden_set = self._selector.choose()
-                if self._config.reselect != "no":
-                    self._reselection = self._first_selection(self.golden_set, self.scores)
-            if self._reselection is None:
-                self._training_set.use(self.golden_set.indices)
-            else:
-                self._training_set.use_slots(Slots.from_state(self._reselection.refills))
-            if self._config.match_full_steps:
-                trainer.args.max_steps = self._training_set.full_steps()
-        self._save(Path(trainer.args.output_dir))
+            self.scores, golden_set = self._selector.choose()
+            self._use(golden_set, self._begun(golden_set))
+        return golden_set
+
+    def _resume(self, path: Path) -> None:
+        golden_set, reselection = load_selection(path, self._selector.settings)
+        self.scores = None
+        with preserved_rng():
+            if reselection is not None:
+                self._training_set.prepare_whole_pool()
+            self._use(golden_set, reselection)
+
+    def _use(self, golden_set: GoldenSet, reselection: Reselection | None) -> None:
+        self.golden_set, self._reselection = golden_set, reselection
+        if reselection is None:
+            self._training_set.use(golden_set.indices)
+        else:
+            self._training_set.use_slots(Slots.from_state(reselection.refills))
+        self._plan_steps()
+        self._save(Path(self._driven().args.output_dir))
+
+    def _plan_steps(self) -> None:
+        trainer = self._driven()
+        if self._config.match_full_steps:
+            trainer.args = copy.copy(trainer.args)  # the user's own may serve another trainer
+            trainer.args.max_steps = self._training_set.full_steps()
+
+    def _plan(self) -> None:
+        """Set training up for a golden set that is chosen once the Trainer has wrapped the model."""
+        if self._training_set.slots is None:
+            with preserved_rng():
+                self._training_set.prepare_whole_pool()
+                self._training_set.use_slots(Slots(np.arange(self._selector.planned_size(), dtype=np.int64)))
+                self._plan_steps()
+
+    def _choose_late(self, slots: Slots) -> GoldenSet:
+        with preserved_rng():
+            self.scores, self.golden_set = self._selector.choose(len(slots))
+        slots.fill(self.golden_set.indices)
+        self._reselection = self._begun(self.golden_set)
+        self._save(Path(self._driven().args.output_dir))
         return self.golden_set
 
     def golden_loader(self, make_loader: Callable[[], Any]) -> Any:
         """Make the trainer's loader over the golden set."""
-        self.select()
+        if self.golden_set is None and self._selector.waits_for_sharding:
+            self._plan()
+        else:
+            self.select()
         return self._training_set.loader(make_loader)
 
     def on_train_begin(
@@ -180,24 +226,20 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         Raises:
             RuntimeError: if this callback is attached to no trainer, or to another one.
         """
-        if self._driven().state is not state or self.golden_set is None:
+        mine, slots, golden_set = self._driven().state is state, self._training_set.slots, self.golden_set
+        if mine and golden_set is None and slots is not None:
+            golden_set = self._choose_late(slots)
+        if not mine or golden_set is None:
             raise RuntimeError(
                 "This NuggetsDataCallback is attached to another trainer than the one that trains with it, or its "
                 "trainer was started in another way than by `trainer.train()`. Make one callback for each trainer, "
                 "and call `callback.attach(trainer)` before `trainer.train()`."
             )
-        self._log({**self.golden_set.summary(), **({} if self.scores is None else self.scores.summary())})
-        if state.max_steps < FEW_STEPS and state.is_world_process_zero:
-            logger.warning(
-                "A golden set of %d rows gives %d optimizer steps (%g epochs, effective batch of %d rows): below %d "
-                "the model hardly moves. Set `match_full_steps`, raise `num_train_epochs` or set `max_steps`, lower "
-                "the batch size, or keep more rows.",
-                len(self.golden_set),
-                state.max_steps,
-                args.num_train_epochs,
-                args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-                FEW_STEPS,
-            )
+        self._log({**golden_set.summary(), **({} if self.scores is None else self.scores.summary())})
+        if state.is_world_process_zero:
+            warn_of_few_steps(len(golden_set), state.max_steps, args)
+            if self._reselection is not None:
+                warn_of_no_reselection(self._interval(kwargs["train_dataloader"]), state.max_steps)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -209,11 +251,11 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Choose the golden set again, when it is time; before this step's checkpoint is written."""
-        step, loader, every = state.global_step, kwargs["train_dataloader"], self._config.reselect_steps
-        if self._reselection is None or step >= state.max_steps:
+        step, loader = state.global_step, kwargs["train_dataloader"]
+        if self._reselection is None or step >= state.max_steps or control.should_training_stop:
             return
         self._training_set.forget_before(step, loader)
-        if step % (self._training_set.steps_per_epoch(loader) if every is None else every) == 0:
+        if step % self._interval(loader) == 0:
             should_log = control.should_log
             self._choose_again(self._reselection, step, loader)
             control.should_log = should_log  # any log takes it back, and the loss of this step waits for its own
@@ -222,20 +264,30 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         """Put the golden set beside the checkpoint that was just written; its presence marks it complete."""
         self._save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
-    def _first_selection(self, golden_set: GoldenSet, scores: PoolScores) -> Reselection:
-        chosen = [i for i in scores.anchors.pool_index if i is not None]
-        return Reselection(
-            anchor_indices=chosen or None,
-            first=golden_set.indices.tolist(),
-            refills=Slots(np.sort(golden_set.indices)).state(),
-            history=[{"step": 0.0, **golden_set.summary()}],
-        )
+    def _interval(self, loader: Any) -> int:
+        """Optimizer steps between two choices."""
+        return self._config.reselect_steps or self._training_set.steps_per_epoch(loader)
+
+    def _begun(self, golden_set: GoldenSet) -> Reselection | None:
+        if self._config.reselect == "no" or self.scores is None:
+            return None
+        # The anchors that the first scoring chose; none if they were given.
+        anchor_indices = [i for i in self.scores.anchors.pool_index if i is not None]
+        return Reselection.start(golden_set, anchor_indices or None)
 
     def _choose_again(self, reselection: Reselection, step: int, loader: Any) -> None:
         slots = self._training_set.slots
         assert slots is not None
-        with preserved_rng():
-            self.scores, self.golden_set = self._selector.choose_again(len(slots), reselection.anchor_indices, step)
+        try:
+            with preserved_rng():
+                self.scores, self.golden_set = self._selector.choose_again(
+                    len(slots), reselection.anchor_indices, step
+                )
+        except ValueError as error:
+            raise ValueError(
+                f"The golden set cannot be chosen again after step {step}: {error} If the losses are no numbers, the "
+                "model has diverged: resume from an earlier checkpoint with a smaller learning rate."
+            ) from error
         indices = self.golden_set.indices
         summary = {
             "kept": float(np.isin(slots.latest, indices).sum()),
@@ -252,13 +304,11 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         Trainer.log(self._driven(), {f"nuggets/{name}": value for name, value in summary.items()})
 
     def _save(self, directory: Path) -> None:
-        if not self._driven().is_world_process_zero():
+        if self.golden_set is None or not self._driven().is_world_process_zero():
             return
         if self._reselection is not None and self._training_set.slots is not None:
             self._reselection.refills = self._training_set.slots.state()
-        if self.golden_set is not None:
-            path = directory / SELECTION_FILE
-            save_selection(path, self.golden_set, self._selector.settings, self._reselection)
+        save_selection(directory / SELECTION_FILE, self.golden_set, self._selector.settings, self._reselection)
 
     def _driven(self) -> Any:
         if self._trainer is None:
@@ -268,15 +318,3 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "nuggets_config=...)`, which makes its own callback."
             )
         return self._trainer
-
-
-def _check_attachable(trainer: Trainer) -> None:
-    if getattr(trainer, "nuggets_config", None) is not None:
-        raise ValueError("A SelectedSFTTrainer with a `nuggets_config` selects by itself. Drop the callback.")
-    if getattr(trainer.args, "packing", False):
-        raise ValueError(
-            "`train_dataset` is packed already, and a packed row mixes several examples. Set `packing=False`, or use "
-            "`SelectedSFTTrainer`, which selects before rows are packed."
-        )
-    if trainer.processing_class is None:
-        raise ValueError("Scoring needs the tokenizer: build the trainer with `processing_class=tokenizer`.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.encoding import checked, dropping_what_cannot_be_tokenized
-from nuggets_trainer.rows import Message, Row, UnusableRowError
+from nuggets_trainer.rows import SYSTEM_ROLES, Message, Row, UnusableRowError
 from nuggets_trainer.segment import Segment, common_prefix_length, scored_at
 
 if TYPE_CHECKING:
@@ -19,14 +19,15 @@ class ChatTemplate:
 
     Both turns are rendered as one conversation, never glued from two: some templates render a turn differently once it
     is not the last one. The completion starts where the prompt (with its generation prompt) and the full conversation
-    part, as in TRL. Under a training template all that the anchor's assistant says is scored instead, earlier turns
-    included: what TRL trains on with `assistant_only_loss`. Where the template of a vision model reads the parts of a
-    content alone, text is given as a part, as TRL gives it to such a model's processor.
+    part, as in TRL. Under a training template what the anchor's assistant says is scored instead, with or without the
+    turns of the prompt: what TRL trains on with `assistant_only_loss`. Where the template of a vision model reads the
+    parts of a content alone, text is given as a part, as TRL gives it to such a model's processor.
 
     Args:
         tokenizer: has a chat template.
         training_chat_template: TRL's, with `{% generation %}` around what the assistant says; takes the place of the
             tokenizer's own.
+        completion_only: under a training template, leave out what the assistant says in the prompt.
 
     Raises:
         ValueError: if the tokenizer has no chat template.
@@ -34,7 +35,12 @@ class ChatTemplate:
 
     name = "chat"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, training_chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        training_chat_template: str | None = None,
+        completion_only: bool = False,
+    ) -> None:
         if not tokenizer.chat_template:
             raise ValueError(
                 "`template='chat'` needs a tokenizer with a chat template, but this tokenizer has none. Set "
@@ -42,6 +48,7 @@ class ChatTemplate:
             )
         self._tokenizer = tokenizer
         self._training_chat_template = training_chat_template
+        self._completion_only = completion_only
         self._alone: dict[str, Segment] = {}
         self._gives_parts = False
         self._gives_parts = not self._shows(str) and self._shows(_parts)
@@ -56,6 +63,8 @@ class ChatTemplate:
         }
         if self._training_chat_template is not None:
             found["training_chat_template_sha256"] = _sha256(self._training_chat_template)
+            if self._completion_only:
+                found["assistant_tokens"] = "of the completion"
         return found
 
     def zero_shot(self, anchor: Row) -> Segment:
@@ -72,7 +81,7 @@ class ChatTemplate:
         prompt, completion = conversation(anchor)
         own_system = system_messages(prompt)
         system = own_system or system_messages(shown_prompt)
-        turns = [m for m in [*shown_prompt, *shown_completion, *prompt] if m["role"] != "system"]
+        turns = [m for m in [*shown_prompt, *shown_completion, *prompt] if m["role"] not in SYSTEM_ROLES]
         tools = candidate.tools if candidate.tools and not anchor.tools else anchor.tools
         kwargs = anchor.template_kwargs or candidate.template_kwargs
         # These may change the generation prompt, and so move the start of the completion.
@@ -100,20 +109,27 @@ class ChatTemplate:
     ) -> Segment:
         """Render a conversation; score as many tokens at its end as the anchor has `alone`, where that is given."""
         if self._training_chat_template is not None:
-            return self._render_masked([*prompt, *completion], rendering, alone)
+            return self._render_masked(prompt, completion, rendering, alone)
         ids = self._encode([*prompt, *completion], rendering)["input_ids"]
         if alone is not None:
             return _as_alone(ids, range(len(ids)), alone)
-        prompt_ids = self._encode(prompt, {**rendering, "add_generation_prompt": True})["input_ids"]
-        return checked(Segment(ids, common_prefix_length(prompt_ids, ids)))
+        return checked(Segment(ids, self._start(prompt, ids, rendering)))
 
-    def _render_masked(self, messages: list[Message], rendering: dict[str, Any], alone: Segment | None) -> Segment:
-        encoded = self._encode(messages, {**rendering, "return_assistant_tokens_mask": True})
+    def _render_masked(
+        self, prompt: list[Message], completion: list[Message], rendering: dict[str, Any], alone: Segment | None
+    ) -> Segment:
+        encoded = self._encode([*prompt, *completion], {**rendering, "return_assistant_tokens_mask": True})
         ids = encoded["input_ids"]
-        said = [position for position, inside in enumerate(encoded["assistant_masks"]) if inside and position]
+        start = self._start(prompt, ids, rendering) if self._completion_only and alone is None else 1
+        said = [p for p, inside in enumerate(encoded["assistant_masks"]) if inside and p >= max(start, 1)]
         if not said:
             raise UnusableRowError("no_assistant_tokens")
         return scored_at(ids, said) if alone is None else _as_alone(ids, said, alone)
+
+    def _start(self, prompt: list[Message], ids: list[int], rendering: dict[str, Any]) -> int:
+        """Position in the whole conversation's ids where its completion starts, as TRL finds it."""
+        prompt_ids = self._encode(prompt, {**rendering, "add_generation_prompt": True})["input_ids"]
+        return common_prefix_length(prompt_ids, ids)
 
     def _shows(self, written: Callable[[str], str | list[Message]]) -> bool:
         """Whether the template shows texts that are given in this way."""
@@ -177,5 +193,5 @@ def conversation(row: Row) -> tuple[list[Message], list[Message]]:
 
 
 def system_messages(messages: str | list[Message]) -> list[Message]:
-    """Return the system messages of a conversation; text has none."""
-    return [m for m in messages if m["role"] == "system"] if isinstance(messages, list) else []
+    """Return the system (or developer) messages of a conversation; text has none."""
+    return [m for m in messages if m["role"] in SYSTEM_ROLES] if isinstance(messages, list) else []

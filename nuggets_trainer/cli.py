@@ -39,12 +39,12 @@ def score(argv: Sequence[str]) -> None:
     from accelerate import PartialState
     from trl import ScriptArguments, TrlParser
 
-    from nuggets_trainer.arguments import ScorerArguments, parse_arguments, recipe_parser
+    from nuggets_trainer.arguments import ScorerArguments, parse_arguments, parse_shard, recipe_parser
     from nuggets_trainer.causal_lm import resolve_autocast_dtype
     from nuggets_trainer.config import NuggetsConfig
     from nuggets_trainer.loading import load_rows, load_scorer
-    from nuggets_trainer.pool import Pool, anchors_like
-    from nuggets_trainer.scorer import score_pool
+    from nuggets_trainer.pool import Pool, anchors_like, take_pool
+    from nuggets_trainer.scorer import score_pool, score_shard
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
@@ -61,7 +61,9 @@ def score(argv: Sequence[str]) -> None:
     missing = [f"--{name}" for name, value in required.items() if value is None]
     if missing:
         raise ValueError(f"`nuggets score` needs {', '.join(missing)}.")
-    pool = Pool(load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split), "dataset_name")
+    shard = None if scorer.shard is None else parse_shard(scorer.shard)
+    rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming)
+    pool = Pool(take_pool(rows, config.pool_size, "dataset_name"), "dataset_name")
     anchors = None if config.anchors is None else anchors_like(load_rows(config.anchors), pool)
     # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
     kwargs = config.scorer_kwargs
@@ -74,15 +76,15 @@ def score(argv: Sequence[str]) -> None:
         }
     # `device_map` and not `.to`: quantized weights cannot be moved.
     model, tokenizer = load_scorer(required["model_name_or_path"], **{"device_map": {"": state.device}, **kwargs})
-    score_pool(
-        model,
-        tokenizer,
-        pool,
-        anchors,
-        config=config,
-        score_dir=config.score_dir,
-        autocast_dtype=resolve_autocast_dtype(config.score_dtype, model.dtype),
-    )
+    options = {
+        "config": config,
+        "score_dir": config.score_dir,
+        "autocast_dtype": resolve_autocast_dtype(config.score_dtype, model.dtype),
+    }
+    if shard is None:
+        score_pool(model, tokenizer, pool, anchors, **options)
+    else:
+        score_shard(model, tokenizer, pool, anchors, shard=shard, **options)
     state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
 
 

@@ -49,10 +49,11 @@ def hub_options(args: Any) -> dict[str, Any]:
     return options if revision is None else {**options, "revision": revision}
 
 
-def is_alpaca(column_names: list[str] | None) -> bool:
-    """Whether rows have Alpaca columns and none of TRL's."""
+def is_alpaca(column_names: list[str] | None, text_field: str = "text") -> bool:
+    """Whether rows have Alpaca columns and none of TRL's, of which `dataset_text_field` is one."""
     names = set(column_names or ())
-    return names >= {"instruction", "output"} and not {"prompt", "messages", "conversations"} & names
+    trained_on = {"input_ids", "prompt", "messages", "conversations", text_field}
+    return names >= {"instruction", "output"} and not trained_on & names
 
 
 def alpaca_template(name: str, chat_template: str | None) -> str:

@@ -21,6 +21,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Return ids without an EOS at their end: it would tell the model that nothing belongs to what follows."""
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
 def checked(segment: Segment) -> Segment:
     """Return a segment that has something to score and a context; else raise `UnusableRowError`."""
     if segment.num_completion_tokens <= 0:

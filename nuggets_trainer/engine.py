@@ -54,6 +54,8 @@ class LogProbEngine:
             longer runs alone. None finds it. Halved when memory runs out.
         autocast_dtype: run the forward passes under autocast in this dtype; None leaves the weights' dtype.
         path: one of `PATHS`; None chooses by a check on the first groups to score, see `choose_path`.
+        in_step: every forward pass takes all ranks of the job (a sharded model), so that none can be tried and given
+            up: memory that runs out is an error.
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class LogProbEngine:
         tokens_per_batch: int | None = None,
         autocast_dtype: torch.dtype | None = None,
         path: str | None = None,
+        in_step: bool = False,
     ) -> None:
         self._model = model
         self._autocast_dtype = autocast_dtype
         self.tokens_per_batch = tokens_per_batch
         self.path = path
+        self._in_step = in_step
         self.fuses = False  # whether elementwise work is compiled; `choose_path` decides
 
     def find_tokens_per_batch(self) -> int:
@@ -188,6 +192,12 @@ class LogProbEngine:
             except Exception as error:  # each backend reports a lack of memory by another type; others are raised on
                 if not should_reduce_batch_size(error):
                     raise
+                if self._in_step:
+                    raise RuntimeError(
+                        f"Out of memory with tokens_per_batch={tokens_per_batch}. A sharded model cannot try again: "
+                        "the other ranks are in the middle of the same forward pass. Set a smaller "
+                        "`tokens_per_batch`; what is scored is stored."
+                    ) from error
                 if tokens_per_batch <= 1:
                     raise RuntimeError(
                         "Memory does not suffice to score a single pair. Use a smaller `scorer_model`, a smaller "

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from nuggets_trainer.engine import PATHS
 from nuggets_trainer.job import Job
 from nuggets_trainer.pilot import pilot_size
-from nuggets_trainer.pool import same_text
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.schedule import Race
 from nuggets_trainer.segment import Group
@@ -84,7 +83,7 @@ class Execution:
         Raises:
             RuntimeError: if the ranks do not share the store's file system.
         """
-        with PartWriter(self._job.store, self._job.config.flush_seconds) as writer:
+        with PartWriter(self._job.store, self._job.config.flush_seconds, self._job.config.flush_candidates) as writer:
             if self._job.config.schedule == "exact":
                 return self._run_exact(writer)
             return self._run_race(writer)
@@ -100,8 +99,9 @@ class Execution:
 
             def score() -> list[None]:
                 """Write this rank's pairs; there is nothing to tell the others but an error."""
-                for _, anchors, _ in self._score(missing, writer):
-                    bar.update(len(anchors))
+                with self._job.company.together():
+                    for _, anchors, _ in self._score(missing, writer):
+                        bar.update(len(anchors))
                 writer.flush()
                 return []
 
@@ -140,7 +140,7 @@ class Execution:
             while wave := ranks.on_main(lambda: self._next_missing(bar)):
                 self._choose_path()
                 own = {i: anchors for i, anchors in wave if i in self._prompts}
-                results = ranks.gather_from(lambda own=own: list(self._score(own, writer)))  # type: ignore[misc]
+                results = ranks.gather_from(lambda own=own: self._score_together(own, writer))  # type: ignore[misc]
                 ranks.on_main(lambda results=results: self._update(results))  # type: ignore[misc]
         ranks.on_main(self._end_race)
         return self._outcome
@@ -206,6 +206,10 @@ class Execution:
         excluded = self._excluded(self._keys)
         self._outcome = Outcome(race.zero_shot, race.one_shot[rows], excluded, upper_bound[rows])
 
+    def _score_together(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> list[Result]:
+        with self._job.company.together():
+            return list(self._score(pairs, writer))
+
     def _score(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> Iterator[Result]:
         """Score these pairs of this rank's candidates into the store."""
         for batch in self._batches(pairs):
@@ -251,7 +255,12 @@ class Execution:
         anchor_tokens = sum(len(segment.ids) for segment in self._shared.suffixes.values())
         num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in self._prompts.values())
         engine, ranks = self._job.engine, self._job.ranks
-        choices = ranks.gather_from(lambda: [(engine.choose_path(groups, num_tokens), engine.fuses)])
+
+        def choose() -> list[tuple[str, bool]]:
+            with self._job.company.together():
+                return [(engine.choose_path(groups, num_tokens), engine.fuses)]
+
+        choices = ranks.gather_from(choose)
         # One choice for all ranks: the slowest path that one needs.
         engine.path = max((path for path, _ in choices), key=list(PATHS).index)
         engine.fuses = all(fuses for _, fuses in choices)
@@ -263,23 +272,27 @@ class Execution:
             return
         self._choose_path()
 
-        def score() -> None:
-            log_probs = self._job.engine.score([], [self._anchor_set.segments[j] for j in missing])
-            store.write([None] * len(missing), [keys[j] for j in missing], log_probs)
+        def score() -> list[None]:
+            with self._job.company.together():
+                if self._job.ranks.is_main:
+                    log_probs = self._job.engine.score([], [self._anchor_set.segments[j] for j in missing])
+                    store.write([None] * len(missing), [keys[j] for j in missing], log_probs)
+            return []
 
-        self._job.ranks.on_main(score)
+        self._job.ranks.gather_from(score)
 
     def _excluded(self, keys: list[str]) -> npt.NDArray[np.bool_]:
         """Where candidate and anchor have the same text and `exclude_self` holds, `(len(keys), usable anchors)`."""
         exclude_self = self._job.config.exclude_self
         if exclude_self is None:
             exclude_self = self._job.template.name != "nuggets"
+        texts = self._job.pool.texts
         columns: dict[str, list[int]] = {}
-        for j, key in enumerate(self._anchor_set.keys):
-            columns.setdefault(same_text(key), []).append(j)
+        for j, anchor in enumerate(self._anchor_set.rows):
+            columns.setdefault(anchor.text_key, []).append(j)
         excluded = np.zeros((len(keys), len(self._anchor_set.keys)), dtype=np.bool_)
         for row, key in enumerate(keys if exclude_self else []):
-            excluded[row, columns.get(same_text(key), [])] = True
+            excluded[row, columns.get(texts[key], [])] = True
         return excluded
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nuggets_trainer.engine import ENGINE_VERSION
+from nuggets_trainer.sharded import class_name, is_sharded, whole_tensor
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -46,7 +47,9 @@ def fingerprint_fields(
     """
     weights = base_weights(model)
     weights_dtype = str(next(w for w in weights.values() if w.is_floating_point()).dtype).removeprefix("torch.")
-    compute = weights_dtype if autocast_dtype is None else f"{autocast_dtype} autocast".removeprefix("torch.")
+    # A sharded model casts its weights instead of autocasting, which rounds in other places.
+    how = "sharded" if is_sharded(model) else "autocast"
+    compute = weights_dtype if autocast_dtype is None else f"{autocast_dtype} {how}".removeprefix("torch.")
     return {
         "engine": str(ENGINE_VERSION),
         "weights_sha256": weights_hash(weights),
@@ -69,7 +72,7 @@ def weights_hash(weights: dict[str, torch.Tensor]) -> str:
     """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
-        value = tensor.detach().cpu().contiguous()
+        value = whole_tensor(tensor).detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
     return digest.hexdigest()[:32]
@@ -88,7 +91,7 @@ def base_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
         adapter_prefix = getattr(model.base_model, "prefix", None)  # "lora_" for LoRA; none for prompt learning
         model = model.get_base_model()
     weights = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in model.state_dict(keep_vars=True).items():
         parts = name.split(".")
         if adapter_prefix and any(part.startswith(adapter_prefix) or part == "modules_to_save" for part in parts):
             continue
@@ -131,5 +134,5 @@ def config_hash(model: PreTrainedModel | PeftModel) -> str:
         for key, value in base.config.to_dict().items()
         if key not in VOLATILE_CONFIG and not key.endswith("_token_id")
     }
-    text = json.dumps({"class": type(base).__name__, **config}, sort_keys=True, default=str)
+    text = json.dumps({"class": class_name(base), **config}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

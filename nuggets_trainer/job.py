@@ -18,6 +18,7 @@ from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.rows import Row, UnusableRowError
+from nuggets_trainer.sharded import Company
 from nuggets_trainer.store import ScoreStore
 from nuggets_trainer.templates import Template
 
@@ -34,6 +35,7 @@ class Job:
     template: Template
     config: NuggetsConfig
     engine: LogProbEngine
+    company: Company
     store: ScoreStore
     max_length: int | None
 
@@ -84,14 +86,18 @@ def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:
     """
     usable = sorted({job.keys[i]: i for i in reversed(usable)}.values())  # equal rows would make clusters of their own
     blocks = [usable[start : start + EMBED_BLOCK] for start in range(0, len(usable), EMBED_BLOCK)]
-    vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
-    for block in tqdm(
-        job.ranks.share(blocks), desc="Embedding", unit="block", mininterval=1.0, disable=not job.ranks.is_main
-    ):
-        sequences = _eligible(job, block)
-        if sequences:
-            vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
-    embedded = sorted(job.ranks.gather(vectors), key=lambda item: item[0])
+    own = job.ranks.share(blocks)
+
+    def embed() -> list[tuple[int, npt.NDArray[np.float32]]]:
+        vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
+        with job.company.together():
+            for block in tqdm(own, desc="Embedding", unit="block", mininterval=1.0, disable=not job.ranks.is_main):
+                sequences = _eligible(job, block)
+                if sequences:
+                    vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
+        return vectors
+
+    embedded = sorted(job.ranks.gather_from(embed), key=lambda item: item[0])
 
     def choose() -> list[int]:
         matrix = np.array([vector for _, vector in embedded])

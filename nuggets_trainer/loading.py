@@ -19,7 +19,7 @@ def resolve_demo(name: str) -> str:
     return str(demo_path(name.removeprefix(prefix))) if name.startswith(prefix) else name
 
 
-def load_rows(name: str, config: str | None = None, split: str = "train") -> Dataset:
+def load_rows(name: str, config: str | None = None, split: str = "train", streaming: bool = False) -> Dataset:
     """Load rows by name.
 
     Args:
@@ -28,29 +28,31 @@ def load_rows(name: str, config: str | None = None, split: str = "train") -> Dat
             `nuggets-demo/heldout`.
         config: configuration of a hub dataset.
         split: which split to take; a single file is its own split.
+        streaming: give an `IterableDataset`, of which `pool_size` rows can be a pool.
 
     Raises:
         FileNotFoundError: if `name` looks like a file that is not there.
         ValueError: if the file type is not known or the split does not exist.
     """
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
 
     path = Path(resolve_demo(name))
     if path.suffix in FILE_BUILDERS and not path.is_dir():
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {name!r}. Expected rows in {', '.join(FILE_BUILDERS)}.")
         options = _csv_options(path) if path.suffix == ".csv" else {}
-        return load_dataset(FILE_BUILDERS[path.suffix], data_files=str(path), split="train", **options)
+        builder = FILE_BUILDERS[path.suffix]
+        return load_dataset(builder, data_files=str(path), split="train", streaming=streaming, **options)
     if path.is_file():
         raise ValueError(f"{name!r} has an unknown file type. Expected {', '.join(FILE_BUILDERS)}.")
     csv_files = sorted(path.rglob("*.csv")) if path.is_dir() else []
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         loaded = load_from_disk(name)
     elif csv_files:
-        loaded = load_dataset("csv", data_dir=name, **_csv_options(csv_files[0]))
+        loaded = load_dataset("csv", data_dir=name, streaming=streaming, **_csv_options(csv_files[0]))
     else:
-        loaded = load_dataset(name, name=config)
-    if not isinstance(loaded, DatasetDict):
+        loaded = load_dataset(name, name=config, streaming=streaming)
+    if not isinstance(loaded, (DatasetDict, IterableDatasetDict)):
         return loaded
     if split not in loaded:
         raise ValueError(f"{name!r} has no split {split!r}. Found: {', '.join(loaded)}.")

@@ -9,6 +9,9 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.formats import FORMATS as FORMATS
+from nuggets_trainer.formats import detect_format as detect_format
+from nuggets_trainer.formats import fitting_formats
 from nuggets_trainer.rows import Row, formatted_row, read_row
 from nuggets_trainer.rows import UnusableRowError as UnusableRowError
 
@@ -16,20 +19,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     FormattingFunc = Callable[[dict[str, Any]], str]
-
-FORMATS = {
-    "prompt_completion": ("prompt", "completion"),
-    "messages": ("messages",),
-    "sharegpt": ("conversations",),
-    "alpaca": ("instruction", "output"),
-    "text": ("text",),
-    "tokenized": ("input_ids",),
-}
-FORMATS_HELP = (
-    "`prompt` + `completion` (text, or lists of messages), `messages`, ShareGPT's `conversations`, Alpaca's "
-    "`instruction` + `output` (+ optional `input`), `text`, or `input_ids` (+ optional `labels`, or "
-    "`completion_mask` and `assistant_masks`)"
-)
 
 
 class Pool:
@@ -41,6 +30,16 @@ class Pool:
         formatting_func: writes a row as the text that TRL trains on.
         response_field: the column with the response: what the function writes alike with and without it is the prompt.
             None: the whole text is the completion.
+        text_field: SFTConfig's `dataset_text_field`, the column of the format `text`.
+        completion_only_loss: SFTConfig's.
+        row_format: the key of `FORMATS` to read; None for the first that fits.
+        eos_token: of rows that TRL has prepared: what it wrote at the end of their text is not read.
+
+    Attributes:
+        format: the key of `FORMATS` that is read, or `formatting_func`.
+        completion_only: whether TRL puts loss on completions alone, where it knows of them: as `completion_only_loss`
+            says, else where it sees the columns `prompt` and `completion` (which it is given for Alpaca's).
+        why_tokenized: says, for errors, why the other columns of rows that are tokenized already are not read.
 
     Raises:
         TypeError: if it is not a `Dataset` (a `DatasetDict`, an `IterableDataset`, ...), or the function gives no
@@ -55,32 +54,49 @@ class Pool:
         name: str = "train_dataset",
         formatting_func: FormattingFunc | None = None,
         response_field: str | None = None,
+        *,
+        text_field: str = "text",
+        completion_only_loss: bool | None = None,
+        row_format: str | None = None,
+        eos_token: str | None = None,
     ) -> None:
         self.dataset = check_dataset(dataset, name)
         self.name = name
         self.formatting_func, self.response_field = formatting_func, response_field
+        self.text_field, self.eos_token, self.why_tokenized = text_field, eos_token, ""
         # Lists, whatever tensors a dataset is set to give; a transform is the user's own and stays.
         self._records = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
         self._keys: tuple[list[str], dict[int, str]] | None = None
+        self._texts: dict[str, str] = {}
         if response_field is not None and formatting_func is None:
             raise ValueError(
                 f"`response_field={response_field!r}` is given without `formatting_func`: it tells which part of the "
                 "text that the function writes is the completion. Pass `formatting_func`, or leave it out."
             )
         if formatting_func is None:
-            self.format = detect_format(dataset.column_names, name)
+            self.format = row_format or detect_format(dataset.column_names, name, text_field)
         else:
             self.format = "formatting_func"
             self._check_formatting(formatting_func)
+        has_both = {"prompt", "completion"} <= set(dataset.column_names) or self.format == "alpaca"
+        self.completion_only = has_both if completion_only_loss is None else completion_only_loss
         self._check_first_row()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def record(self, index: int) -> dict[str, Any]:
+        """Return a row as its columns hold it."""
+        record: dict[str, Any] = self._records[index]
+        return record
+
     def __getitem__(self, index: int) -> Row:
-        record = self._records[index]
+        row = self._read(self.record(index))
+        return row if self.eos_token is None else row.without_eos(self.eos_token)
+
+    def _read(self, record: dict[str, Any]) -> Row:
         if self.formatting_func is None:
-            return read_row(record, self.format)
+            return read_row(record, self.format, text_field=self.text_field, completion_only=self.completion_only)
         if self.response_field is None:
             return read_row({"text": self.formatting_func(record)}, "text")
         if record[self.response_field] is None:
@@ -94,7 +110,9 @@ class Pool:
             keys, dropped = [], {}
             for i in range(len(self)):
                 try:
-                    keys.append(self[i].key)
+                    row = self[i]
+                    keys.append(row.key)
+                    self._texts[keys[-1]] = row.text_key
                 except UnusableRowError as error:
                     keys.append("")
                     dropped[i] = str(error)
@@ -107,6 +125,12 @@ class Pool:
         self._keys = keys, {**reasons, **dropped}
 
     @property
+    def texts(self) -> dict[str, str]:
+        """Content hash of a row -> hash of its text (`Row.text_key`)."""
+        self.read_keys()
+        return self._texts
+
+    @property
     def content_hash(self) -> str:
         """Hash of all rows in their order."""
         return hashlib.sha256("".join(self.read_keys()[0]).encode()).hexdigest()[:32]
@@ -114,11 +138,19 @@ class Pool:
     @property
     def is_conversational(self) -> bool:
         """Whether the rows are made of messages."""
-        from datasets import Value
-
         if self.format in ("messages", "sharegpt"):
             return True
-        return self.format == "prompt_completion" and not isinstance(self.dataset.features["prompt"], Value)
+        return self.format == "prompt_completion" and self._is_list("prompt")
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether TRL takes the rows for conversations, whatever is read of them."""
+        return any(name in self.dataset.features and self._is_list(name) for name in ("prompt", "messages"))
+
+    def _is_list(self, column: str) -> bool:
+        from datasets import Value
+
+        return not isinstance(self.dataset.features[column], Value)
 
     @property
     def is_text_only(self) -> bool:
@@ -127,6 +159,11 @@ class Pool:
 
     def _check_formatting(self, formatting_func: FormattingFunc) -> None:
         columns, field = self.dataset.column_names, self.response_field
+        if self.text_field != "text":
+            raise ValueError(
+                f"TRL writes what `formatting_func` gives into the column `text`, but trains on "
+                f"`dataset_text_field={self.text_field!r}` (SFTConfig). Leave `dataset_text_field` out."
+            )
         ignored = sorted({"prompt", "messages", "conversations", "input_ids"} & set(columns))
         if ignored:
             raise ValueError(
@@ -184,23 +221,35 @@ class Pool:
                 ) from error
 
 
-def same_text(key: str) -> str:
-    """Return the part of a row's key that rows with the same text share, whatever their columns."""
-    return key[:16]
-
-
 def anchors_like(anchor_dataset: Dataset, pool: Pool) -> Pool:
     """Read anchors as the pool is read: with its `formatting_func` where they have its columns, else as what they are.
 
-    Where their columns are of no known format, the error shows the pool's beside them.
+    Of several formats that fit, the pool's is taken; else one with a prompt where the pool has prompts. Where their
+    columns are of no known format, the error shows the pool's beside them.
     """
     try:
-        columns = set(check_dataset(anchor_dataset, "anchors").column_names)
-        if pool.formatting_func is not None and columns >= set(pool.dataset.column_names):
+        columns = check_dataset(anchor_dataset, "anchors").column_names
+        if pool.formatting_func is not None and set(columns) >= set(pool.dataset.column_names):
             return Pool(anchor_dataset, "anchors", pool.formatting_func, pool.response_field)
-        return Pool(anchor_dataset, "anchors")
+        text_field = pool.text_field if pool.text_field in columns else "text"
+        return Pool(
+            anchor_dataset,
+            "anchors",
+            text_field=text_field,
+            completion_only_loss=pool.completion_only,
+            row_format=_anchor_format(fitting_formats(columns, text_field), pool),
+            eos_token=pool.eos_token,
+        )
     except ValueError as error:
         raise ValueError(f"{error} (The pool's columns are {sorted(pool.dataset.column_names)}.)") from error
+
+
+def _anchor_format(fitting: list[str], pool: Pool) -> str | None:
+    def order(row_format: str) -> tuple[bool, ...]:
+        no_prompt = row_format == "text" and not pool.is_text_only
+        return row_format != pool.format, row_format == "tokenized", no_prompt
+
+    return min(fitting, key=order, default=None)
 
 
 def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") -> Any:
@@ -246,19 +295,3 @@ def check_dataset(dataset: Any, name: str) -> Any:
     if len(dataset) == 0:
         raise ValueError(f"`{name}` is empty: expected at least one row.")
     return dataset
-
-
-def detect_format(column_names: list[str], name: str) -> str:
-    """Name the format (a key of `FORMATS`) that these columns have; the first that fits.
-
-    Example:
-        >>> detect_format(["instruction", "input", "output"], "pool")
-        'alpaca'
-    """
-    for candidate_format, columns in FORMATS.items():
-        if set(columns) <= set(column_names):
-            return candidate_format
-    raise ValueError(
-        f"`{name}` has columns {sorted(column_names)}, which is no known format. Expected {FORMATS_HELP}. Rename the "
-        "columns (`dataset.rename_columns`), map the rows to one of these, or give a `formatting_func`."
-    )

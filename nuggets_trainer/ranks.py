@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather, gather_object
 
 T = TypeVar("T")
+
+
+class OtherRankFailedError(RuntimeError):
+    """Raised where a rank cannot go on because another one failed, whose own error says why."""
 
 
 class Ranks:
@@ -45,10 +50,24 @@ class Ranks:
             error = own_error
         place = f"rank {self._state.process_index}"
         told = gather_object([(items, None if error is None else f"{place}: {type(error).__name__}: {error}")])
-        for _, message in told:
-            if message is not None:
-                raise RuntimeError(message) from error
+        messages = [message for _, message in told if message is not None]
+        # What the others raise on account of one rank's failure says nothing.
+        messages.sort(key=lambda message: OtherRankFailedError.__name__ in message)
+        if messages:
+            raise RuntimeError(messages[0]) from error
         return [item for gathered, _ in told for item in gathered]
+
+    def maximum(self, value: int) -> int:
+        """Largest value of all ranks, on every rank."""
+        if self._state.num_processes == 1:
+            return value
+        return int(gather(torch.tensor([value], device=self._state.device)).max())
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        device: torch.device = self._state.device
+        return device
 
     @property
     def world(self) -> int:

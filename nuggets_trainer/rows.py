@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -12,6 +13,7 @@ Message = dict[str, Any]
 
 SEPARATOR = "\n\n"  # between the pieces of a row, and between candidate and anchor, in plain text
 ASSISTANT_ROLES = ("assistant", "gpt")  # ShareGPT's name: TRL renames the keys of a message, never its role
+SYSTEM_ROLES = ("system", "developer")  # OpenAI's newer name for it
 CHATML_KEYS = {"from": "role", "value": "content"}  # as TRL's `maybe_convert_to_chatml`
 
 
@@ -45,18 +47,45 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Content hash, 32 hex digits; the first 16 are of the text alone, whatever the columns were.
-
-        Equal for two rows if and only if all their fields are; `pool.same_text` compares the first half.
-        """
+        """Content hash, 32 hex digits: equal for two rows if and only if all their fields are."""
         text = [_said(part) for part in (self.prompt, self.completion)]
         content: list[Any] = [self.prompt, self.separator, self.completion, self.alpaca]
-        # Later fields enter only where they are set: stores of rows without them keep their keys.
+        # What follows enters only where it is set: stores of rows without it keep their keys. Its own order of keys
+        # counts, because a chat template writes JSON in it.
         if self.tools is not None or self.template_kwargs is not None:
-            content += [self.tools, self.template_kwargs]
+            content.append(_as_written([self.tools, self.template_kwargs]))
+        if calls := self._tool_calls():
+            content.append(_as_written(calls))
         if self.tokens is not None:
             content.append(self.tokens)
         return _digest(text if self.tokens is None else self.tokens[0]) + _digest(content)
+
+    @property
+    def text_key(self) -> str:
+        """Hash of what is said, 16 hex digits: equal for rows with the same text and tool calls, whatever the columns.
+
+        White space does not count: where a text is split into prompt and completion, it may stand on either side.
+        """
+        if self.tokens is not None:
+            return _digest(self.tokens[0])
+        text = "".join((joined_text(self.prompt) + joined_text(self.completion)).split())
+        return _digest([text, self._tool_calls()])
+
+    def without_eos(self, eos_token: str) -> Row:
+        """Return the row as it was before TRL wrote EOS at the end of its text; messages have none.
+
+        Raises:
+            UnusableRowError: if nothing else is there.
+        """
+        if not isinstance(self.completion, str) or not self.completion.endswith(eos_token):
+            return self
+        completion = self.completion.removesuffix(eos_token)
+        _text(completion, "completion")
+        return dataclasses.replace(self, completion=completion)
+
+    def _tool_calls(self) -> list[Any]:
+        messages = [message for part in (self.prompt, self.completion) if isinstance(part, list) for message in part]
+        return [message["tool_calls"] for message in messages if message.get("tool_calls")]
 
 
 class UnusableRowError(ValueError):
@@ -74,15 +103,27 @@ def content_text(message: Message) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
-def read_row(record: dict[str, Any], row_format: str) -> Row:
-    """Read one record of a dataset in that format; raise `UnusableRowError` with the reason where it is unusable."""
+def read_row(
+    record: dict[str, Any], row_format: str, *, text_field: str = "text", completion_only: bool = False
+) -> Row:
+    """Read one record of a dataset.
+
+    Args:
+        record: one row.
+        row_format: a key of `pool.FORMATS`.
+        text_field: the column of the format `text`.
+        completion_only: whether a `completion_mask` beside `input_ids` counts.
+
+    Raises:
+        UnusableRowError: with the reason, where it is unusable.
+    """
     if row_format == "alpaca":
         return _alpaca_row(record)
     if row_format == "text":
-        _text(record["text"], "completion")
-        return Row("", record["text"])  # taken as it is
+        _text(record[text_field], "completion")
+        return Row("", record[text_field])  # taken as it is
     if row_format == "tokenized":
-        return _tokenized_row(record)
+        return _tokenized_row(record, completion_only)
     if row_format == "prompt_completion":
         return _prompt_completion_row(record)
     return _messages_row(record, record["messages" if row_format == "messages" else "conversations"])
@@ -107,6 +148,10 @@ def formatted_row(text: Any, text_without_response: Any) -> Row:
 def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)  # messages may hold dates
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _as_written(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False, default=str)
 
 
 def _said(part: str | list[Message]) -> Any:
@@ -142,23 +187,27 @@ def _messages_row(record: dict[str, Any], messages: Any) -> Row:
     return Row(_messages(messages[:-1], "prompt"), _messages(messages[-1:], "completion"), **_rendering(record))
 
 
-def _tokenized_row(record: dict[str, Any]) -> Row:
-    """Score what TRL puts loss on: `labels` where there are some, else what every mask lets through.
+def _tokenized_row(record: dict[str, Any], completion_only: bool) -> Row:
+    """Score what TRL puts loss on: `labels` where there are some, else what the masks let through.
 
-    The first token has no context: it is never scored.
+    The first token has no context: it is never scored. Padding (`attention_mask` 0) is left out.
     """
     ids = record["input_ids"]
     if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
         raise UnusableRowError("input_ids_not_token_ids")
     has_labels = record.get("labels") is not None
-    names, left_out = (("labels",), -100) if has_labels else (("completion_mask", "assistant_masks"), 0)
+    mask_names = ["completion_mask", "assistant_masks"] if completion_only else ["assistant_masks"]
+    names, left_out = (["labels"], -100) if has_labels else (mask_names, 0)
     masks = [record[name] for name in names if record.get(name) is not None]
-    if any(not isinstance(mask, list) or len(mask) != len(ids) for mask in masks):
+    shown = record.get("attention_mask")
+    shown = [1] * len(ids) if shown is None else shown
+    if any(not isinstance(mask, list) or len(mask) != len(ids) for mask in [*masks, shown]):
         raise UnusableRowError("mask_not_as_long_as_input_ids")
-    scored = tuple(p for p in range(1, len(ids)) if all(mask[p] != left_out for mask in masks))
+    kept = [p for p in range(len(ids)) if shown[p]]
+    scored = tuple(k for k, p in enumerate(kept) if k and all(mask[p] != left_out for mask in masks))
     if not scored:
         raise UnusableRowError("empty_completion")
-    return Row("", "", tokens=(tuple(ids), scored))
+    return Row("", "", tokens=(tuple(ids[p] for p in kept), scored))
 
 
 def _text(value: Any, part: str, may_be_empty: bool = False) -> str:
@@ -182,7 +231,7 @@ def _messages(value: Any, part: str) -> list[Message]:
     ]
     for message in messages:
         _check_message(message, part)
-    spoken = [message for message in messages if message["role"] != "system"]
+    spoken = [message for message in messages if message["role"] not in SYSTEM_ROLES]
     if not any(content_text(message).strip() or message.get("tool_calls") for message in spoken):
         raise UnusableRowError(f"empty_{part}")
     return messages

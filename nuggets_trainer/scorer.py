@@ -6,9 +6,12 @@ store; the main process makes scores of the outcome and tells the others.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
 from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.contexts import exit_on_sigterm
 from nuggets_trainer.engine import LogProbEngine
 from nuggets_trainer.execution import Execution, Outcome
 from nuggets_trainer.fingerprint import fingerprint_fields
@@ -28,8 +32,9 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.results import PoolScores, write_results
 from nuggets_trainer.rows import UnusableRowError
 from nuggets_trainer.selection import GoldenSet, select_golden_set
+from nuggets_trainer.sharded import Company, is_sharded, outer_weights
 from nuggets_trainer.store import ScoreStore
-from nuggets_trainer.templates import make_template
+from nuggets_trainer.templates import Template, make_template
 
 if TYPE_CHECKING:
     import torch
@@ -61,10 +66,10 @@ def score_pool(
         pool: the candidates.
         anchors: the anchors; None chooses them from the pool, as `config` says.
         config: template, selection rule, choice of anchors, token budget.
-        score_dir: where scores and results go; a directory that all ranks share.
+        score_dir: where scores and results go: a directory that all ranks share, or a URL that fsspec knows.
         autocast_dtype: from `resolve_autocast_dtype`.
-        training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on: all that
-            an anchor's assistant says is scored.
+        training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on: what an
+            anchor's assistant says is scored, in all turns (of prompt and completion: in the completion).
         adapter: leave a `PeftModel`'s adapter on: score with the model as it is now.
 
     Returns:
@@ -72,53 +77,134 @@ def score_pool(
 
     Raises:
         ValueError: before the first forward pass, if nothing can be scored or the selection cannot be met.
-        PermissionError: if `score_dir` cannot be written to.
+        PermissionError, ImportError: if `score_dir` cannot be written to, or its kind of URL is not installed.
+        OSError: if the disk is full; what is stored stays, and the same call goes on after space is made.
     """
-    ranks, started = Ranks(), time.monotonic()
     template = make_template(config.template, tokenizer, pool, anchors, training_chat_template)
+    rows = range(len(pool))
+    run = _score_pairs(model, tokenizer, template, pool, anchors, rows, config, score_dir, autocast_dtype, adapter)
+
+    def finish() -> tuple[PoolScores, GoldenSet]:
+        scores, one_shot = _collect(run)
+        _check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
+        golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped))
+        write_results(score_dir, scores, one_shot, golden_set)
+        return scores, golden_set
+
+    ranks = run.job.ranks
+    scores, golden_set = ranks.on_main(finish)
+    if ranks.is_main:
+        logger.info("%s", scores.describe())
+        logger.info("%s", golden_set.describe())
+    return scores, golden_set
+
+
+def score_shard(
+    model: Any,
+    tokenizer: Any,
+    pool: Pool,
+    anchors: Pool | None = None,
+    *,
+    shard: tuple[int, int],
+    config: NuggetsConfig,
+    score_dir: str | Path,
+    autocast_dtype: torch.dtype | None = None,
+) -> int:
+    """Score one part of a pool into the store, for `score_pool` to find there; write no results.
+
+    Jobs for different parts may run at any time and die at any moment; they share nothing but the store. A part is
+    scored on all anchors, because a race would need to know the others.
+
+    Args:
+        model: as for `score_pool`, and so are all others but `shard`.
+        tokenizer: the model's.
+        pool: all rows.
+        anchors: the anchors.
+        shard: `(i, n)`: every n-th row from row i on.
+        config: its `schedule` is taken to be `exact`.
+        score_dir: shared by all parts.
+        autocast_dtype: from `resolve_autocast_dtype`.
+
+    Returns:
+        Pairs that this call computed.
+    """
+    number, num_shards = shard
+    rows = range(number, len(pool), num_shards)
+    config = dataclasses.replace(config, schedule="exact", race_confidence=None)
+    template = make_template(config.template, tokenizer, pool, anchors)
+    run = _score_pairs(model, tokenizer, template, pool, anchors, rows, config, score_dir, autocast_dtype)
+    if run.job.ranks.is_main:
+        logger.info(
+            "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
+            "missing and writes the results.",
+            number,
+            num_shards,
+            f"{run.num_pairs:,}",
+            f"{len(rows):,}",
+        )
+    return run.num_pairs
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What is left when a schedule is through; the outcome is the main process'."""
+
+    job: Job
+    anchor_set: AnchorSet
+    outcome: Outcome | None
+    dropped: dict[int, str]
+    num_pairs: int
+    started: float
+
+
+def _score_pairs(
+    model: Any,
+    tokenizer: Any,
+    template: Template,
+    pool: Pool,
+    anchors: Pool | None,
+    rows: Sequence[int],
+    config: NuggetsConfig,
+    score_dir: str | Path,
+    autocast_dtype: torch.dtype | None,
+    adapter: bool = False,
+) -> _Run:
+    ranks, started = Ranks(), time.monotonic()
     keys, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
-    with base_model(model, adapter) as base:
+    sharded = is_sharded(model)
+
+    def describe() -> dict[str, str]:
+        return fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
+
+    # Weights that are spread over the ranks are gathered by all of them.
+    fields = describe() if sharded else ranks.on_main(describe)
+    with base_model(model, adapter) as base, outer_weights(model, base):
         check_causal_lm(base.config, base)
-        fields = ranks.on_main(
-            lambda: fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
-        )
         job = Job(
             ranks=ranks,
             pool=pool,
             keys=keys,
             template=template,
             config=config,
-            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype),
+            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, in_step=sharded),
+            company=Company(model, base, ranks),
             store=ScoreStore(score_dir, fields),
             max_length=context_length(base.config),
         )
         anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
-        prompts, reasons = _encode_share(job, shared, dropped)
+        prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
         dropped |= reasons
         hint = _too_long_hint(anchor_set, job.max_length) if "too_long" in dropped.values() else ""
         _check_selectable(config, len(pool), dropped, hint)
         if hint and ranks.is_main:
             logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
-        candidates = [i for i in range(len(pool)) if i not in dropped]
-        execution = Execution(job, anchor_set, shared, prompts, candidates)
-        outcome = execution.run()
+        execution = Execution(job, anchor_set, shared, prompts, [i for i in rows if i not in dropped])
+        with exit_on_sigterm():
+            outcome = execution.run()
         num_pairs = sum(ranks.gather([execution.num_pairs]))
-
-    def finish() -> tuple[PoolScores, GoldenSet]:
-        assert outcome is not None
-        scores, one_shot = _collect(job, anchor_set, outcome, dropped, num_pairs, time.monotonic() - started)
-        _check_selectable(config, len(pool), dropped)  # again: `_collect` drops candidates without a finite log-prob
-        golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(dropped))
-        write_results(score_dir, scores, one_shot, golden_set)
-        return scores, golden_set
-
-    scores, golden_set = ranks.on_main(finish)
-    if ranks.is_main:
-        logger.info("%s", scores.describe())
-        logger.info("%s", golden_set.describe())
-    return scores, golden_set
+    return _Run(job, anchor_set, outcome, dropped, num_pairs, started)
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
@@ -146,13 +232,13 @@ def _check_selectable(config: NuggetsConfig, num_rows: int, dropped: dict[int, s
 
 
 def _encode_share(
-    job: Job, shared: SharedPrefix, dropped: dict[int, str]
+    job: Job, shared: SharedPrefix, rows: Sequence[int]
 ) -> tuple[dict[int, CandidatePrompt], dict[int, str]]:
     """Render this rank's candidates; return their prompts, and all ranks' rows that turned out unusable."""
     prompts: dict[int, CandidatePrompt] = {}
     reasons: list[tuple[int, str]] = []
     cause_shown = False
-    for i in job.ranks.share([i for i in range(len(job.pool)) if i not in dropped]):
+    for i in job.ranks.share(rows):
         try:
             prompts[i] = shared.candidate(job.pool[i])
         except UnusableRowError as error:
@@ -171,10 +257,10 @@ def _encode_share(
     return prompts, dict(job.ranks.gather(reasons))
 
 
-def _collect(
-    job: Job, anchor_set: AnchorSet, outcome: Outcome, dropped: dict[int, str], num_pairs: int, seconds: float
-) -> tuple[PoolScores, npt.NDArray[np.float32]]:
-    """Scores of the n rows, and log-probs `(n, m)`; adds to `dropped`."""
+def _collect(run: _Run) -> tuple[PoolScores, npt.NDArray[np.float32]]:
+    """Scores of the n rows, and log-probs `(n, m)`; adds to `run.dropped`."""
+    job, anchor_set, outcome, dropped = run.job, run.anchor_set, run.outcome, run.dropped
+    assert outcome is not None
     candidates = [i for i in range(len(job.pool)) if i not in dropped]
     anchors = anchor_set.scores(outcome.zero_shot)
     scorable = np.isfinite(outcome.zero_shot) & ~outcome.excluded
@@ -199,6 +285,6 @@ def _collect(
         upper_bound=upper_bound,
         dropped=[dropped.get(i) for i in range(len(job.pool))],
         anchors=anchors,
-        num_pairs_scored=num_pairs,
-        seconds=seconds,
+        num_pairs_scored=run.num_pairs,
+        seconds=time.monotonic() - run.started,
     ), one_shot

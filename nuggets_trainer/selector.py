@@ -48,14 +48,14 @@ class Selector:
         """Find out now what would stop the job later.
 
         Raises:
-            ValueError: if the model is sharded, or the tokenizer or dtype cannot give what the config asks for.
+            ValueError: if model, tokenizer, dtype or rows cannot give what the config asks for.
         """
-        trainer, config = self._trainer, self._config
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        config = self._config
+        if self.waits_for_sharding and config.selection_rule[0] == "threshold":
             raise ValueError(
-                "`nuggets_config` scores with the whole model on each process, which FSDP and DeepSpeed do not keep. "
-                "Run `nuggets score` under DDP or in one process, and train on the rows that are `selected` in "
-                "scores.parquet."
+                f"`threshold={config.threshold}` leaves open how many rows are kept, but under FSDP and DeepSpeed the "
+                "model can score only once training is set up for a number of steps. Use `top_k` or `top_fraction`; "
+                "or run `nuggets score` in one process and train on the rows that are `selected` in scores.parquet."
             )
         if config.scorer_model is not None and self._pool.format == "tokenized":
             raise ValueError(
@@ -91,11 +91,29 @@ class Selector:
             **{name: str(value) for name in IF_SET if (value := getattr(config, name)) is not None},
         }
 
-    def choose(self) -> tuple[PoolScores, GoldenSet]:
-        """Score the pool with the base model, or with the scorer model, and choose."""
+    @property
+    def waits_for_sharding(self) -> bool:
+        """Whether the model can score only once the Trainer has wrapped it, between set-up and first step."""
+        wraps = self._trainer.is_fsdp_enabled or self._trainer.is_deepspeed_enabled
+        return bool(wraps and self._config.scorer_model is None)
+
+    def planned_size(self) -> int:
+        """Size of the golden set, as far as it is known before anything is scored: of a fraction, of usable rows."""
+        rule, value = self._config.selection_rule
+        _, dropped = self._pool.read_keys()
+        return int(value) if rule == "top_k" else max(1, round(value * (len(self._pool) - len(dropped))))
+
+    def choose(self, size: int | None = None) -> tuple[PoolScores, GoldenSet]:
+        """Score the pool with the base model, or with the scorer model, and choose.
+
+        Args:
+            size: keep that many rows, whatever the rule.
+        """
         config = self._config
+        if size is not None:
+            config = _keeping(size, config)
         if config.scorer_model is None:
-            return self._score(self._model, self._anchors, config, self.score_dir)
+            return self._score_own(self._anchors, config, self.score_dir)
         # `device_map` and not `.to`: quantized weights cannot be moved.
         kwargs = {"device_map": {"": self._trainer.accelerator.device}, **config.scorer_kwargs}
         model, _ = load_scorer(config.scorer_model, **kwargs)
@@ -116,14 +134,18 @@ class Selector:
         anchors = self._anchors
         if anchor_indices is not None:
             anchors = anchors_like(self._pool.dataset.select(anchor_indices), self._pool)
-        config = dataclasses.replace(self._config, top_fraction=None, threshold=None, top_k=size)
-        with without_mixed_precision(self._model):
-            return self._score(self._model, anchors, config, f"{self.score_dir}/step-{step}", adapter=True)
+        return self._score_own(anchors, _keeping(size, self._config), f"{self.score_dir}/step-{step}", adapter=True)
 
     @property
     def score_dir(self) -> str:
         """Where scores and results go."""
         return self._config.score_dir or str(Path(self._trainer.args.output_dir) / "nuggets")
+
+    def _score_own(
+        self, anchors: Pool | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
+    ) -> tuple[PoolScores, GoldenSet]:
+        with without_mixed_precision(self._model):
+            return self._score(self._model, anchors, config, score_dir, adapter)
 
     def _score(
         self, model: Any, anchors: Pool | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
@@ -172,6 +194,10 @@ class Selector:
         training = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         with base_model(model) as base:
             return resolve_autocast_dtype(self._config.score_dtype, base.dtype, training)
+
+
+def _keeping(size: int, config: NuggetsConfig) -> NuggetsConfig:
+    return dataclasses.replace(config, top_fraction=None, threshold=None, top_k=size)
 
 
 def anchor_pool(config: NuggetsConfig, anchor_dataset: Dataset | None, pool: Pool) -> Pool | None:

@@ -47,6 +47,12 @@ class Slots:
         """Rows by slot as last refilled."""
         return self._rows[-1]
 
+    def fill(self, rows: Sized) -> None:
+        """Put the first golden set into the slots, before anything was drawn."""
+        self.refill(rows, epoch=0, position=0)
+        del self._starts[0], self._rows[0]
+        self._rows[0].sort()
+
     def refill(self, rows: Sized, epoch: int, position: int) -> None:
         """Put a new golden set of the same size into the slots, from this position of this epoch on.
 
@@ -55,6 +61,10 @@ class Slots:
         """
         if len(rows) != len(self):
             raise ValueError(f"{len(rows)} rows do not fill {len(self)} slots.")
+        if (epoch, position) < self._starts[-1]:
+            raise ValueError(
+                f"Slots were refilled for {self._starts[-1]} already, which is after {(epoch, position)}."
+            )
         new = np.sort(np.asarray(rows, dtype=np.int64))
         slots = self.latest.copy()
         slots[~np.isin(slots, new)] = new[~np.isin(new, slots)]
@@ -63,11 +73,19 @@ class Slots:
 
     def row(self, epoch: int, position: int, slot: int) -> int:
         """Pool index of the row that stands in this slot when that many rows of the epoch were drawn before it."""
-        return int(self._rows[bisect.bisect_right(self._starts, (epoch, position)) - 1][slot])
+        return int(self._rows[self._in_force(epoch, position)][slot])
 
-    def forget_before(self, epoch: int, position: int) -> None:
-        """Drop the refills that were replaced by then."""
-        first = bisect.bisect_right(self._starts, (epoch, position)) - 1
+    def _in_force(self, epoch: int, position: int) -> int:
+        number = bisect.bisect_right(self._starts, (epoch, position)) - 1
+        if number < 0:
+            raise IndexError(
+                f"What the slots held at {(epoch, position)} is forgotten; known from {self._starts[0]} on."
+            )
+        return number
+
+    def forget_epochs_before(self, epoch: int) -> None:
+        """Drop the refills that were replaced when this epoch began: a resumed job draws from its beginning."""
+        first = self._in_force(epoch, 0)
         del self._starts[:first], self._rows[:first]
 
     def state(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from nuggets_trainer.chat import ChatTemplate, conversation
-from nuggets_trainer.encoding import checked, encode
+from nuggets_trainer.encoding import checked, encode, without_eos
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.rows import SEPARATOR, Message, Row, UnusableRowError, content_text, joined_text
 from nuggets_trainer.segment import Segment
@@ -45,8 +45,9 @@ class PlainTemplate:
     `BOS candidate-prompt candidate-completion "\n\n" anchor-prompt anchor-completion EOS`: BOS once and EOS once, in
     both shots (a tokenizer without BOS, as Qwen's, gets none). Prompt and completion follow each other directly in
     TRL's text columns and stand apart by a blank line in Alpaca columns; the contents of messages are joined by blank
-    lines. No EOS stands between candidate and anchor: it tells a base model that the document is over. Of a row of
-    text alone all tokens are scored; but for the first one without BOS, which has no context when it stands alone.
+    lines. No EOS stands between candidate and anchor, not even one that the row's own text ends in: it tells a base
+    model that the document is over. Of a row of text alone all tokens are scored; but for the first one without BOS,
+    which has no context when it stands alone.
 
     Raises:
         ValueError: if the tokenizer has no EOS token.
@@ -78,6 +79,9 @@ class PlainTemplate:
         """Return BOS, candidate, blank line, prompt, completion, EOS."""
         shown_prompt, shown_completion = self._pieces(candidate)
         prompt, completion = self._pieces(anchor)
+        shown_completion = without_eos(self._tokenizer, shown_completion)
+        if not shown_completion:
+            raise UnusableRowError("empty_completion")
         context = [*self._bos, *shown_prompt, *shown_completion, *self._separator, *prompt]
         return checked(Segment([*context, *self._closed(completion)], len(context) + self._without_context(anchor)))
 
@@ -112,7 +116,7 @@ class PlainTemplate:
 class NuggetsTemplate:
     r"""The reference implementation to the letter (github.com/pldlgb/nuggets).
 
-    `Instruction:\n...\nInput:\n...\nResponse:\n...`; BOS before the candidate only; no separator and no EOS;
+    `Instruction:\n...\nInput:\n...\nResponse:\n...`; BOS before the candidate only; no separator and no EOS behind it;
     prompt and prompt+completion are tokenized apart and the span starts at the length of the prompt's ids; anchors are
     cut at 200 tokens.
 
@@ -148,7 +152,7 @@ class NuggetsTemplate:
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Return BOS, the whole candidate, and the anchor as in `zero_shot`."""
         shown = _nuggets_prompt(candidate) + _nuggets_completion(candidate)
-        prefix = [self._tokenizer.bos_token_id, *encode(self._tokenizer, shown)]
+        prefix = [self._tokenizer.bos_token_id, *without_eos(self._tokenizer, encode(self._tokenizer, shown))]
         anchor_segment = self.zero_shot(anchor)
         return Segment([*prefix, *anchor_segment.ids], len(prefix) + anchor_segment.start)
 
@@ -189,7 +193,9 @@ def make_template(
         tokenizer: renders and tokenizes.
         pool: the candidates.
         anchors: the anchors, where they do not come from the pool.
-        training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on.
+        training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on: all
+            that an anchor's assistant says is scored. In the completion alone, where TRL puts loss on the pool's
+            completions alone.
 
     Raises:
         ValueError: if tokenizer or rows lack what the template needs.
@@ -211,16 +217,21 @@ def make_template(
             + " needs a prompt and a completion. Use `template='plain'`; or give rows with both (with "
             "`formatting_func`: name the `response_field`)."
         )
-    return ChatTemplate(tokenizer, training_chat_template) if resolved == "chat" else NuggetsTemplate(tokenizer)
+    if resolved == "nuggets":
+        return NuggetsTemplate(tokenizer)
+    completion_only = pool.completion_only and pool.format in ("prompt_completion", "alpaca")
+    return ChatTemplate(tokenizer, training_chat_template, completion_only)
 
 
 def _check_assistant_only_loss(name: str, pool: Pool) -> None:
     """Refuse what TRL refuses, ShareGPT included: it looks at the rows before it converts them.
 
-    Rows with Alpaca columns are given to it as conversations under `chat`.
+    Rows with Alpaca columns are given to it as conversations under `chat`. Of rows that are tokenized already it looks
+    at the columns beside.
     """
     converted = pool.format == "alpaca" and name in ("auto", "chat")
-    if converted or (pool.is_conversational and pool.format != "sharegpt"):
+    beside = pool.format == "tokenized" and pool.has_messages
+    if converted or beside or (pool.is_conversational and pool.format != "sharegpt"):
         return
     raise ValueError(
         f"`assistant_only_loss=True`, but the rows of `{pool.name}` (format {pool.format}) are not conversational "
@@ -235,7 +246,7 @@ def _check_tokenized(name: str, pools: list[Pool]) -> None:
     if set(formats.values()) != {"tokenized"}:
         raise ValueError(
             f"Pool and anchors must both be tokenized already or neither, got {formats}: token ids and text cannot be "
-            "joined. Give both with `input_ids`, or both as text or messages."
+            f"joined. Give both with `input_ids`, or both as text or messages.{pools[0].why_tokenized}"
         )
     if name != "auto":
         raise ValueError(

@@ -84,7 +84,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         anchors = anchor_pool(nuggets_config, anchor_dataset, pool)
         _check_supported(arguments, pool)
         arguments["train_dataset"] = pool.dataset
-        self._formats_itself = pool.formatting_func is not None
+        self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
             arguments["train_dataset"] = first_row_in_trl_columns(arguments, nuggets_config, pool)
         super().__init__(**arguments)
@@ -113,7 +113,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if self._deferred is None:
             self._deferred = (processing_class, *args), kwargs
             return dataset
-        if is_alpaca(dataset.column_names) and not self._formats_itself:
+        if is_alpaca(dataset.column_names, self._text_field) and not self._formats_itself:
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
             dataset = alpaca_to_trl(dataset, alpaca_template(self.nuggets_config.template, tokenizer.chat_template))
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
@@ -148,7 +148,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             ValueError: if nothing can be scored, or the checkpoint's golden set was chosen under other settings.
         """
         assert self.nuggets_config is not None, "`select` needs a `nuggets_config`"
-        self._nuggets.begin(resume_from_checkpoint)
+        if resume_from_checkpoint:
+            self._nuggets.begin(resume_from_checkpoint)
         return self._nuggets.select()
 
     def _prepare_rows(self, rows: Dataset, packing: bool | None) -> Dataset:
@@ -164,7 +165,15 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 def _pool(arguments: dict[str, Any], config: NuggetsConfig) -> Pool:
     """Read `train_dataset` as a pool, in memory where it is a stream."""
     rows = take_pool(arguments.get("train_dataset"), config.pool_size, "train_dataset")
-    return Pool(rows, "train_dataset", arguments.get("formatting_func"), config.response_field)
+    args = arguments.get("args")
+    return Pool(
+        rows,
+        "train_dataset",
+        arguments.get("formatting_func"),
+        config.response_field,
+        text_field=getattr(args, "dataset_text_field", "text"),
+        completion_only_loss=getattr(args, "completion_only_loss", None),
+    )
 
 
 def _check_supported(arguments: dict[str, Any], pool: Pool) -> None:

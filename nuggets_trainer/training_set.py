@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROW_INDEX = "_nuggets_index"
+FEW_STEPS = 50
 UNTRAINABLE = "no_completion_in_max_length"
 
 
@@ -36,7 +37,6 @@ class TrainingSet:
     def __init__(self, trainer: Trainer, pool: Pool, prepare: Callable[[Dataset], Dataset]) -> None:
         self._trainer, self._pool, self._prepare = trainer, pool, prepare
         self._whole: tuple[Dataset, npt.NDArray[np.int64]] | None = None
-        self._sampler: SlotSampler | None = None
         self.slots: Slots | None = None
 
     def use(self, indices: npt.NDArray[np.int64]) -> None:
@@ -51,13 +51,16 @@ class TrainingSet:
                 len(rows),
                 args.max_length,
             )
-        self._trainer.train_dataset = prepared
+        self._trainer.train_dataset, self.slots = prepared, None
 
     def prepare_whole_pool(self) -> None:
-        """Prepare every row that may ever be in a slot; rows that TRL leaves out are candidates no more."""
+        """Prepare every row that may ever be in a slot, once; rows that TRL leaves out are candidates no more."""
+        if self._whole is not None:
+            return
         prepared = self._prepare(self._usable_rows())
         place = np.full(len(self._pool), -1, dtype=np.int64)
-        place[np.array(prepared[ROW_INDEX], dtype=np.int64)] = np.arange(len(prepared))
+        # `with_format`: a transform of the user's would hide the column.
+        place[np.array(prepared.with_format(None)[ROW_INDEX][:], dtype=np.int64)] = np.arange(len(prepared))
         self._pool.exclude({int(i): UNTRAINABLE for i in np.flatnonzero(place < 0)})
         self._whole = prepared.remove_columns(ROW_INDEX), place
 
@@ -70,16 +73,23 @@ class TrainingSet:
     def loader(self, make_loader: Callable[[], Any]) -> Any:
         """Make the trainer's loader over the training set; over slots it reads what they hold when it draws them."""
         loader = make_loader()
+        if len(loader) == 0:
+            raise ValueError(
+                f"A golden set of {len(self._trainer.train_dataset)} rows fills no batch, and `dataloader_drop_last` "
+                "drops what does not. Keep more rows, or lower the batch size."
+            )
         if self.slots is not None:
-            self._sampler = SlotSampler(loader.get_sampler(), self.slots)
-            loader.set_sampler(self._sampler)
+            loader.set_sampler(SlotSampler(loader.get_sampler(), self.slots))
         return loader
 
     def full_steps(self) -> int:
-        """Optimizer steps of `num_train_epochs` over the whole pool, as the Trainer counts them."""
+        """Optimizer steps of `num_train_epochs` over the usable rows of the pool, as the Trainer counts them."""
         whole = self._prepare(self._usable_rows()) if self._whole is None else self._whole[0]
-        args = self._trainer.args
-        batches: float = len(whole) / (args.train_batch_size * args.world_size)
+        args, shares = (
+            self._trainer.args,
+            1 if self._trainer.accelerator.split_batches else self._trainer.args.world_size,
+        )
+        batches: float = len(whole) / (args.train_batch_size * shares)
         batches = int(batches) if args.dataloader_drop_last else math.ceil(batches)
         steps = max(1, math.ceil(batches / int(args.gradient_accumulation_steps)))
         return math.ceil(float(args.num_train_epochs) * steps)
@@ -91,13 +101,13 @@ class TrainingSet:
 
     def begin_epoch(self, step: int, loader: Any) -> None:
         """Draw for the epoch in which that many optimizer steps are behind."""
-        if self._sampler is not None:
-            self._sampler.epoch = step // self.steps_per_epoch(loader)
+        if self.slots is not None:
+            loader.get_sampler().epoch = step // self.steps_per_epoch(loader)
 
     def forget_before(self, step: int, loader: Any) -> None:
-        """Drop what no step after this one can read."""
+        """Drop what no job that goes on after this step can read."""
         assert self.slots is not None
-        self.slots.forget_before(*self._position(step, loader, ahead=0))
+        self.slots.forget_epochs_before(step // self.steps_per_epoch(loader))
 
     def refill(self, indices: npt.NDArray[np.int64], step: int, loader: Any) -> None:
         """Put another golden set into the slots, from the first row on that no loader can have drawn after this step.
@@ -122,25 +132,82 @@ class TrainingSet:
         return self._pool.dataset.select(usable).add_column(ROW_INDEX, usable)
 
 
-def check_refillable(args: TrainingArguments) -> None:
-    """Refuse arguments under which single rows cannot be exchanged while training goes on.
+def check_attachable(trainer: Trainer) -> None:
+    """Refuse a trainer whose training set cannot be chosen from any more, or without a tokenizer.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    if getattr(trainer, "nuggets_config", None) is not None:
+        raise ValueError("A SelectedSFTTrainer with a `nuggets_config` selects by itself. Drop the callback.")
+    if getattr(trainer.args, "packing", False):
+        raise ValueError(
+            "`train_dataset` is packed already, and a packed row mixes several examples. Set `packing=False`, or use "
+            "`SelectedSFTTrainer`, which selects before rows are packed."
+        )
+    if trainer.processing_class is None:
+        raise ValueError("Scoring needs the tokenizer: build the trainer with `processing_class=tokenizer`.")
+
+
+def check_refillable(args: TrainingArguments, why: str) -> None:
+    """Refuse arguments under which rows cannot be put in place once the steps are planned.
+
+    Args:
+        args: of the trainer.
+        why: begins the error: what needs it.
 
     Raises:
         ValueError: with packing, with a batch size or an order that is not known beforehand.
     """
     if getattr(args, "packing", False):
         raise ValueError(
-            "`reselect` exchanges single rows, but `packing=True` mixes several in one. Set `packing=False` "
+            f"{why} exchanges single rows, but `packing=True` mixes several in one. Set `packing=False` "
             "(`padding_free=True` wastes no padding either)."
         )
     if args.auto_find_batch_size:
         raise ValueError(
-            "`reselect` plans with one batch size, which `auto_find_batch_size` may change midway. Set "
+            f"{why} plans with one batch size, which `auto_find_batch_size` may change midway. Set "
             "`per_device_train_batch_size`."
+        )
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            f"{why} needs each process to draw its own batches, but `dispatch_batches` has the first one draw for "
+            "all. Leave it out of `accelerator_config`."
+        )
+    if args.ignore_data_skip:
+        raise ValueError(
+            f"{why} needs to know where in an epoch a resumed job is, which `ignore_data_skip` gives up. Leave it out."
         )
     strategy = getattr(args, "train_sampling_strategy", "random")
     if strategy not in ("random", "sequential"):
         raise ValueError(
-            f"`reselect` needs an order that does not depend on the rows, but `train_sampling_strategy={strategy!r}` "
+            f"{why} needs an order that does not depend on the rows, but `train_sampling_strategy={strategy!r}` "
             "sorts them by length. Use 'random' or 'sequential'."
+        )
+
+
+def warn_of_few_steps(num_rows: int, max_steps: int, args: TrainingArguments) -> None:
+    """Say so below 50 optimizer steps."""
+    if max_steps >= FEW_STEPS:
+        return
+    logger.warning(
+        "A golden set of %d rows gives %d optimizer steps (%g epochs, effective batch of %d rows): below %d the model "
+        "hardly moves. Set `match_full_steps`, raise `num_train_epochs` or set `max_steps`, lower the batch size, or "
+        "keep more rows.",
+        num_rows,
+        max_steps,
+        args.num_train_epochs,
+        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        FEW_STEPS,
+    )
+
+
+def warn_of_no_reselection(interval: int, max_steps: int) -> None:
+    """Say so where training ends before the first time."""
+    if interval >= max_steps:
+        logger.warning(
+            "`reselect` never chooses again: the first time would be after step %d of %d. Train longer, or set "
+            "`reselect='steps'` with a smaller `reselect_steps`.",
+            interval,
+            max_steps,
         )

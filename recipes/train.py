@@ -90,7 +90,9 @@ def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: 
     trainer = SelectedSFTTrainer(
         model=resolve_demo(model.model_name_or_path),
         args=args,
-        train_dataset=load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split),
+        train_dataset=load_rows(
+            script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming
+        ),
         eval_dataset=load_eval_rows(script, args),
         peft_config=get_peft_config(model),
         nuggets_config=nuggets,

@@ -118,6 +118,15 @@ def test_attached_to_one_trainer_and_given_to_another_it_raises(model_dir, tmp_p
         other.train()
 
 
+def test_one_callback_for_one_trainer(model_dir, tmp_path):
+    trainer, nuggets = sft_trainer(model_dir, tmp_path), callback()
+    nuggets.attach(trainer)
+    with pytest.raises(ValueError, match="is attached already"):
+        nuggets.attach(trainer)
+    with pytest.raises(ValueError, match="Another NuggetsDataCallback selects for this trainer"):
+        callback().attach(trainer)
+
+
 def test_what_it_cannot_select_from_is_refused(model_dir, tmp_path):
     packed = sft_trainer(model_dir, tmp_path, packing=True, packing_strategy="wrapped", max_length=64)
     with pytest.raises(ValueError, match="is packed already.*use `SelectedSFTTrainer`"):
@@ -186,3 +195,26 @@ def test_the_papers_own_case_of_few_steps(model_dir, tmp_path, caplog):
             trainer.train()
         assert trainer.state.global_step == steps
         assert f"5 rows gives {steps} optimizer steps" in caplog.text
+
+
+def test_match_full_steps_leaves_the_users_arguments_alone(model_dir, tmp_path):
+    args = arguments(tmp_path)
+    for _ in range(2):
+        config = NuggetsConfig(top_k=5, match_full_steps=True)
+        options = {"train_dataset": CHAT_POOL, "anchor_dataset": ANCHORS, "nuggets_config": config}
+        trainer = SelectedSFTTrainer(model_dir, args, **options)
+        trainer.select()
+        assert trainer.args.max_steps == 24 and args.max_steps == -1
+
+
+def test_a_golden_set_below_one_batch_that_is_dropped_is_refused(model_dir, tmp_path):
+    args = arguments(tmp_path, per_device_train_batch_size=8, dataloader_drop_last=True)
+    options = {"train_dataset": CHAT_POOL, "anchor_dataset": ANCHORS, "nuggets_config": NuggetsConfig(top_k=5)}
+    with pytest.raises(ValueError, match="5 rows fills no batch, and `dataloader_drop_last`"):
+        SelectedSFTTrainer(model_dir, args, **options).train()
+
+
+def test_a_checkpoint_that_is_not_there_is_named(model_dir, tmp_path):
+    trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-99"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))

@@ -22,6 +22,13 @@ def test_a_stream_without_known_columns_is_not_alpaca():
     assert not is_alpaca(["instruction"])
 
 
+def test_alpaca_columns_are_not_converted_where_trl_trains_on_another():
+    columns = ["instruction", "output", "content"]
+    assert is_alpaca(columns)
+    assert not is_alpaca(columns, "content")
+    assert not is_alpaca([*columns, "text"]) and is_alpaca([*columns, "text"], "other")
+
+
 @pytest.mark.parametrize(
     ("name", "chat_template", "expected"),
     [("auto", "x", "chat"), ("auto", None, "plain"), ("nuggets", "x", "nuggets")],

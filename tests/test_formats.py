@@ -233,7 +233,9 @@ def test_rows_that_are_tokenized_already_are_joined_as_they_are(mask, llama, tok
             (f" {answer}</s>", True),
         ]
 
-    pool, anchors = pool_of(CANDIDATES, as_row), pool_of(ANCHORS, as_row, "anchors")
+    masked = True if mask == "completion_mask" else None
+    pool = pool_of(CANDIDATES, as_row, completion_only_loss=masked)
+    anchors = pool_of(ANCHORS, as_row, "anchors", completion_only_loss=masked)
     assert_scores_are_those_of(pieces_of, pool, anchors, llama, tokenizer, tmp_path)
 
 
@@ -326,38 +328,63 @@ TRAINED = {
     "options": {"messages": messages("Say red?", "one"), "chat_template_kwargs": {"style": "day"}},
     "tool call": {"messages": messages("Say red?", "", tool_calls=[{"function": {"name": "look"}}])},
     "text": {"text": "Say red? one"},
+    "text in another column": {"text": "meta", "content": "Say red? one"},
+    "Alpaca and text": {"instruction": "Say", "output": "red", "text": "### Say ### red"},
     "tokenized": {"input_ids": [1, 20, 21, 22, 2], "labels": [-100, -100, 21, 22, -100]},
+    "masked": {"input_ids": [1, 20, 21, 22, 2], "completion_mask": [0, 0, 1, 1, 1]},
+    "masked for the assistant": {
+        "input_ids": [1, 20, 21, 22, 2],
+        "completion_mask": [0, 0, 1, 1, 1],
+        "assistant_masks": [0, 1, 1, 0, 0],
+    },
+    "tokenized, masked, and raw": {
+        "input_ids": [1, 20, 21, 22, 2],
+        "completion_mask": [0, 0, 1, 1, 1],
+        "prompt": "x",
+        "completion": "y",
+    },
 }
+NOT_CONVERSATIONAL = ("sharegpt", "text", "text in another column", "Alpaca and text")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of TRL, about its own defaults
+@pytest.mark.parametrize("completion_only_loss", [None, True, False])
 @pytest.mark.parametrize("assistant_only_loss", [False, True])
 @pytest.mark.parametrize("name", list(TRAINED))
-def test_a_row_is_scored_on_the_token_ids_that_trl_trains_on(name, assistant_only_loss, tokenizer, tmp_path):
+def test_a_row_is_scored_on_the_token_ids_that_trl_trains_on(
+    name, assistant_only_loss, completion_only_loss, tokenizer, tmp_path
+):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = tokenizer.chat_template.replace("{{ bos_token }}", TOOLS_AND_STYLE).replace(
         "message['content'] + eos", "message['content'] ~ (message.tool_calls or '') ~ eos"
     )
     rows = Dataset.from_list([TRAINED[name], TRAINED[name]])
+    text_field = "content" if name == "text in another column" else "text"
     args = SFTConfig(
         str(tmp_path),
         assistant_only_loss=assistant_only_loss,
-        completion_only_loss=False,
+        completion_only_loss=completion_only_loss,
+        dataset_text_field=text_field,
         use_cpu=True,
         report_to="none",
     )
-    model, pool = tiny_model("llama", len(tokenizer)), Pool(rows)
+    model = tiny_model("llama", len(tokenizer))
+    pool = Pool(rows, text_field=text_field, completion_only_loss=completion_only_loss)
     training = tokenizer.chat_template if assistant_only_loss else None
-    if assistant_only_loss and name in ("sharegpt", "text", "tokenized"):
+    if assistant_only_loss and (name in NOT_CONVERSATIONAL or "input_ids" in TRAINED[name]):
         with pytest.raises(ValueError, match="`assistant_only_loss=True`, but .* not conversational"):
             SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
         with pytest.raises(ValueError, match="`assistant_only_loss=True`, but .* not conversational"):
             make_template("auto", tokenizer, pool, training_chat_template=training)
         return
     trained = SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer).train_dataset[0]
-    segment = make_template("auto", tokenizer, pool, training_chat_template=training).zero_shot(pool[0])
+    template = make_template("auto", tokenizer, pool, training_chat_template=training)
+    segment = template.zero_shot(pool[0])
     assert segment.ids == trained["input_ids"]
-    if assistant_only_loss or name == "tokenized":
+    completion_alone = completion_only_loss is not False and "completion" in TRAINED[name]
+    if assistant_only_loss or "input_ids" in TRAINED[name]:
+        assert list(segment.positions) == [i for i, label in enumerate(trained["labels"]) if label != -100 and i]
+    elif completion_alone:
         assert list(segment.positions) == [i for i, label in enumerate(trained["labels"]) if label != -100]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import json
+import logging
 import re
 from collections import Counter
 
@@ -20,7 +21,8 @@ from datasets import (
 )
 from trl.data_utils import maybe_convert_to_chatml
 
-from nuggets_trainer.pool import FORMATS, Pool, anchors_like, detect_format, same_text, take_pool
+from nuggets_trainer.formats import _say_which
+from nuggets_trainer.pool import FORMATS, Pool, anchors_like, detect_format, take_pool
 from nuggets_trainer.rows import Row, UnusableRowError, formatted_row, joined_text, read_row
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
@@ -100,8 +102,9 @@ def test_null_keys_that_arrow_adds_to_messages_are_dropped():
 
 def test_columns_of_two_formats_are_read_as_the_first_of_the_table():
     columns = ["messages", "prompt", "instruction", "completion", "output"]
-    assert detect_format(columns, "pool") == next(iter(FORMATS)) == "prompt_completion"
-    assert detect_format(["messages", "instruction", "output"], "pool") == "messages"
+    assert detect_format(columns, "pool") == "prompt_completion"
+    assert detect_format(["messages", "instruction", "output", "text"], "pool") == "messages"
+    assert detect_format([*columns, "input_ids"], "pool") == next(iter(FORMATS)) == "tokenized"
 
 
 def test_columns_that_selection_does_not_know_are_left_alone():
@@ -130,6 +133,66 @@ def test_sharegpt_keys_are_renamed_and_roles_are_kept():
     assert read_row(record, "prompt_completion") == Row([message(USER, "a")], [message(ASSISTANT, "b")])
 
 
+def test_text_is_the_column_that_trl_trains_on():
+    """`dataset_text_field` was ignored: another column was scored than trained on, or a known one refused."""
+    rows = Dataset.from_list([{"text": "meta", "content": "Say it"}])
+    assert Pool(rows)[0] == Row("", "meta")
+    pool = Pool(rows, text_field="content")
+    assert (pool.format, pool[0], pool.is_text_only) == ("text", Row("", "Say it"), True)
+    assert Pool(rows.remove_columns("text"), text_field="content")[0] == pool[0]
+    assert anchors_like(rows, pool)[0] == pool[0]
+    assert anchors_like(rows.remove_columns("content"), pool)[0] == Row("", "meta")
+    with pytest.raises(ValueError, match=r"no known format.*`content` \(the `dataset_text_field` of SFTConfig\)"):
+        Pool(rows.select_columns("text"), text_field="content")
+    with pytest.raises(ValueError, match="`dataset_text_field='content'`.*Leave `dataset_text_field` out"):
+        Pool(Dataset.from_list(QUESTIONS), formatting_func=write, text_field="content")
+
+
+def test_alpaca_columns_give_way_to_the_text_that_trl_trains_on(caplog):
+    """The shape of tatsu-lab/alpaca: SFTTrainer trains on its `text`."""
+    rows = Dataset.from_list([{"instruction": "a", "input": "", "output": "b", "text": "### a ### b"}])
+    _say_which.cache_clear()
+    with caplog.at_level(logging.INFO, logger="nuggets_trainer"):
+        assert Pool(rows)[0] == Pool(rows)[0] == Row("", "### a ### b")
+    assert caplog.text.count("has the columns of several formats (text, alpaca): 'text' is read") == 1
+    assert Pool(rows, text_field="output")[0] == Row("", "b")
+    conversations = Pool(Dataset.from_list([{"messages": [message(USER), message(ASSISTANT)]}]))
+    assert anchors_like(rows, conversations).format == "alpaca"  # nobody trains on anchors: the one with a prompt
+    assert anchors_like(rows, Pool(rows)).format == "text"
+
+
+def test_a_prompt_without_completion_is_refused_as_trl_fails_on_it():
+    """The shape of ultrachat_200k: `prompt`, `prompt_id`, `messages`. The error was a bare KeyError."""
+    rows = Dataset.from_list([{"prompt": "a", "messages": [message(USER), message(ASSISTANT)]}])
+    with pytest.raises(ValueError, match=r"takes a row with `prompt` for prompt and completion.*remove_columns"):
+        Pool(rows)
+    assert Pool(rows.remove_columns("prompt")).format == "messages"
+    assert anchors_like(rows, Pool(rows.remove_columns("prompt"))).format == "messages"  # TRL does not see anchors
+
+
+def test_eos_that_trl_wrote_is_not_read():
+    """A trainer that tokenized its own rows keeps them with EOS: other keys than those of the user's anchors."""
+    for row, kept in (
+        ({"prompt": "a ", "completion": "b</s>"}, Row("a ", "b")),
+        ({"text": "a b</s>"}, Row("", "a b")),
+        ({"text": "a</s> b"}, Row("", "a</s> b")),
+    ):
+        rows = Dataset.from_list([row])
+        pool = Pool(rows, eos_token="</s>")
+        assert pool[0] == kept == anchors_like(rows, pool)[0]
+        assert Pool(rows)[0] != kept or "b</s>" not in str(row)
+    turns = Pool(Dataset.from_list([{"messages": [message(USER), message(ASSISTANT, "b</s>")]}]), eos_token="</s>")
+    assert turns[0].completion == [message(ASSISTANT, "b</s>")]
+    assert Pool(Dataset.from_list([{"text": "a"}, {"text": "</s>"}]), eos_token="</s>").read_keys()[1] == {
+        1: "empty_completion"
+    }
+
+
+def test_a_developer_message_is_a_system_message():
+    turns = [message("developer"), message(ASSISTANT)]
+    assert reason_of({"messages": turns}, "messages") == "empty_prompt"
+
+
 def test_text_alone_is_all_completion():
     pool = Pool(Dataset.from_list([{"text": " Say it\n"}]))
     assert (pool.format, pool.is_conversational, pool.is_text_only) == ("text", False, True)
@@ -148,7 +211,7 @@ def test_text_alone_is_all_completion():
     ],
 )
 def test_the_scored_tokens_of_tokenized_rows_are_those_with_loss_but_never_the_first(masks, scored):
-    row = read_row({"input_ids": [5, 6, 7, 8], **masks}, "tokenized")
+    row = read_row({"input_ids": [5, 6, 7, 8], **masks}, "tokenized", completion_only=True)
     assert row == Row("", "", tokens=((5, 6, 7, 8), scored))
 
 
@@ -160,9 +223,46 @@ def test_rows_are_read_alike_whatever_tensors_a_dataset_is_set_to_give(kind):
     assert pool[0] == Pool(rows)[0] == Row("", "", tokens=((5, 6, 7), (1, 2)))
 
 
-def test_raw_columns_win_over_token_ids():
-    assert detect_format(["input_ids", "labels", "messages"], "pool") == "messages"
-    assert list(FORMATS)[-1] == "tokenized"
+def test_a_completion_mask_counts_where_trl_applies_it():
+    """It was always applied; TRL does so with `completion_only_loss`, by default where there are both columns."""
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7, 8], "completion_mask": [0, 0, 1, 1]}])
+    both = rows.add_column("prompt", ["a"]).add_column("completion", ["b"])
+    every, masked = (1, 2, 3), (2, 3)
+    for dataset, given, scored in (
+        (rows, None, every),
+        (rows, False, every),
+        (rows, True, masked),
+        (both, None, masked),
+        (both, False, every),
+    ):
+        pool = Pool(dataset, completion_only_loss=given)
+        assert pool[0].tokens == ((5, 6, 7, 8), scored)
+        assert anchors_like(rows, pool)[0] == pool[0]  # anchors as the pool
+
+
+@pytest.mark.parametrize("padding", [(2, 0), (0, 3), (1, 2)])
+def test_padding_is_no_part_of_tokenized_rows(padding):
+    """Pads stood between candidate and anchor, and were scored where there are no labels."""
+    row = {"input_ids": [5, 6, 7], "labels": [-100, 6, -100], "completion_mask": [0, 1, 1]}
+    left, right = padding
+    padded = {name: [0] * left + value + [0] * right for name, value in row.items()}
+    padded["attention_mask"] = [0] * left + [1, 1, 1] + [0] * right
+    for names in (["input_ids"], ["input_ids", "labels"], ["input_ids", "completion_mask"]):
+        short, long = ({name: found[name] for name in names} for found in (row, padded))
+        long["attention_mask"] = padded["attention_mask"]
+        keys = [read_row(found, "tokenized", completion_only=True) for found in (short, long)]
+        assert keys[0] == keys[1]
+    assert read_row({**row, "attention_mask": None}, "tokenized") == read_row(row, "tokenized")
+
+
+def test_token_ids_win_over_raw_columns_as_in_trl():
+    """TRL takes rows with `input_ids` for prepared; what else they have was scored instead."""
+    rows = Dataset.from_list([{"input_ids": [5, 6], "messages": [message(USER), message(ASSISTANT)]}])
+    assert Pool(rows).format == "tokenized"
+    raw = Pool(rows, row_format="messages")
+    assert raw[0] == Pool(rows.remove_columns("input_ids"))[0]
+    assert anchors_like(rows, raw).format == "messages"  # anchors as the pool
+    assert anchors_like(rows, Pool(Dataset.from_list([{"prompt": "a", "completion": "b"}]))).format == "messages"
 
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -191,7 +291,7 @@ def test_a_tool_call_without_content_is_a_completion():
         for call in calls
     ]
     assert [row.completion for row in rows] == [[{"role": ASSISTANT, "tool_calls": call}] for call in calls]
-    assert same_text(rows[0].key) != same_text(rows[1].key)  # no pair of a row with itself
+    assert rows[0].text_key != rows[1].text_key  # no pair of a row with itself
 
 
 def test_nulls_inside_of_tools_and_calls_stay_as_trl_renders_them():
@@ -212,7 +312,7 @@ def test_parts_of_text_are_kept_and_read_as_their_text():
     row = read_row({"messages": [message(USER, parts), message(ASSISTANT, "b")]}, "messages")
     assert row.prompt == [message(USER, parts)]
     assert joined_text(row.prompt) == "Say it"
-    assert same_text(row.key) == same_text(Row("Say it", "b").key)
+    assert row.text_key == Row("Say it", "b").text_key
 
 
 def test_a_part_that_is_no_text_is_refused_in_the_first_row_and_dropped_later():
@@ -365,12 +465,10 @@ DROPPED = [
     ("tokenized", {"input_ids": [3, 4], "labels": [3, -100]}, "empty_completion"),
     ("tokenized", {"input_ids": [3, 4], "labels": [4]}, "mask_not_as_long_as_input_ids"),
     ("tokenized", {"input_ids": [3, 4], "labels": 1}, "mask_not_as_long_as_input_ids"),
-    ("tokenized", {"input_ids": [3, 4], "completion_mask": [0, 1, 1]}, "mask_not_as_long_as_input_ids"),
-    (
-        "tokenized",
-        {"input_ids": [3, 4, 5], "completion_mask": [0, 1, 0], "assistant_masks": [0, 0, 1]},
-        "empty_completion",
-    ),
+    ("tokenized", {"input_ids": [3, 4], "assistant_masks": [0, 1, 1]}, "mask_not_as_long_as_input_ids"),
+    ("tokenized", {"input_ids": [3, 4], "attention_mask": [1]}, "mask_not_as_long_as_input_ids"),
+    ("tokenized", {"input_ids": [3, 4], "attention_mask": [0, 1]}, "empty_completion"),
+    ("tokenized", {"input_ids": [3, 4, 5], "assistant_masks": [1, 0, 0]}, "empty_completion"),
 ]
 
 
@@ -510,8 +608,42 @@ def test_keys_of_rows_that_stores_on_disk_hold_stay_what_they_were():
 
 def test_equal_token_ids_have_the_same_text_whatever_is_scored():
     rows = [Row("", "", tokens=((1, 2, 3), scored)) for scored in ((1, 2), (2,))]
-    assert same_text(rows[0].key) == same_text(rows[1].key)
-    assert same_text(rows[0].key) != same_text(Row("", "", tokens=((1, 2, 4), (2,))).key)
+    assert rows[0].text_key == rows[1].text_key
+    assert rows[0].text_key != Row("", "", tokens=((1, 2, 4), (2,))).text_key
+
+
+def test_rows_that_say_the_same_are_the_same_text_whatever_their_columns():
+    """A row of text alone was another one than its prompt and completion: a pair with itself was scored."""
+    same = [
+        Row("Say red?\n", "one"),
+        Row("", "Say red?\none\n"),
+        Row("Say red?", "one", separator="\n\n", alpaca=("Say red?", "")),
+        Row([message(USER, "Say red?")], [message(ASSISTANT, "one")]),
+    ]
+    assert len({row.text_key for row in same}) == 1 and len({row.key for row in same}) == len(same)
+    other = Row("", "Say red? two")
+    assert other.text_key != same[0].text_key
+    pool = Pool(Dataset.from_list([{"text": same[1].completion}, {"text": " "}]))
+    assert pool.texts == {same[1].key: same[0].text_key}
+
+
+def test_tool_calls_beside_text_are_part_of_what_is_said():
+    rows = [
+        Row([message(USER, "a")], [message(ASSISTANT, "Let me look.", tool_calls=[{"function": {"name": name}}])])
+        for name in ("x", "y")
+    ]
+    assert len({row.text_key for row in [*rows, Row("a", "Let me look.")]}) == 3
+
+
+def test_the_order_of_keys_in_tools_and_calls_is_content():
+    """A chat template writes JSON in its own order: rows of one key were rendered to different ids."""
+    one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+    turns = [message(USER, "a")], [message(ASSISTANT, "b")]
+    assert one == other
+    for name in ("tools", "template_kwargs"):
+        assert Row(*turns, **{name: [one]}).key != Row(*turns, **{name: [other]}).key
+    calls = [Row(turns[0], [message(ASSISTANT, "b", tool_calls=[call])]) for call in (one, other)]
+    assert calls[0].key != calls[1].key and calls[0].text_key == calls[1].text_key
 
 
 def test_excluded_rows_are_unusable_and_keep_the_content_hash():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from accelerate.commands.launch import launch_command_parser
 from trl import ScriptArguments, TrlParser
 
 from nuggets_trainer import NuggetsConfig
@@ -32,8 +33,11 @@ def test_every_command_is_parsed_by_its_program(monkeypatch):
     for words in commands():
         if words[0] == "make":
             assert words[1] in targets
-        elif words[:3] == ["accelerate", "launch", "recipes/train.py"]:
-            train.parse([*words[3:], "--use_cpu", "--bf16", "false"])
+        elif words[:2] == ["accelerate", "launch"]:
+            script = words.index("recipes/train.py")
+            launch_command_parser().parse_args(words[2 : script + 1])
+            assert all((ROOT / word).is_file() for word in words[2:script] if word.endswith(".yaml"))
+            train.parse([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
         elif words[:2] == ["nuggets", "score"]:
             parse_arguments(TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig)), words[2:])
         else:

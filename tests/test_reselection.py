@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.slots import Slots
+from tests.launch import TORCHRUN, run
 from tests.test_trainer import ANCHORS, CHAT_POOL, arguments, assert_same_training, lora, losses, model_dir, weights
 
 __all__ = ["model_dir"]  # a fixture
@@ -78,12 +80,17 @@ def test_slots_hold_each_golden_set_and_keep_who_stays_where_it_was(data):
         stay = np.isin(before, list(rows))
         assert (slots.latest[stay] == before[stay]).all()
     restored = Slots.from_state(json.loads(json.dumps(slots.state())))
-    restored.forget_before(len(sets) - 1, 3)
+    restored.forget_epochs_before(len(sets))
     for epoch, rows in enumerate(sets):
         assert {slots.row(epoch, 3, slot) for slot in range(size)} == rows
         assert {slots.row(epoch, 2, slot) for slot in range(size)} == sets[max(0, epoch - 1)]
     assert {restored.row(len(sets), 0, slot) for slot in range(size)} == sets[-1]
     assert len(restored.state()) == 1
+    if len(sets) > 1:
+        with pytest.raises(IndexError, match="is forgotten"):
+            restored.row(0, 0, 0)
+        with pytest.raises(ValueError, match="were refilled for"):
+            restored.refill(list(sets[0]), epoch=0, position=0)
 
 
 def test_a_golden_set_of_another_size_does_not_fill_the_slots():
@@ -197,6 +204,121 @@ def test_a_resumed_job_has_the_losses_of_one_that_was_not_interrupted(every, ada
             assert torch.equal(tensor, weights(resumed)[name]), name
 
 
+class Interrupt(TrainerCallback):
+    step = 17
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_resuming_in_the_same_process_goes_on_where_the_checkpoint_was(model_dir, tmp_path):
+    """As after an interrupt in a notebook: the trainer already has a golden set, of a later step."""
+    options = {"config": {"top_k": 12, "reselect": "steps", "reselect_steps": 2}, "peft_config": lora()}
+    whole = selected(model_dir, tmp_path / "whole", **options)
+    whole.train()
+    trainer = selected(model_dir, tmp_path / "stopped", save_strategy="steps", save_steps=10, **options)
+    interrupt = Interrupt()
+    trainer.add_callback(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    interrupt.step = None
+    trainer.train(resume_from_checkpoint=True)
+    assert losses(trainer) == losses(whole)
+    assert history(trainer) == history(whole)
+
+
+def test_a_checkpoint_wins_over_a_golden_set_that_was_selected_before(model_dir, tmp_path):
+    options = {"config": {"top_k": 12, "reselect": "steps", "reselect_steps": 2}, "peft_config": lora()}
+    whole = selected(model_dir, tmp_path / "whole", save_strategy="steps", save_steps=10, **options)
+    whole.train()
+    checkpoint = str(tmp_path / "whole" / "checkpoint-10")
+    resumed = selected(model_dir, tmp_path / "resumed", **options)
+    resumed.select()
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert losses(resumed) == losses(whole)
+    other = selected(model_dir, tmp_path / "other", config={"top_k": 8}, peft_config=lora())
+    other.select()
+    with pytest.raises(ValueError, match="chosen otherwise: .*rule was top_k=12"):
+        other.train(resume_from_checkpoint=checkpoint)
+
+
+def test_training_twice_starts_from_the_golden_set_of_the_end(model_dir, tmp_path):
+    trainer = selected(model_dir, tmp_path, config={"reselect": "steps", "reselect_steps": 2}, peft_config=lora())
+    trainer.train()
+    last = trainer.golden_set.indices.tolist()
+    trainer.train()
+    saved = json.loads((tmp_path / "nuggets_selection.json").read_text())["reselection"]
+    assert saved["first"] == last
+    assert [entry["step"] for entry in saved["history"]] == [0, 2, 4, 6, 8, 10, 12, 14]
+
+
+class MakesAnotherLoader(TrainerCallback):
+    trainer = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        len(self.trainer.get_train_dataloader())
+
+
+def test_a_second_dataloader_leaves_the_one_in_use_alone(model_dir, tmp_path):
+    batches = []
+    for name in ("one", "two"):
+        trainer = selected(model_dir, tmp_path / name, Recorded, lora(), config={"schedule": "exact"})
+        if name == "two":
+            callback = MakesAnotherLoader()
+            callback.trainer = trainer
+            trainer.add_callback(callback)
+        trainer.train()
+        batches.append(trainer.batches)
+    assert batches[0] == batches[1]
+
+
+def test_a_reselection_that_never_comes_is_warned_of(model_dir, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        selected(model_dir, tmp_path, num_train_epochs=1).train()
+    assert "never chooses again: the first time would be after step 5 of 5" in caplog.text
+
+
+def test_a_model_that_diverged_is_named_as_the_cause(model_dir, tmp_path):
+    trainer = selected(model_dir, tmp_path, learning_rate=1e30, config={"schedule": "exact"})
+    with pytest.raises(ValueError, match="cannot be chosen again after step 5.*diverged: resume from an earlier"):
+        trainer.train()
+
+
+def test_two_processes_resume_with_an_incomplete_last_batch(model_dir, tmp_path):
+    """The last batch is filled up with the epoch's first rows, which may have been refilled since."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys\n"
+        "from accelerate import PartialState\n"
+        "from tests.test_reselection import Recorded, selected\n"
+        "from tests.test_trainer import lora\n"
+        "config = {'top_k': 7, 'reselect': 'steps', 'reselect_steps': 1}\n"
+        "output_dir, checkpoint = sys.argv[2], sys.argv[3] or None\n"
+        "trainer = selected(sys.argv[1], output_dir, Recorded, lora(), config, per_device_train_batch_size=1,\n"
+        "    num_train_epochs=2, learning_rate=0.3, save_strategy='steps', save_steps=1)\n"
+        "trainer.train(resume_from_checkpoint=checkpoint)\n"
+        "state = PartialState()\n"
+        "log = [entry['loss'] for entry in trainer.state.log_history if 'loss' in entry]\n"
+        "with open(f'{output_dir}/seen-{state.process_index}.json', 'w') as file:\n"
+        "    json.dump([trainer.batches, log, trainer.golden_set.indices.tolist()], file)\n"
+        "state.destroy_process_group()\n"
+    )
+
+    def launch(name, checkpoint=""):
+        command = [*TORCHRUN, "2", str(script), model_dir, str(tmp_path / name), checkpoint]
+        run(command, ACCELERATE_USE_CPU="true")
+        return [json.loads((tmp_path / name / f"seen-{rank}.json").read_text()) for rank in (0, 1)]
+
+    whole = launch("whole")
+    resumed = launch("resumed", str(tmp_path / "whole" / "checkpoint-7"))
+    assert len(whole[0][1]) == 8
+    for rank in (0, 1):
+        assert resumed[rank][0] == whole[rank][0][-1:]
+        assert resumed[rank][1:] == whole[rank][1:]
+    assert whole[0][2] == whole[1][2]
+
+
 def test_anchors_that_were_chosen_from_the_pool_stay(model_dir, tmp_path):
     config = NuggetsConfig(top_k=9, num_anchors=5, reselect="epoch")
     args = arguments(tmp_path, learning_rate=5e-2)
@@ -236,6 +358,8 @@ def test_rows_that_trl_leaves_out_are_no_candidates(model_dir, tmp_path):
         ({"packing": True}, "exchanges single rows, but `packing=True` mixes"),
         ({"auto_find_batch_size": True}, "plans with one batch size"),
         ({"train_sampling_strategy": "group_by_length"}, "sorts them by length"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "each process to draw its own batches"),
+        ({"ignore_data_skip": True}, "where in an epoch a resumed job is"),
         (
             {"peft_config": PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)},
             "virtual tokens of prompt learning",

@@ -466,6 +466,50 @@ def test_joining_token_ids_is_warned_of_once(loaded, caplog):
     assert caplog.text.count("joined as token ids. A chat template that renders earlier turns in another way") == 1
 
 
+@pytest.mark.parametrize("template_name", ["plain", "nuggets"])
+def test_an_eos_that_a_candidates_text_ends_in_is_not_shown(template_name, loaded):
+    """TRL writes EOS into the text of prepared rows: a candidate then told the model that nothing follows."""
+    tokenizer = loaded("demo")
+    template = TEMPLATES[template_name](tokenizer)
+    eos, anchor = tokenizer.eos_token, Row("Say?", "one")
+    closed, bare = (Row("Say red?", f" blue{end}") for end in (eos, ""))
+    assert template.one_shot(closed, anchor) == template.one_shot(bare, anchor)
+    assert template.one_shot(closed, anchor).ids.count(tokenizer.eos_token_id) == int(template_name == "plain")
+    assert template.zero_shot(closed).targets[-1] == tokenizer.eos_token_id
+    inside = template.one_shot(Row("Say red?", f"blue{eos} one"), anchor)
+    assert tokenizer.eos_token_id in inside.ids[:-1]  # only the end is TRL's
+
+
+def test_a_candidate_of_eos_alone_has_nothing_to_show(loaded):
+    with pytest.raises(UnusableRowError, match="^empty_completion$"):
+        PlainTemplate(loaded("demo")).one_shot(Row("Say?", "</s>"), Row("Say?", "one"))
+
+
+# gpt-oss reads the first message alone, be it of the system or the developer
+FIRST_ALONE = (
+    "{% set first = messages[0] %}{% set head = first.role in ['system', 'developer'] %}"
+    "{% if head %}<|system|> {{ first.content }}{% endif %}{% for m in (messages[1:] if head else messages) %}"
+    "<|{{ m.role }}|> {{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("owner", ["candidate", "anchor", "both"])
+def test_a_developer_message_stands_where_a_system_message_would(owner, loaded):
+    """It stayed where it was, behind the candidate's turns, and was not shown by such a template at all."""
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = FIRST_ALONE
+    template, found = ChatTemplate(tokenizer), []
+    for role in ("system", "developer"):
+        head = [{"role": role, "content": "north"}]
+        turns = [{"role": "user", "content": "Say?"}], [{"role": "assistant", "content": "one"}]
+        with_head, bare = Row([*head, *turns[0]], turns[1]), Row(*turns)
+        candidate = with_head if owner != "anchor" else bare
+        anchor = with_head if owner != "candidate" else bare
+        found.append(template.one_shot(candidate, anchor))
+    assert found[0] == found[1]
+    assert tokenizer.decode(found[0].ids).count("north") == 1
+
+
 # ---------------------------------------------------------------- text alone, token ids
 
 
@@ -613,6 +657,35 @@ def test_under_a_training_template_all_that_the_anchors_assistant_says_is_scored
     joint = tokenizer.apply_chat_template(turns, chat_template=MARKED, tokenize=False)
     assert zero.ids == tokenizer(joint, add_special_tokens=False)["input_ids"]
     assert ChatTemplate(tokenizer).zero_shot(CONVERSATION).ids != zero.ids
+
+
+@pytest.mark.parametrize(
+    ("pool_name", "completion_only_loss", "scored"),
+    [
+        ("message lists", None, "three"),
+        ("message lists", True, "three"),
+        ("message lists", False, "one three"),
+        ("alpaca", None, "three"),  # given to TRL as prompt and completion
+        ("messages", None, "one three"),
+        ("messages", True, "one three"),
+    ],
+)
+def test_under_a_training_template_the_prompt_counts_where_trl_trains_on_it(
+    pool_name, completion_only_loss, scored, loaded
+):
+    """TRL lets the masks of completion and assistant both through; all that the assistant says was scored."""
+    tokenizer = loaded("demo")
+    pool = Pool(pool_of(pool_name).dataset, completion_only_loss=completion_only_loss)
+    template = make_template("auto", tokenizer, pool, training_chat_template=MARKED)
+    zero, one = template.zero_shot(CONVERSATION), template.one_shot(CONVERSATION, CONVERSATION)
+    assert tokenizer.decode(zero.targets).replace(tokenizer.eos_token, "").split() == scored.split()
+    assert zero.targets == one.targets
+    assert ("assistant_tokens" in template.describe()) == (scored == "three")
+
+
+def test_token_ids_beside_messages_are_taken_with_assistant_only_loss_as_trl_does(loaded):
+    rows = Dataset.from_list([{"input_ids": [5, 6], "labels": [-100, 6], "messages": CONVERSATION.prompt}])
+    assert make_template("auto", loaded("demo"), Pool(rows), training_chat_template=MARKED).name == "tokens"
 
 
 def test_a_training_template_enters_the_fingerprint_only_where_there_is_one(loaded):
