@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
+BLOCK = 65536  # candidates whose gains are held at a time
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -71,6 +73,12 @@ def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
         ([0.5, 1.0], [0.25, 0.5], [2, 1])
     """
     assert one_shot.ndim == 2 and one_shot.shape[1] == zero_shot.shape[0], (one_shot.shape, zero_shot.shape)
+    parts = [_block_scores(zero_shot, one_shot[a : a + BLOCK]) for a in range(0, max(1, len(one_shot)), BLOCK)]
+    return GoldenScores(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _block_scores(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[npt.NDArray[Any], ...]:
+    """Fields of `GoldenScores` for some rows; what it needs besides them does not grow with the pool."""
     scored = ~np.isnan(one_shot) & ~np.isnan(zero_shot)
     num_anchors = scored.sum(axis=1)
     wins = (scored & (one_shot > zero_shot)).sum(axis=1)
@@ -78,9 +86,6 @@ def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
     counted = num_anchors > 0
     divisor = np.where(counted, num_anchors, 1)
     share = np.where(counted, wins / divisor, np.nan)
-    return GoldenScores(
-        golden_score=share,
-        standard_error=np.sqrt(share * (1 - share) / divisor),
-        mean_gain=np.where(counted, gain.sum(axis=1) / divisor, np.nan),
-        num_anchors=num_anchors.astype(np.int64),
-    )
+    standard_error = np.sqrt(share * (1 - share) / divisor)
+    mean_gain = np.where(counted, gain.sum(axis=1) / divisor, np.nan)
+    return share, standard_error, mean_gain, num_anchors.astype(np.int64)

@@ -6,14 +6,13 @@ Knows no tokenizer and no model: how a record is read is in `rows.py`, what it l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.formats import FORMATS as FORMATS
-from nuggets_trainer.formats import detect_format as detect_format
-from nuggets_trainer.formats import fitting_formats
-from nuggets_trainer.rows import Row, formatted_row, read_row
-from nuggets_trainer.rows import UnusableRowError as UnusableRowError
+import numpy as np
+
+from nuggets_trainer.formats import detect_format, fitting_formats
+from nuggets_trainer.rows import Row, UnusableRowError, formatted_row, read_row
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,11 +107,13 @@ class Pool:
         """Content hash of each row ("" where unusable), and the reason for each row that is unusable as it stands."""
         if self._keys is None:
             keys, dropped = [], {}
+            self._sizes = np.zeros(len(self), dtype=np.int64)
             for i in range(len(self)):
                 try:
                     row = self[i]
                     keys.append(row.key)
                     self._texts[keys[-1]] = row.text_key
+                    self._sizes[i] = row.size
                 except UnusableRowError as error:
                     keys.append("")
                     dropped[i] = str(error)
@@ -123,6 +124,11 @@ class Pool:
         """Take these rows for unusable from now on, each with its reason; the content hash stays."""
         keys, dropped = self.read_keys()
         self._keys = keys, {**reasons, **dropped}
+
+    def longest_first(self, indices: Sequence[int]) -> list[int]:
+        """Sort rows by how much they say, so that every n-th of them is the n-th part of the work."""
+        self.read_keys()
+        return sorted(indices, key=lambda i: (-int(self._sizes[i]), i))
 
     @property
     def texts(self) -> dict[str, str]:

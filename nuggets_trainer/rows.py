@@ -46,6 +46,13 @@ class Row:
         return isinstance(self.prompt, list)
 
     @property
+    def size(self) -> int:
+        """Characters (token ids, where it is tokenized), to tell long rows from short ones."""
+        if self.tokens is not None:
+            return len(self.tokens[0])
+        return len(joined_text(self.prompt)) + len(joined_text(self.completion))
+
+    @property
     def key(self) -> str:
         """Content hash, 32 hex digits: equal for two rows if and only if all their fields are."""
         text = [_said(part) for part in (self.prompt, self.completion)]

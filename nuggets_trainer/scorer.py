@@ -238,7 +238,7 @@ def _encode_share(
     prompts: dict[int, CandidatePrompt] = {}
     reasons: list[tuple[int, str]] = []
     cause_shown = False
-    for i in job.ranks.share(rows):
+    for i in job.ranks.share(job.pool.longest_first(rows)):  # ranks get as many tokens each, not as many rows
         try:
             prompts[i] = shared.candidate(job.pool[i])
         except UnusableRowError as error:

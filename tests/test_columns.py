@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, is_alpaca
-from nuggets_trainer.pool import FORMATS, detect_format
+from nuggets_trainer.formats import FORMATS, detect_format
 
 ROW = {"instruction": "Say", "input": "red", "output": "one", "source": "x"}
 

@@ -99,8 +99,23 @@ def test_there_is_nothing_to_count_in_an_empty_pool():
     assert golden_scores(np.zeros(3), np.zeros((0, 3))).golden_score.shape == (0,)
 
 
-@pytest.mark.parametrize("module", ["config", "golden", "selection", "anchors", "pool"])
+@pytest.mark.parametrize(
+    "module", ["config", "golden", "selection", "anchors", "formats", "rows", "segment", "slots", "arguments"]
+)
 def test_the_examples_in_the_docstrings_run(module):
     outcome = doctest.testmod(importlib.import_module(f"nuggets_trainer.{module}"))
     assert outcome.attempted > 0
     assert outcome.failed == 0
+
+
+def test_blocks_of_candidates_are_scored_as_one(monkeypatch):
+    from nuggets_trainer import golden
+
+    generator = np.random.default_rng(0)
+    zero_shot, one_shot = (generator.normal(size=shape).astype(np.float32) for shape in ((7,), (23, 7)))
+    one_shot[generator.random(one_shot.shape) < 0.3] = np.nan
+    whole = golden_scores(zero_shot, one_shot)
+    monkeypatch.setattr(golden, "BLOCK", 5)
+    for name, values in vars(golden_scores(zero_shot, one_shot)).items():
+        np.testing.assert_array_equal(values, getattr(whole, name))
+    assert len(golden_scores(zero_shot, one_shot[:0]).golden_score) == 0

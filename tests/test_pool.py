@@ -21,8 +21,8 @@ from datasets import (
 )
 from trl.data_utils import maybe_convert_to_chatml
 
-from nuggets_trainer.formats import _say_which
-from nuggets_trainer.pool import FORMATS, Pool, anchors_like, detect_format, take_pool
+from nuggets_trainer.formats import FORMATS, _say_which, detect_format
+from nuggets_trainer.pool import Pool, anchors_like, take_pool
 from nuggets_trainer.rows import Row, UnusableRowError, formatted_row, joined_text, read_row
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
@@ -775,3 +775,14 @@ def test_anchors_with_unknown_columns_are_shown_beside_those_of_the_pool():
 def test_anchors_may_have_another_known_format_than_the_pool():
     pool = Pool(Dataset.from_list([{"instruction": "a", "output": "b"}]))
     assert anchors_like(Dataset.from_list([{"prompt": "a", "completion": "b"}]), pool).format == "prompt_completion"
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_every_nth_row_of_the_longest_first_is_the_nth_part_of_the_text(world):
+    rows = [{"prompt": "a" * (1 + i * i % 97), "completion": "b" * (1 + i * 31 % 53)} for i in range(60)]
+    pool = Pool(Dataset.from_list([*rows, {"prompt": "", "completion": "nothing was asked"}]))
+    order = pool.longest_first(range(60))
+    assert sorted(order) == list(range(60)) and order == pool.longest_first(range(59, -1, -1))
+    sizes = [len(row["prompt"]) + len(row["completion"]) for row in rows]
+    shares = [sum(sizes[i] for i in order[rank::world]) for rank in range(world)]
+    assert max(shares) - min(shares) <= max(sizes)

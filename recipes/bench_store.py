@@ -1,0 +1,83 @@
+"""What a large store costs: a simulated one is written, listed, resumed from and selected from.
+
+```bash
+python recipes/bench_store.py --candidates 1000000 --anchors 100 --directory /tmp
+```
+
+Prints seconds, bytes, files and the largest memory of each stage. Scores are random numbers; keys have the form of
+real ones. The store is deleted at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from nuggets_trainer.golden import golden_scores
+from nuggets_trainer.selection import select_golden_set
+from nuggets_trainer.store import ScoreStore, known
+
+PART = 1000  # candidates, as `flush_candidates`
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Print what a stage took."""
+    started = time.monotonic()
+    yield
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{name:40s} {time.monotonic() - started:8.1f} s   largest memory so far {peak:6.2f} GiB", flush=True)
+
+
+def keys(number: int, kind: str) -> list[str]:
+    """Content hashes of rows that nobody wrote."""
+    return [hashlib.sha256(f"{kind}{i}".encode()).hexdigest()[:32] for i in range(number)]
+
+
+def write(store: ScoreStore, candidates: list[str], anchors: list[str]) -> None:
+    """Fill a store with random log-probs, in parts as a job writes them."""
+    generator = np.random.default_rng(0)
+    store.write([None] * len(anchors), anchors, generator.normal(-2, 0.5, len(anchors)))
+    for first in range(0, len(candidates), PART):
+        part = candidates[first : first + PART]
+        pairs = [key for key in part for _ in anchors]
+        store.write(pairs, anchors * len(part), generator.normal(-2, 0.5, len(pairs)))
+
+
+def main(num_candidates: int, num_anchors: int, directory: Path) -> None:
+    """Run all stages, printing what each took."""
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        with stage("keys"):
+            candidates, anchors = keys(num_candidates, "candidate"), keys(num_anchors, "anchor")
+        with stage("write all pairs"):
+            write(ScoreStore(place, {"simulated": "yes"}), candidates, anchors)
+        parts = list(Path(place).glob("*/parts/*.parquet"))
+        print(f"{len(parts):,} files, {sum(part.stat().st_size for part in parts) / 1e9:.2f} GB")
+        with stage("open and read (resume: what is missing?)"):
+            store = ScoreStore(place, {"simulated": "yes"})
+            zero_shot = store.read([""], anchors)[0][0]
+            matrix = store.read_matrix(candidates, anchors, directory)
+            missing = sum(int((~known(matrix[a : a + 65536])).sum()) for a in range(0, len(matrix), 65536))
+        print(f"{missing:,} pairs missing")
+        with stage("golden scores"):
+            scores = golden_scores(zero_shot, matrix)
+        with stage("select the top 1%"):
+            golden_set = select_golden_set(scores, ("top_fraction", 0.01))
+        print(golden_set.describe())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--candidates", type=int, default=1_000_000)
+    parser.add_argument("--anchors", type=int, default=100)
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    main(options.candidates, options.anchors, options.directory)
