@@ -25,6 +25,7 @@ from nuggets_trainer.checkpoints import (
 )
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import preserved_rng
+from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.selector import Selector, anchor_pool
 from nuggets_trainer.slots import Slots
 from nuggets_trainer.training_set import (
@@ -80,7 +81,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         """Select before this trainer trains; in one process and under DDP.
 
         Args:
-            trainer: built, and not trained yet. What it has prepared of its `train_dataset` is the pool.
+            trainer: built, not trained yet. What it has prepared of its `train_dataset` is the pool.
 
         Raises:
             TypeError, ValueError: if there is nothing that can be selected from; the error says what to do.
@@ -88,8 +89,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         if self._trainer is not None:
             raise ValueError("This NuggetsDataCallback is attached already. Make one callback for each trainer.")
         check_attachable(trainer)
-        callbacks = trainer.callback_handler.callbacks
-        if any(isinstance(other, NuggetsDataCallback) and other._trainer is trainer for other in callbacks):
+        others = (c for c in trainer.callback_handler.callbacks if isinstance(c, NuggetsDataCallback))
+        if any(other._trainer is trainer for other in others):
             raise ValueError("Another NuggetsDataCallback selects for this trainer already. Keep one.")
         pool = attached_pool(trainer)
         self.drive(trainer, pool, anchor_pool(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
@@ -134,7 +135,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         """
         if resume_from_checkpoint is True:
             output_dir = self._driven().args.output_dir
-            resume_from_checkpoint = last_complete_checkpoint(output_dir)
+            resume_from_checkpoint = Ranks().on_main(lambda: last_complete_checkpoint(output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(
                     f"`resume_from_checkpoint=True`, but {output_dir} has no complete checkpoint (one with a "
@@ -204,7 +205,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
 
     def _choose_late(self, slots: Slots) -> GoldenSet:
         with preserved_rng():
-            self.scores, self.golden_set = self._selector.choose(len(slots))
+            self.scores, self.golden_set = self._selector.choose_planned(len(slots))
         slots.fill(self.golden_set.indices)
         self._reselection = self._begun(self.golden_set)
         self._save(Path(self._driven().args.output_dir))
@@ -313,8 +314,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
     def _driven(self) -> Any:
         if self._trainer is None:
             raise RuntimeError(
-                "This NuggetsDataCallback is attached to no trainer, and a callback is never told its trainer. Call "
-                "`callback.attach(trainer)` before `trainer.train()`, or use `SelectedSFTTrainer(..., "
-                "nuggets_config=...)`, which makes its own callback."
+                "This NuggetsDataCallback is attached to no trainer. Call `callback.attach(trainer)` before "
+                "`trainer.train()`, or use `SelectedSFTTrainer(..., nuggets_config=...)`, which makes its own."
             )
         return self._trainer

@@ -67,6 +67,7 @@ def exit_on_sigterm() -> Iterator[None]:
         return
 
     def leave(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the first one is heeded
         logger.warning("SIGTERM: writing what is scored, and leaving with exit code %d.", 128 + number)
         raise SystemExit(128 + number)
 
@@ -74,4 +75,4 @@ def exit_on_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -24,6 +24,7 @@ from nuggets_trainer.budget import find_tokens_per_batch
 from nuggets_trainer.fusion import fused, pays
 from nuggets_trainer.packed import score_packed
 from nuggets_trainer.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
+from nuggets_trainer.ranks import OtherRankFailedError
 from nuggets_trainer.segment import Group, Segment
 
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ class LogProbEngine:
             try:
                 self.tokens_per_batch = tokens_per_batch
                 found = self.score_groups(groups)
+            except OtherRankFailedError:
+                raise  # says nothing of the path
             except Exception as error:  # noqa: BLE001 - whatever it is, there is a path that needs less of the model
                 return f"{type(error).__name__}: {error}"
             finally:

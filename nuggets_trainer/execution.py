@@ -83,10 +83,20 @@ class Execution:
         Raises:
             RuntimeError: if the ranks do not share the store's file system.
         """
+        self._find_budget()
         with PartWriter(self._job.store, self._job.config.flush_seconds, self._job.config.flush_candidates) as writer:
             if self._job.config.schedule == "exact":
                 return self._run_exact(writer)
             return self._run_race(writer)
+
+    def _find_budget(self) -> None:
+        """Find the tokens of a forward pass, on all ranks together: it may take some passes."""
+
+        def find() -> list[int]:
+            with self._job.company.together():
+                return [self._job.engine.find_tokens_per_batch()]
+
+        self._job.ranks.gather_from(find)
 
     def _run_exact(self, writer: PartWriter) -> Outcome | None:
         ranks = self._job.ranks
@@ -252,6 +262,9 @@ class Execution:
                 segments = self._shared.suffixes if prefix else self._prompts[i].unshared
                 longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
                 groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
+        if self._job.company.sharded:
+            # The same passes on all ranks: a path that fails does so everywhere at once.
+            groups = self._job.ranks.on_main(lambda: groups)
         anchor_tokens = sum(len(segment.ids) for segment in self._shared.suffixes.values())
         num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in self._prompts.values())
         engine, ranks = self._job.engine, self._job.ranks

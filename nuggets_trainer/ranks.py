@@ -12,6 +12,12 @@ from accelerate.utils import broadcast_object_list, gather, gather_object
 T = TypeVar("T")
 
 
+SENT_ERRORS: dict[str, type[Exception]] = {
+    error.__name__: error
+    for error in (ValueError, TypeError, OSError, FileNotFoundError, PermissionError, NotADirectoryError, ImportError)
+}
+
+
 class OtherRankFailedError(RuntimeError):
     """Raised where a rank cannot go on because another one failed, whose own error says why."""
 
@@ -77,13 +83,18 @@ class Ranks:
     def on_main(self, function: Callable[[], T]) -> T:
         """Run on the main process and give every rank its result, or raise its error on every rank."""
         outcome: list[Any] = [None, None]
+        own_error: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = function()
             except Exception as error:  # noqa: BLE001 - raised below, on every rank, so that none waits for ever
-                outcome[1] = error
+                own_error = error
+                outcome[1] = (type(error).__name__, str(error))  # not every exception can be sent
         broadcast_object_list(outcome)
+        if own_error is not None:
+            raise own_error
         if outcome[1] is not None:
-            raise outcome[1]
+            name, message = outcome[1]
+            raise SENT_ERRORS.get(name, RuntimeError)(message)
         result: T = outcome[0]
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,14 @@ from trl.chat_template_utils import get_training_chat_template
 from nuggets_trainer.causal_lm import base_model, resolve_autocast_dtype
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.contexts import without_mixed_precision
+from nuggets_trainer.files import join
 from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.loading import load_rows, load_scorer, load_scorer_tokenizer
 from nuggets_trainer.pool import Pool, anchors_like
 from nuggets_trainer.scorer import score_pool
 from nuggets_trainer.templates import Template, make_template
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,6 +55,12 @@ class Selector:
             ValueError: if model, tokenizer, dtype or rows cannot give what the config asks for.
         """
         config = self._config
+        plugin = getattr(self._trainer.accelerator.state, "fsdp_plugin", None)
+        if self.waits_for_sharding and plugin is not None and plugin.fsdp_version != 2:
+            raise ValueError(
+                "Selection under FSDP needs version 2: launch with `--config_file configs/accelerate/fsdp2.yaml`, or "
+                "set `fsdp_version: 2`."
+            )
         if self.waits_for_sharding and config.selection_rule[0] == "threshold":
             raise ValueError(
                 f"`threshold={config.threshold}` leaves open how many rows are kept, but under FSDP and DeepSpeed the "
@@ -103,15 +113,28 @@ class Selector:
         _, dropped = self._pool.read_keys()
         return int(value) if rule == "top_k" else max(1, round(value * (len(self._pool) - len(dropped))))
 
-    def choose(self, size: int | None = None) -> tuple[PoolScores, GoldenSet]:
-        """Score the pool with the base model, or with the scorer model, and choose.
+    def choose_planned(self, size: int) -> tuple[PoolScores, GoldenSet]:
+        """Score the pool with the base model and keep as many rows as training was planned for."""
+        rule, value = self._config.selection_rule
+        try:
+            scores, golden_set = self._score_own(self._anchors, _keeping(size, self._config), self.score_dir)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (Under FSDP and DeepSpeed the golden set is planned before its rows are tokenized: {size:,} "
+                f"rows by `{rule}={value}`. Remove rows that are too long, or set `top_k`.)"
+            ) from error
+        if rule == "top_fraction" and max(1, round(value * golden_set.num_candidates)) != size:
+            logger.warning(
+                "The golden set has %d rows, %g of the usable rows; %d of these could not be scored.",
+                size,
+                value,
+                golden_set.num_rows - golden_set.num_candidates,
+            )
+        return scores, golden_set
 
-        Args:
-            size: keep that many rows, whatever the rule.
-        """
+    def choose(self) -> tuple[PoolScores, GoldenSet]:
+        """Score the pool with the base model, or with the scorer model, and choose."""
         config = self._config
-        if size is not None:
-            config = _keeping(size, config)
         if config.scorer_model is None:
             return self._score_own(self._anchors, config, self.score_dir)
         # `device_map` and not `.to`: quantized weights cannot be moved.
@@ -134,7 +157,8 @@ class Selector:
         anchors = self._anchors
         if anchor_indices is not None:
             anchors = anchors_like(self._pool.dataset.select(anchor_indices), self._pool)
-        return self._score_own(anchors, _keeping(size, self._config), f"{self.score_dir}/step-{step}", adapter=True)
+        score_dir = str(join(self.score_dir, f"step-{step}"))
+        return self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
 
     @property
     def score_dir(self) -> str:

@@ -8,6 +8,7 @@ rank that has nothing left to score passes a single token through until the othe
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from nuggets_trainer.ranks import Ranks
 
+logger = logging.getLogger(__name__)
+
 # What a rank is about to do; where ranks differ, the largest is done first. The language model gathers other weights
 # than its decoder alone, so that all must make the same kind of pass.
 IDLE, DECODER, WHOLE, FAILED = range(4)
@@ -34,12 +37,16 @@ class Company:
         model: as the job has it.
         base: the language model in it, whose passes (or those of its decoder alone) are counted.
         ranks: the processes of the job.
+
+    Attributes:
+        sharded: whether the weights are spread over the ranks.
     """
 
     def __init__(self, model: torch.nn.Module, base: PreTrainedModel, ranks: Ranks) -> None:
         self._model, self._base, self._ranks = model, base, ranks
-        self._sharded = is_sharded(model)
+        self.sharded = is_sharded(model)
         self._within_pass = False
+        self._unfinished = False  # whether the last pass ended in an error
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -48,18 +55,26 @@ class Company:
         Raises:
             OtherRankFailedError: if another rank fails meanwhile; it raises its own error.
         """
-        if not self._sharded:
+        if not self.sharded:
             yield
             return
         # Before the hooks that gather weights: a rank must not wait for others that have nothing left to pass.
-        hooks = [m.register_forward_pre_hook(self._before, prepend=True) for m in (self._base, self._base.base_model)]
-        hooks.append(self._base.register_forward_hook(self._after))
+        hooks = []
+        for module in (self._base, self._base.base_model):
+            hooks.append(module.register_forward_pre_hook(self._before, prepend=True))
+            hooks.append(module.register_forward_hook(self._finished))
+            hooks.append(module.register_forward_hook(self._left, always_call=True))
         try:
             yield
         except OtherRankFailedError:
             raise
-        except BaseException:
-            self._ranks.maximum(FAILED)
+        except BaseException as error:
+            if self._unfinished and not isinstance(error, SystemExit):
+                # The others are inside the same pass: whatever is asked now, they would take for a layer's weights.
+                logger.exception("A forward pass failed; this process ends, and its launcher ends the others.")
+                raise SystemExit(1) from error
+            if not self._unfinished:
+                self._ranks.maximum(FAILED)
             raise
         else:
             self._keep_company()
@@ -76,9 +91,15 @@ class Company:
             self._follow(agreed)
         self._within_pass = own == WHOLE
         self._gather_outer_weights()
+        self._unfinished = True
 
-    def _after(self, *_: Any) -> None:
-        self._within_pass = False
+    def _finished(self, module: torch.nn.Module, *_: Any) -> None:
+        if module is self._base or not self._within_pass:
+            self._unfinished = False
+
+    def _left(self, module: torch.nn.Module, *_: Any) -> None:
+        if module is self._base:
+            self._within_pass = False
 
     def _keep_company(self) -> None:
         while (agreed := self._ranks.maximum(IDLE)) != IDLE:
@@ -89,12 +110,17 @@ class Company:
         if agreed == FAILED:
             raise OtherRankFailedError
         self._gather_outer_weights()
-        self._within_pass = True  # this pass asks nobody
-        _pass_one_token(self._base if agreed == WHOLE else self._base.base_model, self._ranks.device)
-        self._within_pass = False
+        self._within_pass = self._unfinished = True  # this pass asks nobody
+        try:
+            _pass_one_token(self._base if agreed == WHOLE else self._base.base_model, self._ranks.device)
+        finally:
+            self._within_pass = False
+        self._unfinished = False
 
     def _gather_outer_weights(self) -> None:
         if isinstance(self._model, FSDPModule):
+            if self._unfinished:
+                self._model.reset_iter_state()  # layers that the failed pass left gathered
             self._model.unshard()  # a pass of the whole model gives them up again
 
 

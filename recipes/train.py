@@ -38,6 +38,7 @@ from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, load_rows
 from nuggets_trainer.arguments import RecipeArguments, parse_arguments, recipe_parser
 from nuggets_trainer.checkpoints import last_complete_checkpoint
 from nuggets_trainer.loading import resolve_demo
+from nuggets_trainer.ranks import Ranks
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -98,7 +99,7 @@ def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: 
         nuggets_config=nuggets,
         **quantization,
     )
-    checkpoint = args.resume_from_checkpoint or last_complete_checkpoint(args.output_dir)
+    checkpoint = args.resume_from_checkpoint or Ranks().on_main(lambda: last_complete_checkpoint(args.output_dir))
     if checkpoint is not None and is_finished(checkpoint, args):
         # `Trainer.train` would take one step more, if the last one was not the last of its epoch.
         trainer.select(checkpoint)

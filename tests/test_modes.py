@@ -218,13 +218,21 @@ def test_a_format(name, model_dir, tmp_path):
     assert_same(golden, stock)
 
 
-@pytest.mark.parametrize("mode", CONFIG_MODES)
+# The longest, and those that TRL handles before it looks at rows.
+SLOW = {"`torch_compile`", "persistent workers", "rsLoRA", "callbacks", "`optimizers`", "model as an object"}
+
+
+def but_slow(modes):
+    return [pytest.param(mode, marks=[pytest.mark.slow] if mode in SLOW else []) for mode in modes]
+
+
+@pytest.mark.parametrize("mode", but_slow(CONFIG_MODES))
 def test_an_option_of_sft_config(mode, model_dir, tmp_path):
     golden, stock = train_both(model_dir, tmp_path, lambda: {"args": CONFIG_MODES[mode], "peft_config": lora()})
     assert_same(golden, stock)
 
 
-@pytest.mark.parametrize("mode", TRAINER_MODES)
+@pytest.mark.parametrize("mode", but_slow(TRAINER_MODES))
 def test_an_argument_of_sft_trainer(mode, model_dir, tmp_path):
     golden, stock = train_both(model_dir, tmp_path, lambda: TRAINER_MODES[mode](model_dir))
     assert_same(golden, stock)

@@ -98,7 +98,7 @@ def test_a_golden_set_of_another_size_does_not_fill_the_slots():
         Slots(np.arange(3)).refill([1, 2], 1, 0)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reselect", [{"reselect": "epoch"}, {"reselect": "steps", "reselect_steps": 2}])
 def test_when_the_golden_set_stays_training_is_what_it_is_without(reselect, workers, model_dir, tmp_path):
     """With all rows in it, it cannot change: same batches in the same order, bit for bit."""
@@ -172,8 +172,10 @@ def without_dropout():
     [
         (None, lora, False),
         (2, lora, False),
-        (3, lambda: None, False),
-        (2, without_dropout, True),  # the stock trainer draws other dropout after resuming with persistent workers
+        pytest.param(3, lambda: None, False, marks=pytest.mark.slow),
+        pytest.param(
+            2, without_dropout, True, marks=pytest.mark.slow
+        ),  # the stock trainer draws other dropout after resuming with persistent workers
     ],
     ids=["epoch", "steps", "full", "persistent"],
 )
