@@ -7,21 +7,22 @@ a race that was interrupted, or raced before under another rule, is replayed and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
-from nuggets_trainer.engine import PATHS
+from nuggets_trainer.forecast import ForeseeableRace
 from nuggets_trainer.job import Job
+from nuggets_trainer.path import choose_path
 from nuggets_trainer.pilot import pilot_size
+from nuggets_trainer.plan import Workload
+from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.schedule import Race
 from nuggets_trainer.segment import Group
 from nuggets_trainer.store import ZERO_SHOT, PartWriter
+from nuggets_trainer.watch import Watch
 
 # Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
 # four, so that they score the same pairs as one; beyond, each rank would get too little of it.
@@ -73,16 +74,19 @@ class Execution:
         self._candidates = candidates
         self._keys = [job.keys[i] for i in candidates]
         self._path_chosen = False
-        self._shown_at = 0.0
         self._outcome: Outcome | None = None
         self.num_pairs = 0  # computed by this rank
 
-    def run(self) -> Outcome | None:
+    def run(self, measure_seconds: float | None = None) -> Outcome | None:
         """Score what the schedule asks for; the main process gets the outcome, the others None.
+
+        Args:
+            measure_seconds: stop after this time of scoring; `watch` then knows what it has shown.
 
         Raises:
             RuntimeError: if the ranks do not share the store's file system.
         """
+        self._measuring, self.watch = measure_seconds is not None, Watch(measure_seconds)
         self._find_budget()
         with PartWriter(self._job.store, self._job.config.flush_seconds, self._job.config.flush_candidates) as writer:
             if self._job.config.schedule == "exact":
@@ -102,30 +106,49 @@ class Execution:
         ranks = self._job.ranks
         missing = self._missing_pairs()
         num_pairs = sum(len(anchors) for anchors in missing.values())
-        if sum(ranks.gather([num_pairs])):
-            self._choose_path()
-        self._score_zero_shot()
-        with _progress(num_pairs, "pair", ranks.is_main and num_pairs > 0) as bar:
+        tokens = sum(self._shared.num_tokens(self._prompts[i], anchors) for i, anchors in missing.items())
+        counts = ranks.gather([(num_pairs, tokens)])
+        with show_phase("Scoring", "pairs", num_pairs, ranks.is_main and num_pairs > 0) as phase:
+            workload = self._workload(sum(pairs for pairs, _ in counts), sum(tokens for _, tokens in counts))
+            self.watch.over(phase, workload, own_tokens=tokens)
+            if workload.tokens:
+                self._choose_path()
+            self._score_zero_shot()
 
             def score() -> list[None]:
                 """Write this rank's pairs; there is nothing to tell the others but an error."""
                 with self._job.company.together():
-                    for _, anchors, _ in self._score(missing, writer):
-                        bar.update(len(anchors))
+                    for _ in self._score(missing, writer, stoppable=True):
+                        pass
                 writer.flush()
                 return []
 
             ranks.gather_from(score)  # all have written, or all fail
-        ranks.on_main(self._read_outcome)
+        if not self._measuring:
+            ranks.on_main(self._read_outcome)
         return self._outcome
 
+    def _workload(self, num_needed: int, tokens: float) -> Workload:
+        n, m = len(self._candidates), len(self._anchor_set.keys)
+        return Workload(n, m, n * m, n * m - num_needed, tokens)
+
+    def _count_race(self) -> tuple[int, float]:
+        """Pairs that are not stored, and their tokens."""
+        num_pairs, num_stored = int(self._race.num_anchors.sum()), int(self._stored.sum())
+        num_needed = num_pairs - min(num_pairs, num_stored)
+        return num_needed, self._race.tokens_of_all() * num_needed / max(1, num_pairs)
+
     def _missing_pairs(self) -> dict[int, npt.NDArray[np.int64]]:
-        """List the pairs to score by candidate; longest prefix first, so that memory runs out at once or never."""
+        """List the pairs to score by candidate, in a random order, so that the speed so far tells the time to come.
+
+        But for the longest prefix, which is first: memory runs out at once or never.
+        """
         by_key = {self._job.keys[i]: i for i in sorted(self._prompts, reverse=True)}  # equal rows are scored once
         _, known = self._job.store.read(list(by_key), self._anchor_set.keys)
         known |= self._excluded(list(by_key))
         missing = {i: np.flatnonzero(~row) for i, row in zip(by_key.values(), known, strict=True) if not row.all()}
-        return dict(sorted(missing.items(), key=lambda item: (-self._prompts[item[0]].num_tokens(), item[0])))
+        longest = max(missing, key=lambda i: (self._prompts[i].num_tokens(), -i), default=None)
+        return dict(sorted(missing.items(), key=lambda item: (item[0] != longest, self._job.keys[item[0]])))
 
     def _read_outcome(self) -> None:
         log_probs, known = self._job.store.read([ZERO_SHOT, *self._keys], self._anchor_set.keys)
@@ -142,17 +165,18 @@ class Execution:
     def _run_race(self, writer: PartWriter) -> Outcome | None:
         ranks = self._job.ranks
         costs = ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in self._prompts.items()])
-        self._score_zero_shot()
-        ranks.on_main(lambda: self._start_race(dict(costs)))
-        # An upper bound: how many pairs a race leaves out is seen at its end.
-        num_pairs = len(self._candidates) * len(self._anchor_set.keys)
-        with _progress(num_pairs, "pair", ranks.is_main) as bar:
-            while wave := ranks.on_main(lambda: self._next_missing(bar)):
+        with show_phase("Scoring", "pairs", None, ranks.is_main) as phase:
+            self._score_zero_shot()
+            ranks.on_main(lambda: self._start_race(dict(costs)))
+            # An upper bound: how many pairs a race leaves out is seen at its end.
+            self.watch.over(phase, self._workload(*ranks.on_main(self._count_race)), sharing=ranks.world)
+            while wave := ranks.on_main(self._next_missing):
                 self._choose_path()
                 own = {i: anchors for i, anchors in wave if i in self._prompts}
                 results = ranks.gather_from(lambda own=own: self._score_together(own, writer))  # type: ignore[misc]
                 ranks.on_main(lambda results=results: self._update(results))  # type: ignore[misc]
-        ranks.on_main(self._end_race)
+        if not self._measuring:
+            ranks.on_main(self._end_race)
         return self._outcome
 
     def _start_race(self, prefix_tokens: dict[int, int]) -> None:
@@ -167,7 +191,7 @@ class Execution:
         self._stored_log_probs = log_probs[1:]
         self._stored = self._stored[1:]
         self._row_of = {i: row for row, i in enumerate(self._racers)}
-        self._race = Race(
+        self._race = ForeseeableRace(
             self._job.config.selection_rule,
             log_probs[0],
             self._excluded(list(first)),
@@ -188,8 +212,10 @@ class Execution:
         smallest = sorted(range(len(keys)), key=lambda row: keys[row])[: pilot_size(len(keys))]
         return np.array(smallest, dtype=np.int64)
 
-    def _next_missing(self, bar: tqdm) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    def _next_missing(self) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Pairs of the next wave that are not stored; waves that are stored whole pass at once. Empty at the end."""
+        if self.watch.stopped:
+            return []
         missing: list[tuple[int, npt.NDArray[np.int64]]] = []
         while not missing and (wave := self._race.next_wave()):
             stored: list[Result] = []
@@ -200,10 +226,7 @@ class Execution:
                 if not there.all():
                     missing.append((self._racers[row], anchors[~there]))
             self._race.update(stored)
-        if not missing or time.monotonic() - self._shown_at > 1:  # counting takes a moment in a large pool
-            self._shown_at = time.monotonic()
-            bar.set_postfix({"eliminated": int(self._race.eliminated.sum())}, refresh=False)
-            bar.update(int(self._race.num_scored.sum()) - bar.n)
+        self.watch.look_at(self._race, last=not missing)
         return missing
 
     def _update(self, results: list[Result]) -> None:
@@ -220,15 +243,21 @@ class Execution:
         with self._job.company.together():
             return list(self._score(pairs, writer))
 
-    def _score(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> Iterator[Result]:
+    def _score(
+        self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter, stoppable: bool = False
+    ) -> Iterator[Result]:
         """Score these pairs of this rank's candidates into the store."""
         for batch in self._batches(pairs):
+            if stoppable and self.watch.stopped:
+                break
             log_probs = self._job.engine.score_groups([group for _, _, group in batch])
             for (i, anchors, _), values in zip(batch, log_probs, strict=True):
                 writer.add(self._job.keys[i], [self._anchor_set.keys[j] for j in anchors], values)
                 self.num_pairs += len(anchors)
                 yield i, anchors, values
             writer.end_candidates(len({i for i, _, _ in batch}))
+            tokens = (len(prefix) + sum(len(s.ids) for s in segments) for _, _, (prefix, segments) in batch)
+            self.watch.scored(sum(len(anchors) for _, anchors, _ in batch), sum(tokens))
 
     def _batches(
         self, pairs: dict[int, npt.NDArray[np.int64]]
@@ -251,32 +280,11 @@ class Execution:
             yield batch
 
     def _choose_path(self) -> None:
-        """Have the engine hold its paths against the naive one, once: longest and shortest prefix, longest anchors."""
-        if self._path_chosen:
-            return
-        self._path_chosen = True
-        groups: list[Group] = [([], self._anchor_set.segments[:3])]
-        by_length = sorted(self._prompts, key=lambda i: (-self._prompts[i].num_tokens(), i))
-        for i in by_length[:1] + by_length[-1:]:
-            for prefix, group in self._prompts[i].groups[:3]:
-                segments = self._shared.suffixes if prefix else self._prompts[i].unshared
-                longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
-                groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
-        if self._job.company.sharded:
-            # The same passes on all ranks: a path that fails does so everywhere at once.
-            groups = self._job.ranks.on_main(lambda: groups)
-        anchor_tokens = sum(len(segment.ids) for segment in self._shared.suffixes.values())
-        num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in self._prompts.values())
-        engine, ranks = self._job.engine, self._job.ranks
-
-        def choose() -> list[tuple[str, bool]]:
-            with self._job.company.together():
-                return [(engine.choose_path(groups, num_tokens), engine.fuses)]
-
-        choices = ranks.gather_from(choose)
-        # One choice for all ranks: the slowest path that one needs.
-        engine.path = max((path for path, _ in choices), key=list(PATHS).index)
-        engine.fuses = all(fuses for _, fuses in choices)
+        """Have the engine choose its path, once, and let the time run from then on."""
+        if not self._path_chosen:
+            self._path_chosen = True
+            choose_path(self._job, self._anchor_set, self._shared, self._prompts)
+            self.watch.begin()
 
     def _score_zero_shot(self) -> None:
         keys, store = self._anchor_set.keys, self._job.store
@@ -307,7 +315,3 @@ class Execution:
         for row, key in enumerate(keys if exclude_self else []):
             excluded[row, columns.get(texts[key], [])] = True
         return excluded
-
-
-def _progress(total: int, unit: str, shown: bool) -> tqdm:
-    return tqdm(total=total, desc="Scoring", unit=unit, mininterval=1.0, disable=not shown)

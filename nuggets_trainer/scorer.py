@@ -26,7 +26,9 @@ from nuggets_trainer.execution import Execution, Outcome
 from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.golden import golden_scores
 from nuggets_trainer.job import Job, chosen_anchors, given_anchors
+from nuggets_trainer.plan import Measurement
 from nuggets_trainer.pool import Pool
+from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.results import PoolScores, write_results
@@ -88,7 +90,8 @@ def score_pool(
         scores, one_shot = _collect(run)
         _check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
         golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped))
-        write_results(score_dir, scores, one_shot, golden_set)
+        about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
+        write_results(score_dir, scores, one_shot, golden_set, about)
         return scores, golden_set
 
     ranks = run.job.ranks
@@ -155,6 +158,7 @@ class _Run:
     dropped: dict[int, str]
     num_pairs: int
     started: float
+    measured: Measurement | None = None  # where it was stopped to measure
 
 
 def _score_pairs(
@@ -168,6 +172,7 @@ def _score_pairs(
     score_dir: str | Path,
     autocast_dtype: torch.dtype | None,
     adapter: bool = False,
+    measure_seconds: float | None = None,
 ) -> _Run:
     ranks, started = Ranks(), time.monotonic()
     keys, dropped = pool.read_keys()
@@ -202,9 +207,10 @@ def _score_pairs(
             logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
         execution = Execution(job, anchor_set, shared, prompts, [i for i in rows if i not in dropped])
         with exit_on_sigterm():
-            outcome = execution.run()
+            outcome = execution.run(measure_seconds)
         num_pairs = sum(ranks.gather([execution.num_pairs]))
-    return _Run(job, anchor_set, outcome, dropped, num_pairs, started)
+    measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
+    return _Run(job, anchor_set, outcome, dropped, num_pairs, started, measured)
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
@@ -238,14 +244,17 @@ def _encode_share(
     prompts: dict[int, CandidatePrompt] = {}
     reasons: list[tuple[int, str]] = []
     cause_shown = False
-    for i in job.ranks.share(job.pool.longest_first(rows)):  # ranks get as many tokens each, not as many rows
-        try:
-            prompts[i] = shared.candidate(job.pool[i])
-        except UnusableRowError as error:
-            reasons.append((i, str(error)))
-            if error.__cause__ is not None and not cause_shown:
-                cause_shown = True
-                logger.warning("Row %d is dropped as %s: %r. Later ones are only counted.", i, error, error.__cause__)
+    own = job.ranks.share(job.pool.longest_first(rows))  # ranks get as many tokens each, not as many rows
+    with show_phase("Rendering", "rows", len(own), job.ranks.is_main) as phase:
+        for i in own:
+            phase.advance()
+            try:
+                prompts[i] = shared.candidate(job.pool[i])
+            except UnusableRowError as error:
+                reasons.append((i, str(error)))
+                if error.__cause__ is not None and not cause_shown:
+                    cause_shown, told = True, "Row %d is dropped as %s: %r. Later ones are only counted."
+                    logger.warning(told, i, error, error.__cause__)
     num_unshared = sum(bool(prompt.unshared) for prompt in prompts.values())
     if num_unshared:
         logger.warning(
