@@ -18,6 +18,7 @@ ORDER = [
     "golden",
     "anchors",
     "selection",
+    "coverage",
     "confidence",
     "pilot",
     "schedule",
