@@ -110,6 +110,14 @@ class NuggetsConfig:
             "exact."
         },
     )
+    signal_check: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Before scoring, hold 40 candidates against corrupted copies of themselves (words shuffled, "
+            "completion of another row), and warn when the scorer cannot tell them apart. Default: where that is less "
+            "than 5%% of the work, in pools of more than 1,600 rows, and not in a choice during training."
+        },
+    )
     scorer_model: str | None = field(
         default=None,
         metadata={
@@ -205,8 +213,8 @@ class NuggetsConfig:
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         check_choice("reselect", self.reselect, RESELECT)
-        for name in ("exclude_self", "match_full_steps"):
-            check_bool(name, getattr(self, name), optional=name == "exclude_self")
+        for name in ("exclude_self", "match_full_steps", "signal_check"):
+            check_bool(name, getattr(self, name), optional=name != "match_full_steps")
         check_int("anchor_seed", self.anchor_seed, minimum=0)
         check_int("flush_candidates", self.flush_candidates, minimum=1)
         check_number("flush_seconds", self.flush_seconds)

@@ -299,7 +299,7 @@ class Execution:
         exclude_self = self._job.config.exclude_self
         if exclude_self is None:
             exclude_self = self._job.template.name != "nuggets"
-        texts = self._job.pool.texts
+        texts = self._job.texts
         columns: dict[str, list[int]] = {}
         for j, anchor in enumerate(self._anchor_set.rows):
             columns.setdefault(anchor.text_key, []).append(j)

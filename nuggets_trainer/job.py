@@ -5,39 +5,100 @@ Knows no formula and no file format.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from nuggets_trainer.anchors import kmeans_anchors, random_anchors
+from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.files import Place
+from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.rows import Row, UnusableRowError
-from nuggets_trainer.sharded import Company
+from nuggets_trainer.sharded import Company, is_sharded, outer_weights
 from nuggets_trainer.store import ScoreStore
 from nuggets_trainer.templates import Template
+
+if TYPE_CHECKING:
+    import torch
 
 EMBED_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages of one call share."""
+    """What the stages of one call share.
+
+    `keys` are the content hashes of the candidates, `texts` their hashes of what they say, by content hash.
+    """
 
     ranks: Ranks
     pool: Pool
     keys: list[str]
+    texts: dict[str, str]
     template: Template
     config: NuggetsConfig
     engine: LogProbEngine
     company: Company
     store: ScoreStore
     max_length: int | None
+
+
+@contextlib.contextmanager
+def open_job(
+    model: Any,
+    tokenizer: Any,
+    template: Template,
+    pool: Pool,
+    config: NuggetsConfig,
+    score_dir: Place,
+    autocast_dtype: torch.dtype | None = None,
+    adapter: bool = False,
+) -> Iterator[Job]:
+    """Open the store of a model and a template, and make the model ready to score; on all ranks.
+
+    Args:
+        model: as for `score_pool`, and so are all others but `template`.
+        tokenizer: the model's.
+        template: renders the rows.
+        pool: the candidates.
+        config: token budget and schedule.
+        score_dir: where scores go.
+        autocast_dtype: from `resolve_autocast_dtype`.
+        adapter: leave a `PeftModel`'s adapter on.
+    """
+    ranks = Ranks()
+    keys, _ = pool.read_keys()
+    sharded = is_sharded(model)
+
+    def describe() -> dict[str, str]:
+        return fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
+
+    # Weights that are spread over the ranks are gathered by all of them.
+    fields = describe() if sharded else ranks.on_main(describe)
+    with base_model(model, adapter) as base, outer_weights(model, base):
+        check_causal_lm(base.config, base)
+        yield Job(
+            ranks=ranks,
+            pool=pool,
+            keys=keys,
+            texts=pool.texts,
+            template=template,
+            config=config,
+            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, in_step=sharded),
+            company=Company(model, base, ranks),
+            store=ScoreStore(score_dir, fields),
+            max_length=context_length(base.config),
+        )
 
 
 def given_anchors(job: Job, anchors: Pool) -> AnchorSet:

@@ -18,22 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import exit_on_sigterm
-from nuggets_trainer.engine import LogProbEngine
 from nuggets_trainer.execution import Execution, Outcome
-from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.golden import golden_scores
-from nuggets_trainer.job import Job, chosen_anchors, given_anchors
+from nuggets_trainer.job import Job, chosen_anchors, given_anchors, open_job
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.results import PoolScores, write_results
 from nuggets_trainer.rows import UnusableRowError
 from nuggets_trainer.selection import GoldenSet, select_golden_set
-from nuggets_trainer.sharded import Company, is_sharded, outer_weights
-from nuggets_trainer.store import ScoreStore
+from nuggets_trainer.signal_check import check_signal, is_affordable
 from nuggets_trainer.templates import Template, make_template
 
 if TYPE_CHECKING:
@@ -170,28 +166,9 @@ def _score_pairs(
     adapter: bool = False,
 ) -> _Run:
     ranks, started = Ranks(), time.monotonic()
-    keys, dropped = pool.read_keys()
+    _, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
-    sharded = is_sharded(model)
-
-    def describe() -> dict[str, str]:
-        return fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
-
-    # Weights that are spread over the ranks are gathered by all of them.
-    fields = describe() if sharded else ranks.on_main(describe)
-    with base_model(model, adapter) as base, outer_weights(model, base):
-        check_causal_lm(base.config, base)
-        job = Job(
-            ranks=ranks,
-            pool=pool,
-            keys=keys,
-            template=template,
-            config=config,
-            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, in_step=sharded),
-            company=Company(model, base, ranks),
-            store=ScoreStore(score_dir, fields),
-            max_length=context_length(base.config),
-        )
+    with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
         anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
         prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
@@ -200,10 +177,14 @@ def _score_pairs(
         _check_selectable(config, len(pool), dropped, hint)
         if hint and ranks.is_main:
             logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
-        execution = Execution(job, anchor_set, shared, prompts, [i for i in rows if i not in dropped])
+        candidates = [i for i in rows if i not in dropped]
+        execution = Execution(job, anchor_set, shared, prompts, candidates)
+        num_pairs = 0
         with exit_on_sigterm():
+            if config.signal_check or (config.signal_check is None and is_affordable(len(candidates)) and not adapter):
+                _, num_pairs = check_signal(job, anchor_set, shared, candidates, score_dir)
             outcome = execution.run()
-        num_pairs = sum(ranks.gather([execution.num_pairs]))
+        num_pairs += sum(ranks.gather([execution.num_pairs]))
     return _Run(job, anchor_set, outcome, dropped, num_pairs, started)
 
 

@@ -18,11 +18,14 @@ ORDER = [
     "golden",
     "anchors",
     "selection",
+    "reliability",
+    "association",
     "coverage",
     "confidence",
     "pilot",
     "schedule",
     "rows",
+    "corruptions",
     "formats",
     "pool",
     "segment",
@@ -55,6 +58,8 @@ ORDER = [
     "arguments",
     "job",
     "execution",
+    "completion_loss",
+    "signal_check",
     "scorer",
     "columns",
     "checkpoints",
@@ -133,7 +138,7 @@ def test_the_import_check_sees_imports_inside_functions():
 
 def test_the_pure_modules_import_no_framework():
     heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
-    for module in ("config", "golden", "anchors", "selection"):
+    for module in ("config", "golden", "anchors", "selection", "reliability", "association"):
         assert not {name.split(".")[0] for name in imported(module)} & heavy, module
 
 
