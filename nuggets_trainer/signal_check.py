@@ -54,7 +54,8 @@ class CorruptionSeen:
         corruption: a key of `CORRUPTIONS`.
         num_candidates: pairs of a candidate and its copy, on the same anchors.
         ranked_right: share of these where the candidate has the higher golden score; a tie is half.
-        interval: of that share, 95% by Wilson's formula, over candidates.
+        interval: of that share, 95%: a sign test's, by Wilson's formula over the pairs that do not tie. Rows of a noisy
+            pool are often spoilt already, and tie with their copies: they say nothing for or against the scorer.
         ties: pairs with the same golden score.
         golden_score: mean of the candidates, and of the copies.
         mean_gain: mean of the candidates, and of the copies, nats per token.
@@ -77,8 +78,8 @@ class CorruptionSeen:
         """Return it in a few words."""
         return (
             f"{CORRUPTIONS[self.corruption]}: {self.ranked_right:.0%} ranked right (95% interval "
-            f"{self.interval[0]:.0%} to {self.interval[1]:.0%}, {self.num_candidates} candidates, golden score "
-            f"{self.golden_score[0]:.2f} against {self.golden_score[1]:.2f})"
+            f"{self.interval[0]:.0%} to {self.interval[1]:.0%}, {self.num_candidates} candidates, {self.ties} ties, "
+            f"golden score {self.golden_score[0]:.2f} against {self.golden_score[1]:.2f})"
         )
 
 
@@ -206,29 +207,33 @@ def compare(
     both = np.isfinite(clean) & np.isfinite(copies)
     good, bad = (golden_scores(zero_shot, np.where(both, side, np.nan)) for side in (clean, copies))
     right = np.sign(good.golden_score - bad.golden_score) / 2 + 0.5
-    share = float(right.mean())
+    untied = right[right != 0.5]
+    low, high = wilson_interval(float(untied.sum()), len(untied))
+    weight = len(untied) / len(right)
     return CorruptionSeen(
         corruption=corruption,
         num_candidates=len(right),
-        ranked_right=share,
-        interval=wilson_interval(share, len(right)),
-        ties=int((right == 0.5).sum()),
+        ranked_right=float(right.mean()),
+        interval=(0.5 + weight * (low - 0.5), 0.5 + weight * (high - 0.5)),
+        ties=len(right) - len(untied),
         golden_score=(float(good.golden_score.mean()), float(bad.golden_score.mean())),
         mean_gain=(float(good.mean_gain.mean()), float(bad.mean_gain.mean())),
     )
 
 
-def wilson_interval(share: float, number: int) -> tuple[float, float]:
-    """95% interval of a share; ties that count as half make it a little wider than it need be.
+def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
+    """95% interval of a share; (0, 1) without trials.
 
     Example:
-        >>> low, high = wilson_interval(1.0, 40)
+        >>> low, high = wilson_interval(40, 40)
         >>> round(low, 2), high
         (0.91, 1.0)
     """
-    z2 = NORMAL_95**2 / number
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = successes / trials, NORMAL_95**2 / trials
     middle = (share + z2 / 2) / (1 + z2)
-    half = NORMAL_95 * math.sqrt(share * (1 - share) / number + z2 / (4 * number)) / (1 + z2)
+    half = NORMAL_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
