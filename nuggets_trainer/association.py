@@ -69,7 +69,9 @@ def associate(
         np.isfinite(values.astype(np.float64)) if numeric else np.array([v is not None for v in values], dtype=bool)
     )
     score, values = score[there], values[there]
-    length = None if lengths is None or column == "completion_tokens" else np.asarray(lengths, np.float64)[there]
+    length = None if lengths is None else np.asarray(lengths, np.float64)[there]
+    if numeric and length is not None and np.array_equal(values, length):
+        length = None  # the column is the length
     found = np.unique(values if numeric else values.astype(str))
     if len(found) < 2 or len(score) < 4:
         return None

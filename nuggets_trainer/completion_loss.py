@@ -40,11 +40,13 @@ class CompletionLosses:
         with_prompt: behind the prompt, `(n,)`.
         without_prompt: the same tokens behind BOS alone, `(n,)`.
         num_tokens: tokens of the completion, `(n,)`; 0 where a row cannot be rendered.
+        share_computed: share of the losses that this call computed; the others came from the store.
     """
 
     with_prompt: Floats
     without_prompt: Floats
     num_tokens: npt.NDArray[np.int64]
+    share_computed: float
 
     @property
     def ifd(self) -> Floats:
@@ -83,12 +85,15 @@ def completion_losses(
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
         segments = {i: s for i, s in rendered(template, pool).items() if _fits(s, job.max_length, has_bos)}
         keys = [job.keys[i] for i in segments]
-        _score_missing(job, names, {job.keys[i]: _pair(s, tokenizer.bos_token_id) for i, s in segments.items()})
+        num_scored = _score_missing(
+            job, names, {job.keys[i]: _pair(s, tokenizer.bos_token_id) for i, s in segments.items()}
+        )
         log_probs, known = job.ranks.on_main(lambda: job.store.read(names, keys))
     assert known.all(), (int((~known).sum()), "completions that other ranks scored are not in the store")
     losses = np.full((2, len(pool)), np.nan)
     losses[:, list(segments)] = -log_probs.astype(np.float64)
-    return CompletionLosses(losses[0], losses[1], completion_lengths(template, pool))
+    share = num_scored / max(1, 2 * len(set(keys)))
+    return CompletionLosses(losses[0], losses[1], completion_lengths(template, pool), share)
 
 
 def completion_lengths(template: Template, pool: Pool) -> npt.NDArray[np.int64]:
@@ -122,8 +127,8 @@ def _pair(segment: Segment, bos: int | None) -> tuple[Segment, Segment]:
     return scored_at(segment.ids, list(segment.positions)[1:]), Segment(segment.targets, 1)
 
 
-def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segment, Segment]]) -> None:
-    """Score what is not stored, each rank its share, longest first so that memory runs out at once or never."""
+def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segment, Segment]]) -> int:
+    """Score what is not stored, longest first so that memory runs out at once or never; return how many."""
     by_length = sorted(pairs, key=lambda key: (-len(pairs[key][0].ids), key))
 
     def find() -> list[tuple[str, int]]:
@@ -132,7 +137,7 @@ def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segmen
 
     missing = job.ranks.on_main(find)
     if not missing:
-        return
+        return 0
     if job.engine.path is None:
         sample = [pairs[key][row] for key, row in (*missing[:2], missing[-1])]
         choice = job.ranks.gather_from(lambda: _choose_path(job, sample))
@@ -148,6 +153,7 @@ def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segmen
         return []
 
     job.ranks.gather_from(score)
+    return len(missing)
 
 
 def _choose_path(job: Job, sample: list[Segment]) -> list[str]:

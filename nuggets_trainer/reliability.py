@@ -55,7 +55,7 @@ class Reliability:
         enough = (
             "no number of such anchors would be enough: their halves agree no better than chance"
             if self.enough_anchors is None
-            else f"about {self.enough_anchors:,} anchors would be enough for {ENOUGH:.0%}"
+            else f"about {float(f'{self.enough_anchors:.2g}'):,.0f} anchors would be enough for {ENOUGH:.0%}"
         )
         low, high = self.stays_interval
         return (

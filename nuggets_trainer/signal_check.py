@@ -54,8 +54,8 @@ class CorruptionSeen:
         corruption: a key of `CORRUPTIONS`.
         num_candidates: pairs of a candidate and its copy, on the same anchors.
         ranked_right: share of these where the candidate has the higher golden score; a tie is half.
-        interval: of that share, 95%: a sign test's, by Wilson's formula over the pairs that do not tie. Rows of a noisy
-            pool are often spoilt already, and tie with their copies: they say nothing for or against the scorer.
+        interval: of that share, 95%: a sign test's, by Wilson's formula over the pairs that do not tie. Rows of a
+            noisy pool are often spoilt already, and tie with their copies: they say nothing for or against the scorer.
         ties: pairs with the same golden score.
         golden_score: mean of the candidates, and of the copies.
         mean_gain: mean of the candidates, and of the copies, nats per token.
