@@ -24,7 +24,7 @@ import transformers
 import trl
 from compare_generation import generated_quality
 from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer.causal_lm import base_model
@@ -175,15 +175,16 @@ class Laboratory:
                 attn_implementation=self._model_config.attn_implementation,
                 **{"dtype": self._model_config.dtype, **(self._args.model_init_kwargs or {})},
             )
-            return SFTTrainer(
+            trainer = SFTTrainer(
                 model=model,
                 args=dataclasses.replace(args, model_init_kwargs=None),
                 train_dataset=rows,
                 eval_dataset=heldout,
                 processing_class=self._tokenizer,
                 peft_config=get_peft_config(self._model_config),
-                callbacks=[],
             )
+        trainer.remove_callback(PrinterCallback)  # a line for each run is enough
+        return trainer
 
     def _what_decides(self, trainer: SFTTrainer) -> dict[str, Any]:
         """Name all that a result depends on, apart from rows, seed and steps."""
