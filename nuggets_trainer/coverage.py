@@ -14,6 +14,7 @@ Fisher, 1978). The lazy form (Minoux, 1978) finds the same set for a part of the
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,7 @@ class Objective:
         self._quality = quality * ((1 - weight) / best if best > 0 else 0)
 
     def worth(self, rows: Indices) -> npt.NDArray[np.float64]:
-        """What each of these rows would add to F, `(len(rows),)`."""
+        """Return what each of these rows would add to F, `(len(rows),)`."""
         grown = np.sqrt(self._reached + self._gains[rows]) - np.sqrt(self._reached)
         worth: npt.NDArray[np.float64] = self._quality[rows] + (grown * self._per_anchor).sum(axis=1)
         return worth
@@ -54,7 +55,9 @@ class Objective:
         self._reached += self._gains[row]
 
 
-def cover(gains: Floats, quality: Floats, k: int, weight: float) -> Indices:
+def cover(
+    gains: Floats, quality: Floats, k: int, weight: float, admit: Callable[[int], bool] = lambda row: True
+) -> Indices:
     """Choose k rows greedily: each time the one that adds most to F, the first of equals.
 
     Args:
@@ -62,9 +65,11 @@ def cover(gains: Floats, quality: Floats, k: int, weight: float) -> Indices:
         quality: `(n,)`.
         k: rows to choose, at most n.
         weight: w, in [0, 1]; 0 is a ranking by `quality`.
+        admit: asked once of a row whose turn it is; a row that is not admitted is out. (With quotas of groups the
+            bound is 1/2 of the best.)
 
     Returns:
-        Their positions among the n rows, in the order chosen, `(k,)`.
+        Their positions among the n rows, in the order chosen, `(k,)`; fewer if too many were not admitted.
 
     Example:
         >>> import numpy as np
@@ -83,15 +88,16 @@ def cover(gains: Floats, quality: Floats, k: int, weight: float) -> Indices:
     heapq.heapify(heap)
     chosen: list[int] = []
     size = 1  # of a look; doubled while bounds turn out too high
-    while len(chosen) < k:
+    while len(chosen) < k and heap:
         looked_at = [heapq.heappop(heap)[1] for _ in range(min(size, len(heap)))]
         fresh = sorted(zip((-objective.worth(np.array(looked_at))).tolist(), looked_at, strict=True))
         if heap and heap[0] < fresh[0]:
             size = min(2 * size, BLOCK)
         else:
             row = fresh.pop(0)[1]
-            objective.add(row)
-            chosen.append(row)
+            if admit(row):
+                objective.add(row)
+                chosen.append(row)
             size = 1
         for entry in fresh:
             heapq.heappush(heap, entry)

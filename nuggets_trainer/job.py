@@ -6,7 +6,7 @@ Knows no formula and no file format.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import torch
 
 EMBED_BLOCK = 256
+
+AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; one set alone has an empty name
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,21 @@ def open_job(
         )
 
 
-def given_anchors(job: Job, anchors: Pool) -> AnchorSet:
-    """Take the anchors that the user gave; those that cannot be scored whole keep their place and their reason."""
+def given_anchors(job: Job, anchor_sets: AnchorPools) -> AnchorSet:
+    """Take the anchors that the user gave, set after set.
+
+    Those that cannot be scored whole keep their place and their reason.
+    """
     rows: list[Row | str] = []
-    for j in range(len(anchors)):
-        try:
-            rows.append(anchors[j])
-        except UnusableRowError as error:
-            rows.append(str(error))
-    return AnchorSet(job.template, rows, [None] * len(rows), job.max_length)
+    set_names: list[str] = []
+    for name, anchors in anchor_sets.items():
+        set_names += [name] * len(anchors)
+        for j in range(len(anchors)):
+            try:
+                rows.append(anchors[j])
+            except UnusableRowError as error:
+                rows.append(str(error))
+    return AnchorSet(job.template, rows, [None] * len(rows), job.max_length, set_names)
 
 
 def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
@@ -140,31 +148,49 @@ def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
 
 
 def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:
-    """Pool indices of the rows nearest to the centroids of the rows' embeddings; every rank embeds a share.
-
-    Ranks share blocks of rows, not rows, so that the batches (and with them the last bits of the embeddings) do not
-    depend on the number of ranks.
-    """
-    usable = sorted({job.keys[i]: i for i in reversed(usable)}.values())  # equal rows would make clusters of their own
-    blocks = [usable[start : start + EMBED_BLOCK] for start in range(0, len(usable), EMBED_BLOCK)]
-    own = job.ranks.share(blocks)
-
-    def embed() -> list[tuple[int, npt.NDArray[np.float32]]]:
-        vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
-        with job.company.together():
-            for block in tqdm(own, desc="Embedding", unit="block", mininterval=1.0, disable=not job.ranks.is_main):
-                sequences = _eligible(job, block)
-                if sequences:
-                    vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
-        return vectors
-
-    embedded = sorted(job.ranks.gather_from(embed), key=lambda item: item[0])
+    """Pool indices of the rows nearest to the centroids of the rows' embeddings."""
+    embedded = _embed(job, usable, _eligible)
 
     def choose() -> list[int]:
         matrix = np.array([vector for _, vector in embedded])
         return [embedded[p][0] for p in kmeans_anchors(matrix, num_anchors, job.config.anchor_seed)]
 
     return job.ranks.on_main(choose)
+
+
+def candidate_embeddings(job: Job, candidates: list[int]) -> npt.NDArray[np.float32]:
+    """Embeddings of the candidates, rendered alone, `(pool rows, d)`; 0 for the other rows."""
+    embedded = _embed(job, candidates, lambda job, block: {i: job.template.zero_shot(job.pool[i]).ids for i in block})
+    matrix = np.zeros((len(job.pool), len(embedded[0][1])), dtype=np.float32)
+    of_key = {job.keys[i]: vector for i, vector in embedded}  # equal rows were embedded once
+    for i in candidates:
+        matrix[i] = of_key[job.keys[i]]
+    return matrix
+
+
+def _embed(
+    job: Job, indices: list[int], sequences_of: Callable[[Job, list[int]], dict[int, list[int]]]
+) -> list[tuple[int, npt.NDArray[np.float32]]]:
+    """Pool index and embedding of different rows, in pool order; every rank embeds a share.
+
+    Ranks share blocks of rows, not rows, so that the batches (and with them the last bits of the embeddings) do not
+    depend on the number of ranks.
+    """
+    # Equal rows would make clusters of their own.
+    different = sorted({job.keys[i]: i for i in reversed(indices)}.values())
+    blocks = [different[start : start + EMBED_BLOCK] for start in range(0, len(different), EMBED_BLOCK)]
+    own = job.ranks.share(blocks)
+
+    def embed() -> list[tuple[int, npt.NDArray[np.float32]]]:
+        vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
+        with job.company.together():
+            for block in tqdm(own, desc="Embedding", unit="block", mininterval=1.0, disable=not job.ranks.is_main):
+                sequences = sequences_of(job, block)
+                if sequences:
+                    vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
+        return vectors
+
+    return sorted(job.ranks.gather_from(embed), key=lambda item: item[0])
 
 
 def _eligible(job: Job, indices: list[int]) -> dict[int, list[int]]:

@@ -24,7 +24,7 @@ from nuggets_trainer.corruptions import mismatched_completion, shuffled_completi
 from nuggets_trainer.execution import Execution
 from nuggets_trainer.files import Place, join, write_atomically
 from nuggets_trainer.golden import golden_scores
-from nuggets_trainer.job import Job, chosen_anchors, given_anchors, open_job
+from nuggets_trainer.job import AnchorPools, Job, chosen_anchors, given_anchors, open_job
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.rows import Row, UnusableRowError
@@ -171,7 +171,7 @@ def check_scorer(
     model: Any,
     tokenizer: Any,
     pool: Pool,
-    anchors: Pool | None = None,
+    anchors: Pool | AnchorPools | None = None,
     *,
     config: NuggetsConfig,
     score_dir: str | Path,
@@ -183,9 +183,10 @@ def check_scorer(
     """
     _, dropped = pool.read_keys()
     rows = [i for i in range(len(pool)) if i not in dropped]
-    template = make_template(config.template, tokenizer, pool, anchors)
+    sets = {"": anchors} if isinstance(anchors, Pool) else anchors
+    template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as job:
-        anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
+        anchor_set = given_anchors(job, sets) if sets is not None else chosen_anchors(job, dropped)
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
         return check_signal(job, anchor_set, shared, rows, score_dir)[0]
 
@@ -272,4 +273,4 @@ def _score(
     execution = Execution(job, anchor_set, shared, prompts, [i for i in range(len(rows)) if i not in dropped])
     outcome = execution.run()
     num_pairs = sum(job.ranks.gather([execution.num_pairs]))
-    return None if outcome is None else (outcome.zero_shot, outcome.one_shot), dropped, num_pairs
+    return None if outcome is None else (outcome.zero_shot, outcome.one_shot[outcome.row]), dropped, num_pairs

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from nuggets_trainer.golden import golden_scores
+from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.selection import select_golden_set
 from nuggets_trainer.store import ScoreStore, known
 
@@ -64,7 +65,7 @@ def main(num_candidates: int, num_anchors: int, directory: Path) -> None:
         with stage("open and read (resume: what is missing?)"):
             store = ScoreStore(place, {"simulated": "yes"})
             zero_shot = store.read([""], anchors)[0][0]
-            matrix = store.read_matrix(candidates, anchors, directory)
+            matrix = store.read_matrix(candidates, anchors, Scratch(directory))
             missing = sum(int((~known(matrix[a : a + 65536])).sum()) for a in range(0, len(matrix), 65536))
         print(f"{missing:,} pairs missing")
         with stage("golden scores"):

@@ -43,13 +43,15 @@ from nuggets_trainer.causal_lm import resolve_autocast_dtype
 from nuggets_trainer.checks import check_choice, check_int, check_number
 from nuggets_trainer.completion_loss import CompletionLosses, completion_losses
 from nuggets_trainer.files import write_atomically
-from nuggets_trainer.pool import anchors_like, take_pool
+from nuggets_trainer.pool import take_pool
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.selector import anchor_pools
 
 logger = logging.getLogger("nuggets_trainer.compare")
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "compare_demo.yaml"
 BUDGETS = ("steps", "epochs")
+COVERAGE_WEIGHT = 0.5  # of the arm `coverage`, unless `coverage_weight` says otherwise
 
 
 @dataclass
@@ -79,10 +81,6 @@ class CompareArguments:
             "choices": list(BUDGETS),
         },
     )
-    coverage_weight: float = field(
-        default=0.5,
-        metadata={"help": "Of the arm `coverage`: its weight against the golden score, in [0, 1]."},
-    )
     num_resamples: int = field(default=2000, metadata={"help": "Of the bootstrap behind the intervals."})
     generation_metric: str | None = field(
         default=None,
@@ -107,9 +105,6 @@ class CompareArguments:
                     "is the whole pool."
                 )
         check_choice("budget", self.budget, BUDGETS)
-        check_number("coverage_weight", self.coverage_weight)
-        if not 0 <= self.coverage_weight <= 1:
-            raise ValueError(f"`coverage_weight` must be in [0, 1], got {self.coverage_weight}.")
         for name in ("num_seeds", "num_resamples", "num_generations"):
             check_int(name, getattr(self, name), minimum=1)
         if self.generation_metric is not None:
@@ -139,6 +134,11 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     for name in ("top_fraction", "top_k", "threshold"):
         if getattr(nuggets, name) is not None:
             raise ValueError(f"`{name}={getattr(nuggets, name)}` is one size: set `golden_fractions` instead.")
+    for name in ("group_by", "max_similarity"):
+        if getattr(nuggets, name) is not None:
+            raise ValueError(f"`{name}` limits which rows go together; the arms of a comparison do not. Drop it.")
+    if len(nuggets.anchor_sets or {}) > 1:
+        raise ValueError(f"A comparison measures one anchor set, got {sorted(nuggets.anchor_sets)}. Keep one of them.")
     if nuggets.race_confidence is not None:
         raise ValueError("A comparison scores all pairs, because its arms rank by them: drop `race_confidence`.")
     if nuggets.reselect != "no" or nuggets.match_full_steps:
@@ -213,9 +213,9 @@ def gather_evidence(
         What the arms choose by; losses of the completions; seconds that each cost; the signal check, if it was made.
     """
     score_dir = Path(nuggets.score_dir or Path(args.output_dir) / "nuggets")
-    config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir))
+    config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
     pool = Pool(dataset, "dataset_name")
-    anchors = None if config.anchors is None else anchors_like(load_rows(config.anchors), pool)
+    anchors = anchor_pools(config, None, pool)
     kwargs = config.scorer_kwargs
     if config.scorer_model is None:
         kwargs = {
@@ -246,7 +246,7 @@ def gather_evidence(
         raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")
     check_path = score_dir / "signal_check.json"
     check = json.loads(check_path.read_text()) if check_path.is_file() else None
-    evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, options.coverage_weight)
+    evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, nuggets.coverage_weight or COVERAGE_WEIGHT)
     return evidence, losses, costs, check
 
 
