@@ -162,7 +162,7 @@ def _cells(line: Line) -> dict[str, str]:
         "of the pool": "" if line.fraction is None else f"{100 * line.fraction:.4g}%",
         "tuned on": LABELS[line.arm],
         "rows": f"{line.num_rows:,}",
-        "held-out loss": f"{line.loss:.4f} ± {line.seed_deviation:.4f}",
+        "held-out loss": f"{line.loss:.4f} +- {line.seed_deviation:.4f}",
         "minus random": _difference(line.minus_random),
         "minus full": _difference(line.minus_full),
         "golden": "" if line.golden_share is None else f"{line.golden_share:.0%}",
