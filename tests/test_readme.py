@@ -61,7 +61,9 @@ def test_the_list_of_files_is_complete():
         "py",
     }
     assert package <= named
-    assert {"train", "demo", "build_demo"} <= named
+    inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
+    assert {path.stem for path in (ROOT / "nuggets_trainer" / "evaluation").glob("*.py")} - {"__init__"} == inner
+    assert {"train", "demo", "build_demo", "evaluate"} <= named
 
 
 def test_configs_are_listed():
