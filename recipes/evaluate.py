@@ -128,7 +128,6 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
         path = answer_files.mt_bench_answer_path(output_dir, name)
         ranks.on_main(lambda: answer_files.write_mt_bench_answers(path, questions, pairs, name))
         say(ranks.is_main, f"{len(pairs)} x 2 answers to MT-Bench: {path}")
-    journal.close()
     state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
 
 
@@ -158,7 +157,7 @@ def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
         for name in args.names:
             said = answer_files.read_mt_bench_answers(answer_files.mt_bench_answer_path(output_dir, name), questions)
             matches = mt_bench.single_matches(questions[: args.num_questions], said, prompts)
-            records = mt_bench.judge_single(asker, args.mt_bench_judge, name, matches, path)
+            records = mt_bench.judge_single(asker, args.mt_bench_judge, name, matches, path, args.max_judge_tokens)
             print_scores(name, mt_bench.scores_of(records, questions))
         say(True, f"{asker.asked} requests sent, {len(asker.rejected)} rejected by the endpoint. Judgments: {path}")
         say(endpoint.prompt_price is not None, f"All judging in {output_dir} cost {asker.spent:.4f} dollars so far.")
@@ -188,7 +187,7 @@ def compare(shared: EvaluationArguments, args: JudgeArguments) -> None:
         kind = trial(f"{benchmark}_{first}_{second}_{mt_bench.file_name(args.mt_bench_judge)}", args.num_questions)
         path = output_dir / "pairwise" / f"{kind}_pair.jsonl"
         asker = Judge(endpoint, output_dir / "replies")
-        records = pairwise.judge_pairs(asker, args.mt_bench_judge, (first, second), games, path)
+        records = pairwise.judge_pairs(asker, args.mt_bench_judge, (first, second), games, path, args.max_judge_tokens)
         result = pairwise.pairwise_result(records)
         say(True, f"{first} against {second}, {benchmark}: wins {result.win_rate} % (a tie counts half)")
         say(
@@ -218,7 +217,7 @@ def print_scores(name: str, scores: mt_bench.MtBenchScores) -> None:
     rows: list[tuple[str, Mean]] = [("overall", scores.overall)]
     rows += [(f"turn {turn}", mean) for turn, mean in scores.turns.items()]
     rows += list(scores.categories.items())
-    say(True, f"{name}, MT-Bench (standard error, 95% interval):")
+    say(True, f"{name}, MT-Bench (standard error, 95% interval):" if scores.overall.count else f"{name}: no score.")
     for label, mean in rows:
         if mean.count:
             say(True, f"  {label:<12} {mean.value:5.2f} +- {mean.standard_error:.2f}  {mean}")

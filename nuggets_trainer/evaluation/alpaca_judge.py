@@ -93,7 +93,6 @@ def run(job: dict[str, Any], directory: Path) -> dict[str, Any]:
     )
     metrics = json.loads(leaderboard.loc[job["name"]].to_json())
     our_judge = client(**job["client"]).judge
-    our_judge.close()
     return {
         "metrics": metrics,
         "judgments": len(annotations),

@@ -8,7 +8,7 @@ from typing import Any
 from nuggets_trainer.checks import check_choice, check_int
 from nuggets_trainer.evaluation.alpaca_eval import JUDGE_MODELS
 from nuggets_trainer.evaluation.judge import Endpoint
-from nuggets_trainer.evaluation.mt_bench import JUDGE_MODEL
+from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, JUDGE_MODEL
 
 BENCHMARKS = ("alpaca_eval", "mt_bench")
 
@@ -73,6 +73,9 @@ class JudgeArguments:
     alpaca_eval_setting: str = option("v1 (the paper's) or v2 (length-controlled).", "v1")
     judge_prompts: str | None = option("MT-Bench's official judge_prompts.jsonl. Default: beside `mt_bench_dir`.")
     num_questions: int | None = option("Judge the first questions of each benchmark alone, as a trial.")
+    max_judge_tokens: int = option(
+        "Longest judgment of MT-Bench and `pairwise`; less for a judge with a small context.", JUDGE_MAX_TOKENS
+    )
     base_url: str | None = option("OpenAI-compatible endpoint, such as http://localhost:8000/v1. Default: OpenAI.")
     api_key_env: str = option("Environment variable with the endpoint's key.", "OPENAI_API_KEY")
     max_cost: float | None = option("Never spend more than this on all judging in `output_dir`, in dollars.")

@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Journal:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self._file: BinaryIO | None = None
+        self._path = self.directory / f"{uuid.uuid4().hex}.jsonl"
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, Any]:
@@ -51,16 +51,8 @@ class Journal:
         """Write records and have them on the disk on return; safe to call from several threads."""
         lines = [json.dumps({"key": key, "value": value}) + "\n" for key, value in records.items()]
         with self._lock:
-            if self._file is None:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._file = (self.directory / f"{uuid.uuid4().hex}.jsonl").open("xb")
-            self._file.write("".join(lines).encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close this process's file; a later record opens another."""
-        with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                os.fsync(file.fileno())

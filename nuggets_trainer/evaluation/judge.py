@@ -26,6 +26,7 @@ from nuggets_trainer.evaluation.journal import Journal
 
 logger = logging.getLogger(__name__)
 
+MAX_REJECTED = 5  # requests rejected before any reply: then it is not the requests
 OVERHEAD_TOKENS = 64  # of a chat's roles and markers, at most, in the bound on what a request costs
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -103,6 +104,7 @@ class Judge:
         self.endpoint = endpoint
         self.asked = 0  # requests that were sent; the others were answered from the journal
         self.rejected: list[str] = []  # why requests were refused by the endpoint: too long, filtered
+        self.heard = False  # whether the endpoint has replied to this process
         self._journal = Journal(directory)
         self._replies = self._journal.read()
         self._lock = threading.Condition()
@@ -161,14 +163,7 @@ class Judge:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-        replies = [future.result() for future in futures]
-        if replies and not any(replies):
-            raise JudgeError(f"{self._place()} rejected all {len(replies)} requests: {self.rejected[-1]}")
-        return replies
-
-    def close(self) -> None:
-        """Close the journal's file."""
-        self._journal.close()
+        return [future.result() for future in futures]
 
     def _reserve(self, key: str, request: Request) -> None:
         """Set aside what a request can cost at most, once what is on its way leaves room for it under the cap.
@@ -197,17 +192,25 @@ class Judge:
         try:
             reply: Reply = self._open().chat.completions.create(**request).model_dump(mode="json")
         except openai.BadRequestError as error:
-            self.rejected.append(str(error))
-            logger.warning("The judge's endpoint rejects a request: %s", error)
+            self.rejected.append(_detail(error))
+            if not self.heard and len(self.rejected) >= MAX_REJECTED:
+                raise JudgeError(
+                    f"{self._place()} rejects every request to {request['model']!r}: {self.rejected[-1]} Is it the "
+                    "name the server knows?"
+                ) from error
+            logger.warning("The judge's endpoint rejects a request: %s", self.rejected[-1])
             return None
         except openai.AuthenticationError as error:
-            raise JudgeError(f"{self._place()} refuses the key in {self.endpoint.api_key_env}: {error}") from error
+            raise JudgeError(
+                f"{self._place()} refuses the key in {self.endpoint.api_key_env}: {_detail(error)}"
+            ) from error
         except openai.NotFoundError as error:
-            raise JudgeError(f"{self._place()} has no judge {request['model']!r}: {error}") from error
+            raise JudgeError(f"{self._place()} has no judge {request['model']!r}: {_detail(error)}") from error
         except openai.RateLimitError as error:
             raise JudgeError(
                 f"{self._place()} still limits the rate (or the quota is used up) after {self.endpoint.max_retries} "
-                f"retries: {error}. What was answered is kept; run the same command later, or with less `concurrency`."
+                f"retries: {_detail(error)}. What was answered is kept; run the same command later, or with less "
+                "`concurrency`."
             ) from error
         except openai.APIConnectionError as error:  # timeouts too
             raise JudgeError(
@@ -215,9 +218,12 @@ class Judge:
                 "included. Is the server up? What was answered is kept; the same command goes on."
             ) from error
         except openai.APIError as error:
-            raise JudgeError(f"{self._place()} fails: {error}. What was answered is kept; try again.") from error
+            raise JudgeError(
+                f"{self._place()} fails: {_detail(error)}. What was answered is kept; try again."
+            ) from error
         if not reply.get("choices"):
             raise JudgeError(f"{self._place()} gave a reply without `choices`: {json.dumps(reply)[:200]}")
+        self.heard = True
         return reply
 
     def _open(self) -> Any:
@@ -253,6 +259,12 @@ class Judge:
         return self.endpoint.cost(prompt_tokens, completion_tokens)
 
 
+def judge_request(judge_model: str, system_prompt: str, user_prompt: str, max_tokens: int) -> Request:
+    """Return a greedy request with a system prompt."""
+    messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": user_prompt}]
+    return {"model": judge_model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+
+
 def reply_text(reply: Reply | None) -> str:
     """Give what the judge said, be it a refusal; empty where it was not heard."""
     message = {} if reply is None else reply["choices"][0]["message"]
@@ -271,3 +283,9 @@ def _reply(record: dict[str, Any]) -> Reply:
 
 def _bytes_of(request: Request) -> int:
     return len(json.dumps(request["messages"], ensure_ascii=False).encode())
+
+
+def _detail(error: Exception) -> str:
+    """Give what the server says, which the client keeps apart from its own message for some servers."""
+    body = getattr(error, "body", None)
+    return str(error) if not body or str(body) in str(error) else f"{error} {body}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.evaluation.intervals import Mean, clustered_mean, mean_of
-from nuggets_trainer.evaluation.judge import Judge, Request, reply_text
+from nuggets_trainer.evaluation.judge import Judge, Request, judge_request, reply_text
 from nuggets_trainer.evaluation.questions import REFERENCE_CATEGORIES, MtBenchQuestion, read_lines
 from nuggets_trainer.files import write_atomically
 
@@ -45,9 +45,9 @@ class Match:
     user_prompt: str
     system_prompt: str
 
-    def request(self, judge_model: str) -> Request:
-        """Return the request, as the official runner makes it: greedy, up to 2,048 tokens."""
-        return judge_request(judge_model, self.system_prompt, self.user_prompt, JUDGE_MAX_TOKENS)
+    def request(self, judge_model: str, max_tokens: int) -> Request:
+        """Return the request, as the official runner makes it."""
+        return judge_request(judge_model, self.system_prompt, self.user_prompt, max_tokens)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,14 @@ def single_matches(
     return matches
 
 
-def judge_single(judge: Judge, judge_model: str, model: str, matches: Sequence[Match], path: Path) -> list[Record]:
+def judge_single(
+    judge: Judge,
+    judge_model: str,
+    model: str,
+    matches: Sequence[Match],
+    path: Path,
+    max_tokens: int = JUDGE_MAX_TOKENS,
+) -> list[Record]:
     """Have all answers graded, and write the official `model_judgment/<judge>_single.jsonl`.
 
     Args:
@@ -99,12 +106,13 @@ def judge_single(judge: Judge, judge_model: str, model: str, matches: Sequence[M
         model: name of the run.
         matches: of `single_matches`.
         path: of the file; judgments of other runs in it stay, those of this run are replaced.
+        max_tokens: longest judgment.
 
     Returns:
         The records: `question_id`, `model`, `judge`, `user_prompt`, `judgment`, `score` (-1 without one), `turn`,
         `tstamp`.
     """
-    replies = judge.ask_all([match.request(judge_model) for match in matches], f"Judging {model}")
+    replies = judge.ask_all([match.request(judge_model, max_tokens) for match in matches], f"Judging {model}")
     records = [
         {
             "question_id": match.question_id,
@@ -198,12 +206,6 @@ def question_fields(question: MtBenchQuestion, turn: int) -> dict[str, str]:
         if turn == 2:
             fields["ref_answer_2"] = question.references[1]
     return fields
-
-
-def judge_request(judge_model: str, system_prompt: str, user_prompt: str, max_tokens: int) -> Request:
-    """Return a greedy request with a system prompt."""
-    messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": user_prompt}]
-    return {"model": judge_model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
 
 
 def _clustered(records: Sequence[Record]) -> Mean:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nuggets_trainer.evaluation.intervals import Mean, clustered_mean
-from nuggets_trainer.evaluation.judge import Judge, reply_text
-from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, judge_request, prompt_name, question_fields
+from nuggets_trainer.evaluation.judge import Judge, judge_request, reply_text
+from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, prompt_name, question_fields
 from nuggets_trainer.evaluation.questions import MtBenchQuestion, Record
 from nuggets_trainer.files import write_atomically
 
@@ -110,7 +110,12 @@ def mt_bench_games(
 
 
 def judge_pairs(
-    judge: Judge, judge_model: str, names: tuple[str, str], games: Sequence[Game], path: Path
+    judge: Judge,
+    judge_model: str,
+    names: tuple[str, str],
+    games: Sequence[Game],
+    path: Path,
+    max_tokens: int = JUDGE_MAX_TOKENS,
 ) -> list[Record]:
     """Have all games judged in both orders, and write them in MT-Bench's official `_pair.jsonl` format.
 
@@ -120,7 +125,7 @@ def judge_pairs(
     """
     asked = [(game, first, game.user_prompt(first)) for game in games for first in (0, 1)]
     replies = judge.ask_all(
-        [judge_request(judge_model, game.prompt["system_prompt"], text, JUDGE_MAX_TOKENS) for game, _, text in asked],
+        [judge_request(judge_model, game.prompt["system_prompt"], text, max_tokens) for game, _, text in asked],
         f"{names[0]} against {names[1]}",
     )
     records = []
