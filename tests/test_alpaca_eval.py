@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import signal
@@ -67,12 +68,10 @@ def ranked(request) -> str:
 
 
 def weighted(request) -> dict:
-    """Reply as AlpacaEval 2 asks for it: the log-probs of the tokens `m` and `M`; ours is preferred with 0.8 or 0.2."""
-    ours_is_m = "OURS" in prompt_of(request).split('"M"')[0].split('"m"')[-1] if '"M"' in prompt_of(request) else True
+    """Reply as AlpacaEval 2 asks for it: log-probs of the tokens `m` and `M`; ours is preferred with 0.8 or 0.2."""
+    ours_is_m = "OURS" in prompt_of(request).split('"model_identifier": "M"')[0]
     ours = 0.8 if verdict(number_of(request)) == "win" else 0.2
     shares = {"m": ours if ours_is_m else 1 - ours, "M": 1 - ours if ours_is_m else ours}
-    import math
-
     top = [{"token": token, "logprob": math.log(share), "bytes": None} for token, share in shares.items()]
     return {
         "message": {"role": "assistant", "content": "m"},
@@ -117,14 +116,8 @@ def test_all_805_answers_are_judged_once_though_the_job_is_killed(shared, run_di
 
     with fake_judge(answer) as server:
         words = command(shared, run_dir, server, "--concurrency", "1")
-        process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(words, cwd=ROOT, env=environment(), start_new_session=True, **quiet)
         assert hangs.wait(120)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -144,7 +137,7 @@ def test_all_805_answers_are_judged_once_though_the_job_is_killed(shared, run_di
 
 @pytest.mark.slow
 def test_the_length_controlled_setting_runs_with_log_probs(shared, run_dir, tmp_path, rows):
-    """AlpacaEval 2, on a FAKE `df_gamed.csv`: its official one is on the hub. The path runs; its rate means nothing."""
+    """AlpacaEval 2 on a FAKE `df_gamed.csv` (the official one is on the hub): the path runs, its rate says nothing."""
     snapshot = tmp_path / "hub/datasets--tatsu-lab--alpaca_eval/snapshots/rev"
     snapshot.mkdir(parents=True)
     (snapshot.parent.parent / "refs").mkdir()
