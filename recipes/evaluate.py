@@ -135,6 +135,13 @@ def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
     """Have the answers of runs judged: AlpacaEval by the official package, MT-Bench by single-answer grading."""
     output_dir, endpoint = Path(shared.output_dir), args.endpoint()
     endpoint.key()
+    if "mt_bench" in shared.benchmarks:  # what is missing is said before anything is paid
+        prompts = load_judge_prompts(args.judge_prompts, shared.mt_bench_dir)
+        questions = load_mt_bench(shared.mt_bench_dir, references=True)
+        said = {
+            name: answer_files.read_mt_bench_answers(answer_files.mt_bench_answer_path(output_dir, name), questions)
+            for name in args.names
+        }
     if "alpaca_eval" in shared.benchmarks:
         for name in args.names:
             result = alpaca_eval.judge_alpaca_eval(
@@ -150,13 +157,10 @@ def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
             say(True, f"{name}, AlpacaEval {args.alpaca_eval_setting}: {kind} {alpaca_eval.win_rate(result)}")
             say(True, judged_line(result["unparsable"], result["judgments"], result["rejected"]))
     if "mt_bench" in shared.benchmarks:
-        prompts = load_judge_prompts(args.judge_prompts, shared.mt_bench_dir)
-        questions = load_mt_bench(shared.mt_bench_dir, references=True)
         path = mt_bench.judgment_path(output_dir, args.mt_bench_judge, trial("single", args.num_questions))
         asker = Judge(endpoint, output_dir / "replies")
         for name in args.names:
-            said = answer_files.read_mt_bench_answers(answer_files.mt_bench_answer_path(output_dir, name), questions)
-            matches = mt_bench.single_matches(questions[: args.num_questions], said, prompts)
+            matches = mt_bench.single_matches(questions[: args.num_questions], said[name], prompts)
             records = mt_bench.judge_single(asker, args.mt_bench_judge, name, matches, path, args.max_judge_tokens)
             print_scores(name, mt_bench.scores_of(records, questions))
         say(True, f"{asker.asked} requests sent, {len(asker.rejected)} rejected by the endpoint. Judgments: {path}")
@@ -189,7 +193,8 @@ def compare(shared: EvaluationArguments, args: JudgeArguments) -> None:
         asker = Judge(endpoint, output_dir / "replies")
         records = pairwise.judge_pairs(asker, args.mt_bench_judge, (first, second), games, path, args.max_judge_tokens)
         result = pairwise.pairwise_result(records)
-        say(True, f"{first} against {second}, {benchmark}: wins {result.win_rate} % (a tie counts half)")
+        rate = f"wins {result.win_rate} % (a tie counts half)" if result.win_rate.count else "no game could be read"
+        say(True, f"{first} against {second}, {benchmark}: {rate}")
         say(
             True,
             f"  {result.wins} won, {result.ties} tied ({result.contradictions} because the verdict followed the "

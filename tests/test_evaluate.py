@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,14 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from nuggets_trainer import Pool, load_rows
 from nuggets_trainer.evaluation.answer_files import (
     alpaca_outputs_path,
     mt_bench_answer_path,
     read_alpaca_outputs,
     read_mt_bench_answers,
 )
+from nuggets_trainer.evaluation.paper import PAPER_ROWS
 from nuggets_trainer.evaluation.questions import load_alpaca_eval, load_mt_bench, read_lines
 from nuggets_trainer.evaluation.tuned import load_tuned, model_fields, prompt_ids, resolve_answer_template
 from tests.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, environment, run, start
@@ -91,6 +96,65 @@ def test_answers_are_the_same_whole_killed_and_on_two_ranks(shared, small, tmp_p
     other = start(generate(shared, ONE_PROCESS, small, tmp_path / "killed", *options, "--seed", "4"))
     message, _ = other.communicate(timeout=300)
     assert other.returncode != 0 and "taken by other answers" in message and "seed was 3 and is now 4" in message
+
+
+def test_every_command_of_the_papers_configs_is_parsed_by_its_program(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import control
+    import evaluate
+    import train
+
+    keys = {row.key for row in PAPER_ROWS}
+    parsed, rows = 0, set()
+    for path in sorted((ROOT / "configs/paper").glob("*.yaml")):
+        text = path.read_text()
+        commands = "\n".join(re.findall(r"^#   (.*)", text, flags=re.MULTILINE)).replace("\\\n", " ")
+        for line in commands.splitlines():
+            if not line.startswith(("accelerate ", "python ")):
+                continue
+            words = shlex.split(line)
+            script = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+            options = words[script + 1 :]
+            if words[script] == "recipes/evaluate.py":
+                evaluate.parse(options)
+            else:
+                program = {"recipes/train.py": train, "recipes/control.py": control}[words[script]]
+                args = program.parse([*options, "--use_cpu", "--bf16", "false"])[1]
+                rows.add(Path(args.output_dir).name)
+            parsed += 1
+    assert parsed >= 14
+    assert rows == keys - {"alpaca-random1000-below-0.5"}  # there is no rule for the worst rows
+
+
+def test_the_papers_pools_are_read_by_alpacas_columns(monkeypatch):
+    """On the hub both have a column `text` too, which is TRL's own format and was read instead."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    rows = Dataset.from_list([{"instruction": "a", "input": "", "output": "b", "text": "a b"}])
+    for name in ("alpaca_kmeans100", "alpaca_random1000", "paper/alpaca_gpt4"):
+        args = train.parse(["--config", str(ROOT / f"configs/{name}.yaml"), "--use_cpu", "--bf16", "false"])[1]
+        assert Pool(rows, "pool", text_field=args.dataset_text_field).format == "alpaca"
+    assert Pool(rows, "pool").format == "text"
+
+
+def test_the_control_tunes_on_all_usable_rows_or_on_random_ones(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import control
+
+    rows = load_rows("nuggets-demo/pool").select(range(60)).to_list()
+    rows[7]["output"] = ""
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl")]
+    options += ["--use_cpu", "--bf16", "false", "--max_steps", "1", "--report_to", "none", "--num_rows", "20"]
+    trainer = control.main(*control.parse([*options, "--output_dir", str(tmp_path / "out")]))
+    assert len(trainer.train_dataset) == 20 and (tmp_path / "out" / "model.safetensors").is_file()
+    dataset = Dataset.from_list(rows)
+    assert len(control.choose_rows(dataset, "text", None, 0)) == 59
+    drawn = [control.choose_rows(dataset, "text", 20, seed)["instruction"][:] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(ValueError, match="`num_rows` must be between 1 and the 59 usable rows"):
+        control.choose_rows(dataset, "text", 60, 0)
 
 
 def test_bad_options_are_named_before_anything_is_loaded(monkeypatch):
