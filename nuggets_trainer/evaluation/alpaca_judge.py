@@ -12,19 +12,19 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import math
 import os
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.evaluation.judge import Endpoint, Judge, JudgeError, Reply
 
 ANNOTATORS = {"v1": "alpaca_eval_gpt4", "v2": "weighted_alpaca_eval_gpt4_turbo"}
-METRICS = {
-    "v1": {"fn_metric": "get_winrate", "sort_by": "win_rate"},
-    "v2": {"fn_metric": "get_length_controlled_winrate", "sort_by": "length_controlled_winrate"},
-}
+METRICS = {"v1": "get_winrate", "v2": "get_length_controlled_winrate"}
+SORT_BY = {"v1": "win_rate", "v2": "length_controlled_winrate"}
 
 
 class Client:
@@ -89,9 +89,10 @@ def run(job: dict[str, Any], directory: Path) -> dict[str, Any]:
         max_instances=job["num_questions"],
         metric_kwargs={"save_weights_dir": str(directory)} if setting == "v2" else {},
         caching_path=None,
-        **METRICS[setting],
+        fn_metric=functools.partial(measure, getattr(alpaca_eval.metrics, METRICS[setting])),
+        sort_by=SORT_BY[setting],
     )
-    metrics = json.loads(leaderboard.loc[job["name"]].to_json())
+    metrics = json.loads(leaderboard.loc[job["name"]].to_json(double_precision=15))
     our_judge = client(**job["client"]).judge
     return {
         "metrics": metrics,
@@ -100,6 +101,22 @@ def run(job: dict[str, Any], directory: Path) -> dict[str, Any]:
         "rejected": len(our_judge.rejected),
         "asked": our_judge.asked,
     }
+
+
+def measure(
+    metric: Callable[..., dict[str, Any]], annotations: list[dict[str, Any]], **options: Any
+) -> dict[str, Any]:
+    """Give the official metric; without a single preference the package has none, and fails on it.
+
+    Raises:
+        JudgeError: if no judgment could be read.
+    """
+    if all(row["preference"] is None or math.isnan(row["preference"]) for row in annotations):
+        raise JudgeError(
+            f"None of {len(annotations)} judgments could be read: this judge does not answer as it is asked to. There "
+            "is no win rate."
+        )
+    return metric(annotations, **options)
 
 
 def write_annotator(job: dict[str, Any], directory: Path) -> Path:
