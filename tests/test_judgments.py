@@ -16,6 +16,8 @@ from nuggets_trainer.evaluation.paper import PAPER_ROWS, collect, markdown
 from nuggets_trainer.evaluation.questions import JUDGE_PROMPT_NAMES, MtBenchQuestion
 from tests.fake_judge import fake_judge, prompt_of
 
+pytest.importorskip("openai", reason="needs the extra `eval`")
+
 # Our own words in the fields of the official prompts, which are no part of this project.
 TEXTS = {
     "single-v1": "S|{question}|{answer}",

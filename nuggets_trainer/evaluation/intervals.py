@@ -41,8 +41,8 @@ def mean_of(values: Sequence[float]) -> Mean:
     """Mean of independent values, with its standard error and 95% interval.
 
     Example:
-        >>> mean_of([1.0, 2.0, 3.0, 4.0])
-        Mean(value=2.5, standard_error=0.645..., low=0.445..., high=4.554..., count=4)
+        >>> str(mean_of([1.0, 2.0, 3.0, 4.0]))
+        '2.50 [0.45, 4.55]'
     """
     count = len(values)
     if count == 0:
@@ -75,4 +75,4 @@ def clustered_mean(items: Iterable[tuple[Hashable, float]]) -> Mean:
 def from_standard_error(value: float, standard_error: float, count: int) -> Mean:
     """Mean whose standard error is known, with the 95% interval of Student's t with `count - 1` degrees."""
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * standard_error if count > 1 else NAN
-    return Mean(value, float(standard_error), value - reach, value + reach, count)
+    return Mean(float(value), float(standard_error), float(value - reach), float(value + reach), count)
