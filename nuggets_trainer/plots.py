@@ -1,0 +1,1 @@
+"""Figures -> PNG images for papers, by matplotlib (the extra `plot`). Knows no files."""
