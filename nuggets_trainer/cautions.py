@@ -27,7 +27,7 @@ def cautions(figures: dict[str, Any]) -> list[Caution]:
         *_low_cut(figures["cut"]),
         *_ties(figures["cut"]),
         *_length(figures["length"]),
-        *_anchors(figures["anchors"], figures["run"]),
+        *_anchors(figures["anchors"], figures["cut"]["num_sampled"], figures["run"]),
         *_size(figures["cut"], figures["run"]),
         *_eliminated(figures["cut"], figures["run"]),
     ]
@@ -84,10 +84,11 @@ def _ties(cut: dict[str, Any]) -> Iterator[Caution]:
             f"place in the pool, and {lost:,} equally good ones were not. More anchors tell them apart.",
         )
     if cut["near_rejected"] > cut["num_kept"]:
+        about = "About " if cut["num_eliminated"] else ""
         yield _note(
-            f"{cut['near_rejected']:,} rejected rows are within one standard error of the cut",
-            f"Another set of {cut['num_anchors']:,} anchors would keep other rows near the cut. The top of the ranking "
-            "is surer than its end; the standard error shrinks with the square root of the number of anchors.",
+            f"{about}{cut['near_rejected']:,} rejected rows are within one standard error of the cut",
+            f"Another set of {cut['num_anchors']:,} anchors would keep other rows near the cut. The top of the "
+            "ranking is surer than its end; the standard error shrinks with the square root of the number of anchors.",
         )
 
 
@@ -99,15 +100,15 @@ def _length(length: dict[str, Any]) -> Iterator[Caution]:
     yield _warn(
         f"Kept rows are {word}: {share:.0%} of the time than a rejected one",
         f"The median completion has {length['median_kept']:,.0f} {length['unit']} among those kept and "
-        f"{length['median_rejected']:,.0f} among those rejected. Length alone may explain a part of the choice: compare "
-        "with random rows of the same lengths before you trust it.",
+        f"{length['median_rejected']:,.0f} among those rejected. Length alone may explain a part of the choice: "
+        "compare with random rows of the same lengths before you trust it.",
     )
 
 
-def _anchors(anchors: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[Caution]:
-    usable = [anchor for anchor in anchors if anchor["scored"] >= MIN_PAIRS]
-    never = sum(anchor["won"] == 0 for anchor in usable)
-    always = sum(anchor["won"] == 1 for anchor in usable)
+def _anchors(anchors: list[dict[str, Any]], num_sampled: int, run: dict[str, Any]) -> Iterator[Caution]:
+    usable = [anchor for anchor in anchors if anchor["pairs"] >= MIN_PAIRS]
+    never = sum(anchor["pairs_won"] == 0 for anchor in usable)
+    always = sum(anchor["pairs_won"] == anchor["pairs"] for anchor in usable)
     if never or always:
         counts = [f"{never:,} are never won"] * bool(never) + [f"{always:,} are always won"] * bool(always)
         level = _warn if never + always > USELESS_ANCHORS * len(usable) else _note
@@ -116,17 +117,19 @@ def _anchors(anchors: list[dict[str, Any]], run: dict[str, Any]) -> Iterator[Cau
             f"{' and '.join(counts)}, whatever candidate stands before them. They cost as much as the others: replace "
             "them.",
         )
-    against = sum((anchor["discrimination"] or 0) < -0.1 for anchor in usable)
+    # Three standard errors: of some hundred anchors hardly one is beyond by chance.
+    bound = -max(0.1, 3 / max(1, num_sampled) ** 0.5)
+    against = sum((anchor["discrimination"] or 0) < bound for anchor in usable)
     if against:
         yield _note(
             f"{against:,} anchors disagree with the others",
             "What helps the other anchors tends to hurt these. They may be noisy, or of another kind of task.",
         )
-    if len(usable) < FEW_ANCHORS:
+    if 0 < len(usable) < FEW_ANCHORS:
         yield _note(
             f"{len(usable):,} anchors are few",
-            f"A golden score moves in steps of {1 / max(1, len(usable)):.3f}, and its standard error is up to "
-            f"{0.5 / max(1, len(usable)) ** 0.5:.2f}. 100 anchors halve what 25 leave open.",
+            f"A golden score moves in steps of {1 / len(usable):.3f}, and its standard error is up to "
+            f"{0.5 / len(usable) ** 0.5:.2f}. 100 anchors halve what 25 leave open.",
         )
     dropped = sum(run["anchors"]["dropped"].values())
     if dropped:

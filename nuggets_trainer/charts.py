@@ -6,7 +6,8 @@ colour are one path: a heat map of thousands of cells stays small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,8 @@ from markupsafe import Markup, escape
 from nuggets_trainer.tallies import round_step
 
 WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 42, 10, 14, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 14, 38
 LEVELS = 4  # colours on each side of zero
-
-Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Frame:
             *(_text(self.x(t), bottom + 14, label, "middle") for t, label in x_ticks.items()),
             *(_text(LEFT - 5, self.y(t) + 3.5, label, "end") for t, label in y_ticks.items()),
             _text((LEFT + WIDTH - RIGHT) / 2, self.height - 6, self.x_label, "middle", "label"),
-            f'<text class="label" text-anchor="middle" transform="translate(10 {num((TOP + bottom) / 2)}) rotate(-90)">'
+            f'<text class="label" text-anchor="middle" transform="translate(9 {num((TOP + bottom) / 2)}) rotate(-90)">'
             f"{escape(self.y_label)}</text>",
         ]
         return _svg(name, self.height, [axes[0], *parts, *axes[1:]])
@@ -63,21 +62,19 @@ def num(value: float) -> str:
 
 
 def _svg(name: str, height: int, parts: Sequence[str]) -> Markup:
-    return Markup(  # noqa: S704 - numbers, and texts that are escaped
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>'
-    )
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>')
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "tick") -> str:
     return f'<text class="{kind}" x="{num(x)}" y="{num(y)}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def ticks(low: float, high: float, number: int = 4) -> dict[float, str]:
+def ticks(low: float, high: float, number: int = 5) -> dict[float, str]:
     """Round numbers from `low` to `high`, with how to write them."""
     step = round_step((high - low) / number)
     digits = max(0, -int(np.floor(np.log10(step) + 1e-9)))
-    values = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step
-    return {float(v): compact(float(v)) if digits == 0 else f"{v + 0.0:.{digits}f}" for v in values}
+    values = np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step + 0.0  # no minus zero
+    return {float(v): compact(float(v)) if digits == 0 else f"{v:.{digits}f}" for v in values}
 
 
 def compact(value: float) -> str:
@@ -128,7 +125,7 @@ def score_histogram(scores: dict[str, Any], cut: dict[str, Any]) -> Markup:
     offset = -4 if side == "end" else 4
     return frame.drawing(
         f"Histogram of golden scores. The last row kept has {cut['score']:.2f}; {cut['num_kept']} rows are kept.",
-        {t: label for t, label in ticks(0, 1, 5).items() if edges[0] <= t <= edges[-1]},
+        {t: label for t, label in ticks(0, 1).items() if edges[0] <= t <= edges[-1]},
         ticks(0, top),
         band,
         *_bars(frame, edges, layers),
@@ -146,7 +143,7 @@ def gain_histogram(gains: dict[str, Any]) -> Markup:
     zero = f'<path class="axis" d="M{num(frame.x(0))} {TOP}V{HEIGHT - BOTTOM}"/>'
     return frame.drawing(
         "Histogram of mean gains, of kept and of rejected rows.",
-        ticks(edges[0], edges[-1], 5),
+        ticks(edges[0], edges[-1]),
         ticks(0, top),
         *_bars(frame, edges, layers),
         zero if edges[0] < 0 < edges[-1] else "",
@@ -163,19 +160,19 @@ def length_map(length: dict[str, Any], cut: dict[str, Any]) -> Markup:
     return frame.drawing(
         f"Golden score against completion length of {length['num_sampled']} rows.",
         _powers(x_edges[0], x_edges[-1]),
-        ticks(0, 1, 5),
+        ticks(0, 1),
         *_cells(frame, x_edges, y_edges, strength, "c"),
         f'<path class="cut" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>',
     )
 
 
 def _cells(frame: Frame, x_edges: Any, y_edges: Any, levels: Any, kind: str) -> list[str]:
-    """Filled cells `[y][x]`, one path for each level but 0; neighbours of one level in a row are one rectangle."""
+    """Fill cells `[y][x]`: one path for each level but 0; neighbours of one level in a row are one rectangle."""
     paths: dict[int, str] = {}
-    for row, (low, high) in zip(levels, zip(y_edges[:-1], y_edges[1:], strict=True), strict=True):
+    for row, (low, high) in zip(levels, itertools.pairwise(y_edges), strict=True):
         top, bottom = sorted((frame.y(low), frame.y(high)))
         starts = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), len(row)]
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in itertools.pairwise(starts):
             level = int(row[start])
             if level:
                 left, right = num(frame.x(x_edges[start])), num(frame.x(x_edges[end]))
@@ -216,7 +213,7 @@ def anchor_dots(anchors: Sequence[dict[str, Any]]) -> Markup:
     zero = f'<path class="axis" d="M{LEFT} {num(frame.y(0))}H{WIDTH - RIGHT}"/>'
     return frame.drawing(
         f"{len(shown)} anchors by how often they are won and how well they agree with the others.",
-        {t: f"{t:.0%}" for t in ticks(0, 1, 5)},
+        {t: f"{t:.0%}" for t in ticks(0, 1)},
         ticks(*frame.y_range),
         zero,
         *dots,
@@ -253,4 +250,4 @@ def reselection_lines(entries: Sequence[dict[str, Any]]) -> Markup:
         parts.append(f'<path class="outline {kind}" d="M{"L".join(f"{x} {y}" for x, y in points)}"/>')
         parts += [f'<circle class="{kind}" cx="{x}" cy="{y}" r="3"/>' for x, y in points]
     x_ticks = {float(step): str(step) for step in steps[:: -(-len(steps) // 6)]}
-    return frame.drawing("What is left of the first golden set over the steps.", x_ticks, ticks(0, 1, 5), *parts)
+    return frame.drawing("What is left of the first golden set over the steps.", x_ticks, ticks(0, 1), *parts)

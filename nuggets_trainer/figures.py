@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from nuggets_trainer.cautions import cautions
 from nuggets_trainer.files import Place
 from nuggets_trainer.result_files import (
+    Bools,
     Ints,
     ScoreTable,
     read_anchors,
@@ -61,8 +62,9 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
     anchors = read_anchors(score_dir)
     zero_shot = np.array([np.nan if a["zero_shot"] is None else a["zero_shot"] for a in anchors], dtype=np.float32)
     tally, heat_rows = AnchorTally(zero_shot), _heat_rows(table)
-    heat = _tally_pairs(score_dir, table, tally, heat_rows)
-    cut = _cut(table)
+    sample = _sampled(table, shown)
+    heat = _tally_pairs(score_dir, table, tally, heat_rows, sample)
+    cut = _cut(table, sample)
     figures = {
         "run": run,
         "cut": cut,
@@ -80,41 +82,53 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
 
 
 def _tally_pairs(
-    score_dir: Place, table: ScoreTable, tally: AnchorTally, heat_rows: Ints
+    score_dir: Place, table: ScoreTable, tally: AnchorTally, heat_rows: Ints, sample: Bools
 ) -> npt.NDArray[np.float32]:
     """Count all pairs; return the gains of the rows of the heat map, `(len(heat_rows), m)`."""
     heat = np.full((len(heat_rows), len(tally.zero_shot)), np.nan, dtype=np.float32)
-    complete, first = table.complete, 0
+    first = 0
     for block in read_pairs(score_dir):
         rows = slice(first, first + len(block))
-        tally.add(block, table.selected[rows], complete[rows])
+        tally.add(block, table.selected[rows], sample[rows])
         here = np.flatnonzero((heat_rows >= rows.start) & (heat_rows < rows.stop))
         heat[here] = block[heat_rows[here] - first] - tally.zero_shot
         first += len(block)
     return heat
 
 
-def _cut(table: ScoreTable) -> dict[str, Any]:
-    """What is known of the cut: where it is, how sure, and who is near."""
+def _sampled(table: ScoreTable, shown: pa.Table) -> Bools:
+    """Which rows stand for all candidates, `(n,)`: all with a golden score, or after a race those of its pilot."""
+    if not table.eliminated.any():
+        return table.complete
+    sample = np.zeros(len(table), dtype=np.bool_)
+    sample[_sample(shown, "pilot")[0]] = True
+    return sample
+
+
+def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
+    """Say what is known of the cut: where it is, how sure, and who is near."""
     kept = np.flatnonzero(table.selected)
     last = kept[np.argmax(table.rank[kept])]
     score, number = float(table.golden_score[last]), int(table.num_anchors[last])
     # The formula gives 0 for a share of 0 or 1; a share of m anchors is hardly surer than half of one.
     error = max(float(table.standard_error[last]), 0.5 / number)
     rejected = (table.reason < 0) & ~table.selected
+    num_candidates = int((table.reason < 0).sum())
+    near = (sample & rejected & (table.golden_score >= score - error)).sum() / max(1, sample.sum())
     return {
         "score": score,
         "standard_error": error,
         "num_anchors": number,
         "mean_gain": table.mean_gain[last],
         "num_rows": len(table),
-        "num_candidates": (table.reason < 0).sum(),
+        "num_candidates": num_candidates,
         "num_kept": len(kept),
         "num_eliminated": table.eliminated.sum(),
         "ties": (table.golden_score == score).sum(),
         "ties_kept": (table.golden_score[kept] == score).sum(),
         "near_kept": (table.golden_score[kept] <= score + error).sum(),
-        "near_rejected": (rejected & (table.best_known >= score - error)).sum(),
+        "near_rejected": round(near * num_candidates),  # after a race an estimate
+        "num_sampled": sample.sum(),
         "best": table.golden_score[kept].max(),
         "mean_kept": table.golden_score[kept].mean(),
         "mean_gain_kept": table.mean_gain[kept].mean(),
@@ -153,6 +167,7 @@ def _length_figures(unit: str, table: ScoreTable, shown: pa.Table) -> dict[str, 
     _, of_kept = _sample(shown, "length_kept")
     of_rejected = lengths[~table.selected[indices]]
     score, logs = table.best_known[indices], np.log10(lengths)
+    sample, sample_lengths = _sample(shown, "pilot") if table.eliminated.any() else (indices, lengths)
     x_edges = np.linspace(math.floor(logs.min() * 5) / 5, math.floor(logs.max() * 5) / 5 + 0.2, LENGTH_BARS + 1)
     y_edges = np.linspace(0, 1, min(LENGTH_BARS, int(table.num_anchors.max()) + 1) + 1)
     return {
@@ -161,7 +176,7 @@ def _length_figures(unit: str, table: ScoreTable, shown: pa.Table) -> dict[str, 
         "x_edges": 10**x_edges,
         "y_edges": y_edges,
         "counts": grid_counts(logs, score, x_edges, y_edges),
-        "correlation": rank_correlation(lengths, score),
+        "correlation": rank_correlation(sample_lengths, table.golden_score[sample]),
         "share_longer": share_larger(of_kept, of_rejected),
         "median_kept": np.median(of_kept),
         "median_rejected": np.median(of_rejected) if len(of_rejected) else None,
@@ -183,10 +198,11 @@ def _anchor_figures(anchors: list[dict[str, Any]], tally: AnchorTally, shown: pa
     return [
         {
             **anchor,
-            "scored": tally.scored[j],
-            "won": _share(tally.won[j], tally.scored[j]),
+            "pairs": tally.scored[j],
+            "pairs_won": tally.won[j],
+            "won": _share(tally.won_sample[j], tally.scored_sample[j]),
             "won_by_kept": _share(tally.won_kept[j], tally.scored_kept[j]),
-            "mean_gain": _share(tally.gain[j], tally.scored[j]),
+            "mean_gain": _share(tally.gain[j], tally.scored_sample[j]),
             "discrimination": discrimination[j],
             **texts.get(j, {}),
         }
@@ -200,7 +216,9 @@ def _share(count: Any, number: Any) -> float | None:
 
 def _spread(values: Ints, number: int) -> Ints:
     """Take so many, evenly from first to last."""
-    return values[np.unique(np.linspace(0, len(values) - 1, min(number, len(values))).round().astype(int))]
+    places = np.linspace(0, len(values) - 1, min(number, len(values)))
+    taken: Ints = values[np.unique(places.round().astype(np.int64))]
+    return taken
 
 
 def _heat_rows(table: ScoreTable) -> Ints:
@@ -210,12 +228,11 @@ def _heat_rows(table: ScoreTable) -> Ints:
     return _spread(np.concatenate([ranked, out[np.argsort(-table.upper_bound[out], kind="stable")]]), HEAT_ROWS)
 
 
-def _heat_map(
-    table: ScoreTable, tally: AnchorTally, rows: Ints, gains: npt.NDArray[np.float32]
-) -> dict[str, Any]:
+def _heat_map(table: ScoreTable, tally: AnchorTally, rows: Ints, gains: npt.NDArray[np.float32]) -> dict[str, Any]:
     """Gains of the sampled rows; anchors from the one that is won most to the one that is won least."""
     usable = np.flatnonzero(tally.scored > 0)
-    anchors = _spread(usable[np.argsort(-tally.won[usable] / tally.scored[usable], kind="stable")], HEAT_ANCHORS)
+    won = tally.won_sample[usable] / np.maximum(tally.scored_sample[usable], 1)
+    anchors = _spread(usable[np.argsort(-won, kind="stable")], HEAT_ANCHORS)
     shown = gains[:, anchors].astype(np.float64)
     size = np.abs(shown[~np.isnan(shown)])
     return {
@@ -239,7 +256,9 @@ def _row_figures(table: ScoreTable, cut: dict[str, Any], shown: pa.Table) -> lis
         texts = {name: row[name] for name in TEXTS}
         rows.append({"index": i, "status": status, "why": why, "rank": rank, **numbers, **texts})
     place = {"kept": 0, "tied": 0, "below": 0, "eliminated": 1, "dropped": 2}
-    return sorted(rows, key=lambda r: (place[r["status"]], r["rank"] or 0, -np.nan_to_num(r["upper_bound"]), r["index"]))
+    return sorted(
+        rows, key=lambda r: (place[r["status"]], r["rank"] or 0, -np.nan_to_num(r["upper_bound"]), r["index"])
+    )
 
 
 def _reselection_figures(score_dir: Place, table: ScoreTable) -> list[dict[str, Any]]:

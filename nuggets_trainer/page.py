@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from nuggets_trainer import charts
 from nuggets_trainer.verdicts import REASONS
@@ -24,7 +24,7 @@ ASSETS = Path(__file__).parent / "assets"
 TEXT_BUDGET = 1_200_000  # characters of all texts on a page
 TEXT_LENGTHS = (2000, 1000, 500, 250, 100)
 HEADING = 160
-# Controls but tab and newline; marks that turn the direction of all that follows; separators that scripts end a line at.
+# Controls but tab and newline, marks that turn the direction of what follows, separators that end a line in scripts.
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
@@ -34,7 +34,7 @@ def render_page(figures: dict[str, Any]) -> str:
     Args:
         figures: from `read_figures`.
     """
-    style, script = (Markup((ASSETS / name).read_text()) for name in ("report.css", "report.js"))  # noqa: S704 - ours
+    style, script = (Markup((ASSETS / name).read_text()) for name in ("report.css", "report.js"))
     return _template().render(
         **figures,
         style=style,
@@ -51,10 +51,14 @@ def render_page(figures: dict[str, Any]) -> str:
 @functools.cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"visible": visible, "number": number, "first_line": first_line, "duration": duration}
-    environment.filters |= {"short_name": short_name, "compact": charts.compact}
+    environment.filters |= {"short_name": short_name, "with_code": with_code}
     return environment.get_template("report.html.jinja")
 
 
@@ -63,11 +67,11 @@ def _digest(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Name the characters that act on their surroundings instead of being seen.
+    r"""Name the characters that act on their surroundings instead of being seen.
 
     Example:
-        >>> visible("a\\x00b\\u202ec\\n")
-        'a\u2400b[U+202E]c\\n'
+        >>> visible("a\x00b\u202ec")
+        'a␀b[U+202E]c'
     """
     return ACTING.sub(_named, text)
 
@@ -103,8 +107,13 @@ def duration(seconds: float) -> str:
 
 
 def short_name(model: str) -> str:
-    """Name a model as the hub does; of a local directory its last part."""
-    return model.rstrip("/").rpartition("/")[2] if Path(model).is_absolute() else model
+    """Name a model as the hub does; of a local directory its last two parts."""
+    return "/".join(Path(model).parts[-2:]) if Path(model).is_absolute() else model
+
+
+def with_code(text: str) -> Markup:
+    """Set what stands between backticks as code."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
 
 
 def text_length(rows: list[dict[str, Any]]) -> int:
@@ -117,7 +126,7 @@ def text_length(rows: list[dict[str, Any]]) -> int:
 
 
 def signal_rows(check: Any) -> list[dict[str, Any]]:
-    """The corruptions of a signal check; empty where there is none."""
+    """Return the corruptions of a signal check; empty where there is none."""
     lists = [value for value in check.values() if isinstance(value, list)] if isinstance(check, dict) else []
     return [row for row in (lists[0] if lists else []) if isinstance(row, dict) and "name" in row]
 

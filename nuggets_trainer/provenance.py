@@ -12,6 +12,7 @@ model, and stays small over any pool:
 | anchor | the first `NUM_ANCHORS` | yes |
 | length | a sample of the candidates | no |
 | length_kept | a sample of the golden set | no |
+| pilot | after a race: the random rows that it scored on all anchors | no |
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 
 import nuggets_trainer
 from nuggets_trainer.files import Place, join, read_bytes, write_atomically
+from nuggets_trainer.pilot import pilot_size
 from nuggets_trainer.rows import Row, UnusableRowError, content_text, joined_text
 from nuggets_trainer.selection import rank_candidates
 
@@ -100,7 +102,7 @@ def write_provenance(
     """
     rows = list(_shown_rows(job.pool, scores, golden_set, lambda ids: str(tokenizer.decode(ids))))
     rows += _anchor_rows(anchor_set, scores, lambda ids: str(tokenizer.decode(ids)))
-    rows += _lengths(job.pool, scores, golden_set)
+    rows += _lengths(job, scores, golden_set)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd")
     write_atomically(join(score_dir, ROWS_FILE), sink.getvalue())
@@ -162,9 +164,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _shown_rows(
-    pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: Decode
-) -> Iterator[dict[str, Any]]:
+def _shown_rows(pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: Decode) -> Iterator[dict[str, Any]]:
     """Rows of the pool with their texts."""
     kept = golden_set.indices
     best, last = kept[:NUM_BEST], kept[NUM_BEST:][-NUM_LAST:]
@@ -193,16 +193,31 @@ def _anchor_rows(anchor_set: AnchorSet, scores: PoolScores, decode: Decode) -> I
         yield {"part": "anchor", "anchor": j, "index": index, **_texts(row, decode)}
 
 
-def _lengths(pool: Pool, scores: PoolScores, golden_set: GoldenSet) -> Iterator[dict[str, Any]]:
-    """Completion lengths of two samples, in pool order."""
+def _lengths(job: Job, scores: PoolScores, golden_set: GoldenSet) -> Iterator[dict[str, Any]]:
+    """Completion lengths of some samples, in pool order."""
     generator = np.random.default_rng(0)
     candidates = np.array([i for i, reason in enumerate(scores.dropped) if reason is None], dtype=np.int64)
-    for part, indices, number in (
-        ("length", candidates, NUM_LENGTHS),
-        ("length_kept", golden_set.indices, NUM_LENGTHS_KEPT),
-    ):
-        for i in np.sort(generator.permutation(indices)[:number]):
-            yield {"part": part, "index": int(i), "completion_length": _completion_length(pool[int(i)])}
+    samples = {
+        "length": generator.permutation(candidates)[:NUM_LENGTHS],
+        "length_kept": generator.permutation(golden_set.indices)[:NUM_LENGTHS_KEPT],
+        "pilot": _pilot(job.keys, candidates, scores) if scores.num_eliminated else candidates[:0],
+    }
+    for part, indices in samples.items():
+        for i in np.sort(indices):
+            yield {"part": part, "index": int(i), "completion_length": _completion_length(job.pool[int(i)])}
+
+
+def _pilot(keys: list[str], candidates: Ints, scores: PoolScores) -> Ints:
+    """Return the rows that a race scores on all anchors whatever they are worth: those with the smallest hashes.
+
+    All other rows with a golden score have it because they were good: what is counted over these is counted over a
+    selection.
+    """
+    first: dict[str, int] = {}
+    for i in candidates.tolist():
+        first.setdefault(keys[i], i)
+    pilot = np.array([first[key] for key in sorted(first)[: pilot_size(len(first))]], dtype=np.int64)
+    return pilot[np.isnan(scores.upper_bound[pilot])]
 
 
 def _completion_length(row: Row) -> int:

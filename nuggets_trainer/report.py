@@ -49,7 +49,7 @@ def told_not_raised(score_dir: Place) -> Iterator[None]:
     """Warn of whatever goes wrong inside: scores are written by then, and training goes on."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - a full disk, a user's formatting_func, a defect of ours: no page is
+    except Exception as error:
         # worth the hours of scoring before it or the training after it
         logger.warning(
             "The scores in %s are whole, but there is no report on them: %s: %s. `nuggets report %s` tries again.",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 MAX_SCORE_BARS = 50
 
@@ -59,8 +60,8 @@ def clipped_counts(values: Floats, edges: npt.NDArray[np.float64]) -> list[int]:
 
 def grid_counts(x: Floats, y: Floats, x_edges: Floats, y_edges: Floats) -> list[list[int]]:
     """Count points in a grid, `[y][x]`; those outside go into the outer cells."""
-    clipped = (np.clip(v, e[0], np.nextafter(e[-1], e[0])) for v, e in ((y, y_edges), (x, x_edges)))
-    counts, _, _ = np.histogram2d(*clipped, bins=[y_edges, x_edges])
+    x, y = (np.clip(v, e[0], np.nextafter(e[-1], e[0])) for v, e in ((x, x_edges), (y, y_edges)))
+    counts, _, _ = np.histogram2d(y, x, bins=[y_edges, x_edges])
     return [[int(count) for count in row] for row in counts]
 
 
@@ -102,34 +103,35 @@ class AnchorTally:
 
     Attributes:
         zero_shot: log-probs of the anchors, `(m,)`; NaN where not scored.
-        scored, won: pairs.
-        scored_kept, won_kept: those of rows of the golden set.
-        gain: sum of gains, nats per token.
-        complete: rows that were scored on as many anchors as any.
+        scored, won: pairs of all rows.
+        scored_kept, won_kept: those of the golden set.
+        scored_sample, won_sample, gain: those of a random sample, and its sum of gains, nats per token.
     """
 
     zero_shot: npt.NDArray[np.float32]
-    scored: npt.NDArray[np.int64] = field(init=False)
-    won: npt.NDArray[np.int64] = field(init=False)
-    scored_kept: npt.NDArray[np.int64] = field(init=False)
-    won_kept: npt.NDArray[np.int64] = field(init=False)
+    scored: Ints = field(init=False)
+    won: Ints = field(init=False)
+    scored_kept: Ints = field(init=False)
+    won_kept: Ints = field(init=False)
+    scored_sample: Ints = field(init=False)
+    won_sample: Ints = field(init=False)
     gain: npt.NDArray[np.float64] = field(init=False)
-    complete: int = 0
 
     def __post_init__(self) -> None:
         num_anchors = len(self.zero_shot)
-        for name in ("scored", "won", "scored_kept", "won_kept"):
-            setattr(self, name, np.zeros(num_anchors, dtype=np.int64))
+        for rows in ("", "_kept", "_sample"):
+            setattr(self, f"scored{rows}", np.zeros(num_anchors, dtype=np.int64))
+            setattr(self, f"won{rows}", np.zeros(num_anchors, dtype=np.int64))
         self.gain = np.zeros(num_anchors)
-        self._moments = np.zeros((6, num_anchors))  # of complete rows: n, w, r, w * r, w * w, r * r
+        self._moments = np.zeros((6, num_anchors))  # of the sample: n, w, r, w * r, w * w, r * r
 
-    def add(self, one_shot: npt.NDArray[np.float32], kept: Bools, complete: Bools) -> None:
+    def add(self, one_shot: npt.NDArray[np.float32], kept: Bools, sample: Bools) -> None:
         """Count a block of rows.
 
         Args:
             one_shot: log-probs `(b, m)`, NaN where not scored.
             kept: rows of the golden set, `(b,)`.
-            complete: rows that no race left early, `(b,)`.
+            sample: rows that were scored on all anchors, whatever they are worth, `(b,)`.
         """
         scored = ~np.isnan(one_shot) & ~np.isnan(self.zero_shot)
         won = scored & (one_shot > self.zero_shot)
@@ -137,9 +139,11 @@ class AnchorTally:
         self.won += won.sum(axis=0)
         self.scored_kept += scored[kept].sum(axis=0)
         self.won_kept += won[kept].sum(axis=0)
-        self.gain += np.where(scored, one_shot - self.zero_shot, np.float32(0)).sum(axis=0, dtype=np.float64)
-        self._add_moments(scored[complete], won[complete])
-        self.complete += int(complete.sum())
+        scored, won, gain = scored[sample], won[sample], one_shot[sample] - self.zero_shot
+        self.scored_sample += scored.sum(axis=0)
+        self.won_sample += won.sum(axis=0)
+        self.gain += np.where(scored, gain, np.float32(0)).sum(axis=0, dtype=np.float64)
+        self._add_moments(scored, won)
 
     def _add_moments(self, scored: Bools, won: Bools) -> None:
         wins, num_scored = won.sum(axis=1, keepdims=True), scored.sum(axis=1, keepdims=True)
@@ -150,9 +154,10 @@ class AnchorTally:
             moment += np.where(usable, term, 0).sum(axis=0, dtype=np.float64)
 
     def discrimination(self) -> npt.NDArray[np.float64]:
-        """Correlate winning an anchor with the golden score on all others, `(m,)`, over the complete rows.
+        """Correlate winning an anchor with the golden score on all others, `(m,)`, over the sample.
 
-        The item-rest correlation of test theory. NaN for an anchor that all of them win, or none.
+        The item-rest correlation of test theory; over rows that were selected by their total it would be far too low.
+        NaN for an anchor that all of the sample win, or none.
         """
         n, w, r, wr, ww, rr = self._moments
         of_wins, of_rest = n * ww - w * w, n * rr - r * r  # n squared times the variances
