@@ -28,6 +28,7 @@ from nuggets_trainer.contexts import preserved_rng
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.selector import Selector, anchor_pool
 from nuggets_trainer.slots import Slots
+from nuggets_trainer.trackers import log_golden_set
 from nuggets_trainer.training_set import (
     TrainingSet,
     check_attachable,
@@ -112,7 +113,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             anchors: the anchors; None chooses them from the pool.
             prepare: turns rows of the pool into what the trainer reads.
         """
-        self._trainer = trainer
+        self._trainer, self._pool = trainer, pool
         self._selector = Selector(trainer, self._config, pool, anchors)
         self._training_set = TrainingSet(trainer, pool, prepare)
         self._selector.check()
@@ -236,7 +237,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "trainer was started in another way than by `trainer.train()`. Make one callback for each trainer, "
                 "and call `callback.attach(trainer)` before `trainer.train()`."
             )
-        self._log({**golden_set.summary(), **({} if self.scores is None else self.scores.summary())})
+        self._log(golden_set.summary(), golden_set)
         if state.is_world_process_zero:
             warn_of_few_steps(len(golden_set), state.max_steps, args)
             if self._reselection is not None:
@@ -297,12 +298,16 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         }
         self._training_set.refill(indices, step, loader)
         reselection.history.append({"step": float(step), **summary})
-        self._log({**summary, **self.scores.summary()})
+        self._log(summary, self.golden_set)
         self._save(Path(self._driven().args.output_dir))
 
-    def _log(self, summary: dict[str, float]) -> None:
+    def _log(self, summary: dict[str, float], golden_set: GoldenSet) -> None:
+        if self.scores is not None:
+            summary = {**summary, **self.scores.summary()}
         # Not `trainer.log`: SFTTrainer's would put the metrics it has gathered since its last log into this entry.
         Trainer.log(self._driven(), {f"nuggets/{name}": value for name, value in summary.items()})
+        if self.scores is not None:
+            log_golden_set(self._driven(), self._pool, self.scores, golden_set)
 
     def _save(self, directory: Path) -> None:
         if self.golden_set is None or not self._driven().is_world_process_zero():

@@ -170,7 +170,7 @@ def _shown_rows(pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: D
     best, last = kept[:NUM_BEST], kept[NUM_BEST:][-NUM_LAST:]
     for part, indices in (("kept", [*best, *last]), ("rejected", _rejected(scores, golden_set))):
         for i in indices:
-            yield {"part": part, "index": int(i), **_texts(pool[int(i)], decode)}
+            yield {"part": part, "index": int(i), **display_texts(pool[int(i)], decode)}
     counts: Counter[str] = Counter()
     for i, reason in enumerate(scores.dropped):
         if reason is not None and counts[reason] < NUM_OF_REASON and counts.total() < NUM_DROPPED:
@@ -190,7 +190,7 @@ def _rejected(scores: PoolScores, golden_set: GoldenSet) -> Ints:
 def _anchor_rows(anchor_set: AnchorSet, scores: PoolScores, decode: Decode) -> Iterator[dict[str, Any]]:
     for j, row in zip(anchor_set.usable[:NUM_ANCHORS], anchor_set.rows, strict=False):
         index = scores.anchors.pool_index[j]
-        yield {"part": "anchor", "anchor": j, "index": index, **_texts(row, decode)}
+        yield {"part": "anchor", "anchor": j, "index": index, **display_texts(row, decode)}
 
 
 def _lengths(job: Job, scores: PoolScores, golden_set: GoldenSet) -> Iterator[dict[str, Any]]:
@@ -224,7 +224,8 @@ def _completion_length(row: Row) -> int:
     return len(joined_text(row.completion)) if row.tokens is None else len(row.tokens[1])
 
 
-def _texts(row: Row, decode: Decode) -> dict[str, Any]:
+def display_texts(row: Row, decode: Decode) -> dict[str, Any]:
+    """Return prompt and completion as text, cut at `MAX_CHARACTERS`, and how long they are uncut."""
     if row.tokens is None:
         return _bounded(_as_text(row.prompt), _as_text(row.completion), _completion_length(row))
     ids, scored = row.tokens
@@ -234,7 +235,7 @@ def _texts(row: Row, decode: Decode) -> dict[str, Any]:
 def _dropped_texts(pool: Pool, index: int, decode: Decode) -> dict[str, Any]:
     """Texts of a row that may be unreadable: its columns as JSON in place of a prompt."""
     try:
-        return _texts(pool[index], decode)
+        return display_texts(pool[index], decode)
     except UnusableRowError:
         record = json.dumps(pool.record(index), ensure_ascii=False, default=str)
         return _bounded(record, "", None)

@@ -19,7 +19,7 @@ from datasets import Dataset
 from nuggets_trainer import NuggetsConfig, Pool, golden_scores, score_pool
 from nuggets_trainer import report as report_module
 from nuggets_trainer.page import ASSETS, TEXT_BUDGET, render_page, text_length, visible
-from nuggets_trainer.provenance import _storable, _texts, _without_secrets
+from nuggets_trainer.provenance import _storable, _without_secrets, display_texts
 from nuggets_trainer.report import write_report
 from nuggets_trainer.rows import read_row
 from tests.conftest import alpaca_rows
@@ -279,7 +279,7 @@ def test_rows_of_any_format_are_shown_as_text(tokenizer):
     """Messages with their roles, tokens decoded."""
 
     def shown(record, row_format):
-        return _texts(read_row(record, row_format), lambda ids: tokenizer.decode(ids))
+        return display_texts(read_row(record, row_format), lambda ids: tokenizer.decode(ids))
 
     messages = [{"role": role, "content": text} for role, text in (("system", "S"), ("user", "U"), ("assistant", "A"))]
     row = shown({"messages": messages}, "messages")

@@ -70,6 +70,7 @@ ORDER = [
     "slots",
     "training_set",
     "selector",
+    "trackers",
     "callback",
     "trainer",
     "cli",
