@@ -1,7 +1,6 @@
 """A histogram of golden scores and a table of the best rows, for TensorBoard, Weights & Biases and Trackio.
 
-They go to the run that the Trainer's own `report_to` has opened. Knows no scoring; numbers alone go through
-`Trainer.log`.
+They go to the runs that the Trainer's own `report_to` has opened; numbers go through `Trainer.log`. Knows no scoring.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from nuggets_trainer.page import visible
@@ -18,8 +18,6 @@ from nuggets_trainer.provenance import display_texts
 from nuggets_trainer.tallies import score_edges
 
 if TYPE_CHECKING:
-    from transformers import Trainer
-
     from nuggets_trainer.pool import Pool
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.selection import GoldenSet
@@ -33,17 +31,26 @@ MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+!|&~$-]")
 Rows = list[list[Any]]
 
 
-def log_golden_set(trainer: Trainer, pool: Pool, scores: PoolScores, golden_set: GoldenSet) -> None:
-    """Log `nuggets/golden_scores` and `nuggets/best_rows` at the current step; on the main process alone.
+def log_selection(
+    trainer: Trainer, pool: Pool, summary: dict[str, float], golden_set: GoldenSet, scores: PoolScores | None
+) -> None:
+    """Log at the current step: each number as `nuggets/<name>`, `nuggets/golden_scores` and `nuggets/best_rows`.
 
     Args:
-        trainer: one whose training has begun: its `report_to` has runs that are open.
+        trainer: one whose training has begun: its `report_to` has runs that are open. All ranks may call.
         pool: the candidates.
-        scores: of the pool.
+        summary: numbers of the golden set; those of the scores are added.
         golden_set: its best `NUM_ROWS` rows make the table.
+        scores: of the pool; None after resuming from a checkpoint: then numbers alone are logged.
     """
-    if not trainer.is_world_process_zero():
-        return
+    summary = {**summary, **({} if scores is None else scores.summary())}
+    # Not `trainer.log`: SFTTrainer's would put the metrics it has gathered since its last log into this entry.
+    Trainer.log(trainer, {f"nuggets/{name}": value for name, value in summary.items()})
+    if scores is not None and trainer.is_world_process_zero():
+        _log_golden_set(trainer, pool, golden_set, scores)
+
+
+def _log_golden_set(trainer: Trainer, pool: Pool, golden_set: GoldenSet, scores: PoolScores) -> None:
     callbacks = trainer.callback_handler.callbacks
     reporters = [c for c in callbacks if isinstance(c, (TensorBoardCallback, TrackioCallback, WandbCallback))]
     if not reporters:

@@ -31,7 +31,7 @@ from nuggets_trainer.rows import Row
 from nuggets_trainer.selection import select_golden_set
 from nuggets_trainer.store import ScoreStore
 
-WORDS = "the of a river machine small answer because green if then list seven table never write it well".split()
+WORDS = ["the", "of", "a", "river", "machine", "small", "answer", "because", "green", "if", "then", "list", "seven"]
 
 
 class SimulatedPool:

@@ -63,6 +63,8 @@ ORDER = [
     "charts",
     "page",
     "plots",
+    "cards",
+    "publish",
     "report",
     "scorer",
     "columns",
