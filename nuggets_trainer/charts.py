@@ -206,7 +206,7 @@ def anchor_dots(anchors: Sequence[dict[str, Any]]) -> Markup:
     values = [a["discrimination"] or 0.0 for a in shown]
     frame = Frame((0, 1), (min(-0.2, *values, 0), max(0.6, *values, 0)), "share of rows that win it", "agreement")
     dots = [
-        f'<circle class="{"useless" if a["won"] in (0, 1) else "dot"}" cx="{num(frame.x(a["won"]))}" '
+        f'<circle class="{"useless" if a["pairs_won"] in (0, a["pairs"]) else "dot"}" cx="{num(frame.x(a["won"]))}" '
         f'cy="{num(frame.y(a["discrimination"] or 0.0))}" r="3.5"><title>anchor {a["index"]}</title></circle>'
         for a in shown
     ]

@@ -114,7 +114,8 @@ def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
     error = max(float(table.standard_error[last]), 0.5 / number)
     rejected = (table.reason < 0) & ~table.selected
     num_candidates = int((table.reason < 0).sum())
-    near = (sample & rejected & (table.golden_score >= score - error)).sum() / max(1, sample.sum())
+    near = rejected & (table.golden_score >= score - error)
+    estimate = round(float((near & sample).sum() / max(1, sample.sum())) * num_candidates)
     return {
         "score": score,
         "standard_error": error,
@@ -127,7 +128,7 @@ def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
         "ties": (table.golden_score == score).sum(),
         "ties_kept": (table.golden_score[kept] == score).sum(),
         "near_kept": (table.golden_score[kept] <= score + error).sum(),
-        "near_rejected": round(near * num_candidates),  # after a race an estimate
+        "near_rejected": max(int(near.sum()), estimate),  # after a race, where not all of them have a score
         "num_sampled": sample.sum(),
         "best": table.golden_score[kept].max(),
         "mean_kept": table.golden_score[kept].mean(),
