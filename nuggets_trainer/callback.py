@@ -26,8 +26,10 @@ from nuggets_trainer.checkpoints import (
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import preserved_rng
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report.cards import complete_card, followed_by, selection_section
 from nuggets_trainer.selector import Selector, anchor_pools
 from nuggets_trainer.slots import Slots
+from nuggets_trainer.trackers import log_selection
 from nuggets_trainer.training_set import (
     TrainingSet,
     check_attachable,
@@ -103,6 +105,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             return train(self.begin(resume_from_checkpoint), *args, **kwargs)
 
         trainer.train = train_on_golden_set
+        trainer.create_model_card = followed_by(trainer.create_model_card, self.complete_model_card)
         trainer.get_train_dataloader = lambda: self.golden_loader(get_train_dataloader)
 
     def drive(
@@ -116,7 +119,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             anchors: the anchors by set; None chooses them from the pool.
             prepare: turns rows of the pool into what the trainer reads.
         """
-        self._trainer = trainer
+        self._trainer, self._pool = trainer, pool
         self._selector = Selector(trainer, self._config, pool, anchors)
         self._training_set = TrainingSet(trainer, pool, prepare)
         self._selector.check()
@@ -233,7 +236,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "trainer was started in another way than by `trainer.train()`. Make one callback for each trainer, "
                 "and call `callback.attach(trainer)` before `trainer.train()`."
             )
-        self._log({**golden_set.summary(), **({} if self.scores is None else self.scores.summary())})
+        log_selection(self._driven(), self._pool, golden_set.summary(), golden_set, self.scores)
         if state.is_world_process_zero:
             warn_of_few_steps(len(golden_set), state.max_steps, args)
             if self._reselection is not None:
@@ -262,6 +265,12 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         """Put the golden set beside the checkpoint that was just written; its presence marks it complete."""
         self._save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
+    def complete_model_card(self) -> None:
+        """Say in the model card that the trainer has just written how its training data was chosen."""
+        if self.golden_set is not None:
+            section = selection_section(self.golden_set, self._config, self.scores, self._reselection)
+            complete_card(self._driven(), section)
+
     def _interval(self, loader: Any) -> int:
         """Optimizer steps between two choices."""
         return self._config.reselect_steps or self._training_set.steps_per_epoch(loader)
@@ -287,19 +296,10 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "model has diverged: resume from an earlier checkpoint with a smaller learning rate."
             ) from error
         indices = self.golden_set.indices
-        summary = {
-            "kept": float(np.isin(slots.latest, indices).sum()),
-            "kept_of_first": float(np.isin(reselection.first, indices).sum()),
-            **self.golden_set.summary(),
-        }
+        summary = reselection.record(step, slots.latest, self.golden_set)
         self._training_set.refill(indices, step, loader)
-        reselection.history.append({"step": float(step), **summary})
-        self._log({**summary, **self.scores.summary()})
+        log_selection(self._driven(), self._pool, summary, self.golden_set, self.scores)
         self._save(Path(self._driven().args.output_dir))
-
-    def _log(self, summary: dict[str, float]) -> None:
-        # Not `trainer.log`: SFTTrainer's would put the metrics it has gathered since its last log into this entry.
-        Trainer.log(self._driven(), {f"nuggets/{name}": value for name, value in summary.items()})
 
     def _save(self, directory: Path) -> None:
         if self.golden_set is None or not self._driven().is_world_process_zero():

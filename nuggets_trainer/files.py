@@ -72,6 +72,16 @@ def read_bytes(place: Place) -> bytes:
     return local.read_bytes() if local is not None else bytes(_remote(place, lambda fs, path: fs.cat_file(path)))
 
 
+def open_binary(place: Place) -> Any:
+    """Open a file that is too large to be read whole.
+
+    Raises:
+        OSError: as the file system gives it; FileNotFoundError if there is no such file.
+    """
+    local = local_path(place)
+    return local.open("rb") if local is not None else fsspec.open(str(place), "rb").open()
+
+
 def read_many(places: Sequence[Place]) -> Iterator[tuple[Place, bytes | OSError]]:
     """Yield what is in each file, or the error that reading it gave, in order; some are read ahead of their turn."""
     pool = ThreadPoolExecutor(READ_AHEAD)

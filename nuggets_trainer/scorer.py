@@ -27,6 +27,8 @@ from nuggets_trainer.outcome import Collected, Outcome, collect
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report import told_not_raised, write_report
+from nuggets_trainer.report.provenance import write_provenance
 from nuggets_trainer.results import PoolScores, write_results
 from nuggets_trainer.rows import UnusableRowError
 from nuggets_trainer.scratch import Scratch
@@ -54,8 +56,8 @@ def score_pool(
 ) -> tuple[PoolScores, GoldenSet]:
     """Score every row of a pool with a base model and keep the golden set.
 
-    Writes the scored pairs into the store while it goes on, and `scores.parquet`, `anchors.parquet` and
-    `pairs.parquet` at the end. What the store already holds is not computed again. All ranks must call it; all get the
+    Writes the scored pairs into the store while it goes on, and `scores.parquet`, `anchors.parquet`, `pairs.parquet`
+    and a report at the end. What the store already holds is not computed again. All ranks must call it; all get the
     same result.
 
     Args:
@@ -101,6 +103,9 @@ def score_pool(
     if ranks.is_main:
         logger.info("%s", scores.describe())
         logger.info("%s", golden_set.describe())
+        with told_not_raised(score_dir):
+            write_provenance(score_dir, run.job, run.anchor_set, scores, golden_set, model, tokenizer)
+            write_report(score_dir)
     return scores, golden_set
 
 

@@ -21,6 +21,8 @@ from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.job import AnchorPools
 from nuggets_trainer.loading import load_rows, load_scorer, load_scorer_tokenizer
 from nuggets_trainer.pool import Pool, anchors_like
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report import told_not_raised, write_report
 from nuggets_trainer.scorer import score_pool
 from nuggets_trainer.templates import Template, make_template
 
@@ -181,7 +183,11 @@ class Selector:
         if anchor_indices is not None:
             anchors = {"": anchors_like(self._pool.dataset.select(anchor_indices), self._pool)}
         score_dir = str(join(self.score_dir, f"step-{step}"))
-        return self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
+        chosen = self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
+        if Ranks().is_main:
+            with told_not_raised(self.score_dir):
+                write_report(self.score_dir)  # again: it shows the choices over time
+        return chosen
 
     @property
     def score_dir(self) -> str:

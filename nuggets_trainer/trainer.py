@@ -137,6 +137,17 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             return super().get_train_dataloader()
         return self._nuggets.golden_loader(super().get_train_dataloader)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card as `SFTTrainer` does, with a section on how the training data was chosen.
+
+        Args:
+            args: for `SFTTrainer.create_model_card`.
+            kwargs: for `SFTTrainer.create_model_card`.
+        """
+        super().create_model_card(*args, **kwargs)
+        if self.nuggets_config is not None:
+            self._nuggets.complete_model_card()
+
     def select(self, resume_from_checkpoint: str | bool | None = None) -> GoldenSet:
         """Choose the golden set, once, and make it the training set.
 

@@ -66,12 +66,25 @@ ORDER = [
     "execution",
     "completion_loss",
     "signal_check",
+    "report.provenance",
+    "report.result_files",
+    "report.tallies",
+    "report.verdicts",
+    "report.cautions",
+    "report.figures",
+    "report.charts",
+    "report.page",
+    "report.plots",
+    "report.cards",
+    "report.publish",
+    "report",
     "scorer",
     "columns",
     "checkpoints",
     "slots",
     "training_set",
     "selector",
+    "trackers",
     "callback",
     "trainer",
     "evaluation",
@@ -96,7 +109,7 @@ ORDER = [
     ),
     "cli",
 ]
-PACKAGES = {"demo", "evaluation"}
+PACKAGES = {"demo", "evaluation", "report"}
 COLLECTIVES = {
     "gather",
     "gather_object",
@@ -151,7 +164,7 @@ def own_imports(module: str) -> set[str]:
         if name.startswith("nuggets_trainer."):
             parts = name.split(".")[1:]
             inner = ".".join(parts[:2])
-            found.add(inner if parts[0] == "evaluation" and inner in ORDER else parts[0])
+            found.add(inner if parts[0] in PACKAGES and inner in ORDER else parts[0])
     return found
 
 
