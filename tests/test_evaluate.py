@@ -270,9 +270,9 @@ def test_a_local_server_judges_end_to_end(shared, small, tmp_path):
     pytest.importorskip("openai")
     pytest.importorskip("uvicorn")
     (tmp_path / "judge_prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in PROMPTS.values()))
-    for name in ("mine", "theirs"):
-        seed = ("--seed", str(len(name)), "--temperature", "1.0", "--max_new_tokens", "4")
-        run(generate(shared, ONE_PROCESS, small, tmp_path, *seed, name=name))
+    for name, benchmarks in (("mine", ("alpaca_eval", "mt_bench")), ("theirs", ("mt_bench",))):
+        options = ("--seed", str(len(name)), "--max_new_tokens", "4", "--benchmarks", *benchmarks)
+        run(generate(shared, ONE_PROCESS, small, tmp_path, *options, name=name))
     fixed = [
         "--output_dir",
         str(tmp_path),
