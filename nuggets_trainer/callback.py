@@ -27,13 +27,13 @@ from nuggets_trainer.checkpoints import (
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import preserved_rng
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.selector import Selector, anchor_pool
+from nuggets_trainer.selector import Selector, anchor_pools
 from nuggets_trainer.slots import Slots
 from nuggets_trainer.trackers import log_selection
 from nuggets_trainer.training_set import (
     TrainingSet,
     check_attachable,
-    check_refillable,
+    check_plan,
     warn_of_few_steps,
     warn_of_no_reselection,
 )
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from nuggets_trainer.job import AnchorPools
     from nuggets_trainer.pool import Pool
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.selection import GoldenSet
+    from nuggets_trainer.selector import AnchorDataset
 
 
 class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -55,8 +57,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
 
     Args:
         nuggets_config: how to score and what to keep.
-        anchor_dataset: the anchors, in any format that the pool may have; default: `nuggets_config.anchors`, or else
-            chosen from the pool.
+        anchor_dataset: the anchors, in any format that the pool may have, several sets as a dict by name; default:
+            `nuggets_config.anchors`, or else chosen from the pool.
 
     Attributes:
         golden_set: the `GoldenSet` in force, once it is chosen; else None. Its indices are those of the trainer's
@@ -71,7 +73,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         ```
     """
 
-    def __init__(self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: Dataset | None = None) -> None:
+    def __init__(self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: AnchorDataset | None = None):
         self._config = nuggets_config or NuggetsConfig()
         self._anchor_dataset = anchor_dataset
         self._trainer: Trainer | None = None
@@ -95,7 +97,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         if any(other._trainer is trainer for other in others):
             raise ValueError("Another NuggetsDataCallback selects for this trainer already. Keep one.")
         pool = attached_pool(trainer)
-        self.drive(trainer, pool, anchor_pool(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
+        self.drive(trainer, pool, anchor_pools(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
         train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
 
         @functools.wraps(train)
@@ -106,27 +108,22 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         trainer.create_model_card = followed_by(trainer.create_model_card, self.complete_model_card)
         trainer.get_train_dataloader = lambda: self.golden_loader(get_train_dataloader)
 
-    def drive(self, trainer: Trainer, pool: Pool, anchors: Pool | None, prepare: Callable[[Dataset], Dataset]) -> None:
+    def drive(
+        self, trainer: Trainer, pool: Pool, anchors: AnchorPools | None, prepare: Callable[[Dataset], Dataset]
+    ) -> None:
         """Take over the training set of a trainer; `attach` and `SelectedSFTTrainer` call it.
 
         Args:
             trainer: built, and not trained yet.
             pool: the candidates.
-            anchors: the anchors; None chooses them from the pool.
+            anchors: the anchors by set; None chooses them from the pool.
             prepare: turns rows of the pool into what the trainer reads.
         """
         self._trainer, self._pool = trainer, pool
         self._selector = Selector(trainer, self._config, pool, anchors)
         self._training_set = TrainingSet(trainer, pool, prepare)
         self._selector.check()
-        if self._config.reselect != "no":
-            check_refillable(trainer.args, "`reselect`")
-        elif self._selector.waits_for_sharding:
-            check_refillable(trainer.args, "Selection under FSDP and DeepSpeed (steps are planned first)")
-        if self._config.match_full_steps and trainer.args.max_steps > 0:
-            raise ValueError(
-                f"`match_full_steps` and `max_steps={trainer.args.max_steps}` both say how long to train. Keep one."
-            )
+        check_plan(self._config, trainer.args, self._selector.waits_for_sharding)
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
 

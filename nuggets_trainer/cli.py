@@ -43,8 +43,9 @@ def score(argv: Sequence[str]) -> None:
     from nuggets_trainer.causal_lm import resolve_autocast_dtype
     from nuggets_trainer.config import NuggetsConfig
     from nuggets_trainer.loading import load_rows, load_scorer
-    from nuggets_trainer.pool import Pool, anchors_like, take_pool
+    from nuggets_trainer.pool import Pool, take_pool
     from nuggets_trainer.scorer import score_pool, score_shard
+    from nuggets_trainer.selector import anchor_pools
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
@@ -64,7 +65,7 @@ def score(argv: Sequence[str]) -> None:
     shard = None if scorer.shard is None else parse_shard(scorer.shard)
     rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming)
     pool = Pool(take_pool(rows, config.pool_size, "dataset_name"), "dataset_name")
-    anchors = None if config.anchors is None else anchors_like(load_rows(config.anchors), pool)
+    anchors = anchor_pools(config, None, pool)
     # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
     kwargs = config.scorer_kwargs
     if config.scorer_model is None:

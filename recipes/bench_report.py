@@ -62,12 +62,13 @@ def simulated_scores(num_candidates: int, num_anchors: int) -> tuple[PoolScores,
     one_shot *= 0.2
     one_shot += zero_shot + generator.normal(0, 0.1, (num_candidates, 1)).astype(np.float32)
     tokens = generator.integers(10, 200, num_anchors)
-    anchors = AnchorScores([None] * num_anchors, zero_shot, tokens, [None] * num_anchors)
+    anchors = AnchorScores([None] * num_anchors, zero_shot, tokens, [None] * num_anchors, 0, [""] * num_anchors)
     scores = PoolScores(
         **vars(golden_scores(zero_shot, one_shot)),
         upper_bound=np.full(num_candidates, np.nan),
         dropped=[None] * num_candidates,
         anchors=anchors,
+        by_set={},
         num_pairs_scored=num_candidates * num_anchors,
         seconds=3600.0,
     )

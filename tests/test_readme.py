@@ -12,6 +12,7 @@ from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.arguments import ScorerArguments, parse_arguments
 from tests.launch import ROOT
 
+RECIPES = ("recipes/train.py", "recipes/compare.py")
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,6 +27,8 @@ def commands() -> list[list[str]]:
 
 def test_every_command_is_parsed_by_its_program(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import compare
+    import follows
     import train
 
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -34,10 +37,13 @@ def test_every_command_is_parsed_by_its_program(monkeypatch):
         if words[0] == "make":
             assert words[1] in targets
         elif words[:2] == ["accelerate", "launch"]:
-            script = words.index("recipes/train.py")
+            script = next(i for i, word in enumerate(words) if word in RECIPES)
             launch_command_parser().parse_args(words[2 : script + 1])
             assert all((ROOT / word).is_file() for word in words[2:script] if word.endswith(".yaml"))
-            train.parse([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
+            recipe = {"recipes/train.py": train, "recipes/compare.py": compare}[words[script]]
+            recipe.parse([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
+        elif words[:2] == ["python", "recipes/follows.py"]:
+            follows.make_parser().parse_args(words[2:])
         elif words[:2] == ["nuggets", "score"]:
             parse_arguments(TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig)), words[2:])
         else:
@@ -61,7 +67,7 @@ def test_the_list_of_files_is_complete():
         "py",
     }
     assert package <= named
-    assert {"train", "demo", "build_demo"} <= named
+    assert {"train", "demo", "build_demo", "compare", "follows"} <= named
 
 
 def test_configs_are_listed():
@@ -77,3 +83,17 @@ def test_what_the_demo_prints_is_shown():
     ):
         assert re.search(rf"^{line} +[0-9.]+", README, flags=re.MULTILINE)
     assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # no placeholder left
+
+
+def test_the_comparison_that_is_shown_has_every_arm_at_every_fraction(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    from compare_arms import LABELS
+
+    section = README[README.index("## Does selection pay?") :]
+    rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
+    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in LABELS.values()]
+    assert {label for _, label in shown} == set(LABELS.values())
+    assert {fraction for fraction, _ in shown} == {"", "1%", "5%", "10%", "25%"}
+    assert len(shown) == 2 + 4 * (len(LABELS) - 2)
+    plot = re.search(r"!\[[^]]*\]\((docs/[^)]+)\)", section)
+    assert plot and (ROOT / plot.group(1)).is_file()

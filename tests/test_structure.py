@@ -14,16 +14,23 @@ import nuggets_trainer
 PACKAGE = Path(nuggets_trainer.__file__).parent
 ORDER = [
     "checks",
+    "config_checks",
     "config",
     "golden",
     "anchors",
+    "coverage",
+    "limits",
     "selection",
+    "reliability",
+    "association",
     "confidence",
     "pilot",
     "schedule",
     "rows",
+    "corruptions",
     "formats",
     "pool",
+    "diversity",
     "segment",
     "encoding",
     "chat",
@@ -45,15 +52,20 @@ ORDER = [
     "sharded",
     "fingerprint",
     "files",
+    "scratch",
     "manifest",
     "store",
     "results",
+    "pairs",
+    "outcome",
     "demo",
     "contexts",
     "loading",
     "arguments",
     "job",
     "execution",
+    "completion_loss",
+    "signal_check",
     "provenance",
     "result_files",
     "tallies",
@@ -145,7 +157,7 @@ def test_the_import_check_sees_imports_inside_functions():
 
 def test_the_pure_modules_import_no_framework():
     heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
-    for module in ("config", "golden", "anchors", "selection"):
+    for module in ("config", "golden", "anchors", "selection", "reliability", "association"):
         assert not {name.split(".")[0] for name in imported(module)} & heavy, module
 
 
