@@ -243,19 +243,14 @@ def test_a_signal_check_is_shown_where_there_is_one(scored, tmp_path):
     for path in scored[0].glob("*.parquet"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "run.json").write_bytes((scored[0] / "run.json").read_bytes())
-    corruption = {
-        "name": "shuffled <b>words</b>",
-        "ranked_right": 0.53,
-        "low": 0.4,
-        "high": 0.66,
-        "num_candidates": 32,
-    }
-    (tmp_path / "signal_check.json").write_text(json.dumps({"corruptions": [corruption], "tells_apart": False}))
+    corruption = {"corruption": "shuffled_<b>words</b>", "ranked_right": 0.53, "interval": [0.4, 0.66]}
+    found = {"corruptions": [{**corruption, "num_candidates": 32}], "verdict": "none"}
+    (tmp_path / "signal_check.json").write_text(json.dumps(found))
     figures = write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "shuffled &lt;b&gt;words&lt;/b&gt;" in page and "0.40 to 0.66" in page
     assert "cannot tell examples from corrupted ones" in figures["cautions"][0]["title"]
-    for odd in ("[1, 2]", "{}", '{"corruptions": 3}', "{", '{"corruptions": [{"name": "x"}]}'):
+    for odd in ("[1, 2]", "{}", '{"corruptions": 3}', "{", '{"corruptions": [{"corruption": "x"}]}'):
         (tmp_path / "signal_check.json").write_text(odd)
         write_report(tmp_path)
 

@@ -43,11 +43,17 @@ def _note(title: str, text: str) -> Caution:
 
 
 def _signal(check: Any) -> Iterator[Caution]:
-    if isinstance(check, dict) and check.get("tells_apart") is False:
+    verdict = check.get("verdict") if isinstance(check, dict) else None
+    if verdict == "none":
         yield _warn(
             "The scorer model cannot tell examples from corrupted ones",
             "Candidates and corrupted copies of them got the same scores, so that the ranking is mostly noise. Use a "
             "larger scorer model, another template, or more anchors.",
+        )
+    if verdict == "some":
+        yield _note(
+            "The scorer model tells examples from some corruptions, not from all",
+            "Of the others its scores say nothing: see the signal check below.",
         )
 
 

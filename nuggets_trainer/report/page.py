@@ -128,7 +128,7 @@ def text_length(rows: list[dict[str, Any]]) -> int:
 def signal_rows(check: Any) -> list[dict[str, Any]]:
     """Return the corruptions of a signal check; empty where there is none."""
     lists = [value for value in check.values() if isinstance(value, list)] if isinstance(check, dict) else []
-    return [row for row in (lists[0] if lists else []) if isinstance(row, dict) and "name" in row]
+    return [row for row in (lists[0] if lists else []) if isinstance(row, dict) and "corruption" in row]
 
 
 def statuses(rows: list[dict[str, Any]]) -> dict[str, int]:

@@ -181,7 +181,8 @@ def _shown_rows(pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: D
 def _rejected(scores: PoolScores, golden_set: GoldenSet) -> Ints:
     """Pool indices of some candidates that were not kept: the next, the lowest, and others at random."""
     eliminated = np.flatnonzero(~np.isnan(scores.upper_bound))
-    others = np.concatenate([rank_candidates(scores)[len(golden_set) :], eliminated])
+    ranked = rank_candidates(scores)
+    others = np.concatenate([ranked[~np.isin(ranked, golden_set.indices)], eliminated])
     rest = others[NUM_NEXT : max(NUM_NEXT, len(others) - NUM_LOWEST)]
     drawn = np.random.default_rng(0).permutation(len(rest))[:NUM_OTHERS]
     return np.unique(np.concatenate([others[:NUM_NEXT], others[-NUM_LOWEST:], rest[np.sort(drawn)]]))

@@ -41,7 +41,7 @@ def verdict(table: ScoreTable, i: int, cut: dict[str, Any]) -> tuple[str, str]:
     if table.eliminated[i]:
         return "eliminated", _eliminated(float(table.upper_bound[i]), int(table.num_anchors[i]), cut["score"])
     score, number = float(table.golden_score[i]), int(table.num_anchors[i])
-    won = f"won {round(score * number):,} of {number:,} anchors"
+    won = _won(score, number)
     if table.selected[i]:
         tie = f" At the cut, where {cut['ties']:,} rows tie." if score == cut["score"] and cut["ties"] > 1 else ""
         return "kept", f"Kept: rank {table.rank[i]:,}, {won}.{tie}"
@@ -50,6 +50,13 @@ def verdict(table: ScoreTable, i: int, cut: dict[str, Any]) -> tuple[str, str]:
     if score > cut["score"]:
         return "below", f"Not chosen by the rule, though the last row kept has a lower golden score ({won})."
     return "below", f"Below the cut: {won}, {score:.2f} where the last row kept has {cut['score']:.2f}."
+
+
+def _won(score: float, number: int) -> str:
+    wins = score * number
+    if abs(wins - round(wins)) < 1e-6:
+        return f"won {round(wins):,} of {number:,} anchors"
+    return f"golden score {score:.3f} over {number:,} anchors"  # several anchor sets, combined
 
 
 def _eliminated(bound: float, num_anchors: int, cut: float) -> str:
@@ -65,4 +72,6 @@ def _tie(table: ScoreTable, i: int, cut: dict[str, Any]) -> str:
     gain = float(table.mean_gain[i])
     if gain < cut["mean_gain"]:
         return f"its mean gain, {gain:+.3f}, is below that of the last row kept, {cut['mean_gain']:+.3f}"
+    if gain > cut["mean_gain"]:
+        return "coverage, a quota or a near-duplicate that was kept stood against it"
     return "its mean gain is the same as that of the last row kept, and it stands behind it in the pool"
