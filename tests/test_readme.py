@@ -12,7 +12,7 @@ from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.arguments import ScorerArguments, parse_arguments
 from tests.launch import ROOT
 
-RECIPES = ("recipes/train.py", "recipes/compare.py")
+SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
 README = (ROOT / "README.md").read_text()
 
 
@@ -28,26 +28,38 @@ def commands() -> list[list[str]]:
 def test_every_command_is_parsed_by_its_program(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     import compare
+    import control
+    import evaluate
     import follows
     import train
 
+    programs = {
+        "recipes/train.py": train.parse,
+        "recipes/control.py": control.parse,
+        "recipes/compare.py": compare.parse,
+    }
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     parsed = 0
     for words in commands():
         if words[0] == "make":
             assert words[1] in targets
-        elif words[:2] == ["accelerate", "launch"]:
-            script = next(i for i, word in enumerate(words) if word in RECIPES)
-            launch_command_parser().parse_args(words[2 : script + 1])
+        elif words[:2] == ["accelerate", "launch"] or words[0] == "python":
+            script = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+            if words[0] == "accelerate":
+                launch_command_parser().parse_args(words[2 : script + 1])
             assert all((ROOT / word).is_file() for word in words[2:script] if word.endswith(".yaml"))
-            recipe = {"recipes/train.py": train, "recipes/compare.py": compare}[words[script]]
-            recipe.parse([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
-        elif words[:2] == ["python", "recipes/follows.py"]:
-            follows.make_parser().parse_args(words[2:])
+            if words[script] == "recipes/evaluate.py":
+                evaluate.parse(words[script + 1 :])
+            elif words[script] == "recipes/follows.py":
+                follows.make_parser().parse_args(words[script + 1 :])
+            else:
+                programs[words[script]]([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
         elif words[:2] == ["nuggets", "score"]:
             parse_arguments(TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig)), words[2:])
+        elif words[:2] == ["transformers", "serve"]:
+            assert {word for word in words if word.startswith("--")} <= SERVE_OPTIONS
         else:
-            assert words == ["bash", ".ci/run"], words
+            assert words == ["bash", ".ci/run"] or words[0] in ("pip", "curl", "vllm"), words
         parsed += 1
     assert parsed >= 8
 
@@ -67,12 +79,14 @@ def test_the_list_of_files_is_complete():
         "py",
     }
     assert package <= named
-    assert {"train", "demo", "build_demo", "compare", "follows"} <= named
+    inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
+    assert {path.stem for path in (ROOT / "nuggets_trainer" / "evaluation").glob("*.py")} - {"__init__"} == inner
+    assert {"train", "demo", "build_demo", "compare", "follows", "evaluate"} <= named
 
 
 def test_configs_are_listed():
-    for path in (ROOT / "configs").glob("*.yaml"):
-        assert f"`configs/{path.name}`" in README
+    for path in [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "paper").glob("*.yaml")]:
+        assert f"`{path.relative_to(ROOT)}`" in README
 
 
 def test_what_the_demo_prints_is_shown():

@@ -74,8 +74,29 @@ ORDER = [
     "selector",
     "callback",
     "trainer",
+    "evaluation",
+    *(
+        f"evaluation.{name}"
+        for name in (
+            "intervals",
+            "journal",
+            "questions",
+            "tuned",
+            "generation",
+            "answer_files",
+            "answers",
+            "judge",
+            "mt_bench",
+            "alpaca_judge",
+            "alpaca_eval",
+            "pairwise",
+            "paper",
+            "arguments",
+        )
+    ),
     "cli",
 ]
+PACKAGES = {"demo", "evaluation"}
 COLLECTIVES = {
     "gather",
     "gather_object",
@@ -91,7 +112,8 @@ COLLECTIVES = {
 
 
 def path_of(module: str) -> Path:
-    return PACKAGE / module / "__init__.py" if module == "demo" else PACKAGE / f"{module}.py"
+    path = PACKAGE.joinpath(*module.split("."))
+    return path / "__init__.py" if module in PACKAGES else path.with_suffix(".py")
 
 
 def tree_of(module: str) -> ast.Module:
@@ -123,12 +145,21 @@ def imported(module: str) -> set[str]:
 
 
 def own_imports(module: str) -> set[str]:
-    return {name.split(".")[1] for name in imported(module) if name.startswith("nuggets_trainer.")}
+    """Modules of the package that a module imports; of a subpackage the module in it, where one is named."""
+    found = set()
+    for name in imported(module):
+        if name.startswith("nuggets_trainer."):
+            parts = name.split(".")[1:]
+            inner = ".".join(parts[:2])
+            found.add(inner if parts[0] == "evaluation" and inner in ORDER else parts[0])
+    return found
 
 
 def test_the_order_names_every_module():
     found = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert found - {"__init__"} == set(ORDER)
+    found |= {f"{path.parent.name}.{path.stem}" for path in PACKAGE.glob("*/*.py")}
+    assert {name for name in found if not name.endswith("__init__")} == set(ORDER)
+    assert sum(name.startswith("evaluation.") for name in ORDER) >= 14
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -139,6 +170,7 @@ def test_imports_point_upwards_only(module):
 
 def test_the_import_check_sees_imports_inside_functions():
     assert "scorer" in own_imports("cli")
+    assert "evaluation.journal" in own_imports("evaluation.judge")
     assert sum(len(own_imports(module)) for module in ORDER) >= 30
 
 
@@ -160,6 +192,9 @@ def test_a_module_fits_on_a_few_screens_and_says_what_it_is(module):
     [
         "import nuggets_trainer",
         "import nuggets_trainer.cli",
+        # AlpacaEval's package runs in a process of its own, which has no need of them
+        "import nuggets_trainer.evaluation.judge, nuggets_trainer.evaluation.alpaca_judge",
+        "import nuggets_trainer.evaluation.paper, nuggets_trainer.evaluation.pairwise",
         "from nuggets_trainer import NuggetsConfig, golden_scores",
     ],
 )
