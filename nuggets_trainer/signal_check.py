@@ -8,6 +8,7 @@ through `execution.py`; its pairs are in the same store as all others, so that i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -182,13 +183,23 @@ def check_scorer(
     All ranks must call it. What it scores is in the store, for `score_pool` to find.
     """
     _, dropped = pool.read_keys()
-    rows = [i for i in range(len(pool)) if i not in dropped]
     sets = {"": anchors} if isinstance(anchors, Pool) else anchors
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as job:
         anchor_set = given_anchors(job, sets) if sets is not None else chosen_anchors(job, dropped)
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
+        number = NUM_CANDIDATES + len(anchor_set.keys)  # anchors are left out later
+        usable = sorted((i for i in range(len(pool)) if i not in dropped), key=lambda i: job.keys[i])
+        rows = list(itertools.islice((i for i in usable if _can_be_scored(shared, pool[i])), number))
         return check_signal(job, anchor_set, shared, rows, score_dir)[0]
+
+
+def _can_be_scored(shared: SharedPrefix, row: Row) -> bool:
+    try:
+        shared.candidate(row)
+    except UnusableRowError:
+        return False
+    return True
 
 
 def compare(
