@@ -1,18 +1,20 @@
-"""Command-line and YAML arguments of the recipes and of `nuggets`. Knows names and defaults, no scoring."""
+"""Command-line and YAML arguments of `nuggets` and of the recipes. Knows names and defaults, no scoring."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser
+from trl import ScriptArguments, TrlParser
 
 from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.options import make_parser
 
 
 @dataclass
@@ -24,6 +26,33 @@ class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no type
         metadata={
             "help": "Evaluation rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. "
             "Default: `dataset_test_split` of `dataset_name` when `eval_strategy` asks for evaluation."
+        },
+    )
+
+
+@dataclass
+class PoolArguments:
+    """Where the pool comes from; names and defaults are those of TRL's `ScriptArguments`."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "The pool: a hub dataset, a local directory, a .json, .jsonl, .csv or .parquet file, or "
+            "`nuggets-demo/pool`."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_train_split: str = field(
+        default="train", metadata={"help": "Which split is the pool; a single file is its own split."}
+    )
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Stream the rows, and take the first `pool_size` of them."}
+    )
+    dataset_text_field: str = field(
+        default="text",
+        metadata={
+            "help": "Column of rows that are whole texts, as in SFTConfig. Rows that have it are read as text before "
+            "Alpaca's columns are looked for: name another column where a pool has both."
         },
     )
 
@@ -43,8 +72,16 @@ class ScorerArguments:
             "choices": ["auto", "bfloat16", "float16", "float32"],
         },
     )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Attention implementation, e.g. sdpa."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Attention implementation, e.g. sdpa. Default: that of transformers."}
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+
+
+@dataclass
+class ShardArguments:
+    """Which part of the pool a job scores."""
+
     shard: str | None = field(
         default=None,
         metadata={
@@ -56,33 +93,104 @@ class ScorerArguments:
     )
 
 
+@dataclass
+class PlanArguments:
+    """What `nuggets plan` measures and tells."""
+
+    measure_seconds: float = field(
+        default=10.0,
+        metadata={
+            "help": "For how long to score real pairs, in seconds; what is scored is stored for the run itself. At "
+            "least one call of the engine, some forward passes, is timed."
+        },
+    )
+    price_per_hour: float | None = field(
+        default=None,
+        metadata={"help": "What the machine costs per hour, in any currency: the plan then says what scoring costs."},
+    )
+
+
+@dataclass
+class SelectArguments:
+    """Another selection rule for scores that are there."""
+
+    score_dir: str | None = field(
+        default=None,
+        metadata={"help": "Directory or URL with the scores.parquet of an earlier run. May be given as first word."},
+    )
+    top_fraction: float | None = field(
+        default=None, metadata={"help": "Keep this fraction of the candidates, in (0, 1]. Default rule: 0.1."}
+    )
+    top_k: int | None = field(default=None, metadata={"help": "Keep exactly this many candidates."})
+    threshold: float | None = field(
+        default=None, metadata={"help": "Keep every candidate with a golden score strictly above this, in [0, 1)."}
+    )
+    output: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write the golden set here, best row first, in the pool's own columns: a .parquet, .jsonl, .json "
+            "or .csv file. Needs `dataset_name`."
+        },
+    )
+    pool_size: int | None = field(
+        default=None, metadata={"help": "As it was when the pool was scored. Default: all rows."}
+    )
+
+
+@dataclass
+class OutputArguments:
+    """How a command answers."""
+
+    json: bool = field(
+        default=False, metadata={"help": "Print one JSON object on stdout; everything else goes to stderr."}
+    )
+
+
 # Of these, one may be given: an option of the command line takes the place of its partners in the config file.
 EXCLUSIVE = ({"top_fraction", "top_k", "threshold"}, {"anchors", "num_anchors"})
+CONFIGS = Path(str(files("nuggets_trainer"))) / "configs"
 
 
-def recipe_parser() -> TrlParser:
-    """Parser of recipes/train.py: the four groups of arguments, as TRL's own scripts have it."""
-    return TrlParser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig))
+def recipe_parser(prog: str | None = None, **texts: str) -> TrlParser:
+    """Parser of `nuggets train` and recipes/train.py: the four groups of arguments, as TRL's own scripts have it.
+
+    Args:
+        prog: as it is called.
+        texts: description, usage and epilog, see `make_parser`.
+    """
+    from trl import ModelConfig, SFTConfig
+
+    texts = {"description": "", **texts}
+    return make_parser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig), prog or "train", **texts)
 
 
-def parse_arguments(parser: TrlParser, argv: Sequence[str], ignored: frozenset[str] = frozenset()) -> tuple[Any, ...]:
+def training_parsers() -> tuple[TrlParser]:
+    """Parsers of the programs that train."""
+    return (recipe_parser(),)
+
+
+def parse_arguments(
+    parser: TrlParser, argv: Sequence[str], others: Callable[[], Sequence[TrlParser]] = tuple
+) -> tuple[Any, ...]:
     """Parse command line and `--config` file; an option of the command line wins over the file.
 
     Args:
         parser: of the program.
         argv: the command line, without the program's name.
-        ignored: keys that the file may have though the program has no such option.
+        others: makes the parsers of other programs, whose keys the file may have too: one YAML serves all.
 
     Raises:
         FileNotFoundError: if the config file is not there.
-        ValueError: if the file has a key that no argument has; the error names the nearest one.
+        ValueError: if an option or a key of the file is none of the program's; the error names the nearest one.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     found, rest = finder.parse_known_args(list(argv))
     if found.config is not None:
+        path = config_path(found.config)
         options = {action.dest for action in parser._actions}
-        config = _read_config(Path(found.config), options | ignored)
+        ignored = {action.dest for other in others() for action in other._actions}
+        config = _read_config(path, options | ignored)
         config = {key: value for key, value in config.items() if key in options or key == "env"}
         os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
         given = {option.removeprefix("--").split("=")[0] for option in rest if option.startswith("--")}
@@ -90,15 +198,38 @@ def parse_arguments(parser: TrlParser, argv: Sequence[str], ignored: frozenset[s
             if group & given:
                 config = {key: value for key, value in config.items() if key not in group}
         parser.set_defaults_with_config(**config)
-    parsed: tuple[Any, ...] = parser.parse_args_into_dataclasses(args=rest)
-    return parsed
+        for action in parser._actions:
+            if action.dest in config:
+                action.source = found.config  # for --help
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
+    if unknown:
+        raise ValueError(_unknown(unknown, [name for action in parser._actions for name in action.option_strings]))
+    return tuple(parsed)
+
+
+def config_path(name: str) -> Path:
+    """Path of a config file: the file itself, or the one of this name that ships with the package.
+
+    Example:
+        >>> config_path("demo").name, config_path("configs/demo.yaml").name
+        ('demo.yaml', 'demo.yaml')
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = CONFIGS / name.removeprefix("configs/")
+    for candidate in (shipped, shipped.with_name(f"{shipped.name}.yaml")):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"There is no config file {name!r}, and none of this name ships with the package: `nuggets configs` lists "
+        "those that do."
+    )
 
 
 def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
     import yaml
 
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no config file {str(path)!r}.")
     config = yaml.safe_load(path.read_text())
     if not isinstance(config, dict):
         raise ValueError(f"Config file {path} must hold a YAML mapping of argument names to values.")
@@ -108,6 +239,13 @@ def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
             hint = f" Did you mean `{near[0]}`?" if near else " See `--help` for the names."
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has.{hint}")
     return config
+
+
+def _unknown(words: list[str], options: list[str]) -> str:
+    first = words[0].split("=")[0]
+    near = difflib.get_close_matches(first, options, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"There is no option {' '.join(words)}.{hint} `--help` lists the options."
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,92 +1,98 @@
-"""`nuggets score`: score a pool and choose its golden set, without training. Thin over `score_pool`."""
+"""`nuggets`: finds the command, runs it, and turns what went wrong into a message and an exit code.
+
+Imports nothing heavy: `nuggets --help` does not wait for torch. `accelerate launch -m nuggets_trainer.cli <command>`
+runs a command on several processes.
+"""
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 
-USAGE = """usage: nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [--anchors A ...]
+import nuggets_trainer
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands.output import log_to_stderr, rank
+
+WIDTH = max(map(len, COMMANDS)) + 2
+USAGE = f"""usage: nuggets [--debug] <command> [options]
+
+Choose the data a language model is tuned on.
 
 commands:
-  score    score a pool with a base model and choose the golden set (no training)
+{chr(10).join(f"  {name:<{WIDTH}}{summary}" for name, summary in COMMANDS.items())}
 
-`nuggets score --help` lists the options. Several processes: `accelerate launch -m nuggets_trainer.cli score ...`.
+options:
+  -h, --help   this page; `nuggets <command> --help` lists the options of a command
+  --version    print the version
+  --debug      show where an error came from (or set NUGGETS_DEBUG=1)
+
+Several processes: `accelerate launch -m nuggets_trainer.cli <command> ...`.
+
+{EXIT_CODES}
 """
+PACKAGE = Path(__file__).parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = os.environ.get("NUGGETS_DEBUG", "0") not in ("", "0")
+    if arguments[:1] == ["--debug"]:
+        debug, arguments = True, arguments[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE)
+        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     command, *rest = arguments
-    if command != "score":
-        sys.stderr.write(f"nuggets: there is no command {command!r}\n\n{USAGE}")
+    if command == "--version":
+        print(f"nuggets_trainer {nuggets_trainer.__version__}")
+        return 0
+    if command not in COMMANDS:
+        print(f"nuggets: there is no command {command!r}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
-    score(rest)
+    module = import_module(f"nuggets_trainer.commands.{command}")
+    try:
+        options = module.parse(rest)
+    except SystemExit as end:  # argparse has printed help or what is wrong
+        return int(end.code or 0)
+    except Exception as error:  # noqa: BLE001 - told below, whatever it is
+        return _tell(error, command, 2, debug)
+    log_to_stderr()
+    try:
+        module.run(*options)
+    except KeyboardInterrupt:
+        print(f"nuggets {command}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 - told below, whatever it is
+        return _tell(error, command, 1, debug)
     return 0
 
 
-def score(argv: Sequence[str]) -> None:
-    """Score a pool: parse arguments, load rows and model, call `score_pool`.
+def _tell(error: Exception, command: str, code: int, debug: bool) -> int:
+    """Say what went wrong: a mistake of the user in words, a defect with its traceback; return the exit code."""
+    if debug or not _is_explained(error):
+        traceback.print_exception(error)
+        return 1
+    if rank() == 0:
+        hint = f"`nuggets {command} --help` lists the options; " if code == 2 else ""
+        print(
+            f"nuggets {command}: error: {error}\n({hint}`nuggets --debug ...` shows where it arose.)", file=sys.stderr
+        )
+    elif code != 2:  # each process reads the same command line
+        print(f"[rank {rank()}] error: {str(error).splitlines()[0]}", file=sys.stderr)
+    return code
 
-    Raises:
-        ValueError: for missing or contradictory arguments, before anything is loaded.
-    """
-    import torch
-    from accelerate import PartialState
-    from trl import ScriptArguments, TrlParser
 
-    from nuggets_trainer.arguments import ScorerArguments, parse_arguments, parse_shard, recipe_parser
-    from nuggets_trainer.causal_lm import resolve_autocast_dtype
-    from nuggets_trainer.config import NuggetsConfig
-    from nuggets_trainer.loading import load_rows, load_scorer
-    from nuggets_trainer.pool import Pool, take_pool
-    from nuggets_trainer.scorer import score_pool, score_shard
-    from nuggets_trainer.selector import anchor_pools
-
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
-    # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    parser = TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig), prog="nuggets score")
-    training_keys = frozenset(action.dest for action in recipe_parser()._actions)  # one YAML serves both programs
-    script, scorer, config = parse_arguments(parser, argv, ignored=training_keys)
-    required = {
-        "model_name_or_path": config.scorer_model or scorer.model_name_or_path,
-        "dataset_name": script.dataset_name,
-        "score_dir": config.score_dir,
-    }
-    missing = [f"--{name}" for name, value in required.items() if value is None]
-    if missing:
-        raise ValueError(f"`nuggets score` needs {', '.join(missing)}.")
-    shard = None if scorer.shard is None else parse_shard(scorer.shard)
-    rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming)
-    pool = Pool(take_pool(rows, config.pool_size, "dataset_name"), "dataset_name")
-    anchors = anchor_pools(config, None, pool)
-    # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
-    kwargs = config.scorer_kwargs
-    if config.scorer_model is None:
-        kwargs = {
-            "dtype": scorer.dtype,
-            "revision": scorer.model_revision,
-            "attn_implementation": scorer.attn_implementation,
-            "trust_remote_code": scorer.trust_remote_code,
-        }
-    # `device_map` and not `.to`: quantized weights cannot be moved.
-    model, tokenizer = load_scorer(required["model_name_or_path"], **{"device_map": {"": state.device}, **kwargs})
-    options = {
-        "config": config,
-        "score_dir": config.score_dir,
-        "autocast_dtype": resolve_autocast_dtype(config.score_dtype, model.dtype),
-    }
-    if shard is None:
-        score_pool(model, tokenizer, pool, anchors, **options)
-    else:
-        score_shard(model, tokenizer, pool, anchors, shard=shard, **options)
-    state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
+def _is_explained(error: Exception) -> bool:
+    """Whether the message alone tells what to do: our own checks, and missing files, models, packages or space."""
+    if isinstance(error, (OSError, ImportError)):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_by_us = bool(frames) and Path(frames[-1].filename).is_relative_to(PACKAGE)
+    return isinstance(error, (ValueError, TypeError, RuntimeError)) and raised_by_us
 
 
 if __name__ == "__main__":

@@ -7,23 +7,24 @@ a race that was interrupted, or raced before under another rule, is replayed and
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
-from nuggets_trainer.engine import PATHS
+from nuggets_trainer.forecast import ForeseeableRace
 from nuggets_trainer.job import Job
 from nuggets_trainer.outcome import Outcome
 from nuggets_trainer.pairs import MissingPairs, Wanted, blocks, distinct
+from nuggets_trainer.path import choose_path
 from nuggets_trainer.pilot import pilot_size
+from nuggets_trainer.plan import Workload
+from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.schedule import Race
 from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.segment import Group
 from nuggets_trainer.store import ZERO_SHOT, PartWriter, known
+from nuggets_trainer.watch import Watch
 
 # Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
 # four, so that they score the same pairs as one; beyond, each rank would get too little of it.
@@ -58,16 +59,19 @@ class Execution:
         self._keys = [job.keys[i] for i in candidates]
         self._scratch = Scratch(job.store.score_dir)
         self._path_chosen = False
-        self._shown_at = 0.0
         self._outcome: Outcome | None = None
         self.num_pairs = 0  # computed by this rank
 
-    def run(self) -> Outcome | None:
+    def run(self, measure_seconds: float | None = None) -> Outcome | None:
         """Score what the schedule asks for; the main process gets the outcome, the others None.
+
+        Args:
+            measure_seconds: stop after this time of scoring; `watch` then knows what it has shown.
 
         Raises:
             RuntimeError: if the ranks do not share the store's file system.
         """
+        self._measuring, self.watch = measure_seconds is not None, Watch(measure_seconds)
         self._find_budget()
         with PartWriter(self._job.store, self._job.config.flush_seconds, self._job.config.flush_candidates) as writer:
             if self._job.config.schedule_in_force == "exact":
@@ -86,27 +90,44 @@ class Execution:
     def _run_exact(self, writer: PartWriter) -> Outcome | None:
         ranks = self._job.ranks
         missing = self._missing_pairs()
-        if sum(ranks.gather([missing.num_pairs])):
-            self._choose_path()
-        self._score_zero_shot()
-        with _progress(missing.num_pairs, "pair", ranks.is_main and missing.num_pairs > 0) as bar:
+        tokens = sum(self._shared.num_tokens(self._prompts[i], anchors) for i, anchors in missing)
+        counts = ranks.gather([(missing.num_pairs, tokens)])
+        with show_phase("Scoring", "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
+            workload = self._workload(sum(pairs for pairs, _ in counts), sum(tokens for _, tokens in counts))
+            self.watch.over(phase, workload, own_tokens=tokens)
+            if workload.tokens:
+                self._choose_path()
+            self._score_zero_shot()
 
             def score() -> list[None]:
                 """Write this rank's pairs; there is nothing to tell the others but an error."""
                 with self._job.company.together():
-                    for _, anchors, _ in self._score(missing, writer):
-                        bar.update(len(anchors))
+                    for _ in self._score(missing, writer, stoppable=True):
+                        pass
                 writer.flush()
                 return []
 
             ranks.gather_from(score)  # all have written, or all fail
-        ranks.on_main(self._read_outcome)
+        if not self._measuring:
+            ranks.on_main(self._read_outcome)
         return self._outcome
+
+    def _workload(self, num_needed: int, tokens: float) -> Workload:
+        n, m = len(self._candidates), len(self._anchor_set.keys)
+        return Workload(n, m, n * m, n * m - num_needed, tokens)
+
+    def _count_race(self) -> tuple[int, float]:
+        """Pairs that are not stored, and their tokens."""
+        num_pairs = int(self._race.num_anchors.sum())
+        num_stored = sum(int(known(self._stored[block]).sum()) for _, block in blocks(self._racers))
+        num_needed = num_pairs - min(num_pairs, num_stored)
+        return num_needed, self._race.tokens_of_all() * num_needed / max(1, num_pairs)
 
     def _missing_pairs(self) -> MissingPairs:
         """Find the pairs that this rank has to score; equal rows are scored once.
 
-        Longest prefix first, so that memory runs out at once or never.
+        In a random order, so that the speed so far tells the time to come, but for the longest prefix, which is first:
+        memory runs out at once or never.
         """
         by_key = {self._job.keys[i]: i for i in sorted(self._prompts, reverse=True)}
         stored = self._job.store.read_matrix(list(by_key), self._anchor_set.keys, self._scratch)
@@ -114,8 +135,10 @@ class Execution:
         for keys, block in blocks(list(by_key)):
             needless[block] = known(stored[block]) | self._excluded(keys)
         candidates = list(by_key.values())
+        longest = max(candidates, key=lambda i: (self._prompts[i].num_tokens(), -i), default=None)
         order = sorted(
-            range(len(candidates)), key=lambda row: (-self._prompts[candidates[row]].num_tokens(), candidates[row])
+            range(len(candidates)),
+            key=lambda row: (candidates[row] != longest, self._job.keys[candidates[row]]),
         )
         return MissingPairs(candidates, order, needless)
 
@@ -139,17 +162,18 @@ class Execution:
     def _run_race(self, writer: PartWriter) -> Outcome | None:
         ranks = self._job.ranks
         costs = ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in self._prompts.items()])
-        self._score_zero_shot()
-        ranks.on_main(lambda: self._start_race(dict(costs)))
-        # An upper bound: how many pairs a race leaves out is seen at its end.
-        num_pairs = len(self._candidates) * len(self._anchor_set.keys)
-        with _progress(num_pairs, "pair", ranks.is_main) as bar:
-            while wave := ranks.on_main(lambda: self._next_missing(bar)):
+        with show_phase("Scoring", "pairs", None, ranks.is_main) as phase:
+            self._score_zero_shot()
+            ranks.on_main(lambda: self._start_race(dict(costs)))
+            # An upper bound: how many pairs a race leaves out is seen at its end.
+            self.watch.over(phase, self._workload(*ranks.on_main(self._count_race)), sharing=ranks.world)
+            while wave := ranks.on_main(self._next_missing):
                 self._choose_path()
                 own = {i: anchors for i, anchors in wave if i in self._prompts}
                 results = ranks.gather_from(lambda own=own: self._score_together(own, writer))  # type: ignore[misc]
                 ranks.on_main(lambda results=results: self._update(results))  # type: ignore[misc]
-        ranks.on_main(self._end_race)
+        if not self._measuring:
+            ranks.on_main(self._end_race)
         return self._outcome
 
     def _start_race(self, prefix_tokens: dict[int, int]) -> None:
@@ -162,7 +186,7 @@ class Execution:
         excluded = self._scratch.full((len(first), len(anchors)), False, np.bool_)
         for keys, block in blocks(list(first)):
             excluded[block] = self._excluded(keys)
-        self._race = Race(
+        self._race = ForeseeableRace(
             self._job.config.selection_rule,
             store.read([ZERO_SHOT], anchors)[0][0],
             excluded,
@@ -184,8 +208,10 @@ class Execution:
         smallest = sorted(range(len(keys)), key=lambda row: keys[row])[: pilot_size(len(keys))]
         return np.array(smallest, dtype=np.int64)
 
-    def _next_missing(self, bar: tqdm) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    def _next_missing(self) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Pairs of the next wave that are not stored; waves that are stored whole pass at once. Empty at the end."""
+        if self.watch.stopped:
+            return []
         missing: list[tuple[int, npt.NDArray[np.int64]]] = []
         while not missing and (wave := self._race.next_wave()):
             stored: list[Result] = []
@@ -197,10 +223,7 @@ class Execution:
                 if not there.all():
                     missing.append((self._racers[row], anchors[~there]))
             self._race.update(stored)
-        if not missing or time.monotonic() - self._shown_at > 1:  # counting takes a moment in a large pool
-            self._shown_at = time.monotonic()
-            bar.set_postfix({"eliminated": int(self._race.eliminated.sum())}, refresh=False)
-            bar.update(int(self._race.num_scored.sum()) - bar.n)
+        self.watch.look_at(self._race, last=not missing)
         return missing
 
     def _update(self, results: list[Result]) -> None:
@@ -219,15 +242,19 @@ class Execution:
         with self._job.company.together():
             return list(self._score(pairs.items(), writer))
 
-    def _score(self, pairs: Wanted, writer: PartWriter) -> Iterator[Result]:
+    def _score(self, pairs: Wanted, writer: PartWriter, stoppable: bool = False) -> Iterator[Result]:
         """Score these pairs of this rank's candidates into the store."""
         for batch in self._batches(pairs):
+            if stoppable and self.watch.stopped:
+                break
             log_probs = self._job.engine.score_groups([group for _, _, group in batch])
             for (i, anchors, _), values in zip(batch, log_probs, strict=True):
                 writer.add(self._job.keys[i], [self._anchor_set.keys[j] for j in anchors], values)
                 self.num_pairs += len(anchors)
                 yield i, anchors, values
             writer.end_candidates(len({i for i, _, _ in batch}))
+            tokens = (len(prefix) + sum(len(s.ids) for s in segments) for _, _, (prefix, segments) in batch)
+            self.watch.scored(sum(len(anchors) for _, anchors, _ in batch), sum(tokens))
 
     def _batches(self, pairs: Wanted) -> Iterator[list[tuple[int, npt.NDArray[np.int64], Group]]]:
         """Yield candidates with their anchors, as many as fill some forward passes; each candidate whole."""
@@ -248,32 +275,11 @@ class Execution:
             yield batch
 
     def _choose_path(self) -> None:
-        """Have the engine hold its paths against the naive one, once: longest and shortest prefix, longest anchors."""
-        if self._path_chosen:
-            return
-        self._path_chosen = True
-        groups: list[Group] = [([], self._anchor_set.segments[:3])]
-        by_length = sorted(self._prompts, key=lambda i: (-self._prompts[i].num_tokens(), i))
-        for i in by_length[:1] + by_length[-1:]:
-            for prefix, group in self._prompts[i].groups[:3]:
-                segments = self._shared.suffixes if prefix else self._prompts[i].unshared
-                longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
-                groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
-        if self._job.company.sharded:
-            # The same passes on all ranks: a path that fails does so everywhere at once.
-            groups = self._job.ranks.on_main(lambda: groups)
-        anchor_tokens = sum(len(segment.ids) for segment in self._shared.suffixes.values())
-        num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in self._prompts.values())
-        engine, ranks = self._job.engine, self._job.ranks
-
-        def choose() -> list[tuple[str, bool]]:
-            with self._job.company.together():
-                return [(engine.choose_path(groups, num_tokens), engine.fuses)]
-
-        choices = ranks.gather_from(choose)
-        # One choice for all ranks: the slowest path that one needs.
-        engine.path = max((path for path, _ in choices), key=list(PATHS).index)
-        engine.fuses = all(fuses for _, fuses in choices)
+        """Have the engine choose its path, once, and let the time run from then on."""
+        if not self._path_chosen:
+            self._path_chosen = True
+            choose_path(self._job, self._anchor_set, self._shared, self._prompts)
+            self.watch.begin()
 
     def _score_zero_shot(self) -> None:
         keys, store = self._anchor_set.keys, self._job.store
@@ -304,7 +310,3 @@ class Execution:
         for row, key in enumerate(keys if exclude_self else []):
             excluded[row, columns.get(texts[key], [])] = True
         return excluded
-
-
-def _progress(total: int, unit: str, shown: bool) -> tqdm:
-    return tqdm(total=total, desc="Scoring", unit=unit, mininterval=1.0, disable=not shown)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
 from nuggets_trainer.anchors import kmeans_anchors, random_anchors
 from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
@@ -21,6 +20,7 @@ from nuggets_trainer.engine import LogProbEngine
 from nuggets_trainer.files import Place
 from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.pool import Pool
+from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.rows import Row, UnusableRowError
@@ -183,11 +183,13 @@ def _embed(
 
     def embed() -> list[tuple[int, npt.NDArray[np.float32]]]:
         vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
-        with job.company.together():
-            for block in tqdm(own, desc="Embedding", unit="block", mininterval=1.0, disable=not job.ranks.is_main):
+        num_rows = sum(len(block) for block in own)
+        with job.company.together(), show_phase("Embedding", "rows", num_rows, job.ranks.is_main) as phase:
+            for block in own:
                 sequences = sequences_of(job, block)
                 if sequences:
                     vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
+                phase.advance(len(block))
         return vectors
 
     return sorted(job.ranks.gather_from(embed), key=lambda item: item[0])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Key = TypeVar("Key")
 
 BLOCK = 65536  # candidates whose pairs are looked at together
 
 Wanted = Iterable[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
 
 
-def blocks(keys: list[str]) -> Iterator[tuple[list[str], slice]]:
+def blocks(keys: list[Key]) -> Iterator[tuple[list[Key], slice]]:
     """Yield one part of the keys after the other, each with its place."""
     for start in range(0, len(keys), BLOCK):
         yield keys[start : start + BLOCK], slice(start, start + BLOCK)

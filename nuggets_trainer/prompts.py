@@ -183,6 +183,11 @@ class SharedPrefix:
                 raise UnusableRowError("too_long")
         return CandidatePrompt(groups, unshared)
 
+    def num_tokens(self, prompt: CandidatePrompt, anchors: npt.NDArray[np.int64]) -> int:
+        """Forward tokens of a candidate and these anchors, in one visit."""
+        segments = (prompt.unshared.get(j, self.suffixes[j]) for j in anchors.tolist())
+        return prompt.prefix_tokens() + sum(len(segment.ids) for segment in segments)
+
     def _split_group(self, group: list[int]) -> dict[int, Segment]:
         reference = self._anchors[group[0]]
         whole = {j: self._template.one_shot(reference, self._anchors[j]) for j in group}

@@ -95,7 +95,11 @@ class PoolScores(GoldenScores):
 
 
 def write_results(
-    score_dir: Place, scores: PoolScores, one_shot: npt.NDArray[np.float32], golden_set: GoldenSet
+    score_dir: Place,
+    scores: PoolScores,
+    one_shot: npt.NDArray[np.float32],
+    golden_set: GoldenSet,
+    pool: dict[str, str] | None = None,
 ) -> None:
     """Write the three files, each at once.
 
@@ -104,8 +108,9 @@ def write_results(
         scores: of the pool, n rows, m anchors.
         one_shot: log-probs `(n, m)`, perhaps in a file; NaN where not scored.
         golden_set: for `selected`.
+        pool: what tells later whether rows are those that were scored, into the metadata of scores.parquet.
     """
-    _write(join(score_dir, "scores.parquet"), _scores_table(scores, golden_set))
+    _write(join(score_dir, "scores.parquet"), _scores_table(scores, golden_set).replace_schema_metadata(pool))
     _write(join(score_dir, "anchors.parquet"), _anchors_table(scores.anchors))
     stream_atomically(join(score_dir, "pairs.parquet"), lambda file: _write_pairs(file, one_shot))
 

@@ -24,7 +24,9 @@ from nuggets_trainer.diversity import diversity_of, row_groups, with_schedule_fo
 from nuggets_trainer.execution import Execution
 from nuggets_trainer.job import AnchorPools, Job, candidate_embeddings, chosen_anchors, given_anchors, open_job
 from nuggets_trainer.outcome import Collected, Outcome, collect
+from nuggets_trainer.plan import Measurement
 from nuggets_trainer.pool import Pool
+from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import told_not_raised, write_report
@@ -95,7 +97,8 @@ def score_pool(
         _check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
         diversity = diversity_of(config, groups, run.embeddings, collected.anchors.zero_shot, collected.one_shot)
         golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped), diversity)
-        write_results(score_dir, scores, collected.one_shot, golden_set)
+        about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
+        write_results(score_dir, scores, collected.one_shot, golden_set, about)
         return scores, golden_set
 
     ranks = run.job.ranks
@@ -167,6 +170,7 @@ class _Run:
     embeddings: npt.NDArray[np.float32] | None
     num_pairs: int
     started: float
+    measured: Measurement | None = None  # where it was stopped to measure
 
 
 def _by_name(anchors: Pool | AnchorPools | None) -> AnchorPools | None:
@@ -184,6 +188,7 @@ def _score_pairs(
     score_dir: str | Path,
     autocast_dtype: torch.dtype | None,
     adapter: bool = False,
+    measure_seconds: float | None = None,
 ) -> _Run:
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
@@ -201,12 +206,16 @@ def _score_pairs(
         execution = Execution(job, anchor_set, shared, prompts, candidates)
         num_pairs = 0
         with exit_on_sigterm():
-            if config.signal_check or (config.signal_check is None and is_affordable(len(candidates)) and not adapter):
+            asked = is_affordable(len(candidates)) and not adapter and measure_seconds is None
+            if config.signal_check or (config.signal_check is None and asked):
                 _, num_pairs = check_signal(job, anchor_set, shared, candidates, score_dir)
-            outcome = execution.run()
-            embeddings = None if config.max_similarity is None else candidate_embeddings(job, candidates)
+            outcome = execution.run(measure_seconds)
+            embeddings = None
+            if config.max_similarity is not None and measure_seconds is None:
+                embeddings = candidate_embeddings(job, candidates)
         num_pairs += sum(ranks.gather([execution.num_pairs]))
-    return _Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started)
+    measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
+    return _Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, measured)
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
@@ -240,14 +249,17 @@ def _encode_share(
     prompts: dict[int, CandidatePrompt] = {}
     reasons: list[tuple[int, str]] = []
     cause_shown = False
-    for i in job.ranks.share(job.pool.longest_first(rows)):  # ranks get as many tokens each, not as many rows
-        try:
-            prompts[i] = shared.candidate(job.pool[i])
-        except UnusableRowError as error:
-            reasons.append((i, str(error)))
-            if error.__cause__ is not None and not cause_shown:
-                cause_shown = True
-                logger.warning("Row %d is dropped as %s: %r. Later ones are only counted.", i, error, error.__cause__)
+    own = job.ranks.share(job.pool.longest_first(rows))  # ranks get as many tokens each, not as many rows
+    with show_phase("Rendering", "rows", len(own), job.ranks.is_main) as phase:
+        for i in own:
+            phase.advance()
+            try:
+                prompts[i] = shared.candidate(job.pool[i])
+            except UnusableRowError as error:
+                reasons.append((i, str(error)))
+                if error.__cause__ is not None and not cause_shown:
+                    cause_shown, told = True, "Row %d is dropped as %s: %r. Later ones are only counted."
+                    logger.warning(told, i, error, error.__cause__)
     num_unshared = sum(bool(prompt.unshared) for prompt in prompts.values())
     if num_unshared:
         logger.warning(

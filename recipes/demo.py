@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import train
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
-from nuggets_trainer import SelectedSFTTrainer, load_rows
+from nuggets_trainer import SelectedSFTTrainer, load_rows, training
 from nuggets_trainer.columns import alpaca_to_trl
+from nuggets_trainer.commands.output import log_to_stderr
 from nuggets_trainer.loading import resolve_demo
 
 
@@ -35,9 +34,9 @@ def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]
     parser.add_argument("--num_seeds", type=int, default=1)
     parser.add_argument("--full", action="store_true")
     options, rest = parser.parse_known_args(list(argv))
-    script, args, model, nuggets = train.parse(["--config", str(train.DEMO_CONFIG), *rest])
+    script, args, model, nuggets = training.parse(rest)
     pool = load_rows(script.dataset_name)
-    trainer = train.main(script, args, model, nuggets)
+    trainer = training.main(script, args, model, nuggets)
     golden_loss = trainer.evaluate()["eval_loss"]
 
     controls = Controls(args, model, pool, load_rows(script.eval_dataset_name), steps=trainer.state.max_steps)
@@ -116,6 +115,5 @@ def print_table(trainer: SelectedSFTTrainer, pool: Dataset, losses: dict[str, li
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
+    log_to_stderr()
     main(sys.argv[1:])

@@ -60,8 +60,7 @@ def parse(argv: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
     if step not in STEPS:
         raise ValueError(f"recipes/evaluate.py takes a step first, one of {', '.join(STEPS)}, got {step!r}.")
     parser = TrlParser(STEPS[step], prog=f"evaluate.py {step}")
-    others = {action.dest for types in STEPS.values() for action in TrlParser(types)._actions}
-    arguments = parse_arguments(parser, argv[1:], ignored=frozenset(others))
+    arguments = parse_arguments(parser, argv[1:], lambda: [TrlParser(types) for types in STEPS.values()])
     given = {name: value for group in arguments for name, value in vars(group).items()}
     required = {"generate": ("model_name_or_path", "name"), "judge": ("names",), "pairwise": ("names",)}
     missing = [f"--{name}" for name in required.get(step, ()) if not given[name]]

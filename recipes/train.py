@@ -19,109 +19,18 @@ accelerate launch recipes/train.py \
     --output_dir out
 ```
 
-Killed at any moment, the same command continues: scores are in `<output_dir>/nuggets`, and training goes on from the
-last complete checkpoint on the golden set that was saved with it.
+`nuggets train` is the same job from the installed package. What it does, step by step, is in
+nuggets_trainer/training.py: copy its `main` for a job of your own.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from transformers import TrainerState
-from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
-
-from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, load_rows
-from nuggets_trainer.arguments import RecipeArguments, parse_arguments, recipe_parser
-from nuggets_trainer.checkpoints import last_complete_checkpoint
-from nuggets_trainer.loading import resolve_demo
-from nuggets_trainer.ranks import Ranks
-
-DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-
-
-def parse(argv: Sequence[str]) -> tuple[Any, ...]:
-    """Parse arguments; where neither a config, a model nor rows are named, the demo's config is used."""
-    named = {option.split("=")[0] for option in argv}
-    if not named & {"--config", "--model_name_or_path", "--dataset_name", "-h", "--help"}:
-        argv = ["--config", str(DEMO_CONFIG), *argv]
-    arguments = parse_arguments(recipe_parser(), argv)
-    script, _, model, _ = arguments
-    missing = [
-        f"--{name}"
-        for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name))
-        if value is None
-    ]
-    if missing:
-        raise ValueError(f"recipes/train.py needs {' and '.join(missing)} (or no arguments at all, for the demo).")
-    return arguments
-
-
-def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
-    """Load evaluation rows, or None where no evaluation is asked for."""
-    if script.eval_dataset_name is not None:
-        return load_rows(script.eval_dataset_name, split=script.dataset_test_split)
-    if args.eval_strategy == "no":
-        return None
-    return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
-
-
-def is_finished(checkpoint: str, args: SFTConfig) -> bool:
-    """Whether a checkpoint has all the steps that these arguments ask for."""
-    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    if args.max_steps > 0:
-        return bool(state.global_step >= args.max_steps)
-    return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
-
-
-def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
-    """Run the job; return the trainer, trained and saved."""
-    args.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-        **(args.model_init_kwargs or {}),
-    }
-    quantization_config = get_quantization_config(model)
-    # Older versions of TRL do not know the argument.
-    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
-    trainer = SelectedSFTTrainer(
-        model=resolve_demo(model.model_name_or_path),
-        args=args,
-        train_dataset=load_rows(
-            script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming
-        ),
-        eval_dataset=load_eval_rows(script, args),
-        peft_config=get_peft_config(model),
-        nuggets_config=nuggets,
-        **quantization,
-    )
-    checkpoint = args.resume_from_checkpoint or Ranks().on_main(lambda: last_complete_checkpoint(args.output_dir))
-    if checkpoint is not None and is_finished(checkpoint, args):
-        # `Trainer.train` would take one step more, if the last one was not the last of its epoch.
-        trainer.select(checkpoint)
-        trainer._load_from_checkpoint(checkpoint)
-        score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
-        trainer.accelerator.print(
-            f"Nothing was left to train: {checkpoint} has all steps. For another run choose another `output_dir`; "
-            f"`--score_dir {score_dir}` reuses the scores."
-        )
-    else:
-        if checkpoint is not None:
-            trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
-        trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(args.output_dir)
-    trainer.accelerator.print(f"Model, golden set and scores saved to {args.output_dir}.")
-    if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script.dataset_name)
-    return trainer
-
+from nuggets_trainer.commands.output import log_to_stderr
+from nuggets_trainer.training import main, parse
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
+    log_to_stderr()
     job = main(*parse(sys.argv[1:]))
     job.accelerator.end_training()

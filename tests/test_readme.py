@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 
 from accelerate.commands.launch import launch_command_parser
-from trl import ScriptArguments, TrlParser
 
-from nuggets_trainer import NuggetsConfig
-from nuggets_trainer.arguments import ScorerArguments, parse_arguments
 from tests.launch import ROOT
 
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
@@ -54,8 +52,8 @@ def test_every_command_is_parsed_by_its_program(monkeypatch):
                 follows.make_parser().parse_args(words[script + 1 :])
             else:
                 programs[words[script]]([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
-        elif words[:2] == ["nuggets", "score"]:
-            parse_arguments(TrlParser((ScriptArguments, ScorerArguments, NuggetsConfig)), words[2:])
+        elif words[0] == "nuggets":
+            import_module(f"nuggets_trainer.commands.{words[1]}").parse(words[2:])
         elif words[:2] == ["transformers", "serve"]:
             assert {word for word in words if word.startswith("--")} <= SERVE_OPTIONS
         else:

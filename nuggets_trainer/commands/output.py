@@ -1,0 +1,53 @@
+"""A command's result on stdout, once, from the main process; logs on stderr. Knows no command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+
+@contextlib.contextmanager
+def stdout_kept_for_result() -> Iterator[TextIO]:
+    """Send what libraries print to stderr, and yield the real stdout."""
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield stdout
+
+
+def write_result(stdout: TextIO, result: dict[str, object], text: str, as_json: bool) -> None:
+    """Print the result as one JSON object, or as text for people."""
+    if rank() == 0:
+        print(json.dumps(result) if as_json else text, file=stdout, flush=True)
+
+
+def rank() -> int:
+    """Return the number of this process among those that a launcher started."""
+    return int(os.environ.get("RANK", "0"))
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what `sys.stderr` is at the time: a live display takes its place, and prints above itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        raise AttributeError("it is always sys.stderr")
+
+
+def log_to_stderr() -> None:
+    """Show the package's messages as plain lines, those of other libraries from WARNING on."""
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(_Stderr())
+    logging.getLogger("nuggets_trainer").setLevel(logging.INFO)

@@ -1,0 +1,64 @@
+"""`nuggets plan`: how long scoring will take, from some seconds of it. Thin over `plan_pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trl import TrlParser
+
+from nuggets_trainer.arguments import (
+    OutputArguments,
+    PlanArguments,
+    PoolArguments,
+    ScorerArguments,
+    parse_arguments,
+    training_parsers,
+)
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
+from nuggets_trainer.commands.scoring import check_given, load
+from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.options import make_parser
+
+USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
+EPILOG = f"""examples:
+  nuggets plan --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
+      --anchors nuggets-demo/anchors --score_dir scores
+  nuggets plan --config my.yaml --score_dir scores --price_per_hour 3.5 --json
+
+It takes the options of `nuggets score`, and what it scores is in <score_dir> for that. With several processes start
+both through `accelerate launch -m nuggets_trainer.cli`.
+
+{EXIT_CODES}"""
+
+
+def make_plan_parser() -> TrlParser:
+    """Parser of the command."""
+    dataclasses = (PoolArguments, ScorerArguments, PlanArguments, OutputArguments, NuggetsConfig)
+    return make_parser(dataclasses, "nuggets plan", f"{COMMANDS['plan'].capitalize()}.", USAGE, EPILOG)
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+    """Read the command line."""
+    parsed = parse_arguments(make_plan_parser(), argv, training_parsers)
+    rows, scorer, plan, _, config = parsed
+    check_given("nuggets plan", rows, scorer, config)
+    for name in ("measure_seconds", "price_per_hour"):
+        value = getattr(plan, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be above 0, got {value}.")
+    return parsed
+
+
+def run(
+    rows: PoolArguments, scorer: ScorerArguments, plan: PlanArguments, output: OutputArguments, config: NuggetsConfig
+) -> None:
+    """Measure, and print the plan."""
+    from nuggets_trainer.planning import plan_pool
+
+    with stdout_kept_for_result() as stdout:
+        model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
+        told = plan_pool(model, tokenizer, pool, anchors, **options, **vars(plan))
+        write_result(stdout, told.to_dict(), told.describe(), output.json)
+        state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then

@@ -1,0 +1,76 @@
+"""`nuggets score`: score a pool and choose its golden set, without training. Thin over `score_pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trl import TrlParser
+
+from nuggets_trainer.arguments import (
+    OutputArguments,
+    PoolArguments,
+    ScorerArguments,
+    ShardArguments,
+    parse_arguments,
+    parse_shard,
+    training_parsers,
+)
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
+from nuggets_trainer.commands.scoring import check_given, load
+from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.options import make_parser
+
+USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
+EPILOG = f"""examples:
+  nuggets score --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
+      --anchors nuggets-demo/anchors --score_dir scores
+  accelerate launch --num_processes 8 -m nuggets_trainer.cli score --config my.yaml --score_dir scores
+
+The same command goes on where a killed one was: scores are in <score_dir>. `nuggets plan` takes the same options.
+
+{EXIT_CODES}"""
+
+
+def make_score_parser() -> TrlParser:
+    """Parser of the command."""
+    dataclasses = (PoolArguments, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
+    return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG)
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+    """Read the command line."""
+    parsed = parse_arguments(make_score_parser(), argv, training_parsers)
+    rows, scorer, part, _, config = parsed
+    check_given("nuggets score", rows, scorer, config)
+    if part.shard is not None:
+        parse_shard(part.shard)
+    return parsed
+
+
+def run(
+    rows: PoolArguments, scorer: ScorerArguments, part: ShardArguments, output: OutputArguments, config: NuggetsConfig
+) -> None:
+    """Score, and print what was chosen."""
+    from nuggets_trainer.scorer import score_pool, score_shard
+
+    with stdout_kept_for_result() as stdout:
+        model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
+        result: dict[str, Any]
+        if part.shard is None:
+            scores, golden_set = score_pool(model, tokenizer, pool, anchors, **options)
+            result = {
+                "score_dir": config.score_dir,
+                "rule": dict([golden_set.rule]),
+                **golden_set.summary(),
+                **scores.summary(),
+                "indices": golden_set.indices.tolist(),
+            }
+            text = f"{scores.describe()}\n{golden_set.describe()}\nscores and results: {config.score_dir}"
+        else:
+            num_pairs = score_shard(model, tokenizer, pool, anchors, shard=parse_shard(part.shard), **options)
+            result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
+            text = f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}"
+        write_result(stdout, result, text, output.json)
+        state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then

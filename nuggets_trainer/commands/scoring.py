@@ -1,0 +1,80 @@
+"""What `nuggets plan` and `nuggets score` share: their options, and what these load. Knows no scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nuggets_trainer.arguments import PoolArguments, ScorerArguments
+from nuggets_trainer.config import NuggetsConfig
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from nuggets_trainer.job import AnchorPools
+    from nuggets_trainer.pool import Pool
+
+
+class Loaded(NamedTuple):
+    """The arguments of `score_pool`, and the processes of the job."""
+
+    model: Any
+    tokenizer: Any
+    pool: Pool
+    anchors: AnchorPools | None
+    options: dict[str, Any]
+    state: PartialState
+
+
+def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:
+    """Refuse a command line that names no model, rows or place.
+
+    Raises:
+        ValueError: with the options that are missing.
+    """
+    required = {
+        "model_name_or_path": config.scorer_model or scorer.model_name_or_path,
+        "dataset_name": rows.dataset_name,
+        "score_dir": config.score_dir,
+    }
+    missing = [f"--{name}" for name, value in required.items() if value is None]
+    if missing:
+        raise ValueError(f"`{program}` needs {', '.join(missing)}.")
+
+
+def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
+    """Load rows, anchors and model, each on this process' device."""
+    import torch
+    from accelerate import PartialState
+
+    from nuggets_trainer.causal_lm import resolve_autocast_dtype
+    from nuggets_trainer.loading import load_rows, load_scorer
+    from nuggets_trainer.pool import Pool, take_pool
+    from nuggets_trainer.selector import anchor_pools
+
+    # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    assert rows.dataset_name is not None
+    dataset = load_rows(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming)
+    pool = Pool(
+        take_pool(dataset, config.pool_size, "dataset_name"), "dataset_name", text_field=rows.dataset_text_field
+    )
+    anchors = anchor_pools(config, None, pool)
+    name = config.scorer_model or scorer.model_name_or_path
+    assert name is not None
+    # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
+    kwargs = config.scorer_kwargs
+    if config.scorer_model is None:
+        kwargs = {
+            "dtype": scorer.dtype,
+            "revision": scorer.model_revision,
+            "attn_implementation": scorer.attn_implementation,
+            "trust_remote_code": scorer.trust_remote_code,
+        }
+    # `device_map` and not `.to`: quantized weights cannot be moved.
+    model, tokenizer = load_scorer(name, **{"device_map": {"": state.device}, **kwargs})
+    options = {
+        "config": config,
+        "score_dir": config.score_dir,
+        "autocast_dtype": resolve_autocast_dtype(config.score_dtype, model.dtype),
+    }
+    return Loaded(model, tokenizer, pool, anchors, options, state)

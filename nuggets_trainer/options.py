@@ -1,0 +1,127 @@
+"""How options are shown and grouped: a parser over dataclasses, with a help that reads well. Knows no meaning.
+
+Names, types and defaults are those of the dataclasses' fields, as `trl.TrlParser` reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from typing import Any
+
+from trl import TrlParser
+
+# Titles of `--help`, and what stands below them; what is in no list stands below its dataclass' own title.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "which rows are kept (one rule)": ("top_fraction", "top_k", "threshold"),
+    "anchors": ("anchors", "num_anchors", "anchor_selection", "anchor_seed", "exclude_self"),
+    "how rows become prompts": ("template", "response_field"),
+    "scores: where they go, how precise, which pairs": (
+        "score_dir",
+        "score_dtype",
+        "schedule",
+        "race_confidence",
+        "tokens_per_batch",
+        "flush_seconds",
+        "flush_candidates",
+    ),
+    "another model for scoring": ("scorer_model", "scorer_model_init_kwargs"),
+    "selection during training (`nuggets train`)": ("reselect", "reselect_steps", "match_full_steps"),
+}
+TITLES = {
+    "RecipeArguments": "rows (names and defaults of trl.ScriptArguments)",
+    "PoolArguments": "rows (names and defaults of trl.ScriptArguments)",
+    "ScorerArguments": "the model that scores (names of trl.ModelConfig)",
+    "PlanArguments": "the plan",
+    "ShardArguments": "parts of a pool",
+    "SelectArguments": "scores and rule",
+    "ModelConfig": "model and adapter (names and defaults of trl.ModelConfig)",
+    "NuggetsConfig": "selection",
+    "SFTConfig": "training (names and defaults of trl.SFTConfig, which extends transformers.TrainingArguments)",
+    "OutputArguments": "output",
+}
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Each option once, in one spelling, with its default and where that comes from."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = action.option_strings if action.dest in ("help", "version") else action.option_strings[:1]
+        value = self._format_args(action, _metavar(action)) if action.nargs != 0 else ""
+        return f"{', '.join(names)} {value}".rstrip()
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return _metavar(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        source = getattr(action, "source", None)
+        if source is not None:
+            return f"{text} [{_shown(action.default)}, from {source}]"
+        silent = action.default in (None, argparse.SUPPRESS) or action.nargs == 0 or "efault: " in text
+        return text if silent else f"{text} [default: {_shown(action.default)}]"
+
+
+def make_parser(
+    dataclasses: Iterable[Any], prog: str, description: str, usage: str | None = None, epilog: str = ""
+) -> TrlParser:
+    """Make a parser whose options are the fields of dataclasses.
+
+    Args:
+        dataclasses: in the order of `parse_args_into_dataclasses`' result.
+        prog: as it is called, e.g. `nuggets score`.
+        description: what the program does.
+        usage: how it is called in short; default `<prog> [options]`.
+        epilog: examples, exit codes.
+    """
+    dataclasses = tuple(dataclasses)
+    parser = TrlParser(
+        dataclasses,
+        prog=prog,
+        usage=usage or f"{prog} [options]",
+        description=description,
+        epilog=epilog,
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="YAML file with values for these options, or the name of one that ships with the package (`nuggets "
+        "configs` lists them). An option of the command line wins over it.",
+    )
+    title_of = {name: title for title, names in GROUPS.items() for name in names}
+    titles = {}
+    for dataclass in dataclasses:
+        own = TITLES.get(dataclass.__name__, dataclass.__name__)
+        titles.update({name: title_of.get(name, own) for name in dataclass.__dataclass_fields__})
+    _group(parser, titles)
+    return parser
+
+
+def _group(parser: argparse.ArgumentParser, titles: dict[str, str]) -> None:
+    """Put options below their titles; help and config stay on top."""
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles.values())}
+    for action in list(parser._optionals._group_actions):
+        if action.dest in titles:
+            parser._optionals._group_actions.remove(action)
+            groups[titles[action.dest]]._group_actions.append(action)
+    parser._action_groups = [group for group in parser._action_groups if group._group_actions]
+
+
+def _metavar(action: argparse.Action) -> str:
+    if action.metavar is not None:
+        return str(action.metavar)
+    if action.choices is not None:
+        return "{" + ",".join(str(choice) for choice in action.choices) + "}"
+    names = {"string_to_bool": "BOOL", "str": "TEXT", "int": "INT", "float": "NUMBER", "dict": "JSON"}
+    return names.get(getattr(action.type, "__name__", ""), "VALUE")
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("%", "%%")

@@ -1,0 +1,122 @@
+"""`plan_pool`: some seconds of the real thing, and what they say of the rest. Knows no formula and no file format."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import torch
+
+from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
+from nuggets_trainer.diversity import with_schedule_for
+from nuggets_trainer.plan import Plan
+from nuggets_trainer.pool import Pool
+from nuggets_trainer.scorer import _score_pairs
+from nuggets_trainer.templates import make_template
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nuggets_trainer.job import AnchorPools
+
+MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
+SEED = 0
+
+
+def plan_pool(
+    model: Any,
+    tokenizer: Any,
+    pool: Pool,
+    anchors: Pool | AnchorPools | None = None,
+    *,
+    config: NuggetsConfig,
+    score_dir: str | Path,
+    autocast_dtype: torch.dtype | None = None,
+    measure_seconds: float = 10.0,
+    price_per_hour: float | None = None,
+) -> Plan:
+    """Score real pairs for some seconds and tell how long the whole pool will take.
+
+    The pairs are stored, so that the run itself finds them. Candidates come in a random order, so that their lengths
+    are those of the pool. Where anchors are to be chosen by k-means, rows drawn at random stand in for them. All ranks
+    must call it; all get the same plan.
+
+    Args:
+        model: as for `score_pool`, and so are all others but the last two.
+        tokenizer: the model's.
+        pool: all rows.
+        anchors: the anchors; None chooses them.
+        config: what the run will have.
+        score_dir: the run's.
+        autocast_dtype: from `resolve_autocast_dtype`.
+        measure_seconds: how long to score; a race is followed up to six times as long, until its pilot is through.
+        price_per_hour: of the whole machine.
+
+    Raises:
+        ValueError: as `score_pool` does, if nothing can be scored.
+    """
+    sample, factor = _sample(pool)
+    stand_in = anchors is None and config.anchor_selection == "kmeans"
+    if stand_in:
+        num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
+        config = dataclasses.replace(config, anchor_selection="random", num_anchors=num_anchors)
+    sets = {"": anchors} if isinstance(anchors, Pool) else anchors
+    config = with_schedule_for(config, sets)
+    template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
+    rows = range(len(sample))
+    run = _score_pairs(
+        *(model, tokenizer, template, sample, sets, rows, config, score_dir, autocast_dtype),
+        measure_seconds=measure_seconds,
+    )
+    measured = run.measured
+    assert measured is not None
+    if factor > 1:
+        low, expected, high = (factor * tokens for tokens in measured.tokens_left)
+        measured = dataclasses.replace(
+            measured,
+            workload=measured.workload.scaled(factor),
+            tokens_left=(low, expected, high),
+            setup_seconds=factor * measured.setup_seconds,
+        )
+    device = run.job.ranks.device
+    return Plan(
+        num_rows=len(pool),
+        dropped={reason: round(factor * count) for reason, count in Counter(run.dropped.values()).most_common()},
+        measurement=measured,
+        sampled_rows=len(sample) if factor > 1 else None,
+        schedule=config.schedule_in_force,
+        stand_in_anchors=stand_in,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        num_processes=run.job.ranks.world,
+        memory_bytes=_memory(device),
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        price_per_hour=price_per_hour,
+    )
+
+
+def _sample(pool: Pool) -> tuple[Pool, float]:
+    """Rows drawn at random, and how many times as many the pool has."""
+    if len(pool) <= MOST_ROWS:
+        return pool, 1.0
+    drawn = np.sort(np.random.default_rng(SEED).choice(len(pool), MOST_ROWS, replace=False))
+    sample = Pool(
+        pool.dataset.select(drawn),
+        pool.name,
+        pool.formatting_func,
+        pool.response_field,
+        text_field=pool.text_field,
+        completion_only_loss=pool.completion_only,
+        row_format=None if pool.formatting_func else pool.format,
+        eos_token=pool.eos_token,
+    )
+    return sample, len(pool) / MOST_ROWS
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of the device that were used at most; of the process, now, on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,159 @@
+"""What a person sees while a pool is scored: one live display, or a plain line now and then. Knows no model, no files.
+
+On a terminal or in a notebook, a bar of rich's; elsewhere (a log file, a batch job) lines through `logging`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+logger = logging.getLogger(__name__)
+
+FIRST_LINE_SECONDS = 10.0  # without a terminal: the first line soon, so that a wrong job is seen,
+LINE_SECONDS = 60.0  # the others seldom enough for a log that is kept
+RATE_SECONDS = 0.5  # no speed is told from less
+
+
+@dataclass
+class State:
+    """How far a phase is; what is None is not known (yet), or makes no sense in this phase.
+
+    Attributes:
+        done, total: in the phase's unit, such as pairs.
+        work_done, work_left: forward tokens, which tell the time; None where `done` of `total` does.
+        eliminated: candidates out of the race.
+        best, cut: best golden score so far, and the score that the last of the golden set has so far.
+    """
+
+    done: int = 0
+    total: int | None = None
+    work_done: float = 0.0
+    work_left: float | None = None
+    eliminated: int | None = None
+    best: float | None = None
+    cut: float | None = None
+
+
+class Phase:
+    """One phase of a job, shown while it lasts; `show_phase` makes it.
+
+    Args:
+        name: what is being done.
+        unit: what is counted.
+        total: how many there are; None if that is not known.
+        display: rich's; None writes lines.
+        shown: whether this process shows anything.
+    """
+
+    def __init__(self, name: str, unit: str, total: int | None, display: Progress | None, shown: bool) -> None:
+        self._name, self._unit, self._display, self.shown = name, unit, display, shown
+        self.state = State(total=total)
+        self._started = time.monotonic()
+        self._next_line = self._started + FIRST_LINE_SECONDS
+        self._task: TaskID | None = None
+        if display is not None:
+            self._task = display.add_task(name, total=total, told="")
+
+    def begin(self) -> None:
+        """Count the time from now on."""
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the phase began."""
+        return time.monotonic() - self._started
+
+    def advance(self, number: int = 1, work: float = 0.0) -> None:
+        """Count what was done, and the forward tokens that it took."""
+        self.state.done += number
+        self.state.work_done += work
+        if self.state.work_left is not None:
+            self.state.work_left = max(0.0, self.state.work_left - work)
+        self.show()
+
+    def show(self) -> None:
+        """Bring the display up to date, or write a line if it is time."""
+        state = self.state
+        if self._display is not None and self._task is not None:
+            self._display.update(self._task, completed=state.done, total=state.total, told=self.describe())
+        elif self.shown and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
+            logger.info("%s: %s", self._name, self.describe())
+
+    def seconds_left(self) -> float | None:
+        """Time to the end at the speed so far; None if it cannot be told."""
+        state, seconds = self.state, self.seconds
+        if seconds < RATE_SECONDS or not state.done:
+            return None
+        if state.work_left is not None:
+            return state.work_left * seconds / state.work_done if state.work_done else None
+        return None if state.total is None else (state.total - state.done) * seconds / state.done
+
+    def describe(self) -> str:
+        """Return what is known, in one line."""
+        state = self.state
+        of_total = "" if state.total is None else f" of {state.total:,}"
+        parts = [f"{state.done:,}{of_total} {self._unit}"]
+        if state.done and self.seconds >= RATE_SECONDS:
+            parts.append(f"{state.done / self.seconds:,.0f}/s")
+        left = self.seconds_left()
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+        if state.eliminated is not None:
+            parts.append(f"{state.eliminated:,} eliminated")
+        if state.best is not None:
+            parts.append(f"best {state.best:.2f}")
+        if state.cut is not None and math.isfinite(state.cut):
+            parts.append(f"cut {state.cut:.2f}")
+        return " - ".join(parts)
+
+
+@contextlib.contextmanager
+def show_phase(name: str, unit: str, total: int | None, shown: bool = True) -> Iterator[Phase]:
+    """Show a phase while it lasts.
+
+    Args:
+        name: what is being done, such as `Scoring`.
+        unit: what is counted, in the plural.
+        total: how many there are; None if that is not known.
+        shown: False on all processes but the main one.
+    """
+    console = Console(stderr=True)
+    live = shown and (console.is_terminal or console.is_jupyter) and _bars_wanted()
+    if not live:
+        yield Phase(name, unit, total, None, shown)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as display:
+        yield Phase(name, unit, total, display, shown)
+
+
+def _bars_wanted() -> bool:
+    """Whether the user has not switched bars off, for transformers (`disable_progress_bar()`) or by environment."""
+    from transformers.utils.logging import is_progress_bar_enabled
+
+    return bool(is_progress_bar_enabled())
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people.
+
+    Example:
+        >>> duration(42), duration(190), duration(1200), duration(9000), duration(400_000)
+        ('42 s', '3.2 min', '20 min', '2.5 h', '4.6 days')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,175 @@
+"""The command line: help, exit codes, JSON, messages instead of tracebacks; real processes where it counts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from nuggets_trainer import load_rows
+from nuggets_trainer.cli import main
+from nuggets_trainer.commands import COMMANDS
+from tests.conftest import alpaca_rows
+from tests.launch import ROOT, environment
+
+DEMO = ["--model_name_or_path", "nuggets-demo/model"]
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """40 rows against 9 anchors, scored by the exact schedule and by the race."""
+    place = tmp_path_factory.mktemp("cli")
+    load_rows("nuggets-demo/pool").select(range(0, 1836, 46)).to_json(place / "pool.jsonl")
+    load_rows("nuggets-demo/anchors").select(range(9)).to_json(place / "anchors.jsonl")
+    options = [*DEMO, "--dataset_name", str(place / "pool.jsonl"), "--anchors", str(place / "anchors.jsonl")]
+    for schedule in ("exact", "race"):
+        where = ["--score_dir", str(place / schedule), "--schedule", schedule, "--top_k", "3"]
+        assert main(["score", *options, *where, "--tokens_per_batch", "64"]) == 0
+    return place
+
+
+def result(capsys) -> dict:
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1  # one JSON object and nothing else
+    return json.loads(lines[0])
+
+
+def test_the_first_page_names_every_command_and_every_exit_code(capsys):
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(f"  {name} " in page for name in COMMANDS)
+    assert all(f"  {code} " in page for code in (0, 1, 2, 130, 143))
+
+
+@pytest.mark.parametrize("argv", [[], ["scoer"], ["score", "--top_k", "x"], ["select"], ["score"]])
+def test_a_wrong_command_line_ends_with_code_2(argv, capsys):
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err and captured.err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--top_frction", "0.1"], "Did you mean --top_fraction"),
+        (["--top_fraction", "2"], "`top_fraction` must be in"),
+        (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
+        ([*DEMO, "--dataset_name", "p.jsonl"], "needs --score_dir"),
+    ],
+)
+def test_a_mistake_in_an_option_is_one_message(options, told, capsys):
+    assert main(["score", *options]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err and "Traceback" not in captured.err
+
+
+def test_a_missing_file_is_one_message_and_debug_shows_where_it_arose(tmp_path, capsys):
+    command = ["score", *DEMO, "--dataset_name", "nowhere.jsonl", "--score_dir", str(tmp_path)]
+    assert main(command) == 1
+    plain = capsys.readouterr().err
+    assert "There is no file 'nowhere.jsonl'" in plain and "Traceback" not in plain
+    assert main(["--debug", *command]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_defect_shows_its_traceback(monkeypatch, capsys):
+    from nuggets_trainer.commands import configs
+
+    monkeypatch.setattr(configs, "run", lambda name: {}["missing"])
+    assert main(["configs"]) == 1
+    assert "KeyError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plan", "score", "select", "report", "train"])
+def test_the_help_of_a_command_shows_each_option_once_with_its_default(command, capsys):
+    assert main([command, "--help"]) == 0
+    page = capsys.readouterr().out
+    assert "exit codes:" in page and "examples:" in page
+    assert "(default: None)" not in page and "[default: None]" not in page
+    assert "--score-dir" not in page  # one spelling of each
+
+
+def test_the_help_says_which_defaults_a_config_has_set(capsys):
+    assert main(["score", "--config", "alpaca_kmeans100", "--help"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "[nuggets, from alpaca_kmeans100]" in page and "[huggyllama/llama-7b, from alpaca_kmeans100]" in page
+
+
+def test_select_applies_another_rule_without_a_model(scored, capsys):
+    out = scored / "golden.jsonl"
+    options = ["--dataset_name", str(scored / "pool.jsonl"), "--output", str(out), "--json"]
+    assert main(["select", str(scored / "exact"), "--top_k", "7", *options]) == 0
+    chosen = result(capsys)
+    rank = pq.read_table(scored / "exact" / "scores.parquet")["rank"].to_numpy()
+    assert chosen["indices"] == np.argsort(rank)[:7].tolist() and chosen["rule"] == {"top_k": 7}
+    pool = [json.loads(line) for line in (scored / "pool.jsonl").read_text().splitlines()]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [pool[i] for i in chosen["indices"]]
+
+
+def test_select_loads_no_torch(scored):
+    code = f"""
+import sys
+from nuggets_trainer.cli import main
+code = main(["select", {str(scored / "exact")!r}, "--top_k", "7"])
+assert code == 0 and "torch" not in sys.modules, sorted(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment(), cwd=ROOT, capture_output=True)
+
+
+def test_select_takes_a_smaller_set_of_a_race_and_refuses_one_that_it_left_open(scored, capsys):
+    bounds = pq.read_table(scored / "race" / "scores.parquet")["upper_bound"].drop_null()
+    assert len(bounds)  # the race did eliminate rows
+    assert main(["select", str(scored / "race"), "--top_k", "2", "--json"]) == 0
+    assert main(["select", str(scored / "exact"), "--top_k", "2", "--json"]) == 0
+    raced, exact = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert raced["indices"] == exact["indices"]
+    assert main(["select", str(scored / "race"), "--top_fraction", "1"]) == 1
+    assert "`top_fraction=1` cannot be told" in capsys.readouterr().err
+
+
+def test_select_refuses_rows_that_were_not_scored(scored, tmp_path, capsys):
+    pool = load_rows(str(scored / "pool.jsonl"))
+    pool.select(range(len(pool) - 1)).to_json(tmp_path / "fewer.jsonl")
+    pool.select(range(len(pool))[::-1]).to_json(tmp_path / "other.jsonl")
+    for name, told in (("fewer", "39 rows, but 40 were scored"), ("other", "in another order")):
+        assert main(["select", str(scored / "exact"), "--dataset_name", str(tmp_path / f"{name}.jsonl")]) == 1
+        assert told in capsys.readouterr().err
+
+
+def test_plan_prints_one_object_and_the_run_finds_what_it_scored(tmp_path, capsys):
+    Dataset.from_list(alpaca_rows(30, seed=1)).to_json(tmp_path / "pool.jsonl")
+    Dataset.from_list(alpaca_rows(6, seed=2)).to_json(tmp_path / "anchors.jsonl")
+    options = [*DEMO, "--dataset_name", str(tmp_path / "pool.jsonl"), "--anchors", str(tmp_path / "anchors.jsonl")]
+    options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--tokens_per_batch", "16", "--json"]
+    assert main(["plan", *options, "--measure_seconds", "0.001", "--price_per_hour", "2"]) == 0
+    plan = result(capsys)
+    low, expected, high = plan["seconds"].values()
+    assert plan["num_pairs"] == 180 and low <= expected <= high
+    assert plan["cost"] == pytest.approx(expected / 1800)
+    assert 0 < plan["tokens_left"]["expected"] < plan["tokens"]
+    assert not (tmp_path / "s" / "scores.parquet").exists()
+    assert main(["score", *options]) == 0
+    assert 0 < result(capsys)["num_pairs_scored"] < 180
+
+
+def test_the_shipped_configs_are_found_by_name(capsys):
+    assert main(["configs"]) == 0
+    listed = capsys.readouterr().out
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        assert path.relative_to(ROOT / "configs").with_suffix("").as_posix() in listed
+    assert main(["configs", "accelerate/fsdp2"]) == 0
+    assert capsys.readouterr().out.strip().endswith("configs/accelerate/fsdp2.yaml")
+
+
+def test_bash_completes_commands_and_options(capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "nuggets.bash"
+    script.write_text(capsys.readouterr().out)
+    code = f"source {script}; COMP_WORDS=(nuggets score --top); COMP_CWORD=2; _shtab_nuggets; echo ${{COMPREPLY[@]}}"
+    completed = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
+    assert "--top_fraction" in completed.stdout and "--top_k" in completed.stdout
