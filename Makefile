@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo 'Ready. To run the commands of the README yourself: source $(BIN)/activate'
 
 $(VENV)/.quantization: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[quantization]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[quantization,eval]"
 	touch $@
 
 demo: setup

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from nuggets_trainer.golden import GoldenScores, golden_scores
     from nuggets_trainer.loading import load_rows, load_scorer
     from nuggets_trainer.pool import Pool
+    from nuggets_trainer.report import write_report
+    from nuggets_trainer.report.publish import push_to_hub, write_dataset
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.scorer import score_pool
     from nuggets_trainer.selection import GoldenSet, select_golden_set
@@ -33,8 +35,11 @@ _MODULES = {
     "golden_scores": "golden",
     "load_rows": "loading",
     "load_scorer": "loading",
+    "push_to_hub": "report.publish",
     "score_pool": "scorer",
     "select_golden_set": "selection",
+    "write_dataset": "report.publish",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -48,8 +53,11 @@ __all__ = [
     "golden_scores",
     "load_rows",
     "load_scorer",
+    "push_to_hub",
     "score_pool",
     "select_golden_set",
+    "write_dataset",
+    "write_report",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +47,13 @@ class PoolArguments:
     )
     dataset_streaming: bool = field(
         default=False, metadata={"help": "Stream the rows, and take the first `pool_size` of them."}
+    )
+    dataset_text_field: str = field(
+        default="text",
+        metadata={
+            "help": "Column of rows that are whole texts, as in SFTConfig. Rows that have it are read as text before "
+            "Alpaca's columns are looked for: name another column where a pool has both."
+        },
     )
 
 
@@ -157,13 +164,20 @@ def recipe_parser(prog: str | None = None, **texts: str) -> TrlParser:
     return make_parser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig), prog or "train", **texts)
 
 
-def parse_arguments(parser: TrlParser, argv: Sequence[str], ignore_training: bool = False) -> tuple[Any, ...]:
+def training_parsers() -> tuple[TrlParser]:
+    """Parsers of the programs that train."""
+    return (recipe_parser(),)
+
+
+def parse_arguments(
+    parser: TrlParser, argv: Sequence[str], others: Callable[[], Sequence[TrlParser]] = tuple
+) -> tuple[Any, ...]:
     """Parse command line and `--config` file; an option of the command line wins over the file.
 
     Args:
         parser: of the program.
         argv: the command line, without the program's name.
-        ignore_training: the file may also have keys of `recipe_parser`: one YAML serves all programs.
+        others: makes the parsers of other programs, whose keys the file may have too: one YAML serves all.
 
     Raises:
         FileNotFoundError: if the config file is not there.
@@ -175,7 +189,7 @@ def parse_arguments(parser: TrlParser, argv: Sequence[str], ignore_training: boo
     if found.config is not None:
         path = config_path(found.config)
         options = {action.dest for action in parser._actions}
-        ignored = {action.dest for action in recipe_parser()._actions} if ignore_training else set()
+        ignored = {action.dest for other in others() for action in other._actions}
         config = _read_config(path, options | ignored)
         config = {key: value for key, value in config.items() if key in options or key == "env"}
         os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})

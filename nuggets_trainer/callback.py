@@ -26,12 +26,14 @@ from nuggets_trainer.checkpoints import (
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import preserved_rng
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.selector import Selector, anchor_pool
+from nuggets_trainer.report.cards import complete_card, followed_by, selection_section
+from nuggets_trainer.selector import Selector, anchor_pools
 from nuggets_trainer.slots import Slots
+from nuggets_trainer.trackers import log_selection
 from nuggets_trainer.training_set import (
     TrainingSet,
     check_attachable,
-    check_refillable,
+    check_plan,
     warn_of_few_steps,
     warn_of_no_reselection,
 )
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from nuggets_trainer.job import AnchorPools
     from nuggets_trainer.pool import Pool
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.selection import GoldenSet
+    from nuggets_trainer.selector import AnchorDataset
 
 
 class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -53,8 +57,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
 
     Args:
         nuggets_config: how to score and what to keep.
-        anchor_dataset: the anchors, in any format that the pool may have; default: `nuggets_config.anchors`, or else
-            chosen from the pool.
+        anchor_dataset: the anchors, in any format that the pool may have, several sets as a dict by name; default:
+            `nuggets_config.anchors`, or else chosen from the pool.
 
     Attributes:
         golden_set: the `GoldenSet` in force, once it is chosen; else None. Its indices are those of the trainer's
@@ -69,7 +73,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         ```
     """
 
-    def __init__(self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: Dataset | None = None) -> None:
+    def __init__(self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: AnchorDataset | None = None):
         self._config = nuggets_config or NuggetsConfig()
         self._anchor_dataset = anchor_dataset
         self._trainer: Trainer | None = None
@@ -93,7 +97,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         if any(other._trainer is trainer for other in others):
             raise ValueError("Another NuggetsDataCallback selects for this trainer already. Keep one.")
         pool = attached_pool(trainer)
-        self.drive(trainer, pool, anchor_pool(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
+        self.drive(trainer, pool, anchor_pools(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
         train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
 
         @functools.wraps(train)
@@ -101,29 +105,25 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             return train(self.begin(resume_from_checkpoint), *args, **kwargs)
 
         trainer.train = train_on_golden_set
+        trainer.create_model_card = followed_by(trainer.create_model_card, self.complete_model_card)
         trainer.get_train_dataloader = lambda: self.golden_loader(get_train_dataloader)
 
-    def drive(self, trainer: Trainer, pool: Pool, anchors: Pool | None, prepare: Callable[[Dataset], Dataset]) -> None:
+    def drive(
+        self, trainer: Trainer, pool: Pool, anchors: AnchorPools | None, prepare: Callable[[Dataset], Dataset]
+    ) -> None:
         """Take over the training set of a trainer; `attach` and `SelectedSFTTrainer` call it.
 
         Args:
             trainer: built, and not trained yet.
             pool: the candidates.
-            anchors: the anchors; None chooses them from the pool.
+            anchors: the anchors by set; None chooses them from the pool.
             prepare: turns rows of the pool into what the trainer reads.
         """
-        self._trainer = trainer
+        self._trainer, self._pool = trainer, pool
         self._selector = Selector(trainer, self._config, pool, anchors)
         self._training_set = TrainingSet(trainer, pool, prepare)
         self._selector.check()
-        if self._config.reselect != "no":
-            check_refillable(trainer.args, "`reselect`")
-        elif self._selector.waits_for_sharding:
-            check_refillable(trainer.args, "Selection under FSDP and DeepSpeed (steps are planned first)")
-        if self._config.match_full_steps and trainer.args.max_steps > 0:
-            raise ValueError(
-                f"`match_full_steps` and `max_steps={trainer.args.max_steps}` both say how long to train. Keep one."
-            )
+        check_plan(self._config, trainer.args, self._selector.waits_for_sharding)
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
 
@@ -236,7 +236,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "trainer was started in another way than by `trainer.train()`. Make one callback for each trainer, "
                 "and call `callback.attach(trainer)` before `trainer.train()`."
             )
-        self._log({**golden_set.summary(), **({} if self.scores is None else self.scores.summary())})
+        log_selection(self._driven(), self._pool, golden_set.summary(), golden_set, self.scores)
         if state.is_world_process_zero:
             warn_of_few_steps(len(golden_set), state.max_steps, args)
             if self._reselection is not None:
@@ -265,6 +265,12 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         """Put the golden set beside the checkpoint that was just written; its presence marks it complete."""
         self._save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
+    def complete_model_card(self) -> None:
+        """Say in the model card that the trainer has just written how its training data was chosen."""
+        if self.golden_set is not None:
+            section = selection_section(self.golden_set, self._config, self.scores, self._reselection)
+            complete_card(self._driven(), section)
+
     def _interval(self, loader: Any) -> int:
         """Optimizer steps between two choices."""
         return self._config.reselect_steps or self._training_set.steps_per_epoch(loader)
@@ -290,19 +296,10 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "model has diverged: resume from an earlier checkpoint with a smaller learning rate."
             ) from error
         indices = self.golden_set.indices
-        summary = {
-            "kept": float(np.isin(slots.latest, indices).sum()),
-            "kept_of_first": float(np.isin(reselection.first, indices).sum()),
-            **self.golden_set.summary(),
-        }
+        summary = reselection.record(step, slots.latest, self.golden_set)
         self._training_set.refill(indices, step, loader)
-        reselection.history.append({"step": float(step), **summary})
-        self._log({**summary, **self.scores.summary()})
+        log_selection(self._driven(), self._pool, summary, self.golden_set, self.scores)
         self._save(Path(self._driven().args.output_dir))
-
-    def _log(self, summary: dict[str, float]) -> None:
-        # Not `trainer.log`: SFTTrainer's would put the metrics it has gathered since its last log into this entry.
-        Trainer.log(self._driven(), {f"nuggets/{name}": value for name, value in summary.items()})
 
     def _save(self, directory: Path) -> None:
         if self.golden_set is None or not self._driven().is_world_process_zero():

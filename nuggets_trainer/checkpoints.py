@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.files import write_atomically
@@ -44,6 +45,16 @@ class Reselection:
             refills=[{"epoch": 0, "position": 0, "rows": rows}],
             history=[{"step": 0.0, **golden_set.summary()}],
         )
+
+    def record(self, step: int, before: npt.NDArray[np.int64], golden_set: GoldenSet) -> dict[str, float]:
+        """Add a golden set to the history; return its summary, with what it has kept of the last and of the first."""
+        summary = {
+            "kept": float(np.isin(before, golden_set.indices).sum()),
+            "kept_of_first": float(np.isin(self.first, golden_set.indices).sum()),
+            **golden_set.summary(),
+        }
+        self.history.append({"step": float(step), **summary})
+        return summary
 
 
 def save_selection(

@@ -6,13 +6,17 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from nuggets_trainer.checks import check_bool, check_choice, check_int, check_number
+from nuggets_trainer.config_checks import (
+    ANCHOR_SELECTIONS,
+    COMBINATIONS,
+    GROUP_QUOTAS,
+    RESELECT,
+    SCHEDULES,
+    SCORE_DTYPES,
+    TEMPLATES,
+    check_config,
+)
 
-TEMPLATES = ("auto", "chat", "plain", "nuggets")
-ANCHOR_SELECTIONS = ("kmeans", "random")
-SCHEDULES = ("race", "exact")
-RESELECT = ("no", "epoch", "steps")
-SCORE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_TOP_FRACTION = 0.1
 DEFAULT_NUM_ANCHORS = 100
 
@@ -36,11 +40,21 @@ class NuggetsConfig:
         ('top_fraction', 0.1)
     """
 
-    anchors: str | None = field(
+    anchors: dict[str, str] | str | None = field(
         default=None,
         metadata={
             "help": "Anchor rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. "
+            "Several sets, one for each task the model shall be good at, as a mapping of names to such places (on the "
+            'command line as JSON, \'{"math": "math.jsonl", "chat": "chat.jsonl"}\'), see `combine_anchor_sets`. '
             "Default: anchors are chosen from the pool (see `num_anchors`)."
+        },
+    )
+    combine_anchor_sets: str = field(
+        default="mean",
+        metadata={
+            "help": "Golden score of a candidate over several anchor sets: the `mean` of its golden scores by set, "
+            "each set counting alike whatever its size, or that of its `worst` set.",
+            "choices": list(COMBINATIONS),
         },
     )
     num_anchors: int | None = field(
@@ -91,11 +105,12 @@ class NuggetsConfig:
         },
     )
     schedule: str = field(
-        default="race",
+        default="auto",
         metadata={
-            "help": "Which pairs are scored. `race`: the golden set of scoring everything, for fewer pairs: a "
-            "candidate stops as soon as it cannot be selected any more, and has a bound instead of a golden score. "
-            "`exact`: every pair, a golden score for every row.",
+            "help": "Which pairs are scored. `auto`: `race` where the golden set is a ranking's, `exact` where it "
+            "depends on all gains (`coverage_weight`, `group_by`, `max_similarity`, several anchor sets). `race`: the "
+            "golden set of scoring everything, for fewer pairs: a candidate stops as soon as it cannot be selected "
+            "any more, and has a bound instead of a golden score. `exact`: every pair, a golden score for every row.",
             "choices": list(SCHEDULES),
         },
     )
@@ -108,6 +123,14 @@ class NuggetsConfig:
             "cut is low (below about 0.5), and costs more than the exact race where it is high: try it on your scores "
             "with `recipes/race.py --confidence`. Kept rows are scored on all anchors. Default: the golden set is "
             "exact."
+        },
+    )
+    signal_check: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Before scoring, hold 40 candidates against corrupted copies of themselves (words shuffled, "
+            "completion of another row), and warn when the scorer cannot tell them apart. Default: where that is less "
+            "than 5%% of the work, in pools of more than 1,600 rows, and not in a choice during training."
         },
     )
     scorer_model: str | None = field(
@@ -169,6 +192,34 @@ class NuggetsConfig:
             "keeps 1%% of one pool and 33%% of another: prefer a fraction."
         },
     )
+    coverage_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Choose rows that help all anchors between them, by this weight in (0, 1] against their golden "
+            "scores; the set is greedy, with a bound (coverage.py). Default: a ranking by golden score, whose best "
+            "rows may all help the same anchors."
+        },
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={"help": "Column of the pool, such as its source, whose values get quotas of the golden set."},
+    )
+    group_quota: str = field(
+        default="proportional",
+        metadata={
+            "help": "With `group_by`: each group's share of the golden set is its share of the candidates "
+            "(`proportional`), or the same for all (`equal`, what a group cannot fill goes to the others).",
+            "choices": list(GROUP_QUOTAS),
+        },
+    )
+    max_similarity: float | None = field(
+        default=None,
+        metadata={
+            "help": "Pass over a candidate whose embedding (mean of the scorer model's last hidden states) has a "
+            "cosine above this, in [-1, 1), with one that is in the golden set already. What is a near-duplicate "
+            "depends on the model: 0.95 to 0.99. Equal rows always are. Default: no row is passed over."
+        },
+    )
     match_full_steps: bool = field(
         default=False,
         metadata={
@@ -200,99 +251,43 @@ class NuggetsConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choice("template", self.template, TEMPLATES)
-        check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
-        check_choice("reselect", self.reselect, RESELECT)
-        for name in ("exclude_self", "match_full_steps"):
-            check_bool(name, getattr(self, name), optional=name == "exclude_self")
-        check_int("anchor_seed", self.anchor_seed, minimum=0)
-        check_int("flush_candidates", self.flush_candidates, minimum=1)
-        check_number("flush_seconds", self.flush_seconds)
-        if not self.flush_seconds >= 0:
-            raise ValueError(f"`flush_seconds` must be 0 or more, got {self.flush_seconds}.")
-        for name in ("num_anchors", "pool_size", "reselect_steps", "tokens_per_batch"):
-            if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), minimum=1)
-        for name in ("anchors", "response_field", "score_dir", "scorer_model"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")
-        self._check_race_confidence()
-        self._check_scorer_model()
-        self._check_reselect()
-        if self.anchors is not None and self.num_anchors is not None:
-            raise ValueError(
-                f"`num_anchors={self.num_anchors}` chooses anchors from the pool, but `anchors={self.anchors!r}` "
-                "gives them. Drop one of the two: given anchors are all used."
-            )
-        self._check_selection_rule()
+        check_config(self)
 
-    def _check_race_confidence(self) -> None:
-        if self.race_confidence is None:
-            return
-        check_number("race_confidence", self.race_confidence)
-        if not 0 < self.race_confidence < 1:
-            raise ValueError(
-                f"`race_confidence` must be in (0, 1), got {self.race_confidence}. Leave it out for the exact golden "
-                "set."
-            )
-        if self.schedule != "race":
-            raise ValueError(f"`race_confidence` is of the race, but `schedule={self.schedule}`. Drop one of the two.")
+    @property
+    def anchor_sets(self) -> dict[str, str] | None:
+        """`anchors` by name, a single set under the empty name; None where they are chosen from the pool.
+
+        Raises:
+            ValueError: if they are neither a string nor a mapping.
+        """
+        anchors = self.anchors
+        if isinstance(anchors, str) and anchors.lstrip().startswith("{"):  # the command line gives a mapping as JSON
+            anchors = json.loads(anchors)
+        if anchors is None:
+            return None
+        if isinstance(anchors, str):
+            return {"": anchors}
+        if not isinstance(anchors, dict):
+            raise ValueError(f"it is of type {type(anchors).__name__}")
+        return {"": next(iter(anchors.values()))} if len(anchors) == 1 else dict(anchors)
+
+    @property
+    def every_pair_for(self) -> list[str]:
+        """Options in force under which a golden set depends on all gains, so that no race can find it."""
+        names = [n for n in ("coverage_weight", "group_by", "max_similarity") if getattr(self, n) is not None]
+        sets = self.anchor_sets
+        return [*names, *(["several anchor sets"] if sets is not None and len(sets) > 1 else [])]
+
+    @property
+    def schedule_in_force(self) -> str:
+        """`race` or `exact`."""
+        return self.schedule if self.schedule != "auto" else "exact" if self.every_pair_for else "race"
 
     @property
     def scorer_kwargs(self) -> dict[str, Any]:
         """`scorer_model_init_kwargs`, which the command line gives as JSON, as a mapping."""
         kwargs = self.scorer_model_init_kwargs
         return json.loads(kwargs) if isinstance(kwargs, str) else dict(kwargs or {})
-
-    def _check_scorer_model(self) -> None:
-        if self.scorer_model_init_kwargs is None:
-            return
-        try:
-            self.scorer_kwargs.keys()
-        except (ValueError, TypeError, AttributeError) as error:
-            raise TypeError(
-                "`scorer_model_init_kwargs` must be a mapping or a JSON object, got "
-                f"{self.scorer_model_init_kwargs!r}."
-            ) from error
-        if self.scorer_model is None:
-            raise ValueError("`scorer_model_init_kwargs` is given without `scorer_model`. Name the scorer model too.")
-
-    def _check_reselect(self) -> None:
-        if (self.reselect == "steps") != (self.reselect_steps is not None):
-            raise ValueError(
-                f'`reselect="steps"` and `reselect_steps` belong together, got `reselect={self.reselect!r}` and '
-                f"`reselect_steps={self.reselect_steps}`. Set both or neither."
-            )
-        if self.reselect != "no" and self.scorer_model is not None:
-            raise ValueError(
-                "`reselect` scores with the model that is being tuned, but `scorer_model` scores with another one, "
-                "whose scores never change. Drop one of the two."
-            )
-
-    def _check_selection_rule(self) -> None:
-        rules = {n: v for n in ("top_fraction", "top_k", "threshold") if (v := getattr(self, n)) is not None}
-        if len(rules) > 1:
-            given = " and ".join(f"`{name}={value}`" for name, value in rules.items())
-            raise ValueError(f"Expected one selection rule, got {given}. Keep one and drop the others.")
-        if self.top_fraction is not None:
-            check_number("top_fraction", self.top_fraction)
-            if not 0 < self.top_fraction <= 1:
-                raise ValueError(
-                    f"`top_fraction` must be in (0, 1], got {self.top_fraction}. Write 0.1 for 10%; use `top_k` for a "
-                    "number of rows."
-                )
-        if self.top_k is not None:
-            check_int("top_k", self.top_k, minimum=1)
-        if self.threshold is not None:
-            check_number("threshold", self.threshold)
-            if not 0 <= self.threshold < 1:
-                raise ValueError(
-                    f"`threshold` must be in [0, 1), got {self.threshold}: a golden score is a share of anchors, and "
-                    "the rule keeps scores strictly above it."
-                )
 
     @property
     def selection_rule(self) -> tuple[str, float]:

@@ -8,20 +8,22 @@ a race that was interrupted, or raced before under another rule, is replayed and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.forecast import ForeseeableRace
 from nuggets_trainer.job import Job
+from nuggets_trainer.outcome import Outcome
+from nuggets_trainer.pairs import MissingPairs, Wanted, blocks, distinct
 from nuggets_trainer.path import choose_path
 from nuggets_trainer.pilot import pilot_size
 from nuggets_trainer.plan import Workload
 from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
+from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.segment import Group
-from nuggets_trainer.store import ZERO_SHOT, PartWriter
+from nuggets_trainer.store import ZERO_SHOT, PartWriter, known
 from nuggets_trainer.watch import Watch
 
 # Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
@@ -31,24 +33,6 @@ RANKS_IN_A_WAVE = 4
 CALL_BATCHES = 8  # forward passes of one call of the engine, so that the last one's gaps do not count
 
 Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate, anchor positions, log-probs
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What the main process knows when a schedule is through, over the candidates in pool order.
-
-    Attributes:
-        zero_shot: log-probs of the usable anchors, `(m,)`.
-        one_shot: log-probs of the candidates, `(c, m)`; NaN where not scored.
-        excluded: pairs of a candidate with itself, `(c, m)`.
-        upper_bound: of candidates that a race eliminated, the golden score if they won all that is left, `(c,)`; NaN
-            for the others.
-    """
-
-    zero_shot: npt.NDArray[np.float32]
-    one_shot: npt.NDArray[np.float32]
-    excluded: npt.NDArray[np.bool_]
-    upper_bound: npt.NDArray[np.float64]
 
 
 class Execution:
@@ -73,6 +57,7 @@ class Execution:
         self._job, self._anchor_set, self._shared, self._prompts = job, anchor_set, shared, prompts
         self._candidates = candidates
         self._keys = [job.keys[i] for i in candidates]
+        self._scratch = Scratch(job.store.score_dir)
         self._path_chosen = False
         self._outcome: Outcome | None = None
         self.num_pairs = 0  # computed by this rank
@@ -89,7 +74,7 @@ class Execution:
         self._measuring, self.watch = measure_seconds is not None, Watch(measure_seconds)
         self._find_budget()
         with PartWriter(self._job.store, self._job.config.flush_seconds, self._job.config.flush_candidates) as writer:
-            if self._job.config.schedule == "exact":
+            if self._job.config.schedule_in_force == "exact":
                 return self._run_exact(writer)
             return self._run_race(writer)
 
@@ -105,10 +90,9 @@ class Execution:
     def _run_exact(self, writer: PartWriter) -> Outcome | None:
         ranks = self._job.ranks
         missing = self._missing_pairs()
-        num_pairs = sum(len(anchors) for anchors in missing.values())
-        tokens = sum(self._shared.num_tokens(self._prompts[i], anchors) for i, anchors in missing.items())
-        counts = ranks.gather([(num_pairs, tokens)])
-        with show_phase("Scoring", "pairs", num_pairs, ranks.is_main and num_pairs > 0) as phase:
+        tokens = sum(self._shared.num_tokens(self._prompts[i], anchors) for i, anchors in missing)
+        counts = ranks.gather([(missing.num_pairs, tokens)])
+        with show_phase("Scoring", "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
             workload = self._workload(sum(pairs for pairs, _ in counts), sum(tokens for _, tokens in counts))
             self.watch.over(phase, workload, own_tokens=tokens)
             if workload.tokens:
@@ -134,33 +118,46 @@ class Execution:
 
     def _count_race(self) -> tuple[int, float]:
         """Pairs that are not stored, and their tokens."""
-        num_pairs, num_stored = int(self._race.num_anchors.sum()), int(self._stored.sum())
+        num_pairs = int(self._race.num_anchors.sum())
+        num_stored = sum(int(known(self._stored[block]).sum()) for _, block in blocks(self._racers))
         num_needed = num_pairs - min(num_pairs, num_stored)
         return num_needed, self._race.tokens_of_all() * num_needed / max(1, num_pairs)
 
-    def _missing_pairs(self) -> dict[int, npt.NDArray[np.int64]]:
-        """List the pairs to score by candidate, in a random order, so that the speed so far tells the time to come.
+    def _missing_pairs(self) -> MissingPairs:
+        """Find the pairs that this rank has to score; equal rows are scored once.
 
-        But for the longest prefix, which is first: memory runs out at once or never.
+        In a random order, so that the speed so far tells the time to come, but for the longest prefix, which is first:
+        memory runs out at once or never.
         """
-        by_key = {self._job.keys[i]: i for i in sorted(self._prompts, reverse=True)}  # equal rows are scored once
-        _, known = self._job.store.read(list(by_key), self._anchor_set.keys)
-        known |= self._excluded(list(by_key))
-        missing = {i: np.flatnonzero(~row) for i, row in zip(by_key.values(), known, strict=True) if not row.all()}
-        longest = max(missing, key=lambda i: (self._prompts[i].num_tokens(), -i), default=None)
-        return dict(sorted(missing.items(), key=lambda item: (item[0] != longest, self._job.keys[item[0]])))
+        by_key = {self._job.keys[i]: i for i in sorted(self._prompts, reverse=True)}
+        stored = self._job.store.read_matrix(list(by_key), self._anchor_set.keys, self._scratch)
+        needless = self._scratch.full(stored.shape, False, np.bool_)
+        for keys, block in blocks(list(by_key)):
+            needless[block] = known(stored[block]) | self._excluded(keys)
+        candidates = list(by_key.values())
+        longest = max(candidates, key=lambda i: (self._prompts[i].num_tokens(), -i), default=None)
+        order = sorted(
+            range(len(candidates)),
+            key=lambda row: (candidates[row] != longest, self._job.keys[candidates[row]]),
+        )
+        return MissingPairs(candidates, order, needless)
 
     def _read_outcome(self) -> None:
-        log_probs, known = self._job.store.read([ZERO_SHOT, *self._keys], self._anchor_set.keys)
-        excluded = self._excluded(self._keys)
-        known[1:] |= excluded
-        if not known.all():
+        anchors, store = self._anchor_set.keys, self._job.store
+        row, first = distinct(self._keys)
+        zero_shot, zero_known = store.read([ZERO_SHOT], anchors)
+        one_shot = store.read_matrix(list(first), anchors, self._scratch)
+        excluded = self._scratch.full((len(self._keys), len(anchors)), False, np.bool_)
+        missing = int((~zero_known).sum())
+        for keys, block in blocks(self._keys):
+            excluded[block] = self._excluded(keys)
+            missing += int((~known(one_shot[row[block]]) & ~excluded[block]).sum())
+        if missing:
             raise RuntimeError(
-                f"{int((~known).sum()):,} pairs that other ranks scored are not in {self._job.store.directory}. Is "
-                "`score_dir` on a file system that all ranks share?"
+                f"{missing:,} pairs that other ranks scored are not in {store.directory}. Is `score_dir` on a file "
+                "system that all ranks share?"
             )
-        one_shot = np.where(excluded, np.float32(np.nan), log_probs[1:])
-        self._outcome = Outcome(log_probs[0], one_shot, excluded, np.full(len(self._keys), np.nan))
+        self._outcome = Outcome(zero_shot[0], one_shot, row, excluded, np.full(len(self._keys), np.nan))
 
     def _run_race(self, writer: PartWriter) -> Outcome | None:
         ranks = self._job.ranks
@@ -181,26 +178,25 @@ class Execution:
 
     def _start_race(self, prefix_tokens: dict[int, int]) -> None:
         """Set up the race between the different candidates of all ranks, in pool order."""
-        first: dict[str, int] = {}
-        for i, key in zip(self._candidates, self._keys, strict=True):
-            first.setdefault(key, i)
-        self._racers = list(first.values())
-        place = {key: row for row, key in enumerate(first)}
-        self._racer_of = np.array([place[key] for key in self._keys])
-        log_probs, self._stored = self._job.store.read([ZERO_SHOT, *first], self._anchor_set.keys)
-        self._stored_log_probs = log_probs[1:]
-        self._stored = self._stored[1:]
+        anchors, store = self._anchor_set.keys, self._job.store
+        self._row, first = distinct(self._keys)
+        self._racers = [self._candidates[place] for place in first.values()]
+        self._stored = store.read_matrix(list(first), anchors, self._scratch)
         self._row_of = {i: row for row, i in enumerate(self._racers)}
+        excluded = self._scratch.full((len(first), len(anchors)), False, np.bool_)
+        for keys, block in blocks(list(first)):
+            excluded[block] = self._excluded(keys)
         self._race = ForeseeableRace(
             self._job.config.selection_rule,
-            log_probs[0],
-            self._excluded(list(first)),
+            store.read([ZERO_SHOT], anchors)[0][0],
+            excluded,
             np.array([prefix_tokens[i] for i in self._racers]),
-            np.array([len(self._shared.suffixes[j].ids) for j in range(len(self._anchor_set.keys))]),
+            np.array([len(self._shared.suffixes[j].ids) for j in range(len(anchors))]),
             self._tokens_per_wave(),
-            copies=np.bincount(self._racer_of),
+            copies=np.bincount(self._row),
             pilot=self._pilot(list(first)),
             confidence=self._job.config.race_confidence,
+            full=self._scratch.full,
         )
 
     def _tokens_per_wave(self) -> int:
@@ -220,9 +216,10 @@ class Execution:
         while not missing and (wave := self._race.next_wave()):
             stored: list[Result] = []
             for row, anchors in wave:
-                there = self._stored[row, anchors]
+                found = self._stored[row, anchors]
+                there = known(found)
                 if there.any():
-                    stored.append((row, anchors[there], self._stored_log_probs[row, anchors[there]]))
+                    stored.append((row, anchors[there], found[there]))
                 if not there.all():
                     missing.append((self._racers[row], anchors[~there]))
             self._race.update(stored)
@@ -233,19 +230,19 @@ class Execution:
         self._race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])
 
     def _end_race(self) -> None:
-        race, rows = self._race, self._racer_of
-        del self._stored, self._stored_log_probs  # as large as what follows
+        race, row = self._race, self._row
+        del self._stored  # as large as what follows
         upper_bound = np.where(race.eliminated, race.upper_bound(), np.nan)
-        excluded = self._excluded(self._keys)
-        self._outcome = Outcome(race.zero_shot, race.one_shot[rows], excluded, upper_bound[rows])
+        excluded = self._scratch.full((len(row), len(self._anchor_set.keys)), False, np.bool_)
+        for keys, block in blocks(self._keys):
+            excluded[block] = self._excluded(keys)
+        self._outcome = Outcome(race.zero_shot, race.one_shot, row, excluded, upper_bound[row])
 
     def _score_together(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> list[Result]:
         with self._job.company.together():
-            return list(self._score(pairs, writer))
+            return list(self._score(pairs.items(), writer))
 
-    def _score(
-        self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter, stoppable: bool = False
-    ) -> Iterator[Result]:
+    def _score(self, pairs: Wanted, writer: PartWriter, stoppable: bool = False) -> Iterator[Result]:
         """Score these pairs of this rank's candidates into the store."""
         for batch in self._batches(pairs):
             if stoppable and self.watch.stopped:
@@ -259,13 +256,11 @@ class Execution:
             tokens = (len(prefix) + sum(len(s.ids) for s in segments) for _, _, (prefix, segments) in batch)
             self.watch.scored(sum(len(anchors) for _, anchors, _ in batch), sum(tokens))
 
-    def _batches(
-        self, pairs: dict[int, npt.NDArray[np.int64]]
-    ) -> Iterator[list[tuple[int, npt.NDArray[np.int64], Group]]]:
+    def _batches(self, pairs: Wanted) -> Iterator[list[tuple[int, npt.NDArray[np.int64], Group]]]:
         """Yield candidates with their anchors, as many as fill some forward passes; each candidate whole."""
         batch: list[tuple[int, npt.NDArray[np.int64], Group]] = []
         num_tokens = 0
-        for i, anchors in pairs.items():
+        for i, anchors in pairs:
             prompt, wanted = self._prompts[i], set(anchors.tolist())
             for prefix, group in prompt.groups:
                 own = [j for j in group if j in wanted]
@@ -307,7 +302,7 @@ class Execution:
         exclude_self = self._job.config.exclude_self
         if exclude_self is None:
             exclude_self = self._job.template.name != "nuggets"
-        texts = self._job.pool.texts
+        texts = self._job.texts
         columns: dict[str, list[int]] = {}
         for j, anchor in enumerate(self._anchor_set.rows):
             columns.setdefault(anchor.text_key, []).append(j)

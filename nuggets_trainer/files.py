@@ -13,13 +13,14 @@ import contextlib
 import errno
 import logging
 import os
+import tempfile
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.registry import known_implementations
@@ -50,13 +51,13 @@ LASTING = (
 
 def join(place: Place, *names: str) -> Place:
     """Return the place of something below a place."""
-    local = _local(place)
+    local = local_path(place)
     return local.joinpath(*names) if local is not None else "/".join([str(place).rstrip("/"), *names])
 
 
 def make_directory(place: Place) -> None:
     """Create a local directory and those above it; object stores have none."""
-    local = _local(place)
+    local = local_path(place)
     if local is not None:
         local.mkdir(parents=True, exist_ok=True)
 
@@ -67,8 +68,18 @@ def read_bytes(place: Place) -> bytes:
     Raises:
         OSError: as the file system gives it; FileNotFoundError if there is no such file.
     """
-    local = _local(place)
+    local = local_path(place)
     return local.read_bytes() if local is not None else bytes(_remote(place, lambda fs, path: fs.cat_file(path)))
+
+
+def open_binary(place: Place) -> Any:
+    """Open a file that is too large to be read whole.
+
+    Raises:
+        OSError: as the file system gives it; FileNotFoundError if there is no such file.
+    """
+    local = local_path(place)
+    return local.open("rb") if local is not None else fsspec.open(str(place), "rb").open()
 
 
 def read_many(places: Sequence[Place]) -> Iterator[tuple[Place, bytes | OSError]]:
@@ -94,20 +105,39 @@ def write_atomically(place: Place, content: Any) -> None:
     Raises:
         OSError: if the disk is full or a quota is used up, with what to do; nothing of the file is left behind.
     """
-    local = _local(place)
-    if local is None:
+    if local_path(place) is None:
         whole = bytes(content)
         _remote(place, lambda fs, path: fs.pipe_file(path, whole))
+    else:
+        stream_atomically(place, lambda file: file.write(content))
+
+
+def stream_atomically(place: Place, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file that is too large to be held in memory, as `write_atomically` does.
+
+    Args:
+        place: of the file; one behind a URL is made in the system's temporary directory first.
+        write: writes the content into the open file that it is given.
+
+    Raises:
+        OSError: as `write_atomically`.
+    """
+    local = local_path(place)
+    if local is None:
+        with tempfile.TemporaryDirectory() as directory:
+            whole = Path(directory, "content")
+            stream_atomically(whole, write)
+            _remote(place, lambda fs, path: fs.put_file(str(whole), path))
         return
     try:
-        _write_local(local, content)
+        _write_local(local, write)
     except OSError as error:
         raise explain_full(error, local.parent) from error
 
 
 def list_directory(place: Place) -> dict[str, bool]:
     """Return the names in a directory, each with whether it is a file; empty if there is no such directory."""
-    local = _local(place)
+    local = local_path(place)
     try:
         if local is not None:
             with os.scandir(local) as entries:  # unlike `iterdir`, no system call for each file
@@ -120,7 +150,7 @@ def list_directory(place: Place) -> dict[str, bool]:
 def set_aside(place: Place, reason: str, consequence: str) -> None:
     """Move a file that cannot be used to its name with `.corrupt` appended, and say why and what follows."""
     how = "is set aside with `.corrupt` appended"
-    local = _local(place)
+    local = local_path(place)
     try:
         if local is not None:
             local.replace(f"{local}.corrupt")
@@ -135,7 +165,7 @@ def set_aside(place: Place, reason: str, consequence: str) -> None:
 
 def remove_leftovers(directory: Place) -> None:
     """Remove the temporary files that writers left in a local directory when they died, a day ago or longer."""
-    local = _local(directory)
+    local = local_path(directory)
     if local is None:
         return  # nothing is written under a temporary name there
     with contextlib.suppress(OSError):  # tidying up is no reason to fail, e.g. over a file that another rank removed
@@ -188,7 +218,7 @@ def _is_full(error: OSError) -> bool:
 
 def _probe(directory: Place) -> None:
     make_directory(directory)
-    local = _local(directory)
+    local = local_path(directory)
     # One name for all on a remote, where a user may have the right to write and not to delete.
     probe = join(directory, ".probe" if local is None else f".probe.{uuid.uuid4().hex}.tmp")
     write_atomically(probe, bytes(PROBE_BYTES))
@@ -199,8 +229,12 @@ def _probe(directory: Place) -> None:
         Path(probe).unlink()
 
 
-def _local(place: Place) -> Path | None:
-    """Return the path of a local place, None for a remote one."""
+def local_path(place: Place) -> Path | None:
+    """Return the path of a local place, None for a remote one.
+
+    Raises:
+        ValueError: for a URL that was made a `Path`.
+    """
     protocol, separator, path = str(place).partition("://")
     if separator:
         return Path(path) if protocol in ("file", "local") else None
@@ -209,11 +243,11 @@ def _local(place: Place) -> Path | None:
     return Path(place)
 
 
-def _write_local(path: Path, content: Any) -> None:
+def _write_local(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

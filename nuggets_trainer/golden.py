@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +40,15 @@ class AnchorScores:
         num_tokens: completion tokens scored, `(m,)`; 0 when it could not be scored.
         dropped: None, or the reason why it could not be scored.
         num_cut: anchors that lost their end to the 200-token limit of the `nuggets` template.
+        set_names: of each the anchor set it belongs to; an empty name where there is one set alone.
     """
 
     pool_index: list[int | None]
     zero_shot: npt.NDArray[np.float32]
     num_tokens: npt.NDArray[np.int64]
     dropped: list[str | None]
-    num_cut: int = 0
+    num_cut: int
+    set_names: list[str]
 
     def __len__(self) -> int:
         return len(self.dropped)
@@ -89,3 +92,39 @@ def _block_scores(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[npt.NDAr
     standard_error = np.sqrt(share * (1 - share) / divisor)
     mean_gain = np.where(counted, gain.sum(axis=1) / divisor, np.nan)
     return share, standard_error, mean_gain, num_anchors.astype(np.int64)
+
+
+def combined_scores(by_set: Sequence[GoldenScores], how: str) -> GoldenScores:
+    """Make one score of those by anchor set.
+
+    Args:
+        by_set: scores of the same n candidates on each set.
+        how: `mean`: golden score and mean gain are means over the sets, each counting alike; `worst`: the golden score
+            is that of the set with the lowest one (standard error too), the mean gain is the lowest of all.
+
+    Returns:
+        One `GoldenScores` of shape `(n,)`; NaN where a candidate has no scored anchor in one of the sets.
+
+    Example:
+        >>> import numpy as np
+        >>> one = np.array([1])
+        >>> sets = [GoldenScores(np.array([p]), np.array([0.3]), np.array([p]), one) for p in (0.2, 0.6)]
+        >>> [round(float(combined_scores(sets, how).golden_score[0]), 2) for how in ("mean", "worst")]
+        [0.4, 0.2]
+    """
+    share, error, gain = (
+        np.stack([getattr(scores, name) for scores in by_set])
+        for name in ("golden_score", "standard_error", "mean_gain")
+    )
+    if how == "mean":
+        combined = share.mean(axis=0), np.sqrt(np.square(error).sum(axis=0)) / len(by_set), gain.mean(axis=0)
+    else:
+        assert how == "worst", how
+        unscored = np.isnan(share).any(axis=0)
+        lowest = np.where(unscored, 0, np.nan_to_num(share).argmin(axis=0))
+        columns = np.arange(share.shape[1])
+        combined = tuple(  # type: ignore[assignment]
+            np.where(unscored, np.nan, values)
+            for values in (share[lowest, columns], error[lowest, columns], gain.min(axis=0))
+        )
+    return GoldenScores(*combined, num_anchors=np.sum([scores.num_anchors for scores in by_set], axis=0))

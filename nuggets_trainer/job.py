@@ -5,33 +5,48 @@ Knows no formula and no file format.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.anchors import kmeans_anchors, random_anchors
+from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.files import Place
+from nuggets_trainer.fingerprint import fingerprint_fields
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.rows import Row, UnusableRowError
-from nuggets_trainer.sharded import Company
+from nuggets_trainer.sharded import Company, is_sharded, outer_weights
 from nuggets_trainer.store import ScoreStore
 from nuggets_trainer.templates import Template
 
+if TYPE_CHECKING:
+    import torch
+
 EMBED_BLOCK = 256
+
+AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; one set alone has an empty name
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the stages of one call share."""
+    """What the stages of one call share.
+
+    `keys` are the content hashes of the candidates, `texts` their hashes of what they say, by content hash.
+    """
 
     ranks: Ranks
     pool: Pool
     keys: list[str]
+    texts: dict[str, str]
     template: Template
     config: NuggetsConfig
     engine: LogProbEngine
@@ -40,15 +55,69 @@ class Job:
     max_length: int | None
 
 
-def given_anchors(job: Job, anchors: Pool) -> AnchorSet:
-    """Take the anchors that the user gave; those that cannot be scored whole keep their place and their reason."""
+@contextlib.contextmanager
+def open_job(
+    model: Any,
+    tokenizer: Any,
+    template: Template,
+    pool: Pool,
+    config: NuggetsConfig,
+    score_dir: Place,
+    autocast_dtype: torch.dtype | None = None,
+    adapter: bool = False,
+) -> Iterator[Job]:
+    """Open the store of a model and a template, and make the model ready to score; on all ranks.
+
+    Args:
+        model: as for `score_pool`, and so are all others but `template`.
+        tokenizer: the model's.
+        template: renders the rows.
+        pool: the candidates.
+        config: token budget and schedule.
+        score_dir: where scores go.
+        autocast_dtype: from `resolve_autocast_dtype`.
+        adapter: leave a `PeftModel`'s adapter on.
+    """
+    ranks = Ranks()
+    keys, _ = pool.read_keys()
+    sharded = is_sharded(model)
+
+    def describe() -> dict[str, str]:
+        return fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
+
+    # Weights that are spread over the ranks are gathered by all of them.
+    fields = describe() if sharded else ranks.on_main(describe)
+    with base_model(model, adapter) as base, outer_weights(model, base):
+        check_causal_lm(base.config, base)
+        yield Job(
+            ranks=ranks,
+            pool=pool,
+            keys=keys,
+            texts=pool.texts,
+            template=template,
+            config=config,
+            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, in_step=sharded),
+            company=Company(model, base, ranks),
+            store=ScoreStore(score_dir, fields),
+            max_length=context_length(base.config),
+        )
+
+
+def given_anchors(job: Job, anchor_sets: AnchorPools) -> AnchorSet:
+    """Take the anchors that the user gave, set after set.
+
+    Those that cannot be scored whole keep their place and their reason.
+    """
     rows: list[Row | str] = []
-    for j in range(len(anchors)):
-        try:
-            rows.append(anchors[j])
-        except UnusableRowError as error:
-            rows.append(str(error))
-    return AnchorSet(job.template, rows, [None] * len(rows), job.max_length)
+    set_names: list[str] = []
+    for name, anchors in anchor_sets.items():
+        set_names += [name] * len(anchors)
+        for j in range(len(anchors)):
+            try:
+                rows.append(anchors[j])
+            except UnusableRowError as error:
+                rows.append(str(error))
+    return AnchorSet(job.template, rows, [None] * len(rows), job.max_length, set_names)
 
 
 def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
@@ -79,13 +148,37 @@ def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
 
 
 def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:
-    """Pool indices of the rows nearest to the centroids of the rows' embeddings; every rank embeds a share.
+    """Pool indices of the rows nearest to the centroids of the rows' embeddings."""
+    embedded = _embed(job, usable, _eligible)
+
+    def choose() -> list[int]:
+        matrix = np.array([vector for _, vector in embedded])
+        return [embedded[p][0] for p in kmeans_anchors(matrix, num_anchors, job.config.anchor_seed)]
+
+    return job.ranks.on_main(choose)
+
+
+def candidate_embeddings(job: Job, candidates: list[int]) -> npt.NDArray[np.float32]:
+    """Embeddings of the candidates, rendered alone, `(pool rows, d)`; 0 for the other rows."""
+    embedded = _embed(job, candidates, lambda job, block: {i: job.template.zero_shot(job.pool[i]).ids for i in block})
+    matrix = np.zeros((len(job.pool), len(embedded[0][1])), dtype=np.float32)
+    of_key = {job.keys[i]: vector for i, vector in embedded}  # equal rows were embedded once
+    for i in candidates:
+        matrix[i] = of_key[job.keys[i]]
+    return matrix
+
+
+def _embed(
+    job: Job, indices: list[int], sequences_of: Callable[[Job, list[int]], dict[int, list[int]]]
+) -> list[tuple[int, npt.NDArray[np.float32]]]:
+    """Pool index and embedding of different rows, in pool order; every rank embeds a share.
 
     Ranks share blocks of rows, not rows, so that the batches (and with them the last bits of the embeddings) do not
     depend on the number of ranks.
     """
-    usable = sorted({job.keys[i]: i for i in reversed(usable)}.values())  # equal rows would make clusters of their own
-    blocks = [usable[start : start + EMBED_BLOCK] for start in range(0, len(usable), EMBED_BLOCK)]
+    # Equal rows would make clusters of their own.
+    different = sorted({job.keys[i]: i for i in reversed(indices)}.values())
+    blocks = [different[start : start + EMBED_BLOCK] for start in range(0, len(different), EMBED_BLOCK)]
     own = job.ranks.share(blocks)
 
     def embed() -> list[tuple[int, npt.NDArray[np.float32]]]:
@@ -93,19 +186,13 @@ def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:
         num_rows = sum(len(block) for block in own)
         with job.company.together(), show_phase("Embedding", "rows", num_rows, job.ranks.is_main) as phase:
             for block in own:
-                sequences = _eligible(job, block)
+                sequences = sequences_of(job, block)
                 if sequences:
                     vectors += zip(sequences, job.engine.embed(list(sequences.values())), strict=True)
                 phase.advance(len(block))
         return vectors
 
-    embedded = sorted(job.ranks.gather_from(embed), key=lambda item: item[0])
-
-    def choose() -> list[int]:
-        matrix = np.array([vector for _, vector in embedded])
-        return [embedded[p][0] for p in kmeans_anchors(matrix, num_anchors, job.config.anchor_seed)]
-
-    return job.ranks.on_main(choose)
+    return sorted(job.ranks.gather_from(embed), key=lambda item: item[0])
 
 
 def _eligible(job: Job, indices: list[int]) -> dict[int, list[int]]:

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
+from nuggets_trainer.diversity import with_schedule_for
 from nuggets_trainer.plan import Plan
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.scorer import _score_pairs
@@ -18,6 +19,8 @@ from nuggets_trainer.templates import make_template
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from nuggets_trainer.job import AnchorPools
 
 MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
 SEED = 0
@@ -27,7 +30,7 @@ def plan_pool(
     model: Any,
     tokenizer: Any,
     pool: Pool,
-    anchors: Pool | None = None,
+    anchors: Pool | AnchorPools | None = None,
     *,
     config: NuggetsConfig,
     score_dir: str | Path,
@@ -60,10 +63,12 @@ def plan_pool(
     if stand_in:
         num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
         config = dataclasses.replace(config, anchor_selection="random", num_anchors=num_anchors)
-    template = make_template(config.template, tokenizer, sample, anchors)
+    sets = {"": anchors} if isinstance(anchors, Pool) else anchors
+    config = with_schedule_for(config, sets)
+    template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
     rows = range(len(sample))
     run = _score_pairs(
-        *(model, tokenizer, template, sample, anchors, rows, config, score_dir, autocast_dtype),
+        *(model, tokenizer, template, sample, sets, rows, config, score_dir, autocast_dtype),
         measure_seconds=measure_seconds,
     )
     measured = run.measured
@@ -82,7 +87,7 @@ def plan_pool(
         dropped={reason: round(factor * count) for reason, count in Counter(run.dropped.values()).most_common()},
         measurement=measured,
         sampled_rows=len(sample) if factor > 1 else None,
-        schedule=config.schedule,
+        schedule=config.schedule_in_force,
         stand_in_anchors=stand_in,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         num_processes=run.job.ranks.world,

@@ -27,6 +27,7 @@ class AnchorSet:
         rows: the anchors; a reason where a row was unusable to begin with.
         pool_index: pool index of each, None when anchors were given.
         max_length: the model's context in tokens; None where it has no limit.
+        set_names: of each the anchor set it belongs to; None for one set alone.
 
     Attributes:
         usable: positions of the anchors that can be scored. The other attributes speak of these alone, in this order.
@@ -35,7 +36,7 @@ class AnchorSet:
         segments: their zero-shot prompts.
 
     Raises:
-        ValueError: if no anchor can be scored.
+        ValueError: if no anchor (of one of the sets) can be scored.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class AnchorSet:
         rows: Sequence[Row | str],
         pool_index: Sequence[int | None],
         max_length: int | None,
+        set_names: Sequence[str] | None = None,
     ) -> None:
         self._pool_index = list(pool_index)
+        self._set_names = [""] * len(rows) if set_names is None else list(set_names)
         self.rows: list[Row] = []
         self.segments: list[Segment] = []
         self._dropped: list[str | None] = []
@@ -66,14 +69,21 @@ class AnchorSet:
             self._num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
         self.keys = [row.key for row in self.rows]
         self.usable = [j for j, reason in enumerate(self._dropped) if reason is None]
-        if not self.usable:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(self._dropped).most_common())
-            context = f" The model's context is {max_length} tokens." if "too_long" in self._dropped else ""
-            first = f" The first error was {cause!r}." if cause is not None else ""
-            raise ValueError(
-                f"No anchor can be scored: all {len(self._dropped)} were dropped ({reasons}).{context}{first} "
-                "Expected rows with a prompt and a completion, at most half as long as the context."
-            ) from cause
+        for name in dict.fromkeys(self._set_names):
+            self._check_usable(name, max_length, cause)
+
+    def _check_usable(self, set_name: str, max_length: int | None, cause: BaseException | None) -> None:
+        dropped = [reason for reason, name in zip(self._dropped, self._set_names, strict=True) if name == set_name]
+        if None in dropped:
+            return
+        reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(dropped).most_common())
+        context = f" The model's context is {max_length} tokens." if "too_long" in dropped else ""
+        first = f" The first error was {cause!r}." if cause is not None else ""
+        which = f" of the set {set_name!r}" if set_name else ""
+        raise ValueError(
+            f"No anchor{which} can be scored: all {len(dropped)} were dropped ({reasons}).{context}{first} Expected "
+            "rows with a prompt and a completion, at most half as long as the context."
+        ) from cause
 
     def scores(self, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
         """Put the zero-shot log-probs of the usable anchors, `(len(usable),)`, in their places among all anchors."""
@@ -85,7 +95,7 @@ class AnchorSet:
                 values[j], num_tokens[j] = value, segment.num_completion_tokens
             else:
                 dropped[j] = "non_finite_log_prob"
-        return AnchorScores(self._pool_index, values, num_tokens, dropped, self._num_cut)
+        return AnchorScores(self._pool_index, values, num_tokens, dropped, self._num_cut, self._set_names)
 
 
 def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Segment:

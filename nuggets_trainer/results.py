@@ -2,8 +2,8 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected` |
-| anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens` |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`; with several anchor sets also `golden_score_<set>` of each |
+| anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`; with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
 
@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nuggets_trainer.files import Place, join, write_atomically
+from nuggets_trainer.files import Place, join, stream_atomically, write_atomically
 from nuggets_trainer.golden import AnchorScores, GoldenScores
 from nuggets_trainer.selection import GoldenSet, rank_candidates
+
+ROWS_PER_GROUP = 65536  # of pairs.parquet
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -31,6 +34,7 @@ class PoolScores(GoldenScores):
             NaN for all others. An eliminated candidate has no golden score, and `num_anchors` counts those scored.
         dropped: None, or the reason why a row has no score, one per pool row.
         anchors: the anchors that were scored against.
+        by_set: golden scores on each of several anchor sets, by name; empty where there is one set.
         num_pairs_scored: pairs computed by this run; the others came from the store.
         seconds: wall time of scoring.
     """
@@ -38,6 +42,7 @@ class PoolScores(GoldenScores):
     upper_bound: npt.NDArray[np.float64]
     dropped: list[str | None]
     anchors: AnchorScores
+    by_set: dict[str, GoldenScores]
     num_pairs_scored: int
     seconds: float
 
@@ -101,13 +106,13 @@ def write_results(
     Args:
         score_dir: where to; a local path, or a URL for fsspec.
         scores: of the pool, n rows, m anchors.
-        one_shot: log-probs `(n, m)`, NaN where not scored.
+        one_shot: log-probs `(n, m)`, perhaps in a file; NaN where not scored.
         golden_set: for `selected`.
         pool: what tells later whether rows are those that were scored, into the metadata of scores.parquet.
     """
     _write(join(score_dir, "scores.parquet"), _scores_table(scores, golden_set).replace_schema_metadata(pool))
     _write(join(score_dir, "anchors.parquet"), _anchors_table(scores.anchors))
-    _write(join(score_dir, "pairs.parquet"), _pairs_table(one_shot))
+    stream_atomically(join(score_dir, "pairs.parquet"), lambda file: _write_pairs(file, one_shot))
 
 
 def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
@@ -128,6 +133,7 @@ def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
             "dropped": pa.array(scores.dropped, pa.string()),
             "rank": pa.array(rank, mask=rank == 0),
             "selected": pa.array(selected),
+            **{f"golden_score_{name}": _nullable(own.golden_score) for name, own in scores.by_set.items()},
         }
     )
 
@@ -139,15 +145,21 @@ def _anchors_table(anchors: AnchorScores) -> pa.Table:
             "pool_index": pa.array(anchors.pool_index, pa.int64()),
             "zero_shot": _nullable(anchors.zero_shot),
             "num_tokens": pa.array(anchors.num_tokens),
+            **({"anchor_set": pa.array(anchors.set_names)} if any(anchors.set_names) else {}),
         }
     )
 
 
-def _pairs_table(one_shot: npt.NDArray[np.float32]) -> pa.Table:
-    n, m = one_shot.shape
-    offsets = pa.array(np.arange(0, n * m + 1, m, dtype=np.int64))
-    values = pa.LargeListArray.from_arrays(offsets, _nullable(one_shot.reshape(-1)))
-    return pa.table({"index": pa.array(np.arange(n)), "one_shot": values.cast(pa.list_(pa.float32()))})
+def _write_pairs(file: BinaryIO, one_shot: npt.NDArray[np.float32]) -> None:
+    """Write some rows at a time: all together may not fit in memory."""
+    schema = pa.schema([("index", pa.int64()), ("one_shot", pa.list_(pa.float32()))])
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for start in range(0, len(one_shot), ROWS_PER_GROUP):
+            block = np.asarray(one_shot[start : start + ROWS_PER_GROUP])
+            n, m = block.shape
+            offsets = pa.array(np.arange(0, n * m + 1, m, dtype=np.int32))
+            values = pa.ListArray.from_arrays(offsets, _nullable(block.reshape(-1)))
+            writer.write_table(pa.table([pa.array(np.arange(start, start + n)), values], schema=schema))
 
 
 def _nullable(values: npt.NDArray[np.floating]) -> pa.Array:

@@ -9,7 +9,8 @@ correctness. Then *waves* follow, the most promising candidates first, so that t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ AIM = 0.9  # losses of a visit, by expectation, of those that eliminate; 0.8 and
 LAST_VISIT = 0.5  # what is left is scored at once when it is cheaper than this share of the prefix
 RANKINGS = 16  # candidates are ranked anew after 1/16 of them; 4 costs 2 points more tokens, 1 costs 7
 BLOCK = 64  # candidates planned together
+ROWS_AT_ONCE = 65536  # of an array that may be in a file
 
 
 class Race:
@@ -59,6 +61,7 @@ class Race:
         confidence: None for the exact golden set; else each row of it may be lost with probability `1 - confidence`,
             over the random order of its anchors (`confidence.py`). Those that are kept are complete all the same.
         seed: of the pilot, and of the random orders.
+        full: makes the `(n, m)` arrays, as `np.full` does; another may put them in a file.
 
     Attributes:
         one_shot: the log-probs; rows of candidates that are `complete` hold all their anchors.
@@ -92,11 +95,15 @@ class Race:
         pilot: Ints | None = None,
         confidence: float | None = None,
         seed: int = 0,
+        full: Callable[..., Any] = np.full,
     ) -> None:
         n, m = excluded.shape
         assert zero_shot.shape == anchor_tokens.shape == (m,) and prefix_tokens.shape == (n,)
-        self.zero_shot, self.one_shot = zero_shot, np.full((n, m), np.nan, dtype=np.float32)
-        self._pending: Bools = np.isfinite(zero_shot) & ~excluded
+        self.zero_shot, self.one_shot = zero_shot, full((n, m), np.nan, np.float32)
+        self._pending: Bools = full((n, m), False, np.bool_)
+        for start in range(0, n, ROWS_AT_ONCE):
+            block = slice(start, start + ROWS_AT_ONCE)
+            self._pending[block] = np.isfinite(zero_shot) & ~excluded[block]
         self.num_anchors: Ints = self._pending.sum(axis=1)
         self._num_pending = self.num_anchors.copy()
         self.dropped: Bools = self.num_anchors == 0
@@ -300,7 +307,10 @@ class Race:
         self._order = np.argsort(-shrunk_rate(lost[good], scored[good]) / self._anchor_tokens, kind="stable")
         # einsum converts a few rows at a time; `@` would hold the (n, m) matrix in float64.
         self._losses_ahead: Floats = np.einsum("ij,j->i", self._pending, self._loss_rate)
-        self._losses_in_all = self._losses_ahead + np.einsum("ij,j->i", ~np.isnan(self.one_shot), self._loss_rate)
+        self._losses_in_all = self._losses_ahead.copy()
+        for start in range(0, len(self.one_shot), ROWS_AT_ONCE):
+            block = slice(start, start + ROWS_AT_ONCE)
+            self._losses_in_all[block] += ~np.isnan(self.one_shot[block]) @ self._loss_rate
         share = min(1.0, self.num_kept / max(1, self._num_candidates))
         by_share = upper_quantile(score, share)
         self._expected_bound = self._rule[1] if self._rule[0] == "threshold" else by_share

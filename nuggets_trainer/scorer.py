@@ -18,24 +18,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.causal_lm import base_model, check_causal_lm, context_length
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import exit_on_sigterm
-from nuggets_trainer.engine import LogProbEngine
-from nuggets_trainer.execution import Execution, Outcome
-from nuggets_trainer.fingerprint import fingerprint_fields
-from nuggets_trainer.golden import golden_scores
-from nuggets_trainer.job import Job, chosen_anchors, given_anchors
+from nuggets_trainer.diversity import diversity_of, row_groups, with_schedule_for
+from nuggets_trainer.execution import Execution
+from nuggets_trainer.job import AnchorPools, Job, candidate_embeddings, chosen_anchors, given_anchors, open_job
+from nuggets_trainer.outcome import Collected, Outcome, collect
 from nuggets_trainer.plan import Measurement
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report import told_not_raised, write_report
+from nuggets_trainer.report.provenance import write_provenance
 from nuggets_trainer.results import PoolScores, write_results
 from nuggets_trainer.rows import UnusableRowError
+from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.selection import GoldenSet, select_golden_set
-from nuggets_trainer.sharded import Company, is_sharded, outer_weights
-from nuggets_trainer.store import ScoreStore
+from nuggets_trainer.signal_check import check_signal, is_affordable
 from nuggets_trainer.templates import Template, make_template
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def score_pool(
     model: Any,
     tokenizer: Any,
     pool: Pool,
-    anchors: Pool | None = None,
+    anchors: Pool | AnchorPools | None = None,
     *,
     config: NuggetsConfig,
     score_dir: str | Path,
@@ -58,15 +58,15 @@ def score_pool(
 ) -> tuple[PoolScores, GoldenSet]:
     """Score every row of a pool with a base model and keep the golden set.
 
-    Writes the scored pairs into the store while it goes on, and `scores.parquet`, `anchors.parquet` and
-    `pairs.parquet` at the end. What the store already holds is not computed again. All ranks must call it; all get the
+    Writes the scored pairs into the store while it goes on, and `scores.parquet`, `anchors.parquet`, `pairs.parquet`
+    and a report at the end. What the store already holds is not computed again. All ranks must call it; all get the
     same result.
 
     Args:
         model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile).
         tokenizer: the model's tokenizer.
         pool: the candidates.
-        anchors: the anchors; None chooses them from the pool, as `config` says.
+        anchors: the anchors, several sets by name; None chooses them from the pool, as `config` says.
         config: template, selection rule, choice of anchors, token budget.
         score_dir: where scores and results go: a directory that all ranks share, or a URL that fsspec knows.
         autocast_dtype: from `resolve_autocast_dtype`.
@@ -82,16 +82,23 @@ def score_pool(
         PermissionError, ImportError: if `score_dir` cannot be written to, or its kind of URL is not installed.
         OSError: if the disk is full; what is stored stays, and the same call goes on after space is made.
     """
-    template = make_template(config.template, tokenizer, pool, anchors, training_chat_template)
+    sets = _by_name(anchors)
+    config = with_schedule_for(config, sets)
+    groups = row_groups(pool, config)
+    template = make_template(
+        config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
+    )
     rows = range(len(pool))
-    run = _score_pairs(model, tokenizer, template, pool, anchors, rows, config, score_dir, autocast_dtype, adapter)
+    run = _score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype, adapter)
 
     def finish() -> tuple[PoolScores, GoldenSet]:
-        scores, one_shot = _collect(run)
+        collected = _collect(run)
+        scores = _pool_scores(run, collected)
         _check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
-        golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped))
+        diversity = diversity_of(config, groups, run.embeddings, collected.anchors.zero_shot, collected.one_shot)
+        golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped), diversity)
         about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
-        write_results(score_dir, scores, one_shot, golden_set, about)
+        write_results(score_dir, scores, collected.one_shot, golden_set, about)
         return scores, golden_set
 
     ranks = run.job.ranks
@@ -99,6 +106,9 @@ def score_pool(
     if ranks.is_main:
         logger.info("%s", scores.describe())
         logger.info("%s", golden_set.describe())
+        with told_not_raised(score_dir):
+            write_provenance(score_dir, run.job, run.anchor_set, scores, golden_set, model, tokenizer)
+            write_report(score_dir)
     return scores, golden_set
 
 
@@ -106,7 +116,7 @@ def score_shard(
     model: Any,
     tokenizer: Any,
     pool: Pool,
-    anchors: Pool | None = None,
+    anchors: Pool | AnchorPools | None = None,
     *,
     shard: tuple[int, int],
     config: NuggetsConfig,
@@ -134,8 +144,9 @@ def score_shard(
     number, num_shards = shard
     rows = range(number, len(pool), num_shards)
     config = dataclasses.replace(config, schedule="exact", race_confidence=None)
-    template = make_template(config.template, tokenizer, pool, anchors)
-    run = _score_pairs(model, tokenizer, template, pool, anchors, rows, config, score_dir, autocast_dtype)
+    sets = _by_name(anchors)
+    template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
+    run = _score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
     if run.job.ranks.is_main:
         logger.info(
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
@@ -156,9 +167,14 @@ class _Run:
     anchor_set: AnchorSet
     outcome: Outcome | None
     dropped: dict[int, str]
+    embeddings: npt.NDArray[np.float32] | None
     num_pairs: int
     started: float
     measured: Measurement | None = None  # where it was stopped to measure
+
+
+def _by_name(anchors: Pool | AnchorPools | None) -> AnchorPools | None:
+    return {"": anchors} if isinstance(anchors, Pool) else anchors
 
 
 def _score_pairs(
@@ -166,7 +182,7 @@ def _score_pairs(
     tokenizer: Any,
     template: Template,
     pool: Pool,
-    anchors: Pool | None,
+    anchors: AnchorPools | None,
     rows: Sequence[int],
     config: NuggetsConfig,
     score_dir: str | Path,
@@ -175,28 +191,9 @@ def _score_pairs(
     measure_seconds: float | None = None,
 ) -> _Run:
     ranks, started = Ranks(), time.monotonic()
-    keys, dropped = pool.read_keys()
+    _, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
-    sharded = is_sharded(model)
-
-    def describe() -> dict[str, str]:
-        return fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
-
-    # Weights that are spread over the ranks are gathered by all of them.
-    fields = describe() if sharded else ranks.on_main(describe)
-    with base_model(model, adapter) as base, outer_weights(model, base):
-        check_causal_lm(base.config, base)
-        job = Job(
-            ranks=ranks,
-            pool=pool,
-            keys=keys,
-            template=template,
-            config=config,
-            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, in_step=sharded),
-            company=Company(model, base, ranks),
-            store=ScoreStore(score_dir, fields),
-            max_length=context_length(base.config),
-        )
+    with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
         anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
         prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
@@ -205,12 +202,20 @@ def _score_pairs(
         _check_selectable(config, len(pool), dropped, hint)
         if hint and ranks.is_main:
             logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
-        execution = Execution(job, anchor_set, shared, prompts, [i for i in rows if i not in dropped])
+        candidates = [i for i in rows if i not in dropped]
+        execution = Execution(job, anchor_set, shared, prompts, candidates)
+        num_pairs = 0
         with exit_on_sigterm():
+            asked = is_affordable(len(candidates)) and not adapter and measure_seconds is None
+            if config.signal_check or (config.signal_check is None and asked):
+                _, num_pairs = check_signal(job, anchor_set, shared, candidates, score_dir)
             outcome = execution.run(measure_seconds)
-        num_pairs = sum(ranks.gather([execution.num_pairs]))
+            embeddings = None
+            if config.max_similarity is not None and measure_seconds is None:
+                embeddings = candidate_embeddings(job, candidates)
+        num_pairs += sum(ranks.gather([execution.num_pairs]))
     measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
-    return _Run(job, anchor_set, outcome, dropped, num_pairs, started, measured)
+    return _Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, measured)
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
@@ -266,34 +271,26 @@ def _encode_share(
     return prompts, dict(job.ranks.gather(reasons))
 
 
-def _collect(run: _Run) -> tuple[PoolScores, npt.NDArray[np.float32]]:
-    """Scores of the n rows, and log-probs `(n, m)`; adds to `run.dropped`."""
-    job, anchor_set, outcome, dropped = run.job, run.anchor_set, run.outcome, run.dropped
-    assert outcome is not None
-    candidates = [i for i in range(len(job.pool)) if i not in dropped]
-    anchors = anchor_set.scores(outcome.zero_shot)
-    scorable = np.isfinite(outcome.zero_shot) & ~outcome.excluded
-    eliminated = ~np.isnan(outcome.upper_bound)
-    computed = scorable & ~(eliminated[:, None] & np.isnan(outcome.one_shot))
-    one_shot = np.full((len(job.pool), len(anchors)), np.nan, dtype=np.float32)
-    upper_bound = np.full(len(job.pool), np.nan)
-    for row, i in enumerate(candidates):
-        if not np.isfinite(outcome.one_shot[row][computed[row]]).all():
-            dropped[i] = "non_finite_log_prob"
-        elif not scorable[row].any():
-            dropped[i] = "no_scored_anchor"
-        else:
-            one_shot[i, anchor_set.usable] = np.where(computed[row], outcome.one_shot[row], np.nan)
-            upper_bound[i] = outcome.upper_bound[row]
-    scores = vars(golden_scores(anchors.zero_shot, one_shot))
-    # A candidate that was scored on some anchors has no golden score, only a bound.
-    for name in ("golden_score", "standard_error", "mean_gain"):
-        scores[name] = np.where(np.isnan(upper_bound), scores[name], np.nan)
+def _collect(run: _Run) -> Collected:
+    """Scores of the n rows; adds to `run.dropped`."""
+    job = run.job
+    assert run.outcome is not None
+    candidates = np.array([i for i in range(len(job.pool)) if i not in run.dropped], dtype=np.int64)
+    scratch = Scratch(job.store.score_dir)
+    collected = collect(
+        run.outcome, run.anchor_set, candidates, len(job.pool), job.config.combine_anchor_sets, scratch
+    )
+    run.dropped.update(collected.dropped)
+    return collected
+
+
+def _pool_scores(run: _Run, collected: Collected) -> PoolScores:
     return PoolScores(
-        **scores,
-        upper_bound=upper_bound,
-        dropped=[dropped.get(i) for i in range(len(job.pool))],
-        anchors=anchors,
+        **vars(collected.scores),
+        upper_bound=collected.upper_bound,
+        dropped=[run.dropped.get(i) for i in range(len(run.job.pool))],
+        anchors=collected.anchors,
+        by_set=collected.by_set,
         num_pairs_scored=run.num_pairs,
         seconds=time.monotonic() - run.started,
-    ), one_shot
+    )

@@ -1,13 +1,38 @@
-"""From scores to the golden set: one rule, deterministic ties. Knows no log-probs and no model."""
+"""From scores to the golden set: one rule, deterministic ties, and what may not be in it twice. Knows no model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden import GoldenScores
+from nuggets_trainer.coverage import cover, spread
+from nuggets_trainer.golden import FloatArray, GoldenScores
+from nuggets_trainer.limits import Limits, quotas
+
+
+@dataclass(frozen=True, eq=False)
+class Diversity:
+    """What a golden set is chosen by besides the golden score; arrays have one entry per pool row.
+
+    Attributes:
+        gains: one-shot minus zero-shot log-prob, `(n, m)`, nats per token; NaN where not scored; None without weight.
+        coverage_weight: of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
+        groups: of each row the group whose quota it counts to; None without quotas.
+        group_quota: `proportional` or `equal`, see `limits.quotas`.
+        embeddings: `(n, d)`; None where near-duplicates may stay.
+        max_similarity: cosine above which a row is a near-duplicate.
+    """
+
+    gains: FloatArray | None = None
+    coverage_weight: float = 0.0
+    groups: Sequence[str] | None = None
+    group_quota: str = "proportional"
+    embeddings: npt.NDArray[np.float32] | None = None
+    max_similarity: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -25,6 +50,9 @@ class GoldenSet:
         cut: golden score of the last candidate kept.
         ties_at_cut: candidates of the pool whose golden score equals `cut`.
         ties_kept: how many of these are in the set; the others lost on mean gain or pool index.
+        passed_over: candidates that were left out for a `full_group` or as a `near_duplicate`, by reason.
+        spread: with coverage, how the gains are spread over the anchors (`coverage.Spread`), and how they would be in
+            the ranking's set (`ranking_coverage`, ...).
     """
 
     indices: npt.NDArray[np.int64]
@@ -38,6 +66,8 @@ class GoldenSet:
     cut: float
     ties_at_cut: int
     ties_kept: int
+    passed_over: dict[str, int] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -47,11 +77,19 @@ class GoldenSet:
         name, value = self.rule
         amount = f"{value:,}" if name == "top_k" else f"{value:g}"
         error = self.standard_error[-1]
-        return (
+        how = "by coverage" if self.spread else "by mean gain, then index"
+        text = (
             f"golden set: {len(self):,} of {self.num_candidates:,} candidates ({name}={amount}), golden score "
             f"{self.golden_score[0]:.3f} to {self.cut:.3f} (standard error at the cut {error:.3f}); "
-            f"{self.ties_at_cut:,} candidates tie at the cut, {self.ties_kept:,} kept (by mean gain, then index)"
+            f"{self.ties_at_cut:,} candidates tie at the cut, {self.ties_kept:,} kept ({how})"
         )
+        for reason, count in self.passed_over.items():
+            text += f"; passed over {count:,} ({reason})"
+        if self.spread:
+            names = [name for name in self.spread if not name.startswith("ranking_")]
+            pairs = [(name.replace("_", " "), self.spread[name], self.spread[f"ranking_{name}"]) for name in names]
+            text += "; " + ", ".join(f"{name} {own:.3f} (ranking {other:.3f})" for name, own, other in pairs)
+        return text
 
     def summary(self) -> dict[str, float]:
         """Return the numbers worth logging, by name."""
@@ -66,6 +104,8 @@ class GoldenSet:
             "mean_gain": float(self.mean_gain.mean()),
             "ties_at_cut": float(self.ties_at_cut),
             "ties_kept": float(self.ties_kept),
+            **{f"passed_over_{reason}": float(count) for reason, count in self.passed_over.items()},
+            **self.spread,
         }
 
 
@@ -85,7 +125,12 @@ def rank_candidates(scores: GoldenScores) -> npt.NDArray[np.int64]:
     return order[~np.isnan(scores.golden_score[order])].astype(np.int64)
 
 
-def select_golden_set(scores: GoldenScores, rule: tuple[str, float], num_candidates: int | None = None) -> GoldenSet:
+def select_golden_set(
+    scores: GoldenScores,
+    rule: tuple[str, float],
+    num_candidates: int | None = None,
+    diversity: Diversity | None = None,
+) -> GoldenSet:
     """Keep the best candidates by one rule.
 
     Args:
@@ -93,9 +138,10 @@ def select_golden_set(scores: GoldenScores, rule: tuple[str, float], num_candida
         rule: `("top_fraction", f)` keeps `max(1, round(f * candidates))`,
             `("top_k", k)` keeps exactly k, `("threshold", t)` keeps scores strictly above t.
         num_candidates: rows that have a score or were eliminated; None if all of them have a score.
+        diversity: what else the choice goes by; None for a ranking.
 
     Returns:
-        The `GoldenSet`, best first.
+        The `GoldenSet`, best first; smaller than the rule says where too many are near-duplicates.
 
     Raises:
         ValueError: if k is larger than the number of candidates with a score, or if no candidate
@@ -110,7 +156,9 @@ def select_golden_set(scores: GoldenScores, rule: tuple[str, float], num_candida
     """
     order = rank_candidates(scores)
     num_candidates = len(order) if num_candidates is None else num_candidates
-    kept = order[: _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)]
+    k = _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)
+    chosen = _Choice(np.arange(k)) if diversity is None else _choose_diverse(scores, order, k, diversity)
+    kept = order[chosen.places]
     cut = float(scores.golden_score[kept[-1]])
     return GoldenSet(
         indices=kept,
@@ -124,7 +172,38 @@ def select_golden_set(scores: GoldenScores, rule: tuple[str, float], num_candida
         cut=cut,
         ties_at_cut=int((scores.golden_score == cut).sum()),
         ties_kept=int((scores.golden_score[kept] == cut).sum()),
+        passed_over=chosen.passed_over,
+        spread=chosen.spread,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """Places in the ranking that are kept, in its order, and the fields of `GoldenSet` that say how."""
+
+    places: npt.NDArray[np.int64]
+    passed_over: dict[str, int] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+
+
+def _choose_diverse(scores: GoldenScores, order: npt.NDArray[np.int64], k: int, diversity: Diversity) -> _Choice:
+    groups = None if diversity.groups is None else [diversity.groups[i] for i in order]
+    limits = Limits(
+        groups,
+        None if groups is None else quotas(groups, k, diversity.group_quota),
+        None if diversity.embeddings is None else diversity.embeddings[order],
+        diversity.max_similarity,
+    )
+    if not diversity.coverage_weight:
+        admitted = filter(limits.admit, range(len(order)))
+        places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
+        return _Choice(places, dict(limits.passed_over))
+    assert diversity.gains is not None
+    gains = diversity.gains[order]
+    places = np.sort(cover(gains, scores.golden_score[order], k, diversity.coverage_weight, limits.admit))
+    own, ranking = vars(spread(gains, places)), vars(spread(gains, np.arange(k)))
+    spreads = {**own, **{f"ranking_{name}": value for name, value in ranking.items()}}
+    return _Choice(places, dict(limits.passed_over), spreads)
 
 
 def _num_kept(

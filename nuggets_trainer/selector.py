@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -15,10 +15,14 @@ from trl.chat_template_utils import get_training_chat_template
 from nuggets_trainer.causal_lm import base_model, resolve_autocast_dtype
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.contexts import without_mixed_precision
+from nuggets_trainer.diversity import row_groups, with_schedule_for
 from nuggets_trainer.files import join
 from nuggets_trainer.fingerprint import config_hash
+from nuggets_trainer.job import AnchorPools
 from nuggets_trainer.loading import load_rows, load_scorer, load_scorer_tokenizer
 from nuggets_trainer.pool import Pool, anchors_like
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report import told_not_raised, write_report
 from nuggets_trainer.scorer import score_pool
 from nuggets_trainer.templates import Template, make_template
 
@@ -31,8 +35,20 @@ if TYPE_CHECKING:
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.selection import GoldenSet
 
+AnchorDataset: TypeAlias = "Dataset | dict[str, Dataset]"  # the anchors, or several sets by name
+
 # Options that decide the golden set only where they are set.
-IF_SET = ("scorer_model", "scorer_model_init_kwargs", "race_confidence", "reselect_steps")
+IF_SET = (
+    "scorer_model",
+    "scorer_model_init_kwargs",
+    "race_confidence",
+    "reselect_steps",
+    "coverage_weight",
+    "group_by",
+    "max_similarity",
+)
+# And those that do where they are not the default.
+UNLESS_DEFAULT = {"reselect": "no", "group_quota": "proportional", "combine_anchor_sets": "mean"}
 
 
 class Selector:
@@ -42,10 +58,10 @@ class Selector:
         trainer: any `Trainer` that is built; its model scores, unless `scorer_model` names another.
         config: the choices of the user.
         pool: the candidates.
-        anchors: the anchors; None chooses them from the pool.
+        anchors: the anchors by set; None chooses them from the pool.
     """
 
-    def __init__(self, trainer: Trainer, config: NuggetsConfig, pool: Pool, anchors: Pool | None) -> None:
+    def __init__(self, trainer: Trainer, config: NuggetsConfig, pool: Pool, anchors: AnchorPools | None) -> None:
         self._trainer, self._config, self._pool, self._anchors = trainer, config, pool, anchors
 
     def check(self) -> None:
@@ -72,6 +88,15 @@ class Selector:
                 f"`scorer_model={config.scorer_model!r}` has its own tokenizer, but the rows are tokenized already. "
                 "Give text or messages, or score with the tuned model."
             )
+        if config.max_similarity is not None and (self.waits_for_sharding or config.reselect != "no"):
+            where = "under FSDP and DeepSpeed" if self.waits_for_sharding else "with `reselect`"
+            raise ValueError(
+                f"`max_similarity={config.max_similarity}` leaves open how many rows are kept, but {where} training "
+                "is planned for a number of rows. Leave it out; or run `nuggets score` and train on the rows that are "
+                "`selected` in scores.parquet."
+            )
+        row_groups(self._pool, config)
+        with_schedule_for(config, self._anchors)
         self._template()
         if config.scorer_model is None:
             self._autocast_dtype(self._model)
@@ -91,13 +116,13 @@ class Selector:
         chosen = f"{config.anchor_selection} {config.num_anchors or DEFAULT_NUM_ANCHORS}, seed {config.anchor_seed}"
         return {
             "pool_sha256": self._pool.content_hash,
-            "anchors": chosen if self._anchors is None else f"given, sha256 {self._anchors.content_hash}",
+            "anchors": chosen if self._anchors is None else _describe_anchors(self._anchors),
             "rule": "{}={}".format(*config.selection_rule),
             "exclude_self": str(config.exclude_self),
             "score_dtype": config.score_dtype,
             "model_config_sha256": config_hash(self._model),
             **template,
-            **({} if config.reselect == "no" else {"reselect": config.reselect}),
+            **{name: value for name, default in UNLESS_DEFAULT.items() if (value := getattr(config, name)) != default},
             **{name: str(value) for name in IF_SET if (value := getattr(config, name)) is not None},
         }
 
@@ -156,9 +181,13 @@ class Selector:
         """
         anchors = self._anchors
         if anchor_indices is not None:
-            anchors = anchors_like(self._pool.dataset.select(anchor_indices), self._pool)
+            anchors = {"": anchors_like(self._pool.dataset.select(anchor_indices), self._pool)}
         score_dir = str(join(self.score_dir, f"step-{step}"))
-        return self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
+        chosen = self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
+        if Ranks().is_main:
+            with told_not_raised(self.score_dir):
+                write_report(self.score_dir)  # again: it shows the choices over time
+        return chosen
 
     @property
     def score_dir(self) -> str:
@@ -166,13 +195,13 @@ class Selector:
         return self._config.score_dir or str(Path(self._trainer.args.output_dir) / "nuggets")
 
     def _score_own(
-        self, anchors: Pool | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
+        self, anchors: AnchorPools | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
     ) -> tuple[PoolScores, GoldenSet]:
         with without_mixed_precision(self._model):
             return self._score(self._model, anchors, config, score_dir, adapter)
 
     def _score(
-        self, model: Any, anchors: Pool | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
+        self, model: Any, anchors: AnchorPools | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
     ) -> tuple[PoolScores, GoldenSet]:
         return score_pool(
             model,
@@ -188,7 +217,11 @@ class Selector:
 
     def _template(self) -> Template:
         return make_template(
-            self._config.template, self._tokenizer, self._pool, self._anchors, self._training_chat_template
+            self._config.template,
+            self._tokenizer,
+            self._pool,
+            *(self._anchors or {}).values(),
+            training_chat_template=self._training_chat_template,
         )
 
     @property
@@ -224,15 +257,26 @@ def _keeping(size: int, config: NuggetsConfig) -> NuggetsConfig:
     return dataclasses.replace(config, top_fraction=None, threshold=None, top_k=size)
 
 
-def anchor_pool(config: NuggetsConfig, anchor_dataset: Dataset | None, pool: Pool) -> Pool | None:
-    """Anchors as a `Pool`, or None if they are to be chosen from the pool.
+def _describe_anchors(anchors: AnchorPools) -> str:
+    hashes = [f"{name} sha256 {pool.content_hash}".strip() for name, pool in anchors.items()]
+    return f"given, {', '.join(hashes)}"
+
+
+def anchor_pools(config: NuggetsConfig, anchor_dataset: AnchorDataset | None, pool: Pool) -> AnchorPools | None:
+    """Anchors as a `Pool` for each set, or None if they are to be chosen from the pool.
 
     Raises:
         ValueError: if anchors are given twice, or in no known format.
     """
-    if anchor_dataset is not None and (config.anchors is not None or config.num_anchors is not None):
+    if anchor_dataset is None:
+        sets = config.anchor_sets
+        return None if sets is None else {name: anchors_like(load_rows(place), pool) for name, place in sets.items()}
+    if config.anchors is not None or config.num_anchors is not None:
         given = f"anchors={config.anchors!r}" if config.anchors is not None else f"num_anchors={config.num_anchors}"
         raise ValueError(f"`anchor_dataset` and `nuggets_config.{given}` both say what the anchors are. Keep one.")
-    if anchor_dataset is None and config.anchors is not None:
-        anchor_dataset = load_rows(config.anchors)
-    return None if anchor_dataset is None else anchors_like(anchor_dataset, pool)
+    # A `DatasetDict` is one dataset whose split was forgotten; `anchors_like` says so.
+    from datasets import DatasetDict
+
+    if not isinstance(anchor_dataset, dict) or isinstance(anchor_dataset, DatasetDict):
+        return {"": anchors_like(anchor_dataset, pool)}
+    return {name: anchors_like(rows, pool) for name, rows in anchor_dataset.items()}

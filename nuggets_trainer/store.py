@@ -15,10 +15,8 @@ import hashlib
 import json
 import logging
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,6 @@ import pyarrow.parquet as pq
 from nuggets_trainer.files import (
     Place,
     check_writable,
-    explain_full,
     is_temporary,
     join,
     list_directory,
@@ -42,6 +39,7 @@ from nuggets_trainer.files import (
 )
 from nuggets_trainer.fingerprint import fingerprint_id
 from nuggets_trainer.manifest import open_manifest
+from nuggets_trainer.scratch import Scratch
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +68,7 @@ class ScoreStore:
     """
 
     def __init__(self, score_dir: Place, fields: dict[str, str]) -> None:
+        self.score_dir = score_dir
         self.directory = join(score_dir, fingerprint_id(fields))
         self._parts = join(self.directory, "parts")
         self._ignored: set[str] = set()
@@ -112,23 +111,23 @@ class ScoreStore:
         return matrix, there
 
     def read_matrix(
-        self, candidates: Sequence[str], anchors: Sequence[str], directory: str | Path
+        self, candidates: Sequence[str], anchors: Sequence[str], scratch: Scratch
     ) -> npt.NDArray[np.float32]:
-        """Look up more pairs than fit in memory.
+        """Look up more pairs than may fit in memory.
 
         Args:
             candidates: as for `read`, n of them.
             anchors: as for `read`, m of them.
-            directory: a local directory with room for `4 * n * m` bytes.
+            scratch: makes the array.
 
         Returns:
-            `(n, m)` log-probs in a temporary file that has no name and goes with the array. `known(matrix[a:b])` says
-            which are in the store; the others are NaN, as are those that the model gave none for.
+            `(n, m)` log-probs. `known(matrix[a:b])` says which are in the store; the others are NaN, as are those that
+            the model gave none for.
 
         Raises:
             OSError: if there is no room.
         """
-        matrix = _scratch_matrix((len(candidates), len(anchors)), directory)
+        matrix = scratch.full((len(candidates), len(anchors)), _ABSENT.view(np.float32)[0], np.float32)
         self._fill(matrix, candidates, anchors)
         return matrix
 
@@ -254,21 +253,6 @@ def known(block: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Return which pairs of a block of `read_matrix` are in the store, of the block's shape."""
     there: npt.NDArray[np.bool_] = np.asarray(block).view(np.uint32) != _ABSENT[0]
     return there
-
-
-def _scratch_matrix(shape: tuple[int, int], directory: str | Path) -> npt.NDArray[np.float32]:
-    """Return an array of absent pairs in an unlinked file."""
-    rows, columns = shape
-    with tempfile.TemporaryFile(dir=directory) as file:
-        block = np.full(COPY_ROWS * columns, _ABSENT.view(np.float32)[0], dtype=np.float32)
-        try:
-            # Written, not mapped: on a full disk a write gives an error and a touched page kills the process.
-            for start in range(0, rows, COPY_ROWS):
-                file.write(block[: min(COPY_ROWS, rows - start) * columns].data)
-            file.flush()
-        except OSError as error:
-            raise explain_full(error, directory) from error
-        return np.memmap(file, dtype=np.float32, mode="r+", shape=shape)
 
 
 def _part_name(content: Any) -> str:

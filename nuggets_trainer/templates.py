@@ -183,7 +183,7 @@ def make_template(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     pool: Pool,
-    anchors: Pool | None = None,
+    *anchors: Pool,
     training_chat_template: str | None = None,
 ) -> Template:
     """Build the template called `name` (`auto` looks at tokenizer and pool).
@@ -192,7 +192,7 @@ def make_template(
         name: `auto`, `chat`, `plain` or `nuggets`.
         tokenizer: renders and tokenizes.
         pool: the candidates.
-        anchors: the anchors, where they do not come from the pool.
+        anchors: the anchor sets, where they do not come from the pool.
         training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on: all
             that an anchor's assistant says is scored. In the completion alone, where TRL puts loss on the pool's
             completions alone.
@@ -202,7 +202,7 @@ def make_template(
     """
     if training_chat_template is not None:
         _check_assistant_only_loss(name, pool)
-    pools = [pool] if anchors is None else [pool, anchors]
+    pools = [pool, *anchors]
     if "tokenized" in [p.format for p in pools]:
         _check_tokenized(name, pools)
         return TokensTemplate(tokenizer)

@@ -19,7 +19,7 @@ from nuggets_trainer.causal_lm import check_causal_lm
 from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, first_row_in_trl_columns, hub_options, is_alpaca
 from nuggets_trainer.contexts import silent_progress_bars
 from nuggets_trainer.pool import Pool, take_pool
-from nuggets_trainer.selector import anchor_pool
+from nuggets_trainer.selector import anchor_pools
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.config import NuggetsConfig
     from nuggets_trainer.results import PoolScores
     from nuggets_trainer.selection import GoldenSet
+    from nuggets_trainer.selector import AnchorDataset
 
 # The others (pissa, olora, corda, loftq, ...) move part of the base weights into the adapter.
 ADAPTERS_THAT_LEAVE_THE_BASE = ("gaussian", "orthogonal", "eva")
@@ -40,8 +41,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
     bit.
 
     Args:
-        anchor_dataset: the anchors, a `Dataset` in any format that the pool may have; default:
-            `nuggets_config.anchors`, or else chosen from the pool.
+        anchor_dataset: the anchors, a `Dataset` in any format that the pool may have, or several sets as a dict by
+            name; default: `nuggets_config.anchors`, or else chosen from the pool.
         nuggets_config: switches selection on.
 
     Raises:
@@ -64,7 +65,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
     def __init__(
         self,
         *args: Any,
-        anchor_dataset: Dataset | None = None,
+        anchor_dataset: AnchorDataset | None = None,
         nuggets_config: NuggetsConfig | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,7 +82,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments = inspect.signature(SFTTrainer.__init__).bind(self, *args, **kwargs).arguments
         arguments.pop("self")
         pool = _pool(arguments, nuggets_config)
-        anchors = anchor_pool(nuggets_config, anchor_dataset, pool)
+        anchors = anchor_pools(nuggets_config, anchor_dataset, pool)
         _check_supported(arguments, pool)
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
@@ -135,6 +136,17 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if self.nuggets_config is None:
             return super().get_train_dataloader()
         return self._nuggets.golden_loader(super().get_train_dataloader)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the model card as `SFTTrainer` does, with a section on how the training data was chosen.
+
+        Args:
+            args: for `SFTTrainer.create_model_card`.
+            kwargs: for `SFTTrainer.create_model_card`.
+        """
+        super().create_model_card(*args, **kwargs)
+        if self.nuggets_config is not None:
+            self._nuggets.complete_model_card()
 
     def select(self, resume_from_checkpoint: str | bool | None = None) -> GoldenSet:
         """Choose the golden set, once, and make it the training set.

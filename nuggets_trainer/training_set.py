@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
 
+    from nuggets_trainer.config import NuggetsConfig
     from nuggets_trainer.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,25 @@ def check_attachable(trainer: Trainer) -> None:
         )
     if trainer.processing_class is None:
         raise ValueError("Scoring needs the tokenizer: build the trainer with `processing_class=tokenizer`.")
+
+
+def check_plan(config: NuggetsConfig, args: TrainingArguments, steps_first: bool) -> None:
+    """Refuse arguments that do not go with how the golden set is chosen.
+
+    Args:
+        config: the choices of the user.
+        args: of the trainer.
+        steps_first: whether training is planned before the golden set is chosen.
+
+    Raises:
+        ValueError: as `check_refillable`, or where two options say how long to train.
+    """
+    if config.reselect != "no":
+        check_refillable(args, "`reselect`")
+    elif steps_first:
+        check_refillable(args, "Selection under FSDP and DeepSpeed (steps are planned first)")
+    if config.match_full_steps and args.max_steps > 0:
+        raise ValueError(f"`match_full_steps` and `max_steps={args.max_steps}` both say how long to train. Keep one.")
 
 
 def check_refillable(args: TrainingArguments, why: str) -> None:

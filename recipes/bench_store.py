@@ -18,13 +18,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
-from nuggets_trainer.golden import golden_scores
+from nuggets_trainer.golden import AnchorScores
+from nuggets_trainer.outcome import Collected, Outcome, collect
+from nuggets_trainer.prompts import AnchorSet
+from nuggets_trainer.results import PoolScores, write_results
+from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.selection import select_golden_set
 from nuggets_trainer.store import ScoreStore, known
 
+FloatArray = npt.NDArray[Any]
 PART = 1000  # candidates, as `flush_candidates`
 
 
@@ -64,14 +72,40 @@ def main(num_candidates: int, num_anchors: int, directory: Path) -> None:
         with stage("open and read (resume: what is missing?)"):
             store = ScoreStore(place, {"simulated": "yes"})
             zero_shot = store.read([""], anchors)[0][0]
-            matrix = store.read_matrix(candidates, anchors, directory)
+            matrix = store.read_matrix(candidates, anchors, Scratch(directory))
             missing = sum(int((~known(matrix[a : a + 65536])).sum()) for a in range(0, len(matrix), 65536))
         print(f"{missing:,} pairs missing")
-        with stage("golden scores"):
-            scores = golden_scores(zero_shot, matrix)
+        with stage("golden scores of the pool, from what a schedule found"):
+            collected = collect_all(zero_shot, matrix, Scratch(directory))
+            scores = PoolScores(
+                **vars(collected.scores),
+                upper_bound=collected.upper_bound,
+                dropped=[None] * num_candidates,
+                anchors=collected.anchors,
+                by_set={},
+                num_pairs_scored=0,
+                seconds=0.0,
+            )
         with stage("select the top 1%"):
             golden_set = select_golden_set(scores, ("top_fraction", 0.01))
         print(golden_set.describe())
+        with stage("write scores.parquet, anchors.parquet, pairs.parquet"):
+            write_results(place, scores, collected.one_shot, golden_set)
+        written = sum(path.stat().st_size for path in Path(place).glob("*.parquet"))
+        print(f"{written / 1e9:.2f} GB of results")
+
+
+def collect_all(zero_shot: FloatArray, matrix: FloatArray, scratch: Scratch) -> Collected:
+    """Collect as `score_pool` does, with a stand-in for anchors that nobody tokenized."""
+    num_anchors = len(zero_shot)
+    anchors = AnchorScores(
+        [None] * num_anchors, zero_shot, np.ones(num_anchors, np.int64), [None] * num_anchors, 0, [""] * num_anchors
+    )
+    anchor_set = cast(AnchorSet, SimpleNamespace(usable=list(range(num_anchors)), scores=lambda _: anchors))
+    rows = np.arange(len(matrix))
+    excluded = scratch.full(matrix.shape, False, np.bool_)
+    outcome = Outcome(zero_shot, matrix, rows, excluded, np.full(len(matrix), np.nan))
+    return collect(outcome, anchor_set, rows, len(matrix), "mean", scratch)
 
 
 if __name__ == "__main__":

@@ -135,3 +135,23 @@ def test_a_killed_job_ends_as_one_that_was_not(num_kills, rows, tmp_path):
         assert_same_files(output_dir, whole, ["adapter_model.safetensors"])
         assert pairs_twice(output_dir) == 0
     print(f"{killer.num_kills} kills over {killer.num_jobs} jobs: every result byte-equal, no stored pair repeated")
+
+
+@pytest.mark.slow
+def test_a_job_killed_on_four_ranks_goes_on_with_one_or_three(rows, tmp_path):
+    run(score_command(rows, tmp_path / "whole", 1), **CPU)
+    for num_ranks in (1, 3):
+        output_dir = tmp_path / f"killed-{num_ranks}"
+        process = start(score_command(rows, output_dir, 4), **CPU)
+        while len(list(output_dir.glob("nuggets/*/parts/*.parquet"))) < 3:
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        _kill_workers(output_dir)
+        process.communicate()
+        stored = sum(pq.read_metadata(part).num_rows for part in output_dir.glob("nuggets/*/parts/*.parquet"))
+        assert 0 < stored < NUM_PAIRS + 8 and not (output_dir / "nuggets" / "scores.parquet").exists()
+        output = run(score_command(rows, output_dir, num_ranks), **CPU)
+        assert f"({NUM_PAIRS + 8 - stored:,} pairs computed by this run)" in output
+        assert_same_files(output_dir / "nuggets", tmp_path / "whole" / "nuggets", RESULTS)
+        assert pairs_twice(output_dir) == 0

@@ -100,7 +100,11 @@ def test_there_is_nothing_to_count_in_an_empty_pool():
 
 
 @pytest.mark.parametrize(
-    "module", ["config", "golden", "selection", "anchors", "formats", "rows", "segment", "slots", "arguments"]
+    "module",
+    [
+        *("config", "golden", "coverage", "limits", "selection", "anchors", "formats", "rows", "segment", "slots"),
+        *("arguments", "evaluation.intervals", "evaluation.mt_bench", "evaluation.pairwise"),
+    ],
 )
 def test_the_examples_in_the_docstrings_run(module):
     outcome = doctest.testmod(importlib.import_module(f"nuggets_trainer.{module}"))

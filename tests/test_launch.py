@@ -150,16 +150,19 @@ def test_a_misspelled_key_of_a_config_file_is_named_before_anything_is_loaded(tm
 
 def test_every_config_is_parsed_by_the_recipe(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import compare
     import train
 
     configs = sorted((ROOT / "configs").glob("*.yaml"))
     for path in configs:
-        script, args, model, nuggets = train.parse(["--config", str(path), "--use_cpu", "--bf16", "false"])
+        recipe = compare if "recipes/compare.py" in path.read_text() else train
+        parsed = recipe.parse(["--config", str(path), "--use_cpu", "--bf16", "false"])
+        script, args, model, nuggets = parsed[:4]
         assert script.dataset_name and model.model_name_or_path and args.output_dir.startswith("outputs/")
         text = path.read_text()
         assert text.startswith("#") and f"--config configs/{path.name}" in text  # purpose and launch line on top
         assert nuggets.selection_rule
-    assert len(configs) >= 4
+    assert len(configs) >= 5
 
 
 def test_without_arguments_the_recipe_is_the_demo(monkeypatch):

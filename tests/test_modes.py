@@ -82,6 +82,13 @@ CONFIG_MODES = {
     "evaluation during training": EVALUATE,
     "`load_best_model_at_end`": {**EVALUATE, **CHECKPOINTS, "load_best_model_at_end": True},
 }
+
+
+def peft_model(path):
+    torch.manual_seed(0)  # an adapter starts at random; both trainers must start at the same one
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(path), LoraConfig(r=4, target_modules="all-linear"))
+
+
 # Arguments of SFTTrainer: functions of the model's directory.
 TRAINER_MODES = {
     "full fine-tuning": lambda path: {"peft_config": None},
@@ -91,11 +98,7 @@ TRAINER_MODES = {
     "prompt tuning": lambda path: {
         "peft_config": PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
     },
-    "a `PeftModel`": lambda path: {
-        "model": get_peft_model(
-            AutoModelForCausalLM.from_pretrained(path), LoraConfig(r=4, target_modules="all-linear")
-        )
-    },
+    "a `PeftModel`": lambda path: {"model": peft_model(path)},
     "model as an object": lambda path: {"model": AutoModelForCausalLM.from_pretrained(path)},
     "`processing_class`": lambda path: {"processing_class": AutoTokenizer.from_pretrained(path)},
     "custom collator": lambda path: {"data_collator": FirstTokens()},
@@ -320,6 +323,9 @@ NOT_RESELECTED = {
     "prompt tuning": "have no place in a scored prompt",
 }
 
+# `shuffle_dataset` orders the rows once more before the sampler does; the rows in a golden set's places change.
+REORDERED = {"`shuffle_dataset`"}
+
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_it_is_refused(name, model_dir, tmp_path):
@@ -356,7 +362,12 @@ def test_a_mode_with_reselect(mode, model_dir, tmp_path):
     args, options, _ = reselected(mode, model_dir, tmp_path / "stock")
     stock = SFTTrainer(args=args, **options)
     stock.train()
-    assert_same(golden, stock)
+    if mode in REORDERED:
+        assert golden.state.global_step == stock.state.global_step
+        with pytest.raises(AssertionError):
+            assert_same(golden, stock)
+    else:
+        assert_same(golden, stock)
 
 
 # ---------------------------------------------------------------- README
@@ -389,4 +400,5 @@ def test_readme_says_of_every_mode_what_the_tests_show():
     for name, (cell, again) in rows.items():
         assert cell == (f'refused: "{REFUSED[name][1]}"' if name in REFUSED else "works"), name
         if name in works:
-            assert again == (f'refused: "{NOT_RESELECTED[name]}"' if name in NOT_RESELECTED else "works"), name
+            works_again = "works, in another order" if name in REORDERED else "works"
+            assert again == (f'refused: "{NOT_RESELECTED[name]}"' if name in NOT_RESELECTED else works_again), name

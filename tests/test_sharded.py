@@ -26,7 +26,6 @@ FSDP = {
 }
 DEEPSPEED = {
     "ACCELERATE_USE_DEEPSPEED": "true",
-    "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
     "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
     "ACCELERATE_GRADIENT_CLIPPING": "1.0",
     "DS_ACCELERATOR": "cpu",
@@ -97,11 +96,13 @@ def test_reselection_goes_on_under_fsdp(rows, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
+@pytest.mark.parametrize("stage", ["2", "3"])
 @pytest.mark.parametrize("flags", [(), ("--use_peft",)], ids=["full", "lora"])
-def test_deepspeed_zero3_scores_as_a_whole_model(flags, rows, tmp_path):
+def test_deepspeed_scores_as_a_whole_model(flags, stage, rows, tmp_path):
     two = [*TORCHRUN, "2"]
     whole = train(rows, tmp_path / "ddp", two, "--use_cpu", *flags, variables={"ACCELERATE_USE_CPU": "true"})
-    sharded = train(rows, tmp_path / "zero3", [*two, "tests/sharded_on_cpu.py"], *flags, variables=DEEPSPEED)
+    variables = {**DEEPSPEED, "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage}
+    sharded = train(rows, tmp_path / "zero", [*two, "tests/sharded_on_cpu.py"], *flags, variables=variables)
     assert sharded[0] == whole[0]
     assert sharded[1] == pytest.approx(whole[1], abs=1e-4)
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.store import SCHEMA, PartWriter, ScoreStore, known
 from tests.launch import ROOT, environment
 
@@ -278,11 +279,12 @@ def test_a_disk_that_is_full_from_the_start_is_refused_as_full(full_disk):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_matrix_that_does_not_fit_is_an_error_and_no_signal(full_disk, tmp_path):
+def test_a_matrix_that_does_not_fit_is_an_error_and_no_signal(full_disk, tmp_path, monkeypatch):
     """A page of a mapped file that has no room on the disk would end the process with SIGBUS."""
     store = make_store(tmp_path / "store")
+    monkeypatch.setattr("nuggets_trainer.scratch.IN_MEMORY_BYTES", 0)
     with pytest.raises(OSError, match="No space left on device: .* takes no more"):
-        store.read_matrix([str(i) for i in range(10_000)], [str(j) for j in range(100)], full_disk)
+        store.read_matrix([str(i) for i in range(10_000)], [str(j) for j in range(100)], Scratch(full_disk))
     assert not list(full_disk.iterdir())
 
 
@@ -404,11 +406,13 @@ def test_a_matrix_on_disk_is_what_is_read_in_memory(tmp_path, monkeypatch):
     store.write(["d"], ["x"], np.uint32([0x7FC0DEAD]).view(np.float32))  # a NaN that happens to be the sentinel
     keys = (["b", "missing", "a", "b", "", "d", "b"], ["y", "x", "y"])
     log_prob, there = store.read(*keys)
-    matrix = store.read_matrix(*keys, tmp_path)
+    monkeypatch.setattr("nuggets_trainer.scratch.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nuggets_trainer.scratch.BLOCK_BYTES", 16)
+    matrix = store.read_matrix(*keys, Scratch(tmp_path))
     assert isinstance(matrix, np.memmap) and matrix.shape == (7, 3)
     np.testing.assert_array_equal(matrix, log_prob)
     np.testing.assert_array_equal(known(matrix), there)
     np.testing.assert_array_equal(known(matrix[2:5]), there[2:5])
     assert known(matrix).any() and not known(matrix).all() and known(matrix)[5, 1]
     assert [path.name for path in tmp_path.iterdir()] == ["store"]  # the file has no name
-    assert store.read_matrix([], ["x"], tmp_path).shape == (0, 1)
+    assert store.read_matrix([], ["x"], Scratch(tmp_path)).shape == (0, 1)

@@ -14,17 +14,24 @@ import nuggets_trainer
 PACKAGE = Path(nuggets_trainer.__file__).parent
 ORDER = [
     "checks",
+    "config_checks",
     "config",
     "golden",
     "anchors",
+    "coverage",
+    "limits",
     "selection",
+    "reliability",
+    "association",
     "confidence",
     "pilot",
     "schedule",
     "forecast",
     "rows",
+    "corruptions",
     "formats",
     "pool",
+    "diversity",
     "segment",
     "encoding",
     "chat",
@@ -49,9 +56,12 @@ ORDER = [
     "sharded",
     "fingerprint",
     "files",
+    "scratch",
     "manifest",
     "store",
     "results",
+    "pairs",
+    "outcome",
     "demo",
     "contexts",
     "loading",
@@ -60,6 +70,20 @@ ORDER = [
     "job",
     "path",
     "execution",
+    "completion_loss",
+    "signal_check",
+    "report.provenance",
+    "report.result_files",
+    "report.tallies",
+    "report.verdicts",
+    "report.cautions",
+    "report.figures",
+    "report.charts",
+    "report.page",
+    "report.plots",
+    "report.cards",
+    "report.publish",
+    "report",
     "scorer",
     "planning",
     "recut",
@@ -68,8 +92,29 @@ ORDER = [
     "slots",
     "training_set",
     "selector",
+    "trackers",
     "callback",
     "trainer",
+    "evaluation",
+    *(
+        f"evaluation.{name}"
+        for name in (
+            "intervals",
+            "journal",
+            "questions",
+            "tuned",
+            "generation",
+            "answer_files",
+            "answers",
+            "judge",
+            "mt_bench",
+            "alpaca_judge",
+            "alpaca_eval",
+            "pairwise",
+            "paper",
+            "arguments",
+        )
+    ),
     "training",
     "commands",
     "commands.output",
@@ -83,7 +128,7 @@ ORDER = [
     "commands.completion",
     "cli",
 ]
-PACKAGES = {"demo", "commands"}
+PACKAGES = {"demo", "evaluation", "report", "commands"}
 COLLECTIVES = {
     "gather",
     "gather_object",
@@ -150,12 +195,13 @@ def test_imports_point_upwards_only(module):
 
 def test_the_import_check_sees_imports_inside_functions():
     assert "scorer" in own_imports("commands.score")
+    assert "evaluation.journal" in own_imports("evaluation.judge")
     assert sum(len(own_imports(module)) for module in ORDER) >= 30
 
 
 def test_the_pure_modules_import_no_framework():
     heavy = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
-    for module in ("config", "golden", "anchors", "selection", "forecast", "plan"):
+    for module in ("config", "golden", "anchors", "selection", "reliability", "association", "forecast", "plan"):
         assert not {name.split(".")[0] for name in imported(module)} & heavy, module
 
 
@@ -171,6 +217,9 @@ def test_a_module_fits_on_a_few_screens_and_says_what_it_is(module):
     [
         "import nuggets_trainer",
         "import nuggets_trainer.cli",
+        # AlpacaEval's package runs in a process of its own, which has no need of them
+        "import nuggets_trainer.evaluation.judge, nuggets_trainer.evaluation.alpaca_judge",
+        "import nuggets_trainer.evaluation.paper, nuggets_trainer.evaluation.pairwise",
         "from nuggets_trainer import NuggetsConfig, golden_scores",
     ],
 )

@@ -13,6 +13,7 @@ from nuggets_trainer.arguments import (
     PoolArguments,
     ScorerArguments,
     parse_arguments,
+    training_parsers,
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
@@ -40,7 +41,7 @@ def make_plan_parser() -> TrlParser:
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
-    parsed = parse_arguments(make_plan_parser(), argv, ignore_training=True)
+    parsed = parse_arguments(make_plan_parser(), argv, training_parsers)
     rows, scorer, plan, _, config = parsed
     check_given("nuggets plan", rows, scorer, config)
     for name in ("measure_seconds", "price_per_hour"):

@@ -14,6 +14,7 @@ from nuggets_trainer.arguments import (
     ShardArguments,
     parse_arguments,
     parse_shard,
+    training_parsers,
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
@@ -40,7 +41,7 @@ def make_score_parser() -> TrlParser:
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
-    parsed = parse_arguments(make_score_parser(), argv, ignore_training=True)
+    parsed = parse_arguments(make_score_parser(), argv, training_parsers)
     rows, scorer, part, _, config = parsed
     check_given("nuggets score", rows, scorer, config)
     if part.shard is not None:

@@ -10,6 +10,7 @@ from nuggets_trainer.config import NuggetsConfig
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+    from nuggets_trainer.job import AnchorPools
     from nuggets_trainer.pool import Pool
 
 
@@ -19,7 +20,7 @@ class Loaded(NamedTuple):
     model: Any
     tokenizer: Any
     pool: Pool
-    anchors: Pool | None
+    anchors: AnchorPools | None
     options: dict[str, Any]
     state: PartialState
 
@@ -47,14 +48,17 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
 
     from nuggets_trainer.causal_lm import resolve_autocast_dtype
     from nuggets_trainer.loading import load_rows, load_scorer
-    from nuggets_trainer.pool import Pool, anchors_like, take_pool
+    from nuggets_trainer.pool import Pool, take_pool
+    from nuggets_trainer.selector import anchor_pools
 
     # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     assert rows.dataset_name is not None
     dataset = load_rows(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming)
-    pool = Pool(take_pool(dataset, config.pool_size, "dataset_name"), "dataset_name")
-    anchors = None if config.anchors is None else anchors_like(load_rows(config.anchors), pool)
+    pool = Pool(
+        take_pool(dataset, config.pool_size, "dataset_name"), "dataset_name", text_field=rows.dataset_text_field
+    )
+    anchors = anchor_pools(config, None, pool)
     name = config.scorer_model or scorer.model_name_or_path
     assert name is not None
     # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.

@@ -8,7 +8,13 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.arguments import OutputArguments, PoolArguments, SelectArguments, parse_arguments
+from nuggets_trainer.arguments import (
+    OutputArguments,
+    PoolArguments,
+    SelectArguments,
+    parse_arguments,
+    training_parsers,
+)
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.config import NuggetsConfig
@@ -40,7 +46,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--score_dir")
-    choice, rows, output = parse_arguments(make_select_parser(), argv, ignore_training=True)
+    choice, rows, output = parse_arguments(make_select_parser(), argv, training_parsers)
     if choice.score_dir is None:
         raise ValueError("`nuggets select` needs the directory of the scores: `nuggets select S ...`.")
     if choice.output is not None:

@@ -1,0 +1,121 @@
+"""What a report costs after a large run: a simulated one is written down and reported on.
+
+```bash
+python recipes/bench_report.py --candidates 1000000 --anchors 100 --directory /tmp
+```
+
+Prints seconds and the largest memory of each stage, and the size of the page. Scores are random numbers, rows random
+words; files and report are written by the package. Everything is deleted at the end, unless `--keep` names a place for
+the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from bench_store import stage
+
+from nuggets_trainer import NuggetsConfig
+from nuggets_trainer.golden import AnchorScores, golden_scores
+from nuggets_trainer.report import write_report
+from nuggets_trainer.report.provenance import write_provenance
+from nuggets_trainer.results import PoolScores, write_results
+from nuggets_trainer.rows import Row
+from nuggets_trainer.selection import select_golden_set
+from nuggets_trainer.store import ScoreStore
+
+WORDS = ["the", "of", "a", "river", "machine", "small", "answer", "because", "green", "if", "then", "list", "seven"]
+
+
+class SimulatedPool:
+    """Rows that are made when they are read."""
+
+    format, content_hash = "prompt_completion", "simulated"
+    dataset = SimpleNamespace(column_names=["prompt", "completion"])
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, index: int) -> Row:
+        generator = np.random.default_rng(abs(index))
+        prompt, completion = (" ".join(generator.choice(WORDS, generator.integers(5, n))) for n in (40, 200))
+        return Row(prompt, completion)
+
+
+def simulated_scores(num_candidates: int, num_anchors: int) -> tuple[PoolScores, np.ndarray]:
+    """Scores as a run has them at its end, and the matrix of log-probs."""
+    generator = np.random.default_rng(0)
+    zero_shot = generator.normal(-2, 0.5, num_anchors).astype(np.float32)
+    one_shot = generator.standard_normal((num_candidates, num_anchors), dtype=np.float32)
+    one_shot *= 0.2
+    one_shot += zero_shot + generator.normal(0, 0.1, (num_candidates, 1)).astype(np.float32)
+    tokens = generator.integers(10, 200, num_anchors)
+    anchors = AnchorScores([None] * num_anchors, zero_shot, tokens, [None] * num_anchors, 0, [""] * num_anchors)
+    scores = PoolScores(
+        **vars(golden_scores(zero_shot, one_shot)),
+        upper_bound=np.full(num_candidates, np.nan),
+        dropped=[None] * num_candidates,
+        anchors=anchors,
+        by_set={},
+        num_pairs_scored=num_candidates * num_anchors,
+        seconds=3600.0,
+    )
+    return scores, one_shot
+
+
+def main(num_candidates: int, num_anchors: int, directory: Path, keep: Path | None) -> None:
+    """Run all stages, printing what each took."""
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        with stage("scores (simulated)"):
+            scores, one_shot = simulated_scores(num_candidates, num_anchors)
+            golden_set = select_golden_set(scores, ("top_fraction", 0.01))
+        with stage("write the results"):
+            write_results(place, scores, one_shot, golden_set)
+        del one_shot
+        pool = SimulatedPool(num_candidates)
+        job: Any = SimpleNamespace(
+            pool=pool,
+            keys=[],
+            config=NuggetsConfig(),
+            template=SimpleNamespace(name="plain"),
+            engine=SimpleNamespace(path="packed", tokens_per_batch=16384),
+            store=ScoreStore(place, {"simulated": "yes"}),
+            ranks=SimpleNamespace(world=1, device=torch.device("cpu")),
+        )
+        anchor_set: Any = SimpleNamespace(usable=range(num_anchors), rows=[pool[-1 - j] for j in range(num_anchors)])
+        model = SimpleNamespace(config=SimpleNamespace(_name_or_path="simulated"))
+        with stage("write run.json and rows.parquet"):
+            write_provenance(place, job, anchor_set, scores, golden_set, model, None)
+        del scores
+        subprocess.run([sys.executable, __file__, "--report_on", place], check=True)  # its memory alone is seen
+        for path in sorted(Path(place).glob("*.*")):
+            print(f"{path.name:20s} {path.stat().st_size / 1e6:10.3f} MB")
+        if keep is not None:
+            shutil.copy(Path(place) / "report.html", keep)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--candidates", type=int, default=1_000_000)
+    parser.add_argument("--anchors", type=int, default=100)
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--keep", type=Path, default=None)
+    parser.add_argument("--report_on", default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.report_on is not None:
+        with stage("write the report"):
+            write_report(options.report_on)
+        sys.exit()
+    main(options.candidates, options.anchors, options.directory, options.keep)

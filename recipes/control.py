@@ -1,0 +1,91 @@
+"""The same tuning without selection: all rows of the pool, or as many random ones as a golden set has.
+
+```bash
+accelerate launch recipes/control.py --config configs/alpaca_kmeans100.yaml --output_dir outputs/alpaca-full
+accelerate launch recipes/control.py --config configs/alpaca_kmeans100.yaml --num_rows 7525 \
+    --output_dir outputs/alpaca-random-rows
+```
+
+Takes the config of a run of recipes/train.py: model, rows, template and tuning are the same, selection's options are
+not used. Rows that could not be scored are left out here too. Killed, the same command continues from the last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+
+from nuggets_trainer import NuggetsConfig, Pool, load_rows
+from nuggets_trainer.arguments import RecipeArguments, parse_arguments
+from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.loading import resolve_demo
+
+
+@dataclass
+class ControlArguments:
+    """Which rows."""
+
+    num_rows: int | None = field(default=None, metadata={"help": "Random rows of the pool. Default: all."})
+    rows_seed: int = field(default=0, metadata={"help": "Of the draw of random rows."})
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+    """Parse the options of recipes/train.py and of the control."""
+    parser = TrlParser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig, ControlArguments))
+    return parse_arguments(parser, argv)
+
+
+def choose_rows(rows: Dataset, text_field: str, num_rows: int | None, seed: int) -> Dataset:
+    """Give the usable rows of a pool in their order, or that many of them at random.
+
+    Raises:
+        ValueError: if there are not so many.
+    """
+    dropped = Pool(rows, "dataset_name", text_field=text_field).read_keys()[1]
+    usable = [i for i in range(len(rows)) if i not in dropped]
+    if num_rows is not None:
+        if not 0 < num_rows <= len(usable):
+            raise ValueError(f"`num_rows` must be between 1 and the {len(usable):,} usable rows, got {num_rows}.")
+        usable = sorted(np.random.default_rng(seed).choice(usable, num_rows, replace=False).tolist())
+    return rows.select(usable)
+
+
+def main(
+    script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, control: ControlArguments
+) -> SFTTrainer:
+    """Tune; return the trainer, trained and saved."""
+    name = resolve_demo(model.model_name_or_path)
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+    rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split)
+    rows = choose_rows(rows, args.dataset_text_field, control.num_rows, control.rows_seed)
+    if is_alpaca(rows.column_names, args.dataset_text_field):
+        chat_template = AutoTokenizer.from_pretrained(name, **hub_options(args)).chat_template
+        rows = alpaca_to_trl(rows, alpaca_template(nuggets.template, chat_template))
+    quantization_config = get_quantization_config(model)
+    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
+    trainer = SFTTrainer(model=name, args=args, train_dataset=rows, peft_config=get_peft_config(model), **quantization)
+    trainer.accelerator.print(f"Tuning on {len(rows):,} rows, without selection.")
+    found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or found)
+    trainer.save_model(args.output_dir)
+    return trainer
+
+
+if __name__ == "__main__":
+    job = main(*parse(sys.argv[1:]))
+    job.accelerator.end_training()
