@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no recipes/demo.py
 
 test: $(VENV)/.quantization
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 test-slow: $(VENV)/.quantization
 	$(BIN)/python -m pytest -m slow

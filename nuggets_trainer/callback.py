@@ -265,6 +265,12 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         """Put the golden set beside the checkpoint that was just written; its presence marks it complete."""
         self._save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Complete the checkpoint that SIGTERM had written (`enable_jit_checkpoint`): no `on_save` tells of it."""
+        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if checkpoint.is_dir():
+            self._save(checkpoint)
+
     def complete_model_card(self) -> None:
         """Say in the model card that the trainer has just written how its training data was chosen."""
         if self.golden_set is not None:
@@ -285,16 +291,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
     def _choose_again(self, reselection: Reselection, step: int, loader: Any) -> None:
         slots = self._training_set.slots
         assert slots is not None
-        try:
-            with preserved_rng():
-                self.scores, self.golden_set = self._selector.choose_again(
-                    len(slots), reselection.anchor_indices, step
-                )
-        except ValueError as error:
-            raise ValueError(
-                f"The golden set cannot be chosen again after step {step}: {error} If the losses are no numbers, the "
-                "model has diverged: resume from an earlier checkpoint with a smaller learning rate."
-            ) from error
+        with preserved_rng():
+            self.scores, self.golden_set = self._selector.choose_again(len(slots), reselection.anchor_indices, step)
         indices = self.golden_set.indices
         summary = reselection.record(step, slots.latest, self.golden_set)
         self._training_set.refill(indices, step, loader)

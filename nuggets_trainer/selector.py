@@ -178,12 +178,21 @@ class Selector:
             size: of the golden set.
             anchor_indices: pool indices of the anchors; None if they were given.
             step: names the directory of the scores, `<score_dir>/step-<step>`.
+
+        Raises:
+            ValueError: if nothing can be scored any more.
         """
         anchors = self._anchors
         if anchor_indices is not None:
             anchors = {"": anchors_like(self._pool.dataset.select(anchor_indices), self._pool)}
         score_dir = str(join(self.score_dir, f"step-{step}"))
-        chosen = self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
+        try:
+            chosen = self._score_own(anchors, _keeping(size, self._config), score_dir, adapter=True)
+        except ValueError as error:
+            raise ValueError(
+                f"The golden set cannot be chosen again after step {step}: {error} If the losses are no numbers, the "
+                "model has diverged: resume from an earlier checkpoint with a smaller learning rate."
+            ) from error
         if Ranks().is_main:
             with told_not_raised(self.score_dir):
                 write_report(self.score_dir)  # again: it shows the choices over time

@@ -7,6 +7,7 @@ last complete checkpoint on the golden set that was saved with it.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,9 @@ def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: 
         if checkpoint is not None:
             trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
         trainer.train(resume_from_checkpoint=checkpoint)
+        if getattr(args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
+            trainer.accelerator.print("SIGTERM: a checkpoint is written; the same command goes on from it.")
+            raise SystemExit(128 + signal.SIGTERM)
     trainer.save_model(args.output_dir)
     trainer.accelerator.print(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:

@@ -436,9 +436,7 @@ def test_a_missing_config_file_is_named(tmp_path):
     ],
 )
 def test_what_is_missing_from_a_config_file_is_named(text, missing, config_file):
-    with pytest.raises(
-        ValueError, match=rf"recipes/train\.py needs {missing} \(or no arguments at all, for the demo\)"
-    ):
+    with pytest.raises(ValueError, match=rf"Training needs {missing} \(or no arguments at all, for the demo\)"):
         parse(["--config", config_file(text)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -242,3 +243,22 @@ def test_an_error_on_one_rank_ends_the_job_on_all(tmp_path):
     output = run([*TORCHRUN, "2", str(script)], timeout=120)
     for process in (0, 1):
         assert f"process {process} ends: rank 1: ValueError: a row of rank 1" in output
+
+
+@pytest.mark.slow
+def test_sigterm_while_training_leaves_a_checkpoint_that_the_same_command_goes_on_from(rows, tmp_path):
+    options = {"max_steps": "60", "save_strategy": "no", "enable_jit_checkpoint": "true"}
+    whole = train_command([sys.executable], tmp_path / "whole", **rows, **options)
+    run(whole)
+    command = train_command([sys.executable], tmp_path / "out", **rows, **options)
+    process = start(command)
+    wait_for(lambda: (tmp_path / "out" / "nuggets_selection.json").exists(), process)
+    process.send_signal(signal.SIGTERM)  # heeded after three seconds, as transformers does
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output[-3000:]
+    checkpoint = next((tmp_path / "out").glob("checkpoint-*"))
+    assert (checkpoint / "nuggets_selection.json").is_file() and checkpoint.name != "checkpoint-60"
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()  # not taken for a finished job
+    assert f"Resuming from {checkpoint}" in run(command)
+    adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("out", "whole")]
+    assert adapters[0] == adapters[1]
