@@ -15,17 +15,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 	@echo 'Ready. To run the commands of the README yourself: source $(BIN)/activate'
 
-$(VENV)/.quantization: $(VENV)/.installed
+$(VENV)/.extras: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[quantization,eval]"
 	touch $@
 
 demo: setup
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no recipes/demo.py
 
-test: $(VENV)/.quantization
+test: $(VENV)/.extras
 	$(BIN)/python -m pytest -n logical --dist worksteal
 
-test-slow: $(VENV)/.quantization
+test-slow: $(VENV)/.extras
 	$(BIN)/python -m pytest -m slow
 
 lint: setup
