@@ -12,12 +12,14 @@ import time
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.arguments import parse_shard
 from tests.launch import BIN, ROOT, TORCHRUN, run, start
 
+CPU = {"ACCELERATE_USE_CPU": "true"}
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -131,6 +133,19 @@ def test_shards_fill_one_store_and_a_last_job_writes_the_result(rows, tmp_path):
     assert f"({27 * 8} pairs computed by this run)" in output
     for name in ("scores.parquet", "pairs.parquet", "anchors.parquet"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("schedule", ["exact", pytest.param("race", marks=pytest.mark.slow)])
+def test_more_ranks_than_candidates_score_as_one(schedule, rows, tmp_path):
+    """Of two ranks of three, one has a row that cannot be rendered and one has none."""
+    few = load_rows("nuggets-demo/pool").select([0, 1]).to_list()
+    Dataset.from_list([*few, {**few[0], "output": "long " * 600}]).to_json(tmp_path / "few.jsonl")
+    given = options(rows, schedule=schedule, top_k=1, dataset_name=tmp_path / "few.jsonl")
+    for name, launcher in (("one", []), ("three", [*TORCHRUN, "3"])):
+        output = run([*launcher, str(BIN / "nuggets"), "score", *given, "--score_dir", str(tmp_path / name)], **CPU)
+        assert "golden set: 1 of 2 candidates" in output and "dropped 1 (too_long 1)" in output
+    for name in ("scores.parquet", "pairs.parquet", "anchors.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "three" / name).read_bytes()
 
 
 @pytest.mark.parametrize("text", ["3/3", "1", "-1/3", "a/b", "1/0"])
