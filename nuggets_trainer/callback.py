@@ -267,9 +267,11 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Complete the checkpoint that SIGTERM had written (`enable_jit_checkpoint`): no `on_save` tells of it."""
-        checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if checkpoint.is_dir():
-            self._save(checkpoint)
+        if getattr(args, "enable_jit_checkpoint", False) and state.global_step < state.max_steps:
+            steps = (state.global_step, state.global_step - 1)  # it is written before a step that still ends
+            paths = [Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}" for step in steps]
+            for checkpoint in [path for path in paths if path.is_dir()][:1]:
+                self._save(checkpoint)
 
     def complete_model_card(self) -> None:
         """Say in the model card that the trainer has just written how its training data was chosen."""

@@ -247,7 +247,8 @@ def test_an_error_on_one_rank_ends_the_job_on_all(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_while_training_leaves_a_checkpoint_that_the_same_command_goes_on_from(rows, tmp_path):
-    options = {"max_steps": "60", "save_strategy": "no", "enable_jit_checkpoint": "true"}
+    # Without dropout: transformers writes that checkpoint in the middle of a step, after its random numbers are drawn.
+    options = {"max_steps": "60", "save_strategy": "no", "enable_jit_checkpoint": "true", "lora_dropout": "0"}
     whole = train_command([sys.executable], tmp_path / "whole", **rows, **options)
     run(whole)
     command = train_command([sys.executable], tmp_path / "out", **rows, **options)
