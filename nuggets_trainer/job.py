@@ -159,13 +159,24 @@ def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:
 
 
 def candidate_embeddings(job: Job, candidates: list[int]) -> npt.NDArray[np.float32]:
-    """Embeddings of the candidates, rendered alone, `(pool rows, d)`; 0 for the other rows."""
-    embedded = _embed(job, candidates, lambda job, block: {i: job.template.zero_shot(job.pool[i]).ids for i in block})
-    matrix = np.zeros((len(job.pool), len(embedded[0][1])), dtype=np.float32)
+    """Embeddings of the candidates, rendered alone, `(pool rows, d)`; 0 for other rows, which is like no other."""
+    embedded = _embed(job, candidates, _rendered)
+    dimension = len(embedded[0][1]) if embedded else 1
+    matrix = np.zeros((len(job.pool), dimension), dtype=np.float32)
     of_key = {job.keys[i]: vector for i, vector in embedded}  # equal rows were embedded once
     for i in candidates:
-        matrix[i] = of_key[job.keys[i]]
+        if job.keys[i] in of_key:
+            matrix[i] = of_key[job.keys[i]]
     return matrix
+
+
+def _rendered(job: Job, indices: list[int]) -> dict[int, list[int]]:
+    """Zero-shot token ids of the rows that can be rendered alone; a candidate need not be an anchor."""
+    sequences = {}
+    for i in indices:
+        with contextlib.suppress(UnusableRowError):
+            sequences[i] = job.template.zero_shot(job.pool[i]).ids
+    return sequences
 
 
 def _embed(
@@ -197,12 +208,5 @@ def _embed(
 
 def _eligible(job: Job, indices: list[int]) -> dict[int, list[int]]:
     """Zero-shot token ids of the rows that may become anchors."""
-    sequences = {}
-    for i in indices:
-        try:
-            ids = job.template.zero_shot(job.pool[i]).ids
-        except UnusableRowError:
-            continue
-        if job.max_length is None or len(ids) <= job.max_length // 2:
-            sequences[i] = ids
-    return sequences
+    most = None if job.max_length is None else job.max_length // 2
+    return {i: ids for i, ids in _rendered(job, indices).items() if most is None or len(ids) <= most}

@@ -121,6 +121,7 @@ class Plan:
         measurement: on a sample of the pool where `sampled_rows` is set, scaled to all of it.
         sampled_rows: rows that were looked at; None for all.
         schedule: `race` or `exact`.
+        race_possible: whether a race could find the same golden set.
         stand_in_anchors: anchors are rows drawn at random, because choosing those of the run reads the whole pool.
         device: what was measured on.
         num_processes: of the job.
@@ -134,6 +135,7 @@ class Plan:
     measurement: Measurement
     sampled_rows: int | None
     schedule: str
+    race_possible: bool
     stand_in_anchors: bool
     device: str
     num_processes: int
@@ -158,7 +160,7 @@ class Plan:
         m, (_, expected, _) = self.measurement.workload.num_anchors, self.seconds
         setup, scoring = self.measurement.setup_seconds, expected - self.measurement.setup_seconds
         options: list[dict[str, Any]] = []
-        if self.schedule == "exact":
+        if self.schedule == "exact" and self.race_possible:
             options.append(
                 {"option": "--schedule race", "seconds": None, "gives_up": "golden scores of rows that are not kept"}
             )

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.diversity import with_schedule_for
+from nuggets_trainer.diversity import row_groups, with_schedule_for
 from nuggets_trainer.plan import Plan
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.scorer import _score_pairs
@@ -63,6 +63,11 @@ def plan_pool(
     if stand_in:
         num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
         config = dataclasses.replace(config, anchor_selection="random", num_anchors=num_anchors)
+    row_groups(pool, config)
+    if factor > 1 and config.top_k is not None:
+        if config.top_k > len(pool):
+            raise ValueError(f"`top_k={config.top_k}` is larger than the pool of {len(pool):,} rows. Lower it.")
+        config = dataclasses.replace(config, top_k=max(1, round(config.top_k / factor)))
     sets = {"": anchors} if isinstance(anchors, Pool) else anchors
     config = with_schedule_for(config, sets)
     template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
@@ -79,7 +84,7 @@ def plan_pool(
             measured,
             workload=measured.workload.scaled(factor),
             tokens_left=(low, expected, high),
-            setup_seconds=factor * measured.setup_seconds,
+            setup_seconds=measured.setup_seconds + (factor - 1) * run.rendering_seconds,
         )
     device = run.job.ranks.device
     return Plan(
@@ -88,6 +93,7 @@ def plan_pool(
         measurement=measured,
         sampled_rows=len(sample) if factor > 1 else None,
         schedule=config.schedule_in_force,
+        race_possible=not config.every_pair_for and (sets is None or len(sets) == 1),
         stand_in_anchors=stand_in,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         num_processes=run.job.ranks.world,

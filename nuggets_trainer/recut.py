@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,25 @@ def read_scores(score_dir: Place) -> StoredScores:
         pool_sha256=metadata[b"pool_sha256"].decode() if b"pool_sha256" in metadata else None,
         pool_format=metadata[b"pool_format"].decode() if b"pool_format" in metadata else None,
     )
+
+
+def check_ranked(score_dir: Place) -> None:
+    """Refuse scores whose golden set was no ranking, as far as the run.json beside them says.
+
+    Raises:
+        ValueError: with what to run instead.
+    """
+    try:
+        config = json.loads(read_bytes(join(score_dir, "run.json")))["config"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return  # written by hand, or by a run that could not write it
+    names = [name for name in ("coverage_weight", "group_by", "max_similarity") if config.get(name) is not None]
+    if names:
+        raise ValueError(
+            f"The golden set in {score_dir} was chosen with {' and '.join(f'`{name}`' for name in names)}, but "
+            "`nuggets select` knows rankings alone. Run the same `nuggets score` again with the new rule: every pair "
+            "is stored."
+        )
 
 
 def select_again(stored: StoredScores, rule: tuple[str, float]) -> GoldenSet:

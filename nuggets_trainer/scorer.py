@@ -143,7 +143,11 @@ def score_shard(
     """
     number, num_shards = shard
     rows = range(number, len(pool), num_shards)
-    config = dataclasses.replace(config, schedule="exact", race_confidence=None)
+    row_groups(pool, config)  # refuses a wrong column now, and not once all shards are scored
+    # What speaks of the whole pool is for the job that writes the results.
+    config = dataclasses.replace(
+        config, schedule="exact", race_confidence=None, signal_check=False, max_similarity=None
+    )
     sets = _by_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     run = _score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
@@ -170,6 +174,7 @@ class _Run:
     embeddings: npt.NDArray[np.float32] | None
     num_pairs: int
     started: float
+    rendering_seconds: float
     measured: Measurement | None = None  # where it was stopped to measure
 
 
@@ -196,7 +201,9 @@ def _score_pairs(
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
         anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
+        rendering = time.monotonic()
         prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
+        rendering_seconds = time.monotonic() - rendering
         dropped |= reasons
         hint = _too_long_hint(anchor_set, job.max_length) if "too_long" in dropped.values() else ""
         _check_selectable(config, len(pool), dropped, hint)
@@ -206,8 +213,9 @@ def _score_pairs(
         execution = Execution(job, anchor_set, shared, prompts, candidates)
         num_pairs = 0
         with exit_on_sigterm():
-            asked = is_affordable(len(candidates)) and not adapter and measure_seconds is None
-            if config.signal_check or (config.signal_check is None and asked):
+            by_default = is_affordable(len(candidates)) and not adapter
+            wanted = by_default if config.signal_check is None else config.signal_check
+            if wanted and measure_seconds is None:
                 _, num_pairs = check_signal(job, anchor_set, shared, candidates, score_dir)
             outcome = execution.run(measure_seconds)
             embeddings = None
@@ -215,7 +223,7 @@ def _score_pairs(
                 embeddings = candidate_embeddings(job, candidates)
         num_pairs += sum(ranks.gather([execution.num_pairs]))
     measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
-    return _Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, measured)
+    return _Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured)
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:

@@ -155,8 +155,12 @@ def select_golden_set(
         ([1], 0.8, 2, 1)
     """
     order = rank_candidates(scores)
-    num_candidates = len(order) if num_candidates is None else num_candidates
+    num_scored = len(order)
+    num_candidates = num_scored if num_candidates is None else num_candidates
+    pool_mean = float(scores.golden_score[order].mean()) if num_candidates == num_scored and num_scored else None
     k = _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)
+    if rule[0] == "threshold":
+        order = order[:k]  # what a near-duplicate leaves open is not filled from below the threshold
     chosen = _Choice(np.arange(k)) if diversity is None else _choose_diverse(scores, order, k, diversity)
     kept = order[chosen.places]
     cut = float(scores.golden_score[kept[-1]])
@@ -168,7 +172,7 @@ def select_golden_set(
         rule=rule,
         num_rows=len(scores.golden_score),
         num_candidates=num_candidates,
-        pool_golden_score_mean=float(scores.golden_score[order].mean()) if num_candidates == len(order) else None,
+        pool_golden_score_mean=pool_mean,
         cut=cut,
         ties_at_cut=int((scores.golden_score == cut).sum()),
         ties_kept=int((scores.golden_score[kept] == cut).sum()),

@@ -288,4 +288,6 @@ def anchor_pools(config: NuggetsConfig, anchor_dataset: AnchorDataset | None, po
 
     if not isinstance(anchor_dataset, dict) or isinstance(anchor_dataset, DatasetDict):
         return {"": anchors_like(anchor_dataset, pool)}
+    if not anchor_dataset:
+        raise ValueError("`anchor_dataset` is an empty dict. Give at least one set, or leave it out.")
     return {name: anchors_like(rows, pool) for name, rows in anchor_dataset.items()}

@@ -212,6 +212,7 @@ def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
     assert lines[0].loss == pytest.approx(trainer.evaluate()["eval_loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_killed_between_runs_and_continued_it_gives_the_same(finished, files, tmp_path, monkeypatch):
     from compare_runs import Laboratory
 

@@ -14,7 +14,7 @@ from trl import SFTConfig
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.golden import GoldenScores, combined_scores
 from tests.conftest import alpaca_rows
-from tests.launch import BIN, run
+from tests.launch import BIN, run, start
 
 
 @pytest.fixture
@@ -95,6 +95,16 @@ def test_coverage_quotas_and_distance_change_the_golden_set_and_nothing_that_is_
     assert Counter(np.array(rows["source"])[found["quota"].indices]) == {"web": 4, "book": 4}
     assert found["coverage"].spread["coverage"] > found["coverage"].spread["ranking_coverage"]
     assert found["distance"].passed_over["near_duplicate"] > 0
+
+
+def test_a_row_that_cannot_be_rendered_alone_is_no_near_duplicate(llama, tokenizer, rows, sets, tmp_path):
+    """Under `nuggets` an anchor is cut at 200 tokens, and a long candidate has no completion left then."""
+    longer = rows.to_list()
+    longer[3]["instruction"] = "Say " + "red " * 210
+    longer = Dataset.from_list(longer)
+    options = {"template": "nuggets", "top_k": 20, "max_similarity": 0.9}
+    scores, golden_set = score(llama, tokenizer, longer, sets["chat"], tmp_path, **options)
+    assert scores.dropped[3] is None and golden_set.passed_over["near_duplicate"] > 0
 
 
 def test_schedule_auto_scores_every_pair_where_the_set_depends_on_it():
@@ -181,3 +191,8 @@ def test_the_command_line_takes_sets_as_json(rows, tmp_path):
     output = run([str(BIN / "nuggets"), "score", *options, *chosen, "--score_dir", str(tmp_path / "s")])
     assert "scored 24 candidates x 6 anchors" in output and "golden set: 6 of 24 candidates (top_k=6)" in output
     assert "by coverage" in output
+    # What was chosen otherwise than by a ranking is not cut again as one.
+    process = start([str(BIN / "nuggets"), "select", str(tmp_path / "s"), "--top_k", "3"])
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "was chosen with `coverage_weight` and `group_by`, but `nuggets select` knows rankings alone" in output

@@ -55,7 +55,7 @@ def scores_bytes(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("scores.parquet", "anchors.parquet", "pairs.parquet")]
 
 
-@pytest.mark.parametrize("schedule", ["exact", "race"])
+@pytest.mark.parametrize("schedule", [pytest.param("exact", marks=pytest.mark.slow), "race"])
 def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
     options = {**rows, "schedule": schedule, "tokens_per_batch": "100"}  # small waves: the ranks meet often
     run(train_command(ONE_PROCESS, tmp_path / "one", **options))
@@ -70,6 +70,7 @@ def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
     assert eliminated == (schedule == "race")
 
 
+@pytest.mark.slow
 def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):
     chosen = []
     for name, launcher in (("one", ONE_PROCESS), ("two", [*TORCHRUN, "2"])):
@@ -139,6 +140,7 @@ def test_nuggets_score_writes_the_result_files_and_training_reuses_them(rows, tm
     assert "(0 pairs computed" in again
 
 
+@pytest.mark.slow
 def test_a_misspelled_key_of_a_config_file_is_named_before_anything_is_loaded(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text((ROOT / "configs" / "demo.yaml").read_text() + "\ntop_frction: 0.2\n")
@@ -198,6 +200,7 @@ def test_rows_of_every_file_type_are_the_same_rows(rows, tmp_path):
     assert isinstance(load_rows(str(tmp_path / "pool.csv")), Dataset)
 
 
+@pytest.mark.slow
 def test_a_training_config_serves_nuggets_score_too(tmp_path, rows):
     """A YAML for recipes/train.py was refused by `nuggets score` for its training keys, with a misleading hint."""
     config = tmp_path / "job.yaml"

@@ -77,6 +77,13 @@ def test_a_set_is_smaller_where_nothing_else_is_left():
     assert golden_set.indices.tolist() == [0] and golden_set.passed_over == {"near_duplicate": 2}
 
 
+def test_a_threshold_is_kept_where_near_duplicates_leave_room():
+    embeddings = np.array([[1, 0], [1, 0.01], [0, 1], [-1, 0], [0, -1]], np.float32)
+    diversity = Diversity(embeddings=embeddings, max_similarity=0.9)
+    golden_set = select_golden_set(scores_of([0.9, 0.85, 0.8, 0.3, 0.2]), ("threshold", 0.5), diversity=diversity)
+    assert golden_set.indices.tolist() == [0, 2] and golden_set.cut == 0.8
+
+
 def test_equal_rows_are_near_duplicates_and_rows_without_a_direction_are_none():
     limits = Limits(
         embeddings=np.array([[3, 4], [0.6, 0.8], [0, 0], [0, 0], [4, -3]], np.float32), max_similarity=0.999

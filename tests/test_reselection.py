@@ -287,6 +287,7 @@ def test_a_model_that_diverged_is_named_as_the_cause(model_dir, tmp_path):
         trainer.train()
 
 
+@pytest.mark.slow
 def test_two_processes_resume_with_an_incomplete_last_batch(model_dir, tmp_path):
     """The last batch is filled up with the epoch's first rows, which may have been refilled since."""
     script = tmp_path / "script.py"

@@ -109,6 +109,7 @@ def test_deepspeed_scores_as_a_whole_model(flags, stage, rows, tmp_path):
     assert sharded[1] == pytest.approx(whole[1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_threshold_is_refused_where_steps_are_planned_first(rows, tmp_path):
     command = [*TORCHRUN, "1", "tests/sharded_on_cpu.py", "recipes/train.py", "--use_cpu", "--bf16", "false"]
     given = options(rows, output_dir=tmp_path, threshold=0.5)

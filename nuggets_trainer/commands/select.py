@@ -21,7 +21,15 @@ from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.loading import load_rows
 from nuggets_trainer.options import make_parser
 from nuggets_trainer.pool import Pool, take_pool
-from nuggets_trainer.recut import as_json, check_output, check_same_pool, read_scores, select_again, write_rows
+from nuggets_trainer.recut import (
+    as_json,
+    check_output,
+    check_ranked,
+    check_same_pool,
+    read_scores,
+    select_again,
+    write_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +69,18 @@ def run(choice: SelectArguments, rows: PoolArguments, output: OutputArguments, r
     """Choose, and write the rows if asked to."""
     with stdout_kept_for_result() as stdout:
         stored = read_scores(choice.score_dir or "")
+        check_ranked(choice.score_dir or "")
         golden_set = select_again(stored, rule)
         text = golden_set.describe()
         if rows.dataset_name is not None:
             dataset = load_rows(
                 rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming
             )
-            pool = Pool(take_pool(dataset, choice.pool_size, "dataset_name"), "dataset_name")
+            pool = Pool(
+                take_pool(dataset, choice.pool_size, "dataset_name"),
+                "dataset_name",
+                text_field=rows.dataset_text_field,
+            )
             unchecked = check_same_pool(stored, pool)
             if unchecked is not None:
                 logger.warning("%s", unchecked)

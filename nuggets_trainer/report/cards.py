@@ -53,12 +53,13 @@ def selection_section(
         "| --- | --- |",
         f"| selection rule | {rule}={value:g} |",
         f"| golden score at the cut | {golden_set.cut:.3f}, standard error {golden_set.standard_error[-1]:.3f} |",
-        f"| tied at the cut | {golden_set.ties_at_cut:,} rows, {golden_set.ties_kept:,} of them kept (by mean gain) |",
+        f"| tied at the cut | {golden_set.ties_at_cut:,} rows, {golden_set.ties_kept:,} of them kept |",
         f"| dropped | {golden_set.num_rows - golden_set.num_candidates:,} rows that could not be scored"
         f"{_reasons(scores)} |",
         f"| anchors | {_anchors(config, scores)} |",
         f"| scorer model | {_scorer(config)} |",
-        f"| template, schedule | {config.template}, {config.schedule} |",
+        f"| template, schedule | {config.template}, {config.schedule_in_force} |",
+        *(f"| {name} | {getattr(config, name)} |" for name in config.every_pair_for if hasattr(config, name)),
     ]
     if reselection is not None:
         lines.append(f"| chosen again during training | {len(reselection.history) - 1} times |")
