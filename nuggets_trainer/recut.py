@@ -98,6 +98,11 @@ def select_again(stored: StoredScores, rule: tuple[str, float]) -> GoldenSet:
         ValueError: if rows that a race eliminated could be among the chosen ones; the error says what to run.
     """
     name, value = rule
+    if name == "top_k" and value > stored.num_candidates:
+        raise ValueError(
+            f"`top_k={value:.0f}` is larger than the usable pool: {stored.num_candidates:,} rows can be scored. Lower "
+            "it."
+        )
     open_rows = stored.upper_bound[~np.isnan(stored.upper_bound)]
     if not len(open_rows):
         return select_golden_set(stored.scores, rule, stored.num_candidates)
