@@ -101,7 +101,9 @@ def test_a_steady_speed_is_found_and_an_unsteady_one_widens_the_bounds():
 def test_a_plan_says_what_fewer_anchors_cost():
     work = Workload(1000, 100, 100_000, 0, 1e6)
     measured = Measurement(work, (5e5, 1e6, 1e6), 1000.0, 0.1, 0.8, 20.0)
-    plan = Plan(1010, {"too_long": 10}, measured, None, "exact", False, "cpu", 1, 10**9, 10**8, price_per_hour=3.6)
+    plan = Plan(
+        1010, {"too_long": 10}, measured, None, "exact", True, False, "cpu", 1, 10**9, 10**8, price_per_hour=3.6
+    )
     assert plan.seconds[1] == 1020 and plan.to_dict()["cost"] == pytest.approx(1.02)
     half = next(option for option in plan.cheaper() if option["option"] == "50 anchors")
     assert half["seconds"] == 520 and "0.057 instead of 0.040" in half["gives_up"]
