@@ -251,7 +251,7 @@ def _write_local(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C leaves no temporary file either; it is raised on
         with contextlib.suppress(OSError):  # the first error is the one to see
             temporary.unlink(missing_ok=True)
         raise

@@ -143,7 +143,7 @@ class Judge:
                 self._replies[key] = record
                 self.spent += self._cost_of(record)
             return reply
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other threads must stop asking; it is raised on
             self._failure = error
             raise
         finally:
