@@ -36,6 +36,11 @@ EMBED_BLOCK = 256
 AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; one set alone has an empty name
 
 
+def by_set_name(anchors: Pool | AnchorPools | None) -> AnchorPools | None:
+    """Give anchors by the name of their set, however many sets there are; None where they are to be chosen."""
+    return {"": anchors} if isinstance(anchors, Pool) else anchors
+
+
 @dataclass(frozen=True)
 class Job:
     """What the stages of one call share.

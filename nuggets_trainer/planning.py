@@ -12,9 +12,10 @@ import torch
 
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.diversity import row_groups, with_schedule_for
+from nuggets_trainer.job import by_set_name
 from nuggets_trainer.plan import Plan
 from nuggets_trainer.pool import Pool
-from nuggets_trainer.scorer import _score_pairs
+from nuggets_trainer.scorer import score_pairs
 from nuggets_trainer.templates import make_template
 
 if TYPE_CHECKING:
@@ -68,11 +69,11 @@ def plan_pool(
         if config.top_k > len(pool):
             raise ValueError(f"`top_k={config.top_k}` is larger than the pool of {len(pool):,} rows. Lower it.")
         config = dataclasses.replace(config, top_k=max(1, round(config.top_k / factor)))
-    sets = {"": anchors} if isinstance(anchors, Pool) else anchors
+    sets = by_set_name(anchors)
     config = with_schedule_for(config, sets)
     template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
     rows = range(len(sample))
-    run = _score_pairs(
+    run = score_pairs(
         *(model, tokenizer, template, sample, sets, rows, config, score_dir, autocast_dtype),
         measure_seconds=measure_seconds,
     )

@@ -22,7 +22,15 @@ from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import exit_on_sigterm
 from nuggets_trainer.diversity import diversity_of, row_groups, with_schedule_for
 from nuggets_trainer.execution import Execution
-from nuggets_trainer.job import AnchorPools, Job, candidate_embeddings, chosen_anchors, given_anchors, open_job
+from nuggets_trainer.job import (
+    AnchorPools,
+    Job,
+    by_set_name,
+    candidate_embeddings,
+    chosen_anchors,
+    given_anchors,
+    open_job,
+)
 from nuggets_trainer.outcome import Collected, Outcome, collect
 from nuggets_trainer.plan import Measurement
 from nuggets_trainer.pool import Pool
@@ -82,14 +90,14 @@ def score_pool(
         PermissionError, ImportError: if `score_dir` cannot be written to, or its kind of URL is not installed.
         OSError: if the disk is full; what is stored stays, and the same call goes on after space is made.
     """
-    sets = _by_name(anchors)
+    sets = by_set_name(anchors)
     config = with_schedule_for(config, sets)
     groups = row_groups(pool, config)
     template = make_template(
         config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
     )
     rows = range(len(pool))
-    run = _score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype, adapter)
+    run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype, adapter)
 
     def finish() -> tuple[PoolScores, GoldenSet]:
         collected = _collect(run)
@@ -148,9 +156,9 @@ def score_shard(
     config = dataclasses.replace(
         config, schedule="exact", race_confidence=None, signal_check=False, max_similarity=None
     )
-    sets = _by_name(anchors)
+    sets = by_set_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
-    run = _score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
+    run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
     if run.job.ranks.is_main:
         logger.info(
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
@@ -178,11 +186,7 @@ class _Run:
     measured: Measurement | None = None  # where it was stopped to measure
 
 
-def _by_name(anchors: Pool | AnchorPools | None) -> AnchorPools | None:
-    return {"": anchors} if isinstance(anchors, Pool) else anchors
-
-
-def _score_pairs(
+def score_pairs(
     model: Any,
     tokenizer: Any,
     template: Template,
@@ -195,6 +199,7 @@ def _score_pairs(
     adapter: bool = False,
     measure_seconds: float | None = None,
 ) -> _Run:
+    """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks."""
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)

@@ -25,7 +25,7 @@ from nuggets_trainer.corruptions import mismatched_completion, shuffled_completi
 from nuggets_trainer.execution import Execution
 from nuggets_trainer.files import Place, join, write_atomically
 from nuggets_trainer.golden import golden_scores
-from nuggets_trainer.job import AnchorPools, Job, chosen_anchors, given_anchors, open_job
+from nuggets_trainer.job import AnchorPools, Job, by_set_name, chosen_anchors, given_anchors, open_job
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.rows import Row, UnusableRowError
@@ -183,7 +183,7 @@ def check_scorer(
     All ranks must call it. What it scores is in the store, for `score_pool` to find.
     """
     _, dropped = pool.read_keys()
-    sets = {"": anchors} if isinstance(anchors, Pool) else anchors
+    sets = by_set_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as job:
         anchor_set = given_anchors(job, sets) if sets is not None else chosen_anchors(job, dropped)
