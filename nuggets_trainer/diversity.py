@@ -29,20 +29,20 @@ def with_schedule_for(config: NuggetsConfig, sets: Mapping[str, Pool] | None) ->
     return dataclasses.replace(config, schedule="exact")
 
 
-def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
-    """Value of the column `group_by` in each row, as text; None without.
-
-    Raises:
-        ValueError: if there is no such column.
-    """
-    if config.group_by is None:
-        return None
+def check_group_by(pool: Pool, config: NuggetsConfig) -> None:
+    """Raise `ValueError` if the pool has no column `group_by`."""
     columns = pool.dataset.column_names
-    if config.group_by not in columns:
+    if config.group_by is not None and config.group_by not in columns:
         raise ValueError(
             f"`group_by={config.group_by!r}` is no column of `{pool.name}`, whose columns are {sorted(columns)}. Name "
             "the column that holds, say, each row's source."
         )
+
+
+def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
+    """Value of the column `group_by` in each row, as text; None without."""
+    if config.group_by is None:
+        return None
     return [str(value) for value in pool.dataset[config.group_by]]
 
 

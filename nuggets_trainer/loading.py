@@ -10,6 +10,8 @@ from nuggets_trainer.demo import DEMO, demo_path
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from nuggets_trainer.config import NuggetsConfig
+
 FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
@@ -83,6 +85,19 @@ def load_scorer(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
     tokenizer = load_scorer_tokenizer(name, **kwargs)
     return AutoModelForCausalLM.from_pretrained(resolve_demo(name), **kwargs), tokenizer
+
+
+def load_scorer_of(config: NuggetsConfig, name: str, device: Any, own: dict[str, Any]) -> tuple[Any, Any]:
+    """Load the scorer model that a config names, or else the model itself.
+
+    Args:
+        config: its `scorer_model` comes with arguments of its own.
+        name: of the model that is taken without one.
+        device: where to; `device_map` and not `.to`, because quantized weights cannot be moved.
+        own: arguments for `from_pretrained` of that model.
+    """
+    kwargs = own if config.scorer_model is None else config.scorer_kwargs
+    return load_scorer(config.scorer_model or name, **{"device_map": {"": device}, **kwargs})
 
 
 def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:

@@ -11,11 +11,11 @@ import psutil
 import torch
 
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.diversity import row_groups, with_schedule_for
+from nuggets_trainer.diversity import check_group_by, with_schedule_for
 from nuggets_trainer.job import by_set_name
-from nuggets_trainer.plan import Plan
+from nuggets_trainer.plan import Measurement, Plan
 from nuggets_trainer.pool import Pool
-from nuggets_trainer.scorer import score_pairs
+from nuggets_trainer.scorer import Run, score_pairs
 from nuggets_trainer.templates import make_template
 
 if TYPE_CHECKING:
@@ -61,37 +61,20 @@ def plan_pool(
     """
     sample, factor = _sample(pool)
     stand_in = anchors is None and config.anchor_selection == "kmeans"
-    if stand_in:
-        num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
-        config = dataclasses.replace(config, anchor_selection="random", num_anchors=num_anchors)
-    row_groups(pool, config)
-    if factor > 1 and config.top_k is not None:
-        if config.top_k > len(pool):
-            raise ValueError(f"`top_k={config.top_k}` is larger than the pool of {len(pool):,} rows. Lower it.")
-        config = dataclasses.replace(config, top_k=max(1, round(config.top_k / factor)))
+    check_group_by(pool, config)
     sets = by_set_name(anchors)
-    config = with_schedule_for(config, sets)
+    config = with_schedule_for(_for_sample(config, len(pool), factor, stand_in), sets)
     template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
     rows = range(len(sample))
     run = score_pairs(
         *(model, tokenizer, template, sample, sets, rows, config, score_dir, autocast_dtype),
         measure_seconds=measure_seconds,
     )
-    measured = run.measured
-    assert measured is not None
-    if factor > 1:
-        low, expected, high = (factor * tokens for tokens in measured.tokens_left)
-        measured = dataclasses.replace(
-            measured,
-            workload=measured.workload.scaled(factor),
-            tokens_left=(low, expected, high),
-            setup_seconds=measured.setup_seconds + (factor - 1) * run.rendering_seconds,
-        )
     device = run.job.ranks.device
     return Plan(
         num_rows=len(pool),
         dropped={reason: round(factor * count) for reason, count in Counter(run.dropped.values()).most_common()},
-        measurement=measured,
+        measurement=_of_whole_pool(run, factor),
         sampled_rows=len(sample) if factor > 1 else None,
         schedule=config.schedule_in_force,
         race_possible=not config.every_pair_for and (sets is None or len(sets) == 1),
@@ -101,6 +84,31 @@ def plan_pool(
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         price_per_hour=price_per_hour,
+    )
+
+
+def _for_sample(config: NuggetsConfig, num_rows: int, factor: float, stand_in: bool) -> NuggetsConfig:
+    """Ask of the sample what the config asks of the pool."""
+    if stand_in:
+        num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
+        config = dataclasses.replace(config, anchor_selection="random", num_anchors=num_anchors)
+    if factor == 1 or config.top_k is None:
+        return config
+    if config.top_k > num_rows:
+        raise ValueError(f"`top_k={config.top_k}` is larger than the pool of {num_rows:,} rows. Lower it.")
+    return dataclasses.replace(config, top_k=max(1, round(config.top_k / factor)))
+
+
+def _of_whole_pool(run: Run, factor: float) -> Measurement:
+    """Scale what the sample has shown; of the time before scoring only the rendering grows with the rows."""
+    measured = run.measured
+    assert measured is not None
+    low, expected, high = (factor * tokens for tokens in measured.tokens_left)
+    return dataclasses.replace(
+        measured,
+        workload=measured.workload.scaled(factor),
+        tokens_left=(low, expected, high),
+        setup_seconds=measured.setup_seconds + (factor - 1) * run.rendering_seconds,
     )
 
 

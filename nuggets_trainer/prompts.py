@@ -163,6 +163,7 @@ class SharedPrefix:
         for group in self._groups:
             self.suffixes.update(self._split_group(group))
             self._checked[group[0]] = self._anchors_to_check(group)
+        self._suffix_tokens = np.array([len(self.suffixes[j].ids) for j in range(len(anchors))])
 
     def candidate(self, row: Row) -> CandidatePrompt:
         """Render a candidate before all anchors.
@@ -185,8 +186,10 @@ class SharedPrefix:
 
     def num_tokens(self, prompt: CandidatePrompt, anchors: npt.NDArray[np.int64]) -> int:
         """Forward tokens of a candidate and these anchors, in one visit."""
-        segments = (prompt.unshared.get(j, self.suffixes[j]) for j in anchors.tolist())
-        return prompt.prefix_tokens() + sum(len(segment.ids) for segment in segments)
+        if prompt.unshared:
+            segments = (prompt.unshared.get(j, self.suffixes[j]) for j in anchors.tolist())
+            return prompt.prefix_tokens() + sum(len(segment.ids) for segment in segments)
+        return prompt.prefix_tokens() + int(self._suffix_tokens[anchors].sum())
 
     def _split_group(self, group: list[int]) -> dict[int, Segment]:
         reference = self._anchors[group[0]]

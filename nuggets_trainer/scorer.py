@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import exit_on_sigterm
-from nuggets_trainer.diversity import diversity_of, row_groups, with_schedule_for
+from nuggets_trainer.diversity import check_group_by, diversity_of, row_groups, with_schedule_for
 from nuggets_trainer.execution import Execution
 from nuggets_trainer.job import (
     AnchorPools,
@@ -92,7 +92,7 @@ def score_pool(
     """
     sets = by_set_name(anchors)
     config = with_schedule_for(config, sets)
-    groups = row_groups(pool, config)
+    check_group_by(pool, config)
     template = make_template(
         config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
     )
@@ -103,7 +103,9 @@ def score_pool(
         collected = _collect(run)
         scores = _pool_scores(run, collected)
         _check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
-        diversity = diversity_of(config, groups, run.embeddings, collected.anchors.zero_shot, collected.one_shot)
+        diversity = diversity_of(
+            config, row_groups(pool, config), run.embeddings, collected.anchors.zero_shot, collected.one_shot
+        )
         golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped), diversity)
         about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
         write_results(score_dir, scores, collected.one_shot, golden_set, about)
@@ -151,7 +153,7 @@ def score_shard(
     """
     number, num_shards = shard
     rows = range(number, len(pool), num_shards)
-    row_groups(pool, config)  # refuses a wrong column now, and not once all shards are scored
+    check_group_by(pool, config)  # refuses a wrong column now, and not once all shards are scored
     # What speaks of the whole pool is for the job that writes the results.
     config = dataclasses.replace(
         config, schedule="exact", race_confidence=None, signal_check=False, max_similarity=None
@@ -172,7 +174,7 @@ def score_shard(
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class Run:
     """What is left when a schedule is through; the outcome is the main process'."""
 
     job: Job
@@ -198,7 +200,7 @@ def score_pairs(
     autocast_dtype: torch.dtype | None,
     adapter: bool = False,
     measure_seconds: float | None = None,
-) -> _Run:
+) -> Run:
     """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks."""
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
@@ -228,7 +230,7 @@ def score_pairs(
                 embeddings = candidate_embeddings(job, candidates)
         num_pairs += sum(ranks.gather([execution.num_pairs]))
     measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
-    return _Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured)
+    return Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured)
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
@@ -284,7 +286,7 @@ def _encode_share(
     return prompts, dict(job.ranks.gather(reasons))
 
 
-def _collect(run: _Run) -> Collected:
+def _collect(run: Run) -> Collected:
     """Scores of the n rows; adds to `run.dropped`."""
     job = run.job
     assert run.outcome is not None
@@ -297,7 +299,7 @@ def _collect(run: _Run) -> Collected:
     return collected
 
 
-def _pool_scores(run: _Run, collected: Collected) -> PoolScores:
+def _pool_scores(run: Run, collected: Collected) -> PoolScores:
     return PoolScores(
         **vars(collected.scores),
         upper_bound=collected.upper_bound,

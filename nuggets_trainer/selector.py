@@ -15,11 +15,11 @@ from trl.chat_template_utils import get_training_chat_template
 from nuggets_trainer.causal_lm import base_model, resolve_autocast_dtype
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.contexts import without_mixed_precision
-from nuggets_trainer.diversity import row_groups, with_schedule_for
+from nuggets_trainer.diversity import check_group_by, with_schedule_for
 from nuggets_trainer.files import join
 from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.job import AnchorPools
-from nuggets_trainer.loading import load_rows, load_scorer, load_scorer_tokenizer
+from nuggets_trainer.loading import load_rows, load_scorer_of, load_scorer_tokenizer
 from nuggets_trainer.pool import Pool, anchors_like
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import told_not_raised, write_report
@@ -95,7 +95,7 @@ class Selector:
                 "is planned for a number of rows. Leave it out; or run `nuggets score` and train on the rows that are "
                 "`selected` in scores.parquet."
             )
-        row_groups(self._pool, config)
+        check_group_by(self._pool, config)
         with_schedule_for(config, self._anchors)
         self._template()
         if config.scorer_model is None:
@@ -162,9 +162,7 @@ class Selector:
         config = self._config
         if config.scorer_model is None:
             return self._score_own(self._anchors, config, self.score_dir)
-        # `device_map` and not `.to`: quantized weights cannot be moved.
-        kwargs = {"device_map": {"": self._trainer.accelerator.device}, **config.scorer_kwargs}
-        model, _ = load_scorer(config.scorer_model, **kwargs)
+        model, _ = load_scorer_of(config, config.scorer_model, self._trainer.accelerator.device, {})
         try:
             return self._score(model, self._anchors, config, self.score_dir)
         finally:

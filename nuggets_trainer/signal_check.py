@@ -160,7 +160,12 @@ def check_signal(
             if pairs:
                 found.append(compare(name, zero_shot, *(one_shot[list(side)] for side in zip(*pairs, strict=True))))
         check = SignalCheck(len(anchor_set.keys), tuple(found))
-        content = {**dataclasses.asdict(check), "verdict": check.verdict, "says": check.describe()}
+        content = {
+            **dataclasses.asdict(check),
+            "verdict": check.verdict,
+            "says": check.describe(),
+            "fingerprint": job.store.fingerprint,  # of the scorer it speaks of
+        }
         write_atomically(join(score_dir, "signal_check.json"), json.dumps(content, indent=2).encode())
         check.log()
         return check

@@ -69,7 +69,8 @@ class ScoreStore:
 
     def __init__(self, score_dir: Place, fields: dict[str, str]) -> None:
         self.score_dir = score_dir
-        self.directory = join(score_dir, fingerprint_id(fields))
+        self.fingerprint = fingerprint_id(fields)
+        self.directory = join(score_dir, self.fingerprint)
         self._parts = join(self.directory, "parts")
         self._ignored: set[str] = set()
         check_writable(score_dir)

@@ -37,12 +37,13 @@ from compare_table import Bootstrap, Line, Measured, draw, make_lines, to_json, 
 from follows import follow, read_matrix, source_columns
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
+from nuggets_trainer import NuggetsConfig, Pool, load_rows, score_pool
 from nuggets_trainer.arguments import RecipeArguments, parse_arguments
 from nuggets_trainer.causal_lm import resolve_autocast_dtype
 from nuggets_trainer.checks import check_choice, check_int, check_number
 from nuggets_trainer.completion_loss import CompletionLosses, completion_losses
 from nuggets_trainer.files import write_atomically
+from nuggets_trainer.loading import load_scorer_of
 from nuggets_trainer.pool import take_pool
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.selector import anchor_pools
@@ -216,18 +217,14 @@ def gather_evidence(
     config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
     pool = Pool(dataset, "dataset_name")
     anchors = anchor_pools(config, None, pool)
-    kwargs = config.scorer_kwargs
-    if config.scorer_model is None:
-        kwargs = {
-            "dtype": model.dtype,
-            "revision": model.model_revision,
-            "attn_implementation": model.attn_implementation,
-            "trust_remote_code": args.trust_remote_code,
-            **(args.model_init_kwargs or {}),
-        }
-    scorer, tokenizer = load_scorer(
-        config.scorer_model or model.model_name_or_path, **{"device_map": {"": Ranks().device}, **kwargs}
-    )
+    own = {
+        "dtype": model.dtype,
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "trust_remote_code": args.trust_remote_code,
+        **(args.model_init_kwargs or {}),
+    }
+    scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     training_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     autocast_dtype = resolve_autocast_dtype(config.score_dtype, scorer.dtype, training_dtype)
     scores, _ = score_pool(

@@ -245,15 +245,28 @@ def test_a_signal_check_is_shown_where_there_is_one(scored, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "run.json").write_bytes((scored[0] / "run.json").read_bytes())
     corruption = {"corruption": "shuffled_<b>words</b>", "ranked_right": 0.53, "interval": [0.4, 0.66]}
-    found = {"corruptions": [{**corruption, "num_candidates": 32}], "verdict": "none"}
+    own = json.loads((tmp_path / "run.json").read_text())["fingerprint"]["id"]
+    found = {"corruptions": [{**corruption, "num_candidates": 32}], "verdict": "none", "fingerprint": own}
     (tmp_path / "signal_check.json").write_text(json.dumps(found))
     figures = write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "shuffled &lt;b&gt;words&lt;/b&gt;" in page and "0.40 to 0.66" in page
     assert "cannot tell examples from corrupted ones" in figures["cautions"][0]["title"]
-    for odd in ("[1, 2]", "{}", '{"corruptions": 3}', "{", '{"corruptions": [{"corruption": "x"}]}'):
+    of_own = f'"fingerprint": "{own}"'
+    odd_ones = (f'{{{of_own}, "corruptions": 3}}', f'{{{of_own}, "corruptions": [{{"corruption": "x"}}]}}')
+    for odd in ("[1, 2]", "{}", "{", *odd_ones):
         (tmp_path / "signal_check.json").write_text(odd)
         write_report(tmp_path)
+
+
+def test_the_signal_check_of_another_scorer_is_not_shown(scored, tmp_path):
+    """Made in the same directory before, it would warn of, or vouch for, a model that it never saw."""
+    for path in scored[0].glob("*.parquet"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "run.json").write_bytes((scored[0] / "run.json").read_bytes())
+    other = {"corruptions": [], "verdict": "none", "fingerprint": "0" * 16}
+    (tmp_path / "signal_check.json").write_text(json.dumps(other))
+    assert write_report(tmp_path)["signal_check"] is None
 
 
 def test_secrets_in_the_configuration_are_not_shown():

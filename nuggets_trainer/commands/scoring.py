@@ -47,7 +47,7 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
     from accelerate import PartialState
 
     from nuggets_trainer.causal_lm import resolve_autocast_dtype
-    from nuggets_trainer.loading import load_rows, load_scorer
+    from nuggets_trainer.loading import load_rows, load_scorer_of
     from nuggets_trainer.pool import Pool, take_pool
     from nuggets_trainer.selector import anchor_pools
 
@@ -62,16 +62,13 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
     name = config.scorer_model or scorer.model_name_or_path
     assert name is not None
     # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
-    kwargs = config.scorer_kwargs
-    if config.scorer_model is None:
-        kwargs = {
-            "dtype": scorer.dtype,
-            "revision": scorer.model_revision,
-            "attn_implementation": scorer.attn_implementation,
-            "trust_remote_code": scorer.trust_remote_code,
-        }
-    # `device_map` and not `.to`: quantized weights cannot be moved.
-    model, tokenizer = load_scorer(name, **{"device_map": {"": state.device}, **kwargs})
+    own = {
+        "dtype": scorer.dtype,
+        "revision": scorer.model_revision,
+        "attn_implementation": scorer.attn_implementation,
+        "trust_remote_code": scorer.trust_remote_code,
+    }
+    model, tokenizer = load_scorer_of(config, name, state.device, own)
     options = {
         "config": config,
         "score_dir": config.score_dir,

@@ -86,8 +86,9 @@ def _ties(cut: dict[str, Any]) -> Iterator[Caution]:
     if lost and cut["ties_kept"] > TIED_SHARE * cut["num_kept"]:
         yield _warn(
             f"{cut['ties']:,} rows tie at the cut",
-            f"{cut['ties_kept']:,} of the {cut['num_kept']:,} rows kept were chosen among them by mean gain, then by "
-            f"place in the pool, and {lost:,} equally good ones were not. More anchors tell them apart.",
+            f"{cut['ties_kept']:,} of the {cut['num_kept']:,} rows kept were chosen among them (in a ranking by mean "
+            f"gain, then by place in the pool), and {lost:,} equally good ones were not. More anchors "
+            "tell them apart.",
         )
     if cut["near_rejected"] > cut["num_kept"]:
         about = "About " if cut["num_eliminated"] else ""

@@ -75,10 +75,17 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         "heat_map": _heat_map(table, tally, heat_rows, heat),
         "rows": _row_figures(table, cut, shown),
         "reselection": _reselection_figures(score_dir, table),
-        "signal_check": read_optional(score_dir, SIGNAL_FILE),
+        "signal_check": _signal_check(score_dir, run),
     }
     plain: dict[str, Any] = _plain(figures)
     return {"cautions": cautions(plain), **plain}
+
+
+def _signal_check(score_dir: Place, run: dict[str, Any]) -> Any:
+    """Give the signal check of this scorer; one of another, made in the same directory before, says nothing of it."""
+    check = read_optional(score_dir, SIGNAL_FILE)
+    is_own = isinstance(check, dict) and check.get("fingerprint") == run["fingerprint"]["id"]
+    return check if is_own else None
 
 
 def _tally_pairs(
@@ -114,7 +121,8 @@ def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
     error = max(float(table.standard_error[last]), 0.5 / number)
     rejected = (table.reason < 0) & ~table.selected
     num_candidates = int((table.reason < 0).sum())
-    near = rejected & (table.golden_score >= score - error)
+    # Coverage, quotas and near-duplicates reject rows far above the cut: these are not near it.
+    near = rejected & (table.golden_score >= score - error) & (table.golden_score <= score + error)
     estimate = round(float((near & sample).sum() / max(1, sample.sum())) * num_candidates)
     return {
         "score": score,

@@ -135,7 +135,7 @@ def _run(job: Job, scores: PoolScores, golden_set: GoldenSet) -> dict[str, Any]:
         "dropped": dict(Counter(reason for reason in scores.dropped if reason is not None).most_common()),
         "config": _without_secrets(job.config),
         "template": job.template.name,
-        "fingerprint": {"id": str(job.store.directory).rstrip("/").rpartition("/")[2], "fields": manifest["fields"]},
+        "fingerprint": {"id": job.store.fingerprint, "fields": manifest["fields"]},
         "device": {
             "processes": job.ranks.world,
             "device": _device_name(job.ranks.device),
