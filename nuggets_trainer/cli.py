@@ -63,9 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_to_stderr()
     try:
         module.run(*options)
+        sys.stdout.flush()  # here, where a reader that has gone is no error, and not at the interpreter's end
     except KeyboardInterrupt:
         print(f"nuggets {command}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has read enough; what is left in the buffer has no reader either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:  # noqa: BLE001 - told below, whatever it is
         return _tell(error, command, 1, debug)
     return 0
