@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,13 @@ from sphinx.util.docutils import SphinxDirective
 import nuggets_trainer
 from nuggets_trainer import NuggetsConfig
 
+DOCS = Path(__file__).parent.resolve()
+# Where links to files outside docs/ lead: Read the Docs says of which repository, else it is the one on this disk.
+REPOSITORY = DOCS.parent.as_uri()
+if "READTHEDOCS" in os.environ:
+    url, commit = os.environ["READTHEDOCS_GIT_CLONE_URL"], os.environ["READTHEDOCS_GIT_COMMIT_HASH"]
+    REPOSITORY = f"{url.removesuffix('.git')}/blob/{commit}"
+
 project = html_title = "nuggets_trainer"
 author = copyright = "The nuggets_trainer authors"
 version = release = nuggets_trainer.__version__
@@ -28,6 +37,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # links to headings as GitHub makes them
+myst_url_schemes = ["https", "file"]
 nb_execution_mode = "off"
 smartquotes_action = "D"  # dashes alone: quotes are often code
 
@@ -44,6 +54,8 @@ python_maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
@@ -91,6 +103,18 @@ def as_markdown(field: dataclasses.Field[Any], known: set[str]) -> str:
     )
 
 
+def lead_out_of_docs(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Have relative links to what is no part of the site, such as recipes/LOG.md, lead to the repository."""
+    folder = Path(app.env.doc2path(docname)).parent
+
+    def absolute(link: re.Match[str]) -> str:
+        target = (folder / link[1]).resolve()
+        inside = target.is_relative_to(DOCS)
+        return link[0] if inside else f"]({REPOSITORY}/{target.relative_to(DOCS.parent).as_posix()}"
+
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", absolute, source[0])
+
+
 def fences_as_directives(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Write code fences of Markdown, which editors show well in docstrings, as reStructuredText has them."""
     inside = False
@@ -108,4 +132,5 @@ def setup(app: Sphinx) -> None:
     npt.NDArray = Array
     next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
     app.add_directive("config-fields", ConfigFields)
+    app.connect("source-read", lead_out_of_docs)
     app.connect("autodoc-process-docstring", fences_as_directives, priority=400)  # before napoleon's 500
