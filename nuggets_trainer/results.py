@@ -65,12 +65,12 @@ class PoolScores(GoldenScores):
         """Return the numbers worth logging, by name; one for each reason to drop a row."""
         dropped = Counter(reason for reason in self.dropped if reason is not None)
         return {
-            "num_anchors": float(sum(reason is None for reason in self.anchors.dropped)),
-            "num_pairs_scored": float(self.num_pairs_scored),
+            "num_anchors": sum(reason is None for reason in self.anchors.dropped),
+            "num_pairs_scored": self.num_pairs_scored,
             "scoring_seconds": self.seconds,
-            "num_eliminated": float(self.num_eliminated),
+            "num_eliminated": self.num_eliminated,
             "share_of_pairs": self.share_of_pairs,
-            **{f"dropped_{reason}": float(count) for reason, count in dropped.items()},
+            **{f"dropped_{reason}": count for reason, count in dropped.items()},
         }
 
     def describe(self) -> str:

@@ -95,16 +95,16 @@ class GoldenSet:
         """Return the numbers worth logging, by name."""
         pool = {} if self.pool_golden_score_mean is None else {"pool_golden_score_mean": self.pool_golden_score_mean}
         return {
-            "golden_set_size": float(len(self)),
-            "num_candidates": float(self.num_candidates),
-            "num_dropped": float(self.num_rows - self.num_candidates),
+            "golden_set_size": len(self),
+            "num_candidates": self.num_candidates,
+            "num_dropped": self.num_rows - self.num_candidates,
             **pool,
             "golden_score_mean": float(self.golden_score.mean()),
             "golden_score_cut": self.cut,
             "mean_gain": float(self.mean_gain.mean()),
-            "ties_at_cut": float(self.ties_at_cut),
-            "ties_kept": float(self.ties_kept),
-            **{f"passed_over_{reason}": float(count) for reason, count in self.passed_over.items()},
+            "ties_at_cut": self.ties_at_cut,
+            "ties_kept": self.ties_kept,
+            **{f"passed_over_{reason}": count for reason, count in self.passed_over.items()},
             **self.spread,
         }
 

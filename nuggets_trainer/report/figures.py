@@ -117,8 +117,7 @@ def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
     kept = np.flatnonzero(table.selected)
     last = kept[np.argmax(table.rank[kept])]
     score, number = float(table.golden_score[last]), int(table.num_anchors[last])
-    # The formula gives 0 for a share of 0 or 1; a share of m anchors is hardly surer than half of one.
-    error = max(float(table.standard_error[last]), 0.5 / number)
+    error = float(table.standard_error[last])
     rejected = (table.reason < 0) & ~table.selected
     num_candidates = int((table.reason < 0).sum())
     # Coverage, quotas and near-duplicates reject rows far above the cut: these are not near it.
