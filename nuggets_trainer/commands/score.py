@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,8 +54,11 @@ def run(
     rows: PoolArguments, scorer: ScorerArguments, part: ShardArguments, output: OutputArguments, config: NuggetsConfig
 ) -> None:
     """Score, and print what was chosen."""
-    from nuggets_trainer.scorer import score_pool, score_shard
+    from nuggets_trainer.results import describe_results, set_means
+    from nuggets_trainer.scorer import result_logger, score_pool, score_shard
 
+    if not output.json:
+        result_logger.setLevel(logging.WARNING)  # printed below
     with stdout_kept_for_result() as stdout:
         model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
         result: dict[str, Any]
@@ -65,12 +69,18 @@ def run(
                 "rule": dict([golden_set.rule]),
                 **golden_set.summary(),
                 **scores.summary(),
+                "by_anchor_set": set_means(scores, golden_set),
+                "by_group": golden_set.groups,
+                "cautions": scores.cautions,
                 "indices": golden_set.indices.tolist(),
             }
-            text = f"{scores.describe()}\n{golden_set.describe()}\nscores and results: {config.score_dir}"
+            text = "\n".join([*describe_results(scores, golden_set), f"scores and results: {config.score_dir}"])
         else:
             num_pairs = score_shard(model, tokenizer, pool, anchors, shard=parse_shard(part.shard), **options)
             result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
-            text = f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}"
+            text = (
+                f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}; once all shards are through, "
+                "the same command without `--shard` writes the results"
+            )
         write_result(stdout, result, text, output.json)
         state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
