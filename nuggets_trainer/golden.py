@@ -94,11 +94,11 @@ def _block_scores(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[npt.NDAr
 
 
 def standard_error(share: Any, num_anchors: Any) -> Any:
-    """Standard error of a golden score, never 0: that of Agresti and Coull (1998), "add two wins and two losses".
+    """Return the standard error of a golden score, by Agresti and Coull (1998): two wins and two losses are added.
 
     `q = (wins + 2) / (num_anchors + 4)`, `sqrt(q * (1 - q) / (num_anchors + 4))`. The plain `sqrt(p * (1 - p) /
-    num_anchors)` is 0 where all anchors are won or none, as if any other anchor were sure to be won; elsewhere the two
-    hardly differ.
+    num_anchors)` is 0 where all anchors are won, as if any other anchor were sure to be won; elsewhere the two hardly
+    differ.
 
     Args:
         share: golden score p, in [0, 1]; a number or an array.

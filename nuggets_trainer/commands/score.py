@@ -79,8 +79,8 @@ def run(
             num_pairs = score_shard(model, tokenizer, pool, anchors, shard=parse_shard(part.shard), **options)
             result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
             text = (
-                f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}; once all shards are through, "
-                "the same command without `--shard` writes the results"
+                f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}; once all shards are "
+                "through, the same command without `--shard` writes the results"
             )
         write_result(stdout, result, text, output.json)
         state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
