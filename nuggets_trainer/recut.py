@@ -156,21 +156,21 @@ def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
     return None
 
 
-def check_output(output: str) -> None:
+def check_output_file(file: str) -> None:
     """Refuse a file type that no rows can be written to, before any work.
 
     Raises:
         ValueError: with those that can.
     """
-    if Path(output).suffix not in WRITERS:
-        raise ValueError(f"`output` must end in {', '.join(WRITERS)}, got {output!r}.")
+    if Path(file).suffix not in WRITERS:
+        raise ValueError(f"`output_file` must end in {', '.join(WRITERS)}, got {file!r}.")
 
 
-def write_rows(dataset: Dataset, golden_set: GoldenSet, output: str) -> None:
+def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
     """Write the golden set as it stands in the pool, best row first."""
     rows = dataset.select(golden_set.indices)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    getattr(rows, WRITERS[Path(output).suffix])(output)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    getattr(rows, WRITERS[Path(file).suffix])(file)
 
 
 def as_json(golden_set: GoldenSet) -> dict[str, Any]:

@@ -277,7 +277,9 @@ def anchor_pools(config: NuggetsConfig, anchor_dataset: AnchorDataset | None, po
     """
     if anchor_dataset is None:
         sets = config.anchor_sets
-        return None if sets is None else {name: anchors_like(load_rows(place), pool) for name, place in sets.items()}
+        if sets is None:
+            return None
+        return {name: anchors_like(load_rows(place, option="anchors"), pool) for name, place in sets.items()}
     if config.anchors is not None or config.num_anchors is not None:
         given = f"anchors={config.anchors!r}" if config.anchors is not None else f"num_anchors={config.num_anchors}"
         raise ValueError(f"`anchor_dataset` and `nuggets_config.{given}` both say what the anchors are. Keep one.")

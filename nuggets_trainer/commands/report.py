@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.options import HelpFormatter
+from nuggets_trainer.options import HelpFormatter, Parser
 
 EPILOG = f"""examples:
   nuggets report scores
@@ -17,7 +17,7 @@ EPILOG = f"""examples:
 
 def make_report_parser() -> argparse.ArgumentParser:
     """Parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nuggets report",
         usage="nuggets report S [--output_dir DIR] [--plots]",
         description=f"{COMMANDS['report'].capitalize()}.",

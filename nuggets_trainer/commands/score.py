@@ -9,6 +9,7 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.arguments import (
+    OF_TRAINING,
     OutputArguments,
     PoolArguments,
     ScorerArguments,
@@ -19,7 +20,7 @@ from nuggets_trainer.arguments import (
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.scoring import check_given, load
+from nuggets_trainer.commands.scoring import check_given, check_places, load
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.options import make_parser
 
@@ -37,7 +38,7 @@ The same command goes on where a killed one was: scores are in <score_dir>. `nug
 def make_score_parser() -> TrlParser:
     """Parser of the command."""
     dataclasses = (PoolArguments, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
-    return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG)
+    return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG, OF_TRAINING)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
@@ -54,6 +55,7 @@ def run(
     rows: PoolArguments, scorer: ScorerArguments, part: ShardArguments, output: OutputArguments, config: NuggetsConfig
 ) -> None:
     """Score, and print what was chosen."""
+    check_places(rows, scorer, config)
     from nuggets_trainer.results import describe_results, set_means
     from nuggets_trainer.scorer import result_logger, score_pool, score_shard
 
