@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import exit_on_sigterm
-from nuggets_trainer.diversity import check_group_by, diversity_of, row_groups, with_schedule_for
+from nuggets_trainer.diversity import check_choice, diversity_of, row_groups, with_schedule_for
 from nuggets_trainer.execution import Execution
 from nuggets_trainer.job import (
     AnchorPools,
@@ -93,7 +93,7 @@ def score_pool(
     """
     sets = by_set_name(anchors)
     config = with_schedule_for(config, sets)
-    check_group_by(pool, config)
+    check_choice(pool, sets, config)
     template = make_template(
         config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
     )
@@ -153,12 +153,12 @@ def score_shard(
     """
     number, num_shards = shard
     rows = range(number, len(pool), num_shards)
-    check_group_by(pool, config)  # refuses a wrong column now, and not once all shards are scored
+    sets = by_set_name(anchors)
+    check_choice(pool, sets, config)  # refuses a wrong column now, and not once all shards are scored
     # What speaks of the whole pool is for the job that writes the results.
     config = dataclasses.replace(
         config, schedule="exact", race_confidence=None, signal_check=False, max_similarity=None
     )
-    sets = by_set_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
     if run.job.ranks.is_main:

@@ -15,7 +15,7 @@ from trl.chat_template_utils import get_training_chat_template
 from nuggets_trainer.causal_lm import base_model, resolve_autocast_dtype
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.contexts import without_mixed_precision
-from nuggets_trainer.diversity import check_group_by, with_schedule_for
+from nuggets_trainer.diversity import check_choice, with_schedule_for
 from nuggets_trainer.files import join
 from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.job import AnchorPools
@@ -95,7 +95,7 @@ class Selector:
                 "is planned for a number of rows. Leave it out; or run `nuggets score` and train on the rows that are "
                 "`selected` in scores.parquet."
             )
-        check_group_by(self._pool, config)
+        check_choice(self._pool, self._anchors, config)
         with_schedule_for(config, self._anchors)
         self._template()
         if config.scorer_model is None:

@@ -162,6 +162,27 @@ def test_select_applies_another_rule_without_a_model(scored, capsys):
     assert [json.loads(line) for line in out.read_text().splitlines()] == [pool[i] for i in chosen["indices"]]
 
 
+def test_cautions_are_told_at_the_end_of_a_run_and_are_in_the_json(scored, tmp_path, capsys):
+    """They were in report.html alone, which nobody had opened."""
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
+    options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--top_k", "3"]
+    assert main(["score", *options]) == 0
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert re.search("^Caution: [0-9]+ rows tie at the cut.$", captured.err, flags=re.MULTILINE)
+    assert lines[-1] == f"What that means, and what to do: {tmp_path / 's' / 'report.html'}"
+    results = [line for line in captured.out.splitlines() if line.startswith(("scored ", "golden set: "))]
+    assert len(results) == 2 and not any(line in captured.err for line in results)  # each line once
+    assert main(["score", *options, "--json"]) == 0
+    of_score = result(capsys)
+    assert main(["report", str(tmp_path / "s"), "--json"]) == 0
+    of_report = result(capsys)
+    assert of_score["cautions"] == of_report["cautions"]
+    assert {"warn", "note"} == {caution["level"] for caution in of_report["cautions"]}
+    counts = [value for name, value in of_score.items() if name.startswith(("num_", "ties_", "golden_set_size"))]
+    assert len(counts) >= 8 and all(isinstance(count, int) for count in counts)  # 3, and not 3.0
+
+
 def test_select_loads_no_torch(scored):
     code = f"""
 import sys
@@ -181,6 +202,23 @@ def test_select_takes_a_smaller_set_of_a_race_and_refuses_one_that_it_left_open(
     assert raced["indices"] == exact["indices"]
     assert main(["select", str(scored / "race"), "--top_fraction", "1"]) == 1
     assert "`top_fraction=1` cannot be told" in capsys.readouterr().err
+
+
+def test_the_advice_after_a_race_with_a_confidence_leads_out(scored, tmp_path, capsys):
+    """It was to run the same command with another rule: two rules at once, and rows stopped by chance again."""
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
+    options += ["--score_dir", str(tmp_path), "--tokens_per_batch", "64"]
+    assert main(["score", *options, "--top_k", "3", "--race_confidence", "0.5"]) == 0
+    assert main(["select", str(tmp_path), "--top_k", "30"]) == 1
+    told = capsys.readouterr().err
+    assert "without `race_confidence` (it was 0.5) and with `--top_k 30` in place of `--top_k 3`" in told
+    assert main(["score", *options, "--top_k", "30"]) == 0  # as it says
+    assert main(["select", str(scored / "exact"), "--top_k", "30", "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out.splitlines()[-1])["indices"]
+    assert main(["select", str(tmp_path), "--top_k", "30", "--json"]) == 0
+    assert result(capsys)["indices"] == expected
+    assert main(["score", *options, "--schedule", "exact"]) == 0
+    assert main(["select", str(tmp_path), "--top_fraction", "1"]) == 0
 
 
 def test_select_refuses_rows_that_were_not_scored(scored, tmp_path, capsys):

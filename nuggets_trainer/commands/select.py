@@ -26,6 +26,7 @@ from nuggets_trainer.recut import (
     check_output_file,
     check_ranked,
     check_same_pool,
+    read_config,
     read_scores,
     select_again,
     write_rows,
@@ -69,9 +70,10 @@ def run(choice: SelectArguments, rows: PoolArguments, output: OutputArguments, r
     """Choose, and write the rows if asked to."""
     check_there(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:
-        stored = read_scores(choice.score_dir or "")
-        check_ranked(choice.score_dir or "")
-        golden_set = select_again(stored, rule)
+        score_dir = choice.score_dir or ""
+        stored, config = read_scores(score_dir), read_config(score_dir)
+        check_ranked(score_dir, config)
+        golden_set = select_again(stored, rule, config)
         text = golden_set.describe()
         if rows.dataset_name is not None:
             dataset = load_rows(
