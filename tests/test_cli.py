@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -162,22 +163,23 @@ def test_select_applies_another_rule_without_a_model(scored, capsys):
     assert [json.loads(line) for line in out.read_text().splitlines()] == [pool[i] for i in chosen["indices"]]
 
 
-def test_cautions_are_told_at_the_end_of_a_run_and_are_in_the_json(scored, tmp_path, capsys):
+def test_cautions_are_told_at_the_end_of_a_run_and_are_in_the_json(scored, tmp_path, capsys, caplog):
     """They were in report.html alone, which nobody had opened."""
     options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
     options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--top_k", "3"]
+    caplog.set_level(logging.INFO, "nuggets_trainer")
     assert main(["score", *options]) == 0
-    captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert re.search("^Caution: [0-9]+ rows tie at the cut.$", captured.err, flags=re.MULTILINE)
-    assert lines[-1] == f"What that means, and what to do: {tmp_path / 's' / 'report.html'}"
-    results = [line for line in captured.out.splitlines() if line.startswith(("scored ", "golden set: "))]
-    assert len(results) == 2 and not any(line in captured.err for line in results)  # each line once
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert re.fullmatch("Caution: [0-9]+ rows tie at the cut.", told[0])
+    assert told[-1] == f"What that means, and what to do: {tmp_path / 's' / 'report.html'}"
+    results = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("scored ", "golden set: "))]
+    assert len(results) == 2 and not any(line in caplog.text for line in results)  # each line once
     assert main(["score", *options, "--json"]) == 0
     of_score = result(capsys)
     assert main(["report", str(tmp_path / "s"), "--json"]) == 0
     of_report = result(capsys)
     assert of_score["cautions"] == of_report["cautions"]
+    assert "golden set: 3 of 40" in caplog.text  # beside the JSON, for people
     assert {"warn", "note"} == {caution["level"] for caution in of_report["cautions"]}
     counts = [value for name, value in of_score.items() if name.startswith(("num_", "ties_", "golden_set_size"))]
     assert len(counts) >= 8 and all(isinstance(count, int) for count in counts)  # 3, and not 3.0

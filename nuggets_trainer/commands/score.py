@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from nuggets_trainer.arguments import (
     training_parsers,
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
+from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
 from nuggets_trainer.commands.scoring import check_given, check_places, load
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.options import make_parser
@@ -59,9 +58,7 @@ def run(
     from nuggets_trainer.results import describe_results, set_means
     from nuggets_trainer.scorer import result_logger, score_pool, score_shard
 
-    if not output.json:
-        result_logger.setLevel(logging.WARNING)  # printed below
-    with stdout_kept_for_result() as stdout:
+    with stdout_kept_for_result() as stdout, printed_instead(result_logger, not output.json):
         model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
         result: dict[str, Any]
         if part.shard is None:
