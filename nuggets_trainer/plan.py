@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nuggets_trainer.golden import standard_error
 from nuggets_trainer.progress import duration
 
 STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (recipes/LOG.md)
@@ -151,9 +152,9 @@ class Plan:
         return setup + low, setup + expected, setup + high
 
     def standard_error(self, num_anchors: int) -> float:
-        """Return the standard error of a golden score at the cut (0.8 where unknown), with so many anchors."""
+        """Return the standard error (`golden.standard_error`) at the cut (0.8 where unknown), with so many anchors."""
         p = 0.8 if self.measurement.cut is None else min(max(self.measurement.cut, 0.0), 1.0)
-        return math.sqrt(p * (1 - p) / num_anchors)
+        return float(standard_error(p, num_anchors))
 
     def cheaper(self) -> list[dict[str, Any]]:
         """Return options that cost less, each with its expected seconds and what it gives up."""

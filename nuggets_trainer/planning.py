@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.diversity import check_group_by, with_schedule_for
+from nuggets_trainer.diversity import check_choice, with_schedule_for
 from nuggets_trainer.job import by_set_name
 from nuggets_trainer.plan import Measurement, Plan
 from nuggets_trainer.pool import Pool
@@ -61,8 +61,8 @@ def plan_pool(
     """
     sample, factor = _sample(pool)
     stand_in = anchors is None and config.anchor_selection == "kmeans"
-    check_group_by(pool, config)
     sets = by_set_name(anchors)
+    check_choice(pool, sets, config)
     config = with_schedule_for(_for_sample(config, len(pool), factor, stand_in), sets)
     template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
     rows = range(len(sample))

@@ -96,9 +96,9 @@ class Watch:
             return
         self._looked_at = time.monotonic()
         state, left, complete = self._phase.state, race.tokens_left(), race.complete
-        state.done, state.eliminated = int(race.num_scored.sum()), int(race.eliminated.sum())
+        state.done, state.eliminated = int(race.num_scored.sum()), race.num_eliminated
         state.best = float(race.upper_bound()[complete].max()) if complete.any() else None
-        state.cut = race.bound
+        state.cut = race.cut
         self._foreseen = not math.isnan(left[0])
         if self._foreseen:
             self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]

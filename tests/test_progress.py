@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 
 import numpy as np
@@ -49,8 +50,45 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(monkeypatch, capl
     with show_phase("Scoring", "pairs", 30) as phase:
         for _ in range(30):
             phase.advance()
-    assert [record.getMessage() for record in caplog.records] == ["Scoring: 1 of 30 pairs"]  # the next in a minute
+    # The next in a minute; and the last one, which stands in the log from then on, says how it ended.
+    assert [record.getMessage() for record in caplog.records] == [
+        "Scoring: 1 of 30 pairs",
+        "Scoring: 30 of 30 pairs - took 0 s",
+    ]
     assert capsys.readouterr().err == ""
+
+
+def test_a_phase_that_is_over_at_once_leaves_no_line(caplog):
+    caplog.set_level(logging.INFO, "nuggets_trainer")
+    with show_phase("Scoring", "pairs", 1) as phase:
+        phase.advance()
+    assert not caplog.records
+
+
+def test_a_notebook_shows_one_line_that_changes_in_place_and_stands_at_the_end():
+    """Without ipywidgets rich's live display shows nothing there, and warns at each refresh. In a real kernel."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    code = SHOWN.replace("from nuggets_trainer.commands.output import log_to_stderr\nfrom", "from")
+    code = code.replace("log_to_stderr()\n", "")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    changes = []
+
+    class Client(nbclient.NotebookClient):
+        def process_message(self, message, *args):
+            if message["msg_type"] == "update_display_data":
+                changes.append(message["content"]["data"]["text/plain"])
+            return super().process_message(message, *args)
+
+    Client(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    # Importing transformers there, tqdm warns once that its own bars want ipywidgets.
+    outputs = [output for output in notebook.cells[0].outputs if "TqdmWarning" not in output.get("text", "")]
+    assert [output.output_type for output in outputs] == ["display_data", "stream"], outputs
+    assert re.fullmatch(
+        r"Scoring: 30 of 30 pairs - \d+/s - took \d s - 7 eliminated - best 0.93 - cut 0.81", changes[-1]
+    )
+    assert outputs[0].data["text/plain"] == changes[-1] and outputs[1].text == "the end\n"
+    assert 3 <= len(changes) <= 10
 
 
 def test_other_ranks_are_quiet(monkeypatch, caplog):
