@@ -1,112 +1,65 @@
-"""Every command and code block of the README is real: parsed by the program it names."""
+"""A newcomer with the README alone: its commands, as they are written and in their order, then its Python blocks.
+
+The README comes first and runs in every test run; the pages below docs/ run with `-m slow`. What runs is told in
+tests/newcomer.py, with what stands in for a hub and what is added to keep it small. Not run are the commands in
+`NOT_RUN`: `make test` and the linters cannot run inside the tests, so it is asserted that .ci/run calls them.
+"""
 
 from __future__ import annotations
 
-import re
-import shlex
-from importlib import import_module
+from collections import Counter
 
-from accelerate.commands.launch import launch_command_parser
+import pytest
+import trl
 
+from tests import newcomer
+from tests.documented import blocks_of, commands, pages
 from tests.launch import ROOT
 
-SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+GUIDES = [page for page in pages() if page != README]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = newcomer.clone(tmp_path_factory.mktemp("newcomer"))
+    newcomer.furnish(root)
+    return root
 
 
-def commands() -> list[list[str]]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+def run_page(page, root) -> int:
+    """Run the commands of a page in their order; return how many ran."""
+    shown = [command for command in commands(page) if newcomer.why_not(command) is None]
+    for command in shown:
+        newcomer.execute(command, root)
+    return len(shown)
 
 
-def test_every_command_is_parsed_by_its_program(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import compare
-    import control
-    import evaluate
-    import follows
-    import train
-
-    programs = {
-        "recipes/train.py": train.parse,
-        "recipes/control.py": control.parse,
-        "recipes/compare.py": compare.parse,
-    }
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    parsed = 0
-    for words in commands():
-        if words[0] == "make":
-            assert words[1] in targets
-        elif words[:2] == ["accelerate", "launch"] or words[0] == "python":
-            script = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
-            if words[0] == "accelerate":
-                launch_command_parser().parse_args(words[2 : script + 1])
-            assert all((ROOT / word).is_file() for word in words[2:script] if word.endswith(".yaml"))
-            if words[script] == "recipes/evaluate.py":
-                evaluate.parse(words[script + 1 :])
-            elif words[script] == "recipes/follows.py":
-                follows.make_parser().parse_args(words[script + 1 :])
-            else:
-                programs[words[script]]([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
-        elif words[0] == "nuggets":
-            import_module(f"nuggets_trainer.commands.{words[1]}").parse(words[2:])
-        elif words[:2] == ["transformers", "serve"]:
-            assert {word for word in words if word.startswith("--")} <= SERVE_OPTIONS
-        else:
-            assert words == ["bash", ".ci/run"] or words[0] in ("pip", "curl", "vllm"), words
-        parsed += 1
-    assert parsed >= 8
+def test_the_commands_of_the_readme_run_in_their_order(place):
+    assert run_page(README, place) >= 5
 
 
-def test_python_blocks_compile():
-    found = blocks("python")
-    for block in found:
-        compile(block, "README.md", "exec")
-    assert found
+@pytest.mark.parametrize("number", range(len(blocks_of("python", README))))
+def test_the_python_blocks_of_the_readme_run(number, place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(trl, "SFTConfig", newcomer.SmallSFTConfig)
+    newcomer.execute_python(blocks_of("python", README)[number], {})
 
 
-def test_the_list_of_files_is_complete():
-    tree = README[README.index("```text\nnuggets_trainer/") :]
-    named = set(re.findall(r"^  (\w+)(?:\.py|/) ", tree, flags=re.MULTILINE))
-    package = {path.stem for path in (ROOT / "nuggets_trainer").iterdir() if path.stem != "__init__"} - {
-        "__pycache__",
-        "py",
-    }
-    assert package <= named
-    inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
-    subpackages = [path.stem for path in (ROOT / "nuggets_trainer").glob("[er]*/*.py")]  # evaluation, report
-    assert set(subpackages) - {"__init__"} == inner
-    assert {"train", "demo", "build_demo", "compare", "follows", "evaluate"} <= named
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in GUIDES if commands(page)])
+def test_the_commands_of_a_guide_run_in_their_order(page, tmp_path):
+    root = newcomer.clone(tmp_path)
+    newcomer.furnish(root)
+    run_page(page, root)
 
 
-def test_configs_are_listed():
-    for path in [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "paper").glob("*.yaml")]:
-        assert f"`{path.relative_to(ROOT)}`" in README
+def test_what_is_not_run_is_shown_and_has_a_reason():
+    reasons = Counter(newcomer.why_not(command) for page in pages() for command in commands(page))
+    assert set(reasons) - {None} == set(newcomer.NOT_RUN.values())  # no entry that nothing needs
+    assert reasons[None] > 10
 
 
-def test_what_the_demo_prints_is_shown():
-    for line in (
-        "clean rows in the golden set",
-        "held-out loss, golden set",
-        "held-out loss, random set of the same size",
-    ):
-        assert re.search(rf"^{line} +[0-9.]+", README, flags=re.MULTILINE)
-    assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # no placeholder left
-
-
-def test_the_comparison_that_is_shown_has_every_arm_at_every_fraction(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    from compare_arms import LABELS
-
-    section = README[README.index("## Does selection pay?") :]
-    rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
-    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in LABELS.values()]
-    assert {label for _, label in shown} == set(LABELS.values())
-    assert {fraction for fraction, _ in shown} == {"", "1%", "5%", "10%", "25%"}
-    assert len(shown) == 2 + 4 * (len(LABELS) - 2)
-    plot = re.search(r"!\[[^]]*\]\((docs/[^)]+)\)", section)
-    assert plot and (ROOT / plot.group(1)).is_file()
+def test_ci_runs_what_cannot_run_inside_the_tests():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert {"make test", "make lint"} <= set(script.splitlines())
