@@ -1,9 +1,9 @@
 """A newcomer's directory: the repository as it is cloned, and in it what a page takes for granted.
 
 Commands and Python blocks run there as they are written. Replaced is what a hub would serve: under the very names that
-the pages use lie local directories with the embedded demo's model and some of its rows, which transformers and datasets
-take before they ask the hub; and the demo itself is cut to a tenth of its rows. Added are options that make a job small
-and leave it on the CPU, `APPENDED`. What cannot run here is in `NOT_RUN`, with the reason.
+the pages use lie local directories with the embedded demo's model and rows, which transformers and datasets take first;
+and of the demo's rows a part alone is there. Added are options that make a job small and leave it on the CPU,
+`APPENDED`. What cannot run here is in `NOT_RUN`, with the reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ NOT_RUN = {
 
 
 def clone(place: Path) -> Path:
-    """Copy the files that git tracks, as they are in the working tree; where there is no git, all that is no product."""
+    """Copy the files that git tracks, as they are in the working tree; without git, all but products."""
     root = place / "nuggets_trainer"
     if not (ROOT / ".git").exists():
         products = (".venv", "build", "dist", "outputs", "*.egg-info", "__pycache__", ".*cache")
@@ -163,13 +163,9 @@ def execute_python(block: Block, names: dict[str, Any]) -> None:
     """Run a block in the working directory; `names` are those that are there already, and gets its own."""
     tree = ast.parse(block.text, block.where)
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
     made = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-    made |= {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for alias in node.names
-    }
+    made |= {alias.asname or alias.name for node in imports for alias in node.names}
     for name in sorted({node.id for node in nodes} - made - set(names) - set(vars(builtins))):
         assert name in GIVEN, f"{block.where}: `{name}` has no entry in tests/newcomer.py"
         names[name] = GIVEN[name]()

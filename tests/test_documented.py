@@ -1,4 +1,7 @@
-"""Every command, code block and option that the documentation shows is read by the program it is for."""
+"""What the documentation shows is real: its commands, code and options are read by their programs, its lists are whole.
+
+The README's commands are run by tests/test_readme.py.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from tests import documented
 from tests.documented import LANGUAGES, blocks, blocks_of, commands, pages
 from tests.launch import ROOT
 
+README = (ROOT / "README.md").read_text()
+GUIDES = ROOT / "docs" / "guides"
 PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages()]
 
 
@@ -89,3 +94,42 @@ def test_a_block_is_cut_into_commands():
 def test_a_wrong_python_block_is_found(text):
     with pytest.raises(AssertionError, match="has no"):
         documented.check_python(documented.Block(ROOT / "README.md", 1, "python", text))
+
+
+def test_the_list_of_files_is_complete():
+    tree = README[README.index("```text\nnuggets_trainer/") :]
+    named = set(re.findall(r"^  (\w+)(?:\.py|/) ", tree, flags=re.MULTILINE))
+    package = {path.stem for path in (ROOT / "nuggets_trainer").iterdir()}
+    assert package - {"__init__", "__pycache__", "py"} <= named
+    inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
+    subpackages = [path.stem for path in (ROOT / "nuggets_trainer").glob("[er]*/*.py")]  # evaluation, report
+    assert set(subpackages) - {"__init__"} == inner
+    assert {"train", "demo", "build_demo", "compare", "follows", "evaluate"} <= named
+
+
+def test_configs_are_listed():
+    guide = (GUIDES / "getting_started.md").read_text()
+    for path in [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "paper").glob("*.yaml")]:
+        assert f"`{path.relative_to(ROOT)}`" in guide
+
+
+def test_what_the_demo_prints_is_shown():
+    for line in (
+        "clean rows in the golden set",
+        "held-out loss, golden set",
+        "held-out loss, random set of the same size",
+    ):
+        assert re.search(rf"^{line} +[0-9.]+", README, flags=re.MULTILINE)
+    assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # no placeholder left
+
+
+def test_the_comparison_that_is_shown_has_every_arm_at_every_fraction():
+    labels = documented.recipe("compare_arms").LABELS
+    section = (GUIDES / "does_it_pay.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
+    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in labels.values()]
+    assert {label for _, label in shown} == set(labels.values())
+    assert {fraction for fraction, _ in shown} == {"", "1%", "5%", "10%", "25%"}
+    assert len(shown) == 2 + 4 * (len(labels) - 2)
+    plot = re.search(r"!\[[^]]*\]\(([^)]+)\)", section)
+    assert plot and (GUIDES / plot.group(1)).is_file()
