@@ -1,8 +1,8 @@
 """A newcomer's directory: the repository as it is cloned, and in it what a page takes for granted.
 
-Commands and Python blocks run there as they are written. Replaced is what a hub would serve: under the very names that
-the pages use lie local directories with the embedded demo's model and rows, which transformers and datasets take first;
-and of the demo's rows a part alone is there. Added are options that make a job small and leave it on the CPU,
+Commands and Python blocks run there as they are written. Replaced is what a hub would serve: under the very names
+that the pages use lie local directories with the embedded demo's model and rows, which transformers and datasets take
+first; and of the demo's rows a part alone is there. Added are options that make a job small and leave it on the CPU,
 `APPENDED`. What cannot run here is in `NOT_RUN`, with the reason.
 """
 
@@ -34,16 +34,17 @@ TRAINING = f"{CPU} --max_steps 2 --per_device_train_batch_size 4"
 APPENDED = {
     "nuggets plan": "--measure_seconds 0.1",
     "nuggets train": TRAINING,
-    "recipes/compare.py": f"{TRAINING} --num_seeds 2 --num_resamples 50 --arms golden random full",
+    "recipes/compare.py": f"{TRAINING} --num_seeds 1 --num_resamples 50 --arms golden random",
     "recipes/control.py": TRAINING,
     "recipes/train.py": TRAINING,
 }
 RUN = {"nuggets", "nuggets completion", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
 RUN |= {"recipes/follows.py", *APPENDED}
-# By how a command begins. The first that fits holds.
+# By how a command begins, or by a part of it. The first that fits holds.
 NOT_RUN = {
     "make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
     "make setup": "makes an environment with torch: in the test of a fresh clone",
+    "make docs": "builds the site, as test_docs.py does",
     "make test-slow": "would run itself",
     "make test": "would run itself; .ci/run calls it, see below",
     "make lint": ".ci/run calls it, see below",

@@ -1,4 +1,4 @@
-"""What the documentation shows is real: its commands, code and options are read by their programs, its lists are whole.
+"""What the documentation shows is real: commands, code and options are read by their programs, lists are whole.
 
 The README's commands are run by tests/test_readme.py.
 """

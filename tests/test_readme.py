@@ -1,12 +1,13 @@
-"""A newcomer with the README alone: its commands, as they are written and in their order, then its Python blocks.
+"""A newcomer with the README alone: its commands, as they are written and in their order, and its Python blocks.
 
-The README comes first and runs in every test run; the pages below docs/ run with `-m slow`. What runs is told in
-tests/newcomer.py, with what stands in for a hub and what is added to keep it small. Not run are the commands in
-`NOT_RUN`: `make test` and the linters cannot run inside the tests, so it is asserted that .ci/run calls them.
+They run in every test run; those of the guides, and a real clone in an environment of its own, with `-m slow`. What
+stands in for a hub, and what is added to keep commands small, is told in tests/newcomer.py. Not run are those in
+`NOT_RUN`, each with its reason: `make test` and the linters cannot run inside the tests, so .ci/run must call them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import pytest
@@ -14,14 +15,15 @@ import trl
 
 from tests import newcomer
 from tests.documented import blocks_of, commands, pages
-from tests.launch import ROOT
+from tests.launch import ROOT, run
 
 README = ROOT / "README.md"
 GUIDES = [page for page in pages() if page != README]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def root(tmp_path_factory):
+    """A newcomer's clone, which all tests here share as one person would."""
     root = newcomer.clone(tmp_path_factory.mktemp("newcomer"))
     newcomer.furnish(root)
     return root
@@ -35,23 +37,61 @@ def run_page(page, root) -> int:
     return len(shown)
 
 
-def test_the_commands_of_the_readme_run_in_their_order(place):
-    assert run_page(README, place) >= 5
-
-
-@pytest.mark.parametrize("number", range(len(blocks_of("python", README))))
-def test_the_python_blocks_of_the_readme_run(number, place, monkeypatch):
-    monkeypatch.chdir(place)
+def run_python(page, root, monkeypatch) -> None:
+    """Run the Python blocks of a page, each with what the blocks before it have made."""
+    monkeypatch.chdir(root)
     monkeypatch.setattr(trl, "SFTConfig", newcomer.SmallSFTConfig)
-    newcomer.execute_python(blocks_of("python", README)[number], {})
+    names = {"__name__": "__main__"}
+    for block in blocks_of("python", page):
+        newcomer.execute_python(block, names)
+
+
+def test_the_commands_of_the_readme_run_in_their_order(root):
+    assert run_page(README, root) >= 7
+
+
+def test_the_python_blocks_of_the_readme_run(root, monkeypatch):
+    assert blocks_of("python", README)
+    run_python(README, root, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def root_after_readme(root):
+    run_page(README, root)
+    return root
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in GUIDES if commands(page)])
-def test_the_commands_of_a_guide_run_in_their_order(page, tmp_path):
-    root = newcomer.clone(tmp_path)
-    newcomer.furnish(root)
-    run_page(page, root)
+def test_the_commands_of_a_guide_run_in_their_order(page, root_after_readme):
+    run_page(page, root_after_readme)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in GUIDES if blocks_of("python", page)])
+def test_the_python_blocks_of_a_guide_run(page, root_after_readme, monkeypatch):
+    run_python(page, root_after_readme, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_fresh_clone_needs_nothing_but_the_readme(tmp_path):
+    """Its first command makes the environment (torch anew: some minutes); then its first steps, in full."""
+    root = tmp_path / "nuggets_trainer"
+    run(["git", "clone", "--quiet", str(ROOT), str(root)])
+    first, *others = blocks_of("bash", README)
+    assert first.text.startswith("make demo")
+    own = {"cwd": root, "timeout": 2400, "PYTHON": sys.executable, "PYTHONPATH": ""}
+    shown = run(["make", "demo"], **own)
+    for line in ("clean rows in the golden set", "held-out loss, golden set"):
+        assert line in shown
+    steps = next(block.text for block in others if block.text.startswith("nuggets "))
+    assert "`source .venv/bin/activate`" in README.read_text()
+    shown = run(["bash", "-euxo", "pipefail", "-c", f"source .venv/bin/activate\n{steps}"], **own)
+    assert f"{root}/.venv/bin" in run(["bash", "-c", "source .venv/bin/activate; type nuggets"], **own)
+    assert len((root / "golden50.jsonl").read_text().splitlines()) == 50
+    assert (root / "scores" / "report.html").is_file()
 
 
 def test_what_is_not_run_is_shown_and_has_a_reason():
