@@ -37,9 +37,9 @@ def start(command: list[str], cwd: Path = ROOT, **variables: str) -> subprocess.
     )
 
 
-def run(command: list[str], timeout: float = 500, cwd: Path = ROOT, **variables: str) -> str:
-    """Run a command to its end; return what it printed, or fail with it."""
+def run(command: list[str], timeout: float = 500, cwd: Path = ROOT, told: str = "", **variables: str) -> str:
+    """Run a command to its end; return what it printed, or fail with it, behind what is `told` of it."""
     process = start(command, cwd, **variables)
     output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, output[-6000:]
+    assert process.returncode == 0, f"{told}\n{output[-6000:]}"
     return output

@@ -3,14 +3,16 @@
 Commands and Python blocks run there as they are written. Replaced is what a hub would serve: under the very names
 that the pages use lie local directories with the embedded demo's model and rows, which transformers and datasets take
 first; and of the demo's rows a part alone is there. Added are options that make a job small and leave it on the CPU,
-`APPENDED`. What cannot run here is in `NOT_RUN`, with the reason.
+`APPENDED`; numbers that are too large for that are `SMALLER`. What cannot run here is in `NOT_RUN`, with the reason.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -25,7 +27,7 @@ from tests import documented
 from tests.documented import Block, Command
 from tests.launch import BIN, ROOT, run
 
-MODELS = ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B", "huggyllama/llama-7b")
+MODELS = ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B-Base", "huggyllama/llama-7b")
 ROWS = ("yahma/alpaca-cleaned", "tatsu-lab/alpaca", "vicgalle/alpaca-gpt4")
 EVERY = 15  # of the demo's 1,836 rows
 
@@ -38,26 +40,34 @@ APPENDED = {
     "recipes/control.py": TRAINING,
     "recipes/train.py": TRAINING,
 }
+SMALLER = {
+    r"--num_processes \d+": "--num_processes 2",
+    r"top_k([ =])500": r"top_k\g<1>50",  # of some hundred rows
+}
 RUN = {"nuggets", "nuggets completion", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
-RUN |= {"recipes/follows.py", *APPENDED}
-# By how a command begins, or by a part of it. The first that fits holds.
+RUN |= {"recipes/follows.py", "source", *APPENDED}
+# By a pattern that a command, or a statement of a Python block, has. The first that fits holds.
 NOT_RUN = {
-    "make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
-    "make setup": "makes an environment with torch: in the test of a fresh clone",
-    "make docs": "builds the site, as test_docs.py does",
-    "make test-slow": "would run itself",
-    "make test": "would run itself; .ci/run calls it, see below",
-    "make lint": ".ci/run calls it, see below",
-    "bash .ci/run": "would run itself",
-    "source .venv/bin/activate": "in the test of a fresh clone; the environment of the tests is active already",
-    "pip install": "takes packages from an index",
-    "curl": "a file of another project's repository",
-    "vllm serve": "needs vLLM and a GPU",
-    "transformers serve": "a server that does not end: started by test_evaluate.py",
-    "accelerate launch --config_file configs/accelerate/fsdp2.yaml": "needs GPUs; sharded on CPUs in test_sharded.py",
-    "accelerate launch --config_file configs/accelerate/zero3.yaml": "needs GPUs and DeepSpeed",
-    "accelerate launch recipes/evaluate.py": "the official questions are on the hub: run by test_evaluate.py",
-    "python recipes/evaluate.py": "needs a judge and official files: run by test_evaluate.py",
+    r"^make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
+    r"^make setup": "makes an environment with torch: in the test of a fresh clone",
+    r"^source .venv/": "in the test of a fresh clone; the environment of the tests is active already",
+    r"^make docs": "builds the site, as test_docs.py does",
+    r"^make test": "would run itself; .ci/run calls it, which is tested",
+    r"^make lint": ".ci/run calls it, which is tested",
+    r"^bash .ci/run": "would run itself",
+    r"^pip install": "takes packages from an index",
+    r"^curl": "takes a file of another project's repository",
+    r"^vllm serve": "needs vLLM and a GPU",
+    r"^transformers serve": "a server that does not end: started by test_evaluate.py",
+    r"/(fsdp2|zero2|zero3)\.yaml": "needs GPUs, or DeepSpeed; FSDP2 is run on CPUs by test_sharded.py",
+    r"/ddp_multi_node\.yaml": "needs several machines",
+    r"/shared/": "needs a cluster's file system",
+    r"s3://": "needs an S3 server; stores behind URLs are run by test_files.py and test_store.py",
+    r"load_in_4bit": "needs bitsandbytes: run by test_scorer_model.py and test_modes.py",
+    r"recipes/evaluate\.py generate": "the official questions are on the hub: run by test_evaluate.py",
+    r"recipes/evaluate\.py": "needs a judge and official files: run by test_evaluate.py",
+    r"push_to_hub\(": "uploads: run by test_publish.py, against a stand-in for the hub",
+    r"resume_from_checkpoint=True": "needs a job that was killed: run by test_callback.py",
 }
 
 
@@ -84,15 +94,26 @@ def furnish(root: Path) -> None:
         shutil.copy2(demo / f"{name}.jsonl", root)
     for name in MODELS:
         shutil.copytree(demo / "model", root / name)
+    rows = [json.loads(line) for line in (demo / "pool.jsonl").read_text().splitlines()]
+    named = [{**row, "question": row["instruction"], "answer": row["output"]} for row in rows]
+    (root / "pool.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in named))
+    for name in ("math", "chat"):
+        shutil.copy2(demo / "anchors.jsonl", root / f"{name}.jsonl")
     for name in ROWS:
         (root / name).mkdir(parents=True)
         shutil.copy2(demo / "pool.jsonl", root / name / "train.jsonl")
 
 
-def why_not(command: Command) -> str | None:
-    """Return the reason why a command is not run here, or None."""
-    text = " ".join(command.words)
-    return next((reason for start, reason in NOT_RUN.items() if text.startswith(start)), None)
+def why_not(text: str) -> str | None:
+    """Return the reason why a command or a statement is not run here, or None."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, text)), None)
+
+
+def smaller(text: str) -> str:
+    """Make the numbers of a command or a block small."""
+    for pattern, replacement in SMALLER.items():
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 def execute(command: Command, root: Path) -> str:
@@ -103,13 +124,14 @@ def execute(command: Command, root: Path) -> str:
     """
     parsed = documented.parse(command)
     programs = [program for program, _ in parsed]
-    assert set(programs) <= RUN, f"{command.where}: `{command.text}` has no entry in tests/newcomer.py"
-    text = f"{command.bare} {APPENDED.get(programs[-1], '')}"
-    where = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
-    output = run(["bash", "-euo", "pipefail", "-c", text], cwd=root, **where)
+    told = f"{command.where}: `{command.text}`"
+    assert set(programs) <= RUN, f"{told} has no entry in tests/newcomer.py"
+    text = f"{smaller(command.bare)} {APPENDED.get(programs[-1], '')}"
+    paths = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
+    output = run(["bash", "-euo", "pipefail", "-c", text], cwd=root, told=told, **paths)
     for program, options in parsed:
         for pattern in leaves(program, options):
-            assert list(root.glob(pattern)), f"{command.where}: `{command.text}` left no {pattern}\n{output[-2000:]}"
+            assert list(root.glob(pattern)), f"{told} left no {pattern}\n{output[-2000:]}"
     return output
 
 
@@ -146,9 +168,6 @@ def plain_trainer() -> Any:
 GIVEN: dict[str, Callable[[], Any]] = {
     "trainer": plain_trainer,
     "pool": lambda: load_rows("pool.jsonl"),
-    "anchors": lambda: load_rows("anchors.jsonl"),
-    "math": lambda: load_rows("anchors.jsonl").select(range(4)),
-    "chat": lambda: load_rows("anchors.jsonl").select(range(4, 9)),
 }
 
 
@@ -162,11 +181,12 @@ class SmallSFTConfig(trl.SFTConfig):  # type: ignore[misc]
 
 def execute_python(block: Block, names: dict[str, Any]) -> None:
     """Run a block in the working directory; `names` are those that are there already, and gets its own."""
-    tree = ast.parse(block.text, block.where)
+    tree = ast.parse(smaller(block.text), block.where)
+    tree.body = [statement for statement in tree.body if why_not(ast.unparse(statement)) is None]
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
     made = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
-    made |= {alias.asname or alias.name for node in imports for alias in node.names}
+    made |= {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
     for name in sorted({node.id for node in nodes} - made - set(names) - set(vars(builtins))):
         assert name in GIVEN, f"{block.where}: `{name}` has no entry in tests/newcomer.py"
         names[name] = GIVEN[name]()
