@@ -24,11 +24,11 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **offline, "PYTHONPATH": str(ROOT), **variables}
 
 
-def start(command: list[str], **variables: str) -> subprocess.Popen[str]:
-    """Start a command in the project's root, in a process group of its own."""
+def start(command: list[str], cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own."""
     return subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -37,9 +37,9 @@ def start(command: list[str], **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def run(command: list[str], timeout: float = 500, **variables: str) -> str:
-    """Run a command to its end; return what it printed, or fail with it."""
-    process = start(command, **variables)
+def run(command: list[str], timeout: float = 500, cwd: Path = ROOT, told: str = "", **variables: str) -> str:
+    """Run a command to its end; return what it printed, or fail with it, behind what is `told` of it."""
+    process = start(command, cwd, **variables)
     output, _ = process.communicate(timeout=timeout)
-    assert process.returncode == 0, output[-6000:]
+    assert process.returncode == 0, f"{told}\n{output[-6000:]}"
     return output

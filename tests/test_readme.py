@@ -1,114 +1,108 @@
-"""Every command and code block of the README is real: parsed by the program it names."""
+"""A newcomer with the README alone: its commands, as they are written and in their order, and its Python blocks.
+
+They run in every test run; those of the guides, and a real clone in an environment of its own, with `-m slow`. What
+stands in for a hub, and what is added to keep commands small, is told in tests/newcomer.py. Not run are those in
+`NOT_RUN`, each with its reason: `make test` and the linters cannot run inside the tests, so .ci/run must call them.
+"""
 
 from __future__ import annotations
 
-import re
-import shlex
-from importlib import import_module
+import ast
+import sys
+from collections import Counter
 
-from accelerate.commands.launch import launch_command_parser
+import pytest
+import trl
 
-from tests.launch import ROOT
+from tests import newcomer
+from tests.documented import blocks_of, commands, pages
+from tests.launch import ROOT, run
 
-SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
-README = (ROOT / "README.md").read_text()
-GUIDES = ROOT / "docs" / "guides"
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+README = ROOT / "README.md"
+GUIDES = [page for page in pages() if page != README]
 
 
-def commands() -> list[list[str]]:
-    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A newcomer's clone, which all tests here share as one person would."""
+    root = newcomer.clone(tmp_path_factory.mktemp("newcomer"))
+    newcomer.furnish(root)
+    return root
 
 
-def test_every_command_is_parsed_by_its_program(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import compare
-    import control
-    import evaluate
-    import follows
-    import train
-
-    programs = {
-        "recipes/train.py": train.parse,
-        "recipes/control.py": control.parse,
-        "recipes/compare.py": compare.parse,
-    }
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    parsed = 0
-    for words in commands():
-        if words[0] == "make":
-            assert words[1] in targets
-        elif words[:2] == ["accelerate", "launch"] or words[0] == "python":
-            script = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
-            if words[0] == "accelerate":
-                launch_command_parser().parse_args(words[2 : script + 1])
-            assert all((ROOT / word).is_file() for word in words[2:script] if word.endswith(".yaml"))
-            if words[script] == "recipes/evaluate.py":
-                evaluate.parse(words[script + 1 :])
-            elif words[script] == "recipes/follows.py":
-                follows.make_parser().parse_args(words[script + 1 :])
-            else:
-                programs[words[script]]([*words[script + 1 :], "--use_cpu", "--bf16", "false"])
-        elif words[0] == "nuggets":
-            import_module(f"nuggets_trainer.commands.{words[1]}").parse(words[2:])
-        elif words[:2] == ["transformers", "serve"]:
-            assert {word for word in words if word.startswith("--")} <= SERVE_OPTIONS
-        else:
-            assert words == ["bash", ".ci/run"] or words[0] in ("pip", "curl", "vllm"), words
-        parsed += 1
-    assert parsed >= 8
+def run_page(page, root) -> int:
+    """Run the commands of a page in their order; return how many ran."""
+    shown = [command for command in commands(page) if newcomer.why_not(command.text) is None]
+    for command in shown:
+        newcomer.execute(command, root)
+    return len(shown)
 
 
-def test_python_blocks_compile():
-    found = blocks("python")
-    for block in found:
-        compile(block, "README.md", "exec")
-    assert found
+def run_python(page, root, monkeypatch) -> None:
+    """Run the Python blocks of a page, each with what the blocks before it have made."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(trl, "SFTConfig", newcomer.SmallSFTConfig)
+    names = {"__name__": "__main__"}
+    for block in blocks_of("python", page):
+        newcomer.execute_python(block, names)
 
 
-def test_the_list_of_files_is_complete():
-    tree = README[README.index("```text\nnuggets_trainer/") :]
-    named = set(re.findall(r"^  (\w+)(?:\.py|/) ", tree, flags=re.MULTILINE))
-    package = {path.stem for path in (ROOT / "nuggets_trainer").iterdir() if path.stem != "__init__"} - {
-        "__pycache__",
-        "py",
-    }
-    assert package <= named
-    inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
-    subpackages = [path.stem for path in (ROOT / "nuggets_trainer").glob("[er]*/*.py")]  # evaluation, report
-    assert set(subpackages) - {"__init__"} == inner
-    assert {"train", "demo", "build_demo", "compare", "follows", "evaluate"} <= named
+def test_the_commands_of_the_readme_run_in_their_order(root):
+    assert run_page(README, root) >= 7
 
 
-def test_configs_are_listed():
-    guide = (GUIDES / "getting_started.md").read_text()
-    for path in [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs" / "paper").glob("*.yaml")]:
-        assert f"`{path.relative_to(ROOT)}`" in guide
+def test_the_python_blocks_of_the_readme_run(root, monkeypatch):
+    assert blocks_of("python", README)
+    run_python(README, root, monkeypatch)
 
 
-def test_what_the_demo_prints_is_shown():
-    for line in (
-        "clean rows in the golden set",
-        "held-out loss, golden set",
-        "held-out loss, random set of the same size",
-    ):
-        assert re.search(rf"^{line} +[0-9.]+", README, flags=re.MULTILINE)
-    assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # no placeholder left
+@pytest.fixture(scope="module")
+def root_after_readme(root):
+    run_page(README, root)
+    return root
 
 
-def test_the_comparison_that_is_shown_has_every_arm_at_every_fraction(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    from compare_arms import LABELS
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in GUIDES if commands(page)])
+def test_the_commands_of_a_guide_run_in_their_order(page, root_after_readme):
+    run_page(page, root_after_readme)
 
-    section = (GUIDES / "does_it_pay.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
-    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in LABELS.values()]
-    assert {label for _, label in shown} == set(LABELS.values())
-    assert {fraction for fraction, _ in shown} == {"", "1%", "5%", "10%", "25%"}
-    assert len(shown) == 2 + 4 * (len(LABELS) - 2)
-    plot = re.search(r"!\[[^]]*\]\(([^)]+)\)", section)
-    assert plot and (GUIDES / plot.group(1)).is_file()
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in GUIDES if blocks_of("python", page)])
+def test_the_python_blocks_of_a_guide_run(page, root_after_readme, monkeypatch):
+    run_python(page, root_after_readme, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_fresh_clone_needs_nothing_but_the_readme(tmp_path):
+    """Its first command makes the environment (torch anew: some minutes); then its first steps, in full."""
+    root = tmp_path / "nuggets_trainer"
+    run(["git", "clone", "--quiet", str(ROOT), str(root)])
+    first, *others = blocks_of("bash", README)
+    assert first.text.startswith("make demo")
+    own = {"cwd": root, "timeout": 2400, "PYTHON": sys.executable, "PYTHONPATH": ""}
+    shown = run(["make", "demo"], **own)
+    for line in ("clean rows in the golden set", "held-out loss, golden set"):
+        assert line in shown
+    steps = next(block.text for block in others if block.text.startswith("nuggets "))
+    assert "`source .venv/bin/activate`" in README.read_text()
+    shown = run(["bash", "-euxo", "pipefail", "-c", f"source .venv/bin/activate\n{steps}"], **own)
+    assert f"{root}/.venv/bin" in run(["bash", "-c", "source .venv/bin/activate; type nuggets"], **own)
+    assert len((root / "golden50.jsonl").read_text().splitlines()) == 50
+    assert (root / "scores" / "report.html").is_file()
+
+
+def test_what_is_not_run_is_shown_and_has_a_reason():
+    shown = [command.text for page in pages() for command in commands(page)]
+    shown += [ast.unparse(statement) for block in blocks_of("python") for statement in ast.parse(block.text).body]
+    reasons = Counter(map(newcomer.why_not, shown))
+    assert set(reasons) - {None} == set(newcomer.NOT_RUN.values())  # no entry that nothing needs
+    assert reasons[None] > 10
+
+
+def test_ci_runs_what_cannot_run_inside_the_tests():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert {"make test", "make lint"} <= set(script.splitlines())
