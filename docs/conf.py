@@ -37,7 +37,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # links to headings as GitHub makes them
-myst_url_schemes = ["https", "file"]
+myst_url_schemes = {"https": None, "repository": REPOSITORY + "/{{path}}#{{fragment}}"}
 nb_execution_mode = "off"
 smartquotes_action = "D"  # dashes alone: quotes are often code
 
@@ -52,6 +52,7 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_static_path = ["_static"]
@@ -61,7 +62,7 @@ copybutton_prompt_is_regexp = True
 
 
 class Array:
-    """Stands in for `numpy.typing.NDArray`, which is printed as `ndarray[tuple[Any, ...], dtype[float64]]`."""
+    """Stands in for `numpy.typing.NDArray`, which autodoc prints as `ndarray[tuple[Any, ...], dtype[float64]]`."""
 
     def __class_getitem__(cls, dtype: Any) -> Any:
         return np.ndarray
@@ -107,12 +108,12 @@ def lead_out_of_docs(app: Sphinx, docname: str, source: list[str]) -> None:
     """Have relative links to what is no part of the site, such as recipes/LOG.md, lead to the repository."""
     folder = Path(app.env.doc2path(docname)).parent
 
-    def absolute(link: re.Match[str]) -> str:
+    def led_out(link: re.Match[str]) -> str:
         target = (folder / link[1]).resolve()
         inside = target.is_relative_to(DOCS)
-        return link[0] if inside else f"]({REPOSITORY}/{target.relative_to(DOCS.parent).as_posix()}"
+        return link[0] if inside else f"](repository:{target.relative_to(DOCS.parent).as_posix()}"
 
-    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", absolute, source[0])
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", led_out, source[0])
 
 
 def fences_as_directives(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -129,7 +130,7 @@ def fences_as_directives(app: Sphinx, what: str, name: str, obj: Any, options: A
 
 def setup(app: Sphinx) -> None:
     """Add what this site has of its own."""
-    npt.NDArray = Array
+    npt.NDArray, npt.ArrayLike = Array, np.ndarray
     next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
     app.add_directive("config-fields", ConfigFields)
     app.connect("source-read", lead_out_of_docs)

@@ -87,6 +87,24 @@ def test_the_site_has_every_page_and_leads_to_it(site):
         assert page.stem == "index" or f'href="{built.relative_to(site)}"' in navigation, page
 
 
+def article(built: Path) -> str:
+    """HTML of a page's text, without its code blocks."""
+    html = built.read_text()
+    html = html[html.index("<article") : html.index("</article>")]
+    return re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
+
+
+def test_markup_is_not_shown(site):
+    for page in PAGES:
+        text = re.sub(r"<[^>]+>", "", article(page_in(site, page)))
+        assert not re.search(r"\]\(|^#+ |\| ---", text, flags=re.MULTILINE), page
+
+
+def test_links_out_of_the_docs_lead_to_the_repository(site):
+    html = article(page_in(site, DOCS / "guides" / "getting_started.md"))
+    assert f'href="{REPOSITORY}/blob/0123abc/recipes/LOG.md' in html
+
+
 def test_the_site_fetches_nothing_and_shows_no_path_of_the_machine(site):
     for page in site.rglob("*.html"):
         html = page.read_text()
@@ -113,10 +131,8 @@ def test_every_field_of_the_configuration_is_described_once(site):
 
 def test_no_markup_of_a_docstring_is_left_over(site):
     """Single backticks are code, code fences are blocks, as an editor shows them."""
-    html = page_in(site, DOCS / "reference" / "python.md").read_text()
-    article = re.sub(r"<pre>.*?</pre>", "", html[html.index("<article") : html.index("</article>")], flags=re.DOTALL)
-    assert "`" not in article
-    assert "::" not in article
+    text = article(page_in(site, DOCS / "reference" / "python.md"))
+    assert "`" not in text and "::" not in text
 
 
 def test_the_three_ways_to_configure_say_the_same():
