@@ -186,6 +186,7 @@ class Run:
     started: float
     rendering_seconds: float
     measured: Measurement | None = None  # where it was stopped to measure
+    anchors_stand_in: bool = False
 
 
 def score_pairs(
@@ -200,13 +201,19 @@ def score_pairs(
     autocast_dtype: torch.dtype | None,
     adapter: bool = False,
     measure_seconds: float | None = None,
+    whole: Pool | None = None,
 ) -> Run:
-    """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks."""
+    """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks.
+
+    To measure, `whole` is the pool that `pool` is drawn from, or the same.
+    """
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
-        anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
+        anchor_set, stand_in = (
+            chosen_anchors(job, dropped, whole) if anchors is None else (given_anchors(job, anchors), False)
+        )
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
         rendering = time.monotonic()
         prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
@@ -230,7 +237,9 @@ def score_pairs(
                 embeddings = candidate_embeddings(job, candidates)
         num_pairs += sum(ranks.gather([execution.num_pairs]))
     measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
-    return Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured)
+    return Run(
+        job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured, stand_in
+    )
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:

@@ -248,6 +248,47 @@ def test_plan_prints_one_object_and_the_run_finds_what_it_scored(tmp_path, capsy
     assert 0 < result(capsys)["num_pairs_scored"] < 180
 
 
+@pytest.mark.parametrize("schedule", ["race", "exact"])
+def test_plan_on_a_finished_store_says_so_and_what_is_next(schedule, scored, capsys):
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
+    options += ["--score_dir", str(scored / schedule), "--schedule", schedule, "--top_k", "3"]
+    assert main(["plan", *options, "--tokens_per_batch", "64"]) == 0
+    told = capsys.readouterr().out
+    assert "nothing: " in told and "`nuggets score`" in told and "tokens per second" not in told
+    assert "cheaper" not in told and " scored now" not in told
+
+
+def test_plan_knows_the_anchors_that_a_run_has_chosen_and_lets_others_stand_in_before(scored, tmp_path, capsys):
+    """Two plans in a row, and one after the run: what the plans stored themselves says nothing of the run."""
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--num_anchors", "5", "--json"]
+    options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact"]
+    for _ in range(2):
+        assert main(["plan", *options]) == 0
+        plan = result(capsys)
+        assert plan["stand_in_anchors"] and not plan["finished"] and plan["num_pairs_scored"] > 100
+        assert plan["tokens_left"]["expected"] == pytest.approx(plan["tokens"])  # none of it is of use
+    assert main(["score", *options]) == 0
+    capsys.readouterr()
+    assert main(["plan", *options]) == 0
+    plan = result(capsys)
+    assert plan["finished"] and not plan["stand_in_anchors"] and plan["num_pairs_scored"] == 0
+
+
+def test_a_plan_of_a_sample_counts_what_is_left_of_the_pool(scored, tmp_path, capsys, monkeypatch):
+    """The sample was scored to the end while it was measured, and the plan said that nothing was left."""
+    monkeypatch.setattr("nuggets_trainer.planning.MOST_ROWS", 10)
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
+    options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--json"]
+    assert main(["plan", *options]) == 0
+    plan = result(capsys)
+    assert plan["num_pairs_scored"] == 90 and plan["num_pairs"] == 360 and not plan["finished"]
+    assert plan["tokens_left"]["expected"] == pytest.approx(0.75 * plan["tokens"])
+    assert main(["score", *options]) == 0
+    assert result(capsys)["num_pairs_scored"] == 270
+    assert main(["plan", *options]) == 0
+    assert result(capsys)["finished"]
+
+
 def test_the_shipped_configs_are_found_by_name(capsys):
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out
