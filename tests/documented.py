@@ -30,7 +30,7 @@ LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
 # Programs of others, whose command lines are theirs: no more than that they are called is known.
 FOREIGN = {"cd", "curl", "git", "sbatch", "source", "vllm"}
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
-SLURM_OPTIONS = {"--array", "--requeue"}
+FOREIGN_OPTIONS = {"--array", "--dependency", "--gres", "--requeue", "--resolution", "--time"}  # of sbatch and uv
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
 VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # as the scheduler would set them
 CPU = ["--use_cpu", "true", "--bf16", "false"]  # SFTConfig refuses its own defaults on a machine without a GPU
@@ -317,4 +317,4 @@ def known_options() -> set[str]:
     types = [recipe("compare").CompareArguments, recipe("control").ControlArguments]
     types += [each for step in recipe("evaluate").STEPS.values() for each in step]
     options |= {f"--{field.name}" for each in types for field in dataclasses.fields(each)}
-    return options | SERVE_OPTIONS | SLURM_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}
+    return options | SERVE_OPTIONS | FOREIGN_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}

@@ -150,7 +150,7 @@ def leaves(program: str, options: Any) -> list[str]:
     if program == "nuggets score":
         return [f"{given['score_dir']}/{name}" for name in ("scores.parquet", "report.html")]
     if program == "nuggets select":
-        return [given["output"]] if given["output"] else []
+        return [given[name] for name in ("output", "output_file") if given.get(name)]
     if program == "nuggets report":
         return [f"{options[1] or options[0]}/report.html"]
     return []
