@@ -31,7 +31,7 @@ MODELS = ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B-Base", "hugg
 ROWS = ("yahma/alpaca-cleaned", "tatsu-lab/alpaca", "vicgalle/alpaca-gpt4")
 EVERY = 15  # of the demo's 1,836 rows
 
-CPU = "--use_cpu true --bf16 false"
+CPU = "--use_cpu true --bf16 false --dtype float32"
 TRAINING = f"{CPU} --max_steps 2 --per_device_train_batch_size 4"
 APPENDED = {
     "nuggets plan": "--measure_seconds 0.1",

@@ -41,6 +41,8 @@ def messages() -> Dataset:
 
 def tokenized(model_dir) -> Dataset:
     rows = SFTTrainer(model_dir, arguments("unused"), train_dataset=CHAT_POOL).train_dataset
+    if "labels" not in rows.column_names:  # older versions of TRL have a mask, and labels in each batch alone
+        rows = rows.map(lambda row: {"labels": np.where(row["completion_mask"], row["input_ids"], -100).tolist()})
     return rows.select_columns(["input_ids", "labels"])
 
 
