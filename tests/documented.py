@@ -119,7 +119,7 @@ def launch_lines(path: Path) -> list[Command]:
     if path.suffix == ".py":
         found = list(_blocks(path, ast.get_docstring(ast.parse(path.read_text())) or "", 0))
     else:
-        lines = re.findall(r"^#(?:   (\S.*|    .*)|.*)$", path.read_text(), flags=re.MULTILINE)  # prose is an empty line
+        lines = re.findall(r"^#(?:   (\S.*|    .*)|.*)$", path.read_text(), flags=re.MULTILINE)  # prose: empty
         found = [Block(path, 0, "bash", "\n".join(lines))]
     return [command for block in found if block.language == "bash" for command in commands_of(block)]
 
