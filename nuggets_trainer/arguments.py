@@ -14,7 +14,7 @@ from typing import Any
 from trl import ScriptArguments, TrlParser
 
 from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.options import make_parser
+from nuggets_trainer.options import make_parser, unknown_options
 
 
 @dataclass
@@ -125,11 +125,11 @@ class SelectArguments:
     threshold: float | None = field(
         default=None, metadata={"help": "Keep every candidate with a golden score strictly above this, in [0, 1)."}
     )
-    output: str | None = field(
+    output_file: str | None = field(
         default=None,
         metadata={
-            "help": "Write the golden set here, best row first, in the pool's own columns: a .parquet, .jsonl, .json "
-            "or .csv file. Needs `dataset_name`."
+            "help": "Write the golden set to this file, best row first, in the pool's own columns: .parquet, .jsonl, "
+            ".json or .csv. Needs `dataset_name`."
         },
     )
     pool_size: int | None = field(
@@ -148,6 +148,8 @@ class OutputArguments:
 
 # Of these, one may be given: an option of the command line takes the place of its partners in the config file.
 EXCLUSIVE = ({"top_fraction", "top_k", "threshold"}, {"anchors", "num_anchors"})
+# Fields of NuggetsConfig that do nothing outside of training, or from a command line.
+OF_TRAINING = {"match_full_steps", "reselect", "reselect_steps", "response_field"}
 CONFIGS = Path(str(files("nuggets_trainer"))) / "configs"
 
 
@@ -203,7 +205,7 @@ def parse_arguments(
                 action.source = found.config  # for --help
     *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
     if unknown:
-        raise ValueError(_unknown(unknown, [name for action in parser._actions for name in action.option_strings]))
+        raise ValueError(unknown_options(unknown, parser))
     return tuple(parsed)
 
 
@@ -239,13 +241,6 @@ def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
             hint = f" Did you mean `{near[0]}`?" if near else " See `--help` for the names."
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has.{hint}")
     return config
-
-
-def _unknown(words: list[str], options: list[str]) -> str:
-    first = words[0].split("=")[0]
-    near = difflib.get_close_matches(first, options, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"There is no option {' '.join(words)}.{hint} `--help` lists the options."
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ runs a command on several processes.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nuggets_trainer {nuggets_trainer.__version__}")
         return 0
     if command not in COMMANDS:
-        print(f"nuggets: there is no command {command!r}\n\n{USAGE}", end="", file=sys.stderr)
+        near = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", "--debug"], n=1)
+        more = f" Did you mean `{near[0]}`? `nuggets --help` lists the commands.\n" if near else f"\n\n{USAGE}"
+        print(f"nuggets: there is no command {command!r}.{more}", end="", file=sys.stderr)
         return 2
     module = import_module(f"nuggets_trainer.commands.{command}")
     try:

@@ -60,8 +60,8 @@ class NuggetsConfig:
     num_anchors: int | None = field(
         default=None,
         metadata={
-            "help": "How many anchors to choose from the pool when `anchors` is not given. Default: 100. The "
-            "standard error of a golden score p is sqrt(p * (1 - p) / num_anchors)."
+            "help": "How many anchors to choose from the pool when `anchors` is not given. Default: 100, with which "
+            "a golden score of 0.8 has a standard error of 0.04; four times as many halve it."
         },
     )
     anchor_selection: str = field(

@@ -71,12 +71,26 @@ def _check_anchors(config: NuggetsConfig) -> None:
         return
     if not sets or not all(isinstance(text, str) and text for text in [*sets.values(), *list(sets)[1:]]):
         raise TypeError(f"`anchors` must be {expected}, got {config.anchors!r}.")
+    check_combination(config.combine_anchor_sets, len(sets))
     if len(sets) > 1 and "" in sets:
         raise ValueError(f"Each of several anchor sets needs a name, got {config.anchors!r}.")
     if config.num_anchors is not None:
         raise ValueError(
             f"`num_anchors={config.num_anchors}` chooses anchors from the pool, but `anchors={config.anchors!r}` "
             "gives them. Drop one of the two: given anchors are all used."
+        )
+
+
+def check_combination(combine_anchor_sets: str, num_sets: int) -> None:
+    """Refuse to combine the scores of one set.
+
+    Raises:
+        ValueError: if another way than the default is asked for, which would do nothing.
+    """
+    if num_sets == 1 and combine_anchor_sets != "mean":
+        raise ValueError(
+            f"`combine_anchor_sets={combine_anchor_sets}` is of several anchor sets, but there is one. Give `anchors` "
+            "as a mapping of names to rows, or leave `combine_anchor_sets` out."
         )
 
 
@@ -95,6 +109,11 @@ def _check_diversity(config: NuggetsConfig) -> None:
                 f"`max_similarity` must be in [-1, 1), got {config.max_similarity}: it is a cosine. Leave it out to "
                 "pass no row over."
             )
+    if config.group_quota != "proportional" and config.group_by is None:
+        raise ValueError(
+            f"`group_quota={config.group_quota}` shares the golden set among groups, but no column says which row is "
+            "of which group. Name it with `group_by`, or leave `group_quota` out."
+        )
     for name in ("coverage_weight", "group_by"):
         if config.threshold is not None and getattr(config, name) is not None:
             raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.config_checks import check_combination
 from nuggets_trainer.pool import Pool
 from nuggets_trainer.selection import Diversity
 
@@ -29,8 +30,9 @@ def with_schedule_for(config: NuggetsConfig, sets: Mapping[str, Pool] | None) ->
     return dataclasses.replace(config, schedule="exact")
 
 
-def check_group_by(pool: Pool, config: NuggetsConfig) -> None:
-    """Raise `ValueError` if the pool has no column `group_by`."""
+def check_choice(pool: Pool, sets: Mapping[str, Pool] | None, config: NuggetsConfig) -> None:
+    """Raise `ValueError` if the pool has no column `group_by`, or if there are no anchor sets to combine."""
+    check_combination(config.combine_anchor_sets, 1 if sets is None else len(sets))
     columns = pool.dataset.column_names
     if config.group_by is not None and config.group_by not in columns:
         raise ValueError(

@@ -104,6 +104,7 @@ class Execution:
                 with self._job.company.together():
                     for _ in self._score(missing, writer, stoppable=True):
                         pass
+                self.watch.finished = self.num_pairs == missing.num_pairs
                 writer.flush()
                 return []
 
@@ -172,6 +173,7 @@ class Execution:
                 own = {i: anchors for i, anchors in wave if i in self._prompts}
                 results = ranks.gather_from(lambda own=own: self._score_together(own, writer))  # type: ignore[misc]
                 ranks.on_main(lambda results=results: self._update(results))  # type: ignore[misc]
+            self.watch.finished = ranks.on_main(lambda: self.watch.finished)
         if not self._measuring:
             ranks.on_main(self._end_race)
         return self._outcome
@@ -210,8 +212,6 @@ class Execution:
 
     def _next_missing(self) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Pairs of the next wave that are not stored; waves that are stored whole pass at once. Empty at the end."""
-        if self.watch.stopped:
-            return []
         missing: list[tuple[int, npt.NDArray[np.int64]]] = []
         while not missing and (wave := self._race.next_wave()):
             stored: list[Result] = []
@@ -223,8 +223,9 @@ class Execution:
                 if not there.all():
                     missing.append((self._racers[row], anchors[~there]))
             self._race.update(stored)
-        self.watch.look_at(self._race, last=not missing)
-        return missing
+        self.watch.finished, stopped = not missing, self.watch.stopped
+        self.watch.look_at(self._race, last=not missing or stopped)
+        return [] if stopped else missing
 
     def _update(self, results: list[Result]) -> None:
         self._race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])

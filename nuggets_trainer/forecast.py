@@ -46,6 +46,19 @@ class ForeseeableRace(Race):
         return float(self._prefix_tokens.sum() + self.num_anchors.sum() * self._anchor_tokens.mean())
 
     @property
+    def num_eliminated(self) -> int:
+        """Rows of the pool that are out of the race, equal ones counted each."""
+        return int(self._copies[self.eliminated].sum())
+
+    @property
+    def cut(self) -> float | None:
+        """Golden score of the last row that is kept so far; None while there are too few."""
+        scores = self.upper_bound()[self.complete]
+        if self._rule[0] != "threshold":
+            return self.bound if math.isfinite(self.bound) else None
+        return min(scores[scores > self._rule[1]].tolist(), default=None)
+
+    @property
     def expected_cut(self) -> float:
         """Golden score that the golden set is expected to end at; -inf until the pilot is through."""
         return max(self.bound, self._expected_bound)

@@ -19,7 +19,7 @@ class GoldenScores:
 
     Attributes:
         golden_score: share of scored anchors won, in [0, 1]; NaN where no anchor was scored.
-        standard_error: `sqrt(p * (1 - p) / num_anchors)` of that share; NaN likewise.
+        standard_error: of that share, see `standard_error`; NaN likewise.
         mean_gain: mean gain over the scored anchors, nats per token; NaN likewise.
         num_anchors: anchors scored (int).
     """
@@ -89,9 +89,27 @@ def _block_scores(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[npt.NDAr
     counted = num_anchors > 0
     divisor = np.where(counted, num_anchors, 1)
     share = np.where(counted, wins / divisor, np.nan)
-    standard_error = np.sqrt(share * (1 - share) / divisor)
     mean_gain = np.where(counted, gain.sum(axis=1) / divisor, np.nan)
-    return share, standard_error, mean_gain, num_anchors.astype(np.int64)
+    return share, standard_error(share, divisor), mean_gain, num_anchors.astype(np.int64)
+
+
+def standard_error(share: Any, num_anchors: Any) -> Any:
+    """Return the standard error of a golden score, by Agresti and Coull (1998): two wins and two losses are added.
+
+    `q = (wins + 2) / (num_anchors + 4)`, `sqrt(q * (1 - q) / (num_anchors + 4))`. The plain `sqrt(p * (1 - p) /
+    num_anchors)` is 0 where all anchors are won, as if any other anchor were sure to be won; elsewhere the two hardly
+    differ.
+
+    Args:
+        share: golden score p, in [0, 1]; a number or an array.
+        num_anchors: anchors that it is a share of.
+
+    Example:
+        >>> round(standard_error(0.8, 100), 3), round(standard_error(1.0, 100), 3), round(standard_error(1.0, 27), 3)
+        (0.04, 0.013, 0.044)
+    """
+    adjusted = (share * num_anchors + 2) / (num_anchors + 4)
+    return (adjusted * (1 - adjusted) / (num_anchors + 4)) ** 0.5
 
 
 def combined_scores(by_set: Sequence[GoldenScores], how: str) -> GoldenScores:

@@ -125,13 +125,22 @@ def given_anchors(job: Job, anchor_sets: AnchorPools) -> AnchorSet:
     return AnchorSet(job.template, rows, [None] * len(rows), job.max_length, set_names)
 
 
-def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
+def chosen_anchors(job: Job, dropped: dict[int, str], whole: Pool | None = None) -> tuple[AnchorSet, bool]:
     """Choose anchors from the pool, once: a resumed run reads the choice from the store.
 
     Only rows of at most half the context are eligible: a candidate is dropped that does not fit together with every
     anchor, so that one very long anchor would cost the pool.
+
+    Args:
+        job: of the pool.
+        dropped: rows that are unusable.
+        whole: for a plan, the pool that the job's is drawn from, or the same. Where its anchors are chosen, they are
+            taken; where that would mean to read all of it, rows at random stand in, other ones each time.
+
+    Returns:
+        The anchors, and whether they stand in for others.
     """
-    config = job.config
+    config, pool = job.config, job.pool if whole is None else whole
     num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
     usable = [i for i in range(len(job.pool)) if i not in dropped]
     random_anchors(len(usable), num_anchors, config.anchor_seed)  # refuses too few rows before any forward pass
@@ -139,17 +148,31 @@ def chosen_anchors(job: Job, dropped: dict[int, str]) -> AnchorSet:
         "anchor_selection": config.anchor_selection,
         "num_anchors": num_anchors,
         "anchor_seed": config.anchor_seed,
-        "pool_sha256": job.pool.content_hash,
     }
-    indices = job.ranks.on_main(lambda: job.store.read_note(choice))
+
+    def read() -> list[int] | None:
+        if pool is not job.pool and not job.store.has_notes():
+            return None  # without hashing all rows of a large pool
+        indices: list[int] | None = job.store.read_note({**choice, "pool_sha256": pool.content_hash})
+        return indices
+
+    indices = job.ranks.on_main(read)
+    if indices is None and whole is not None and (pool is not job.pool or config.anchor_selection == "kmeans"):
+        seed = job.ranks.on_main(lambda: int(np.random.default_rng().integers(2**31)))
+        indices = _random_choice(job, usable, num_anchors, seed)
+        return AnchorSet(job.template, [job.pool[i] for i in indices], indices, job.max_length), True
     if indices is None:
         if config.anchor_selection == "random":
-            rows = sorted(job.ranks.gather(list(_eligible(job, job.ranks.share(usable)))))
-            indices = [rows[p] for p in random_anchors(len(rows), num_anchors, config.anchor_seed)]
+            indices = _random_choice(job, usable, num_anchors, config.anchor_seed)
         else:
             indices = _kmeans_choice(job, usable, num_anchors)
-        job.ranks.on_main(lambda: job.store.write_note(choice, indices))
-    return AnchorSet(job.template, [job.pool[i] for i in indices], list(indices), job.max_length)
+        job.ranks.on_main(lambda: job.store.write_note({**choice, "pool_sha256": pool.content_hash}, indices))
+    return AnchorSet(job.template, [pool[i] for i in indices], list(indices), job.max_length), False
+
+
+def _random_choice(job: Job, usable: list[int], num_anchors: int, seed: int) -> list[int]:
+    rows = sorted(job.ranks.gather(list(_eligible(job, job.ranks.share(usable)))))
+    return [rows[p] for p in random_anchors(len(rows), num_anchors, seed)]
 
 
 def _kmeans_choice(job: Job, usable: list[int], num_anchors: int) -> list[int]:

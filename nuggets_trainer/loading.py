@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,56 @@ def resolve_demo(name: str) -> str:
     return str(demo_path(name.removeprefix(prefix))) if name.startswith(prefix) else name
 
 
-def load_rows(name: str, config: str | None = None, split: str = "train", streaming: bool = False) -> Dataset:
+def check_there(config: NuggetsConfig, rows: Mapping[str, str | None], models: Mapping[str, str | None]) -> None:
+    """Refuse paths that lead nowhere, before anything is imported or loaded; names of the hub pass.
+
+    Args:
+        config: its `anchors` and `scorer_model` are looked for.
+        rows: names of rows by the option that gives them.
+        models: names of models likewise.
+
+    Raises:
+        FileNotFoundError: if a name can only be a path and nothing is there; the error names the option.
+        ValueError: if rows are in a file of an unknown type.
+    """
+    for option, name in rows.items():
+        if name is not None:
+            _check_rows(f"--{option}", name)
+    for name in (config.anchor_sets or {}).values():
+        _check_rows("--anchors", name)
+    for option, name in {**models, "scorer_model": config.scorer_model}.items():
+        if name is not None and _is_path(name) and not Path(name).exists():
+            raise FileNotFoundError(
+                f"`--{option}`: there is no directory {name!r}. Expected one with a model in it (config.json, "
+                "weights, tokenizer), or a name on the hub, such as Qwen/Qwen3-0.6B."
+            )
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name can be no name on the hub, which has one slash at most."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
+
+
+def _check_rows(option: str, name: str) -> None:
+    path = Path(resolve_demo(name))
+    if path.is_dir():
+        return
+    known = ", ".join(FILE_BUILDERS)
+    if path.is_file():
+        if path.suffix not in FILE_BUILDERS:
+            raise ValueError(f"`{option}`: {name!r} has an unknown file type. Expected {known}.")
+    elif path.suffix in FILE_BUILDERS:
+        raise FileNotFoundError(f"`{option}`: there is no file {name!r}. Expected rows in {known}.")
+    elif _is_path(name):
+        raise FileNotFoundError(
+            f"`{option}`: there is no file or directory {name!r}. Expected rows in {known}, a directory of such "
+            "files, or the name of a dataset on the hub."
+        )
+
+
+def load_rows(
+    name: str, config: str | None = None, split: str = "train", streaming: bool = False, option: str = "name"
+) -> Dataset:
     """Load rows by name.
 
     Args:
@@ -31,29 +81,36 @@ def load_rows(name: str, config: str | None = None, split: str = "train", stream
         config: configuration of a hub dataset.
         split: which split to take; a single file is its own split.
         streaming: give an `IterableDataset`, of which `pool_size` rows can be a pool.
+        option: what errors call `name`.
 
     Raises:
-        FileNotFoundError: if `name` looks like a file that is not there.
+        FileNotFoundError: if nothing is there under this name, neither here nor on the hub as far as it is reached.
         ValueError: if the file type is not known or the split does not exist.
     """
     from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
 
     path = Path(resolve_demo(name))
-    if path.suffix in FILE_BUILDERS and not path.is_dir():
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {name!r}. Expected rows in {', '.join(FILE_BUILDERS)}.")
+    _check_rows(option, name)
+    if path.is_file():
         options = _csv_options(path) if path.suffix == ".csv" else {}
         builder = FILE_BUILDERS[path.suffix]
         return load_dataset(builder, data_files=str(path), split="train", streaming=streaming, **options)
-    if path.is_file():
-        raise ValueError(f"{name!r} has an unknown file type. Expected {', '.join(FILE_BUILDERS)}.")
     csv_files = sorted(path.rglob("*.csv")) if path.is_dir() else []
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         loaded = load_from_disk(name)
     elif csv_files:
         loaded = load_dataset("csv", data_dir=name, streaming=streaming, **_csv_options(csv_files[0]))
-    else:
+    elif path.is_dir():
         loaded = load_dataset(name, name=config, streaming=streaming)
+    else:
+        try:
+            loaded = load_dataset(name, name=config, streaming=streaming)
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"`{option}`: {name!r} is no file or directory here, and no dataset of the hub that can be reached "
+                f"({error}). Check the spelling; `hf download --repo-type dataset {name}` fetches one where there is "
+                "a network."
+            ) from error
     if not isinstance(loaded, (DatasetDict, IterableDatasetDict)):
         return loaded
     if split not in loaded:
@@ -100,13 +157,34 @@ def load_scorer_of(config: NuggetsConfig, name: str, device: Any, own: dict[str,
     return load_scorer(config.scorer_model or name, **{"device_map": {"": device}, **kwargs})
 
 
+def read_model_config(name: str, **kwargs: Any) -> Any:
+    """Read the config of a model, as `AutoConfig` does, but say in short if there is none.
+
+    Raises:
+        OSError: if the model is neither here nor on the hub, as far as that is reached.
+    """
+    from transformers import AutoConfig
+
+    path = resolve_demo(name)
+    try:
+        return AutoConfig.from_pretrained(path, **kwargs)
+    except OSError as error:
+        if Path(path).is_dir():
+            raise
+        raise OSError(
+            f"There is no model {name!r}: no directory of this name is here, and the Hugging Face hub and its cache "
+            "on this machine do not have it, or cannot be reached. Check the spelling; fetch it before with `hf "
+            f"download {name}` where this machine has no network; `hf auth login` opens private and gated ones."
+        ) from error
+
+
 def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:
     """Load the tokenizer of a model, as `load_scorer` does, once its config says that the model can score."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from nuggets_trainer.causal_lm import check_causal_lm
 
     path = resolve_demo(name)
     shared = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
-    check_causal_lm(AutoConfig.from_pretrained(path, **shared))  # before gigabytes of weights are read
+    check_causal_lm(read_model_config(name, **shared))  # before gigabytes of weights are read
     return AutoTokenizer.from_pretrained(path, **shared)

@@ -6,10 +6,12 @@ Names, types and defaults are those of the dataclasses' fields, as `trl.TrlParse
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from typing import Any
+import difflib
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
-from trl import TrlParser
+if TYPE_CHECKING:
+    from trl import TrlParser
 
 # Titles of `--help`, and what stands below them; what is in no list stands below its dataclass' own title.
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -67,8 +69,33 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return text if silent else f"{text} [default: {_shown(action.default)}]"
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the option that may have been meant in place of an unknown one."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, as `argparse` does."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(unknown_options(unknown, self))
+        return parsed
+
+
+def unknown_options(words: list[str], parser: argparse.ArgumentParser) -> str:
+    """Say which words of a command line a parser does not know, and what may have been meant."""
+    options = [name for action in parser._actions for name in action.option_strings]
+    near = difflib.get_close_matches(words[0].split("=")[0], options, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"There is no option {' '.join(words)}.{hint} `--help` lists the options."
+
+
 def make_parser(
-    dataclasses: Iterable[Any], prog: str, description: str, usage: str | None = None, epilog: str = ""
+    dataclasses: Iterable[Any],
+    prog: str,
+    description: str,
+    usage: str | None = None,
+    epilog: str = "",
+    without: Collection[str] = (),
+    unlisted: Collection[str] = (),
 ) -> TrlParser:
     """Make a parser whose options are the fields of dataclasses.
 
@@ -78,7 +105,11 @@ def make_parser(
         description: what the program does.
         usage: how it is called in short; default `<prog> [options]`.
         epilog: examples, exit codes.
+        without: fields that are no options of this program, because they do nothing there.
+        unlisted: options that do nothing either, but are taken, so that another program's command line can be given.
     """
+    from trl import TrlParser
+
     dataclasses = tuple(dataclasses)
     parser = TrlParser(
         dataclasses,
@@ -95,6 +126,14 @@ def make_parser(
         help="YAML file with values for these options, or the name of one that ships with the package (`nuggets "
         "configs` lists them). An option of the command line wins over it.",
     )
+    for action in [action for action in parser._actions if action.dest in without]:
+        for name in action.option_strings:
+            parser._option_string_actions.pop(name)
+        parser._optionals._remove_action(action)
+        parser.set_defaults(**{action.dest: action.default})  # a dataclass is made of all its fields
+    for action in parser._actions:
+        if action.dest in unlisted:
+            action.help = argparse.SUPPRESS
     title_of = {name: title for title, names in GROUPS.items() for name in names}
     titles = {}
     for dataclass in dataclasses:

@@ -10,11 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nuggets_trainer.golden import standard_error
 from nuggets_trainer.progress import duration
 
 STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (recipes/LOG.md)
 RESULT_BYTES_PER_PAIR = 5.0  # float32 and a mark, in memory while results are made
 LEAST_SPREAD = 0.1  # of a speed: machines do not run evenly, whatever a few seconds say
+WORTHWHILE = 0.9  # an option that takes more than this share of the time saves nothing worth a choice
 SMALLER_SCORER = 0.1  # parameters of the smaller scorer that is put forward, as a share
 
 Range = tuple[float, float, float]  # low, expected, high
@@ -59,18 +61,22 @@ class Measurement:
     Attributes:
         workload: before the first of these pairs was scored.
         tokens_left: forward tokens that the schedule still takes, expected, and within which bounds.
+        tokens_done: those of the pairs that were scored to measure.
         tokens_per_second: of all processes together.
         spread: of that speed, as a share of it.
         cut: golden score that the golden set is expected to end at; None without a race's pilot.
         setup_seconds: from the start to the first pair: rendering, hashing the weights, the engine's self-check.
+        finished: whether nothing is left to score.
     """
 
     workload: Workload
     tokens_left: Range
+    tokens_done: float
     tokens_per_second: float
     spread: float
     cut: float | None
     setup_seconds: float
+    finished: bool
 
     @property
     def seconds_left(self) -> Range:
@@ -127,6 +133,7 @@ class Plan:
         num_processes: of the job.
         memory_bytes: largest so far, of the main process' device.
         num_parameters: of the scorer model.
+        num_pairs_scored: to measure.
         price_per_hour: of the whole machine; None if not given.
     """
 
@@ -141,6 +148,7 @@ class Plan:
     num_processes: int
     memory_bytes: int
     num_parameters: int
+    num_pairs_scored: int
     price_per_hour: float | None = None
 
     @property
@@ -151,16 +159,16 @@ class Plan:
         return setup + low, setup + expected, setup + high
 
     def standard_error(self, num_anchors: int) -> float:
-        """Return the standard error of a golden score at the cut (0.8 where unknown), with so many anchors."""
+        """Return the standard error (`golden.standard_error`) at the cut (0.8 where unknown), with so many anchors."""
         p = 0.8 if self.measurement.cut is None else min(max(self.measurement.cut, 0.0), 1.0)
-        return math.sqrt(p * (1 - p) / num_anchors)
+        return float(standard_error(p, num_anchors))
 
     def cheaper(self) -> list[dict[str, Any]]:
-        """Return options that cost less, each with its expected seconds and what it gives up."""
+        """Return options that save time worth naming, each with its expected seconds and what it gives up."""
         m, (_, expected, _) = self.measurement.workload.num_anchors, self.seconds
         setup, scoring = self.measurement.setup_seconds, expected - self.measurement.setup_seconds
         options: list[dict[str, Any]] = []
-        if self.schedule == "exact" and self.race_possible:
+        if self.schedule == "exact" and self.race_possible and setup <= WORTHWHILE * expected:
             options.append(
                 {"option": "--schedule race", "seconds": None, "gives_up": "golden scores of rows that are not kept"}
             )
@@ -171,9 +179,10 @@ class Plan:
                 seconds = setup + scoring * fewer / m
                 options.append({"option": f"{fewer} anchors", "seconds": seconds, "gives_up": error})
         size = f"a scorer model of {_count(SMALLER_SCORER * self.num_parameters)} parameters"
-        seconds = setup + SMALLER_SCORER * scoring
+        work = self.measurement.workload
+        seconds = setup + SMALLER_SCORER * scoring * work.num_pairs / max(1, work.num_pairs - work.num_stored)
         options.append({"option": f"--scorer_model: {size}", "seconds": seconds, "gives_up": "some agreement"})
-        return options
+        return [o for o in options if o["seconds"] is None or o["seconds"] <= WORTHWHILE * expected]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, for JSON."""
@@ -186,6 +195,8 @@ class Plan:
             **dataclasses.asdict(workload),
             "schedule": self.schedule,
             "stand_in_anchors": self.stand_in_anchors,
+            "num_pairs_scored": self.num_pairs_scored,
+            "finished": measurement.finished,
             "tokens_left": dict(zip(names, measurement.tokens_left, strict=True)),
             "tokens_per_second": measurement.tokens_per_second,
             "seconds": dict(zip(names, self.seconds, strict=True)),
@@ -203,14 +214,11 @@ class Plan:
 
     def describe(self) -> str:
         """Return the plan as a block for people."""
-        work, measured = self.measurement.workload, self.measurement
-        low, expected, high = self.seconds
+        work = self.measurement.workload
         rows = [
             ("pool", f"{self.num_rows:,} rows" + self._dropped()),
-            ("pairs", f"{work.num_pairs:,} ({work.num_anchors:,} anchors), {work.num_stored:,} stored or left out"),
-            ("tokens", f"{_count(work.tokens)} for all pairs; {self._share()}"),
-            ("speed", f"{measured.tokens_per_second:,.0f} tokens per second on {self._where()}, measured"),
-            ("time", f"about {duration(expected)} ({duration(low)} to {duration(high)}), after loading"),
+            ("pairs", f"{work.num_pairs:,} ({work.num_anchors:,} anchors){self._known()}"),
+            *(self._done() if self.measurement.finished else self._to_come()),
             (
                 "memory",
                 f"{_bytes(self.memory_bytes)} used, and {_bytes(RESULT_BYTES_PER_PAIR * work.num_pairs)} for results",
@@ -219,6 +227,7 @@ class Plan:
             ("accuracy", f"standard error {self.standard_error(work.num_anchors):.3f} of a golden score {self._at()}"),
         ]
         if self.price_per_hour is not None:
+            low, expected, high = self.seconds
             costs = (f"{seconds / 3600 * self.price_per_hour:,.2f}" for seconds in (expected, low, high))
             rows.append(("cost", "about {} ({} to {}), at {:g} per hour".format(*costs, self.price_per_hour)))
         for option in self.cheaper():
@@ -227,8 +236,33 @@ class Plan:
         if self.sampled_rows is not None:
             rows.append(("note", f"looked at {self.sampled_rows:,} rows drawn at random, not at all"))
         if self.stand_in_anchors:
-            rows.append(("note", "rows drawn at random stand in for k-means anchors, whose choice reads the pool"))
+            note = (
+                "rows drawn at random stand in for the anchors, whose choice reads the pool: that takes time as well"
+            )
+            rows.append(("note", note))
         return "\n".join(f"{name:<10}{text}" for name, text in rows)
+
+    def _known(self) -> str:
+        """Say which pairs are known: from before, and from measuring."""
+        before = f", {self.measurement.workload.num_stored:,} of them stored or left out before"
+        return before + (f", {self.num_pairs_scored:,} scored now to measure" if self.num_pairs_scored else "")
+
+    def _done(self) -> list[tuple[str, str]]:
+        needed = "all that the race needs" if self.schedule == "race" else "every pair"
+        then = f"in about {duration(self.seconds[1])}, after loading"
+        return [
+            ("left", f"nothing: {needed} is scored and stored"),
+            ("next", f"the same options with `nuggets score` write scores, golden set and report {then}"),
+        ]
+
+    def _to_come(self) -> list[tuple[str, str]]:
+        low, expected, high = map(duration, self.seconds)
+        speed = f"{self.measurement.tokens_per_second:,.0f} tokens per second on {self._where()}, measured"
+        return [
+            ("tokens", f"{_count(self.measurement.workload.tokens)} for all pairs not known before; {self._share()}"),
+            ("speed", speed),
+            ("time", f"about {expected} ({low} to {high}), after loading"),
+        ]
 
     def _dropped(self) -> str:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items())

@@ -10,11 +10,12 @@ import numpy as np
 import psutil
 import torch
 
-from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.diversity import check_group_by, with_schedule_for
+from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.diversity import check_choice, with_schedule_for
 from nuggets_trainer.job import by_set_name
 from nuggets_trainer.plan import Measurement, Plan
 from nuggets_trainer.pool import Pool
+from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scorer import Run, score_pairs
 from nuggets_trainer.templates import make_template
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from nuggets_trainer.job import AnchorPools
 
 MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
-SEED = 0
 
 
 def plan_pool(
@@ -42,8 +42,8 @@ def plan_pool(
     """Score real pairs for some seconds and tell how long the whole pool will take.
 
     The pairs are stored, so that the run itself finds them. Candidates come in a random order, so that their lengths
-    are those of the pool. Where anchors are to be chosen by k-means, rows drawn at random stand in for them. All ranks
-    must call it; all get the same plan.
+    are those of the pool. Where anchors are still to be chosen by k-means, rows drawn at random stand in for them. All
+    ranks must call it; all get the same plan.
 
     Args:
         model: as for `score_pool`, and so are all others but the last two.
@@ -60,15 +60,15 @@ def plan_pool(
         ValueError: as `score_pool` does, if nothing can be scored.
     """
     sample, factor = _sample(pool)
-    stand_in = anchors is None and config.anchor_selection == "kmeans"
-    check_group_by(pool, config)
     sets = by_set_name(anchors)
-    config = with_schedule_for(_for_sample(config, len(pool), factor, stand_in), sets)
+    check_choice(pool, sets, config)
+    config = with_schedule_for(_for_sample(config, len(pool), factor), sets)
     template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
     rows = range(len(sample))
     run = score_pairs(
         *(model, tokenizer, template, sample, sets, rows, config, score_dir, autocast_dtype),
         measure_seconds=measure_seconds,
+        whole=pool,
     )
     device = run.job.ranks.device
     return Plan(
@@ -78,7 +78,8 @@ def plan_pool(
         sampled_rows=len(sample) if factor > 1 else None,
         schedule=config.schedule_in_force,
         race_possible=not config.every_pair_for and (sets is None or len(sets) == 1),
-        stand_in_anchors=stand_in,
+        stand_in_anchors=run.anchors_stand_in,
+        num_pairs_scored=run.num_pairs,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         num_processes=run.job.ranks.world,
         memory_bytes=_memory(device),
@@ -87,11 +88,8 @@ def plan_pool(
     )
 
 
-def _for_sample(config: NuggetsConfig, num_rows: int, factor: float, stand_in: bool) -> NuggetsConfig:
+def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:
     """Ask of the sample what the config asks of the pool."""
-    if stand_in:
-        num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
-        config = dataclasses.replace(config, anchor_selection="random", num_anchors=num_anchors)
     if factor == 1 or config.top_k is None:
         return config
     if config.top_k > num_rows:
@@ -100,15 +98,21 @@ def _for_sample(config: NuggetsConfig, num_rows: int, factor: float, stand_in: b
 
 
 def _of_whole_pool(run: Run, factor: float) -> Measurement:
-    """Scale what the sample has shown; of the time before scoring only the rendering grows with the rows."""
+    """Scale what the sample has shown; of the time before scoring only the rendering grows with the rows.
+
+    What was scored to measure was missing in the sample, and its like is in the rest of the pool. The run itself finds
+    it in the store, but for pairs with anchors that stood in for others.
+    """
     measured = run.measured
     assert measured is not None
-    low, expected, high = (factor * tokens for tokens in measured.tokens_left)
+    done, found = measured.tokens_done, 0.0 if run.anchors_stand_in else measured.tokens_done
+    low, expected, high = (factor * (tokens + done) - found for tokens in measured.tokens_left)
     return dataclasses.replace(
         measured,
         workload=measured.workload.scaled(factor),
         tokens_left=(low, expected, high),
         setup_seconds=measured.setup_seconds + (factor - 1) * run.rendering_seconds,
+        finished=measured.finished and expected == 0,
     )
 
 
@@ -116,7 +120,9 @@ def _sample(pool: Pool) -> tuple[Pool, float]:
     """Rows drawn at random, and how many times as many the pool has."""
     if len(pool) <= MOST_ROWS:
         return pool, 1.0
-    drawn = np.sort(np.random.default_rng(SEED).choice(len(pool), MOST_ROWS, replace=False))
+    # Other rows each time: what an earlier plan has stored of its own says nothing of the pool.
+    seed = Ranks().on_main(lambda: int(np.random.default_rng().integers(2**31)))
+    drawn = np.sort(np.random.default_rng(seed).choice(len(pool), MOST_ROWS, replace=False))
     sample = Pool(
         pool.dataset.select(drawn),
         pool.name,

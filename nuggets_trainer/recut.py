@@ -72,16 +72,20 @@ def read_scores(score_dir: Place) -> StoredScores:
     )
 
 
-def check_ranked(score_dir: Place) -> None:
-    """Refuse scores whose golden set was no ranking, as far as the run.json beside them says.
+def read_config(score_dir: Place) -> dict[str, Any]:
+    """Return the configuration of the run, from run.json; nothing where there is none."""
+    try:
+        return dict(json.loads(read_bytes(join(score_dir, "run.json")))["config"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}  # written by hand, or by a run that could not write it
+
+
+def check_ranked(score_dir: Place, config: dict[str, Any]) -> None:
+    """Refuse scores whose golden set was no ranking, as far as the run's configuration says.
 
     Raises:
         ValueError: with what to run instead.
     """
-    try:
-        config = json.loads(read_bytes(join(score_dir, "run.json")))["config"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return  # written by hand, or by a run that could not write it
     names = [name for name in ("coverage_weight", "group_by", "max_similarity") if config.get(name) is not None]
     if names:
         raise ValueError(
@@ -91,8 +95,13 @@ def check_ranked(score_dir: Place) -> None:
         )
 
 
-def select_again(stored: StoredScores, rule: tuple[str, float]) -> GoldenSet:
+def select_again(stored: StoredScores, rule: tuple[str, float], config: dict[str, Any]) -> GoldenSet:
     """Choose by another rule, where the scores suffice for it.
+
+    Args:
+        stored: the scores.
+        rule: name and value.
+        config: of the run that scored, from `read_config`, for what to run instead.
 
     Raises:
         ValueError: if rows that a race eliminated could be among the chosen ones; the error says what to run.
@@ -112,22 +121,27 @@ def select_again(stored: StoredScores, rule: tuple[str, float]) -> GoldenSet:
     else:
         needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
         if needed > num_scored:
-            raise ValueError(_refusal(rule, len(open_rows), f"of {needed:,.0f} rows {num_scored:,} have one"))
+            raise ValueError(_refusal(rule, config, len(open_rows), f"of {needed:,.0f} rows {num_scored:,} have one"))
         cut = select_golden_set(stored.scores, rule, stored.num_candidates).cut
         within = open_rows >= cut  # at the cut the mean gain decides, and theirs is not known
     if within.any():
         reach = f"{int(within.sum()):,} could still reach {cut:.3f}, the best of them {open_rows.max():.3f}"
-        raise ValueError(_refusal(rule, len(open_rows), reach))
+        raise ValueError(_refusal(rule, config, len(open_rows), reach))
     return select_golden_set(stored.scores, rule, stored.num_candidates)
 
 
-def _refusal(rule: tuple[str, float], num_open: int, reason: str) -> str:
+def _refusal(rule: tuple[str, float], config: dict[str, Any], num_open: int, reason: str) -> str:
     name, value = rule
+    own = [f"`--{n} {config[n]:g}`" for n in ("top_fraction", "top_k", "threshold") if config.get(n) is not None]
+    in_place = f" in place of {own[0]}" if own else ""
+    confidence = config.get("race_confidence")
+    without = "" if confidence is None else f" without `race_confidence` (it was {confidence:g}) and"
     return (
         f"`{name}={value:g}` cannot be told from these scores: a race stopped {num_open:,} rows before they had a "
-        f"golden score, and {reason}. Run the command that scored the pool again with `--{name} {value:g}`, on the "
-        "same `score_dir`: it scores what this rule needs and reuses the rest. (`--schedule exact` scores every row, "
-        "for any rule.)"
+        f"golden score, and {reason}. Run the command that scored the pool again, on the same `score_dir`,{without} "
+        f"with `--{name} {value:g}`{in_place}: it scores what this rule needs, reuses the rest, and writes this "
+        "golden set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then "
+        "`nuggets select` again."
     )
 
 
@@ -156,21 +170,21 @@ def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
     return None
 
 
-def check_output(output: str) -> None:
+def check_output_file(file: str) -> None:
     """Refuse a file type that no rows can be written to, before any work.
 
     Raises:
         ValueError: with those that can.
     """
-    if Path(output).suffix not in WRITERS:
-        raise ValueError(f"`output` must end in {', '.join(WRITERS)}, got {output!r}.")
+    if Path(file).suffix not in WRITERS:
+        raise ValueError(f"`output_file` must end in {', '.join(WRITERS)}, got {file!r}.")
 
 
-def write_rows(dataset: Dataset, golden_set: GoldenSet, output: str) -> None:
+def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
     """Write the golden set as it stands in the pool, best row first."""
     rows = dataset.select(golden_set.indices)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    getattr(rows, WRITERS[Path(output).suffix])(output)
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    getattr(rows, WRITERS[Path(file).suffix])(file)
 
 
 def as_json(golden_set: GoldenSet) -> dict[str, Any]:

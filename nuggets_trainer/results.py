@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -23,6 +23,7 @@ from nuggets_trainer.golden import AnchorScores, GoldenScores
 from nuggets_trainer.selection import GoldenSet, rank_candidates
 
 ROWS_PER_GROUP = 65536  # of pairs.parquet
+MOST_GROUPS = 10  # in a summary for people
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -37,6 +38,8 @@ class PoolScores(GoldenScores):
         by_set: golden scores on each of several anchor sets, by name; empty where there is one set.
         num_pairs_scored: pairs computed by this run; the others came from the store.
         seconds: wall time of scoring.
+        cautions: what the report on them has to say first, `level` (`warn` or `note`), `title` and `text` of each;
+            empty where no report could be written.
     """
 
     upper_bound: npt.NDArray[np.float64]
@@ -45,6 +48,7 @@ class PoolScores(GoldenScores):
     by_set: dict[str, GoldenScores]
     num_pairs_scored: int
     seconds: float
+    cautions: list[dict[str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.dropped)
@@ -65,12 +69,12 @@ class PoolScores(GoldenScores):
         """Return the numbers worth logging, by name; one for each reason to drop a row."""
         dropped = Counter(reason for reason in self.dropped if reason is not None)
         return {
-            "num_anchors": float(sum(reason is None for reason in self.anchors.dropped)),
-            "num_pairs_scored": float(self.num_pairs_scored),
+            "num_anchors": sum(reason is None for reason in self.anchors.dropped),
+            "num_pairs_scored": self.num_pairs_scored,
             "scoring_seconds": self.seconds,
-            "num_eliminated": float(self.num_eliminated),
+            "num_eliminated": self.num_eliminated,
             "share_of_pairs": self.share_of_pairs,
-            **{f"dropped_{reason}": float(count) for reason, count in dropped.items()},
+            **{f"dropped_{reason}": count for reason, count in dropped.items()},
         }
 
     def describe(self) -> str:
@@ -92,6 +96,31 @@ class PoolScores(GoldenScores):
         if self.anchors.num_cut:
             text += f"; {self.anchors.num_cut} anchors cut at the template's token limit"
         return text
+
+
+def set_means(scores: PoolScores, golden_set: GoldenSet) -> dict[str, dict[str, float]]:
+    """Mean golden score on each of several anchor sets: of the golden set (`kept`) and of all `candidates`."""
+    candidates = ~np.isnan(scores.golden_score)
+    return {
+        name: {
+            "candidates": float(own.golden_score[candidates].mean()),
+            "kept": float(own.golden_score[golden_set.indices].mean()),
+        }
+        for name, own in scores.by_set.items()
+    }
+
+
+def describe_results(scores: PoolScores, golden_set: GoldenSet) -> list[str]:
+    """Return the totals, the selection, and what it has of anchor sets and groups, a line each."""
+    lines = [scores.describe(), golden_set.describe()]
+    means = [f"{name} {m['kept']:.3f} of {m['candidates']:.3f}" for name, m in set_means(scores, golden_set).items()]
+    if means:
+        lines.append(f"mean golden score by anchor set, golden set of all candidates: {', '.join(means)}")
+    groups = [f"{name} {counts['kept']:,} of {counts['candidates']:,}" for name, counts in golden_set.groups.items()]
+    if groups:
+        more = f", and {len(groups) - MOST_GROUPS:,} smaller groups" if len(groups) > MOST_GROUPS else ""
+        lines.append(f"rows by group, golden set of all candidates: {', '.join(groups[:MOST_GROUPS])}{more}")
+    return lines
 
 
 def write_results(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.contexts import exit_on_sigterm
-from nuggets_trainer.diversity import check_group_by, diversity_of, row_groups, with_schedule_for
+from nuggets_trainer.diversity import check_choice, diversity_of, row_groups, with_schedule_for
 from nuggets_trainer.execution import Execution
 from nuggets_trainer.job import (
     AnchorPools,
@@ -37,9 +37,9 @@ from nuggets_trainer.pool import Pool
 from nuggets_trainer.progress import show_phase
 from nuggets_trainer.prompts import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report import told_not_raised, write_report
+from nuggets_trainer.report import tell_warnings, told_not_raised, write_report
 from nuggets_trainer.report.provenance import write_provenance
-from nuggets_trainer.results import PoolScores, write_results
+from nuggets_trainer.results import PoolScores, describe_results, write_results
 from nuggets_trainer.rows import UnusableRowError
 from nuggets_trainer.scratch import Scratch
 from nuggets_trainer.selection import GoldenSet, select_golden_set
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import torch
 
 logger = logging.getLogger(__name__)
+result_logger = logging.getLogger(f"{__name__}.result")  # for programs that print the result themselves
 
 
 def score_pool(
@@ -67,8 +68,8 @@ def score_pool(
     """Score every row of a pool with a base model and keep the golden set.
 
     Writes the scored pairs into the store while it goes on, and `scores.parquet`, `anchors.parquet`, `pairs.parquet`
-    and a report at the end. What the store already holds is not computed again. All ranks must call it; all get the
-    same result.
+    and a report at the end, whose warnings are logged too. What the store already holds is not computed again. All
+    ranks must call it; all get the same result.
 
     Args:
         model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile).
@@ -92,7 +93,7 @@ def score_pool(
     """
     sets = by_set_name(anchors)
     config = with_schedule_for(config, sets)
-    check_group_by(pool, config)
+    check_choice(pool, sets, config)
     template = make_template(
         config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
     )
@@ -109,17 +110,16 @@ def score_pool(
         golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped), diversity)
         about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
         write_results(score_dir, scores, collected.one_shot, golden_set, about)
-        return scores, golden_set
-
-    ranks = run.job.ranks
-    scores, golden_set = ranks.on_main(finish)
-    if ranks.is_main:
-        logger.info("%s", scores.describe())
-        logger.info("%s", golden_set.describe())
+        for line in describe_results(scores, golden_set):
+            result_logger.info("%s", line)
         with told_not_raised(score_dir):
             write_provenance(score_dir, run.job, run.anchor_set, scores, golden_set, model, tokenizer)
-            write_report(score_dir)
-    return scores, golden_set
+            cautions = write_report(score_dir)["cautions"]
+            tell_warnings(cautions, score_dir)
+            scores = dataclasses.replace(scores, cautions=cautions)
+        return scores, golden_set
+
+    return run.job.ranks.on_main(finish)
 
 
 def score_shard(
@@ -153,16 +153,16 @@ def score_shard(
     """
     number, num_shards = shard
     rows = range(number, len(pool), num_shards)
-    check_group_by(pool, config)  # refuses a wrong column now, and not once all shards are scored
+    sets = by_set_name(anchors)
+    check_choice(pool, sets, config)  # refuses a wrong column now, and not once all shards are scored
     # What speaks of the whole pool is for the job that writes the results.
     config = dataclasses.replace(
         config, schedule="exact", race_confidence=None, signal_check=False, max_similarity=None
     )
-    sets = by_set_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
     if run.job.ranks.is_main:
-        logger.info(
+        result_logger.info(
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
             "missing and writes the results.",
             number,
@@ -186,6 +186,7 @@ class Run:
     started: float
     rendering_seconds: float
     measured: Measurement | None = None  # where it was stopped to measure
+    anchors_stand_in: bool = False
 
 
 def score_pairs(
@@ -200,13 +201,19 @@ def score_pairs(
     autocast_dtype: torch.dtype | None,
     adapter: bool = False,
     measure_seconds: float | None = None,
+    whole: Pool | None = None,
 ) -> Run:
-    """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks."""
+    """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks.
+
+    To measure, `whole` is the pool that `pool` is drawn from, or the same.
+    """
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
-        anchor_set = given_anchors(job, anchors) if anchors is not None else chosen_anchors(job, dropped)
+        anchor_set, stand_in = (
+            chosen_anchors(job, dropped, whole) if anchors is None else (given_anchors(job, anchors), False)
+        )
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
         rendering = time.monotonic()
         prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
@@ -230,7 +237,9 @@ def score_pairs(
                 embeddings = candidate_embeddings(job, candidates)
         num_pairs += sum(ranks.gather([execution.num_pairs]))
     measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
-    return Run(job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured)
+    return Run(
+        job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured, stand_in
+    )
 
 
 def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:

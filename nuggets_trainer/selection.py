@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -53,6 +54,8 @@ class GoldenSet:
         passed_over: candidates that were left out for a `full_group` or as a `near_duplicate`, by reason.
         spread: with coverage, how the gains are spread over the anchors (`coverage.Spread`), and how they would be in
             the ranking's set (`ranking_coverage`, ...).
+        num_unlike_ranking: rows of the ranking's set that are not in this one; None where this is the ranking's.
+        groups: with quotas, of each group its `candidates` and how many of them are `kept`, largest first.
     """
 
     indices: npt.NDArray[np.int64]
@@ -68,6 +71,8 @@ class GoldenSet:
     ties_kept: int
     passed_over: dict[str, int] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    num_unlike_ranking: int | None = None
+    groups: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -85,6 +90,10 @@ class GoldenSet:
         )
         for reason, count in self.passed_over.items():
             text += f"; passed over {count:,} ({reason})"
+        if self.num_unlike_ranking == 0:
+            text += f"; {'coverage' if self.spread else 'this'} changed nothing: they are the rows of the ranking"
+        elif self.num_unlike_ranking is not None:
+            text += f"; {self.num_unlike_ranking:,} rows of the plain ranking are not in it"
         if self.spread:
             names = [name for name in self.spread if not name.startswith("ranking_")]
             pairs = [(name.replace("_", " "), self.spread[name], self.spread[f"ranking_{name}"]) for name in names]
@@ -95,17 +104,18 @@ class GoldenSet:
         """Return the numbers worth logging, by name."""
         pool = {} if self.pool_golden_score_mean is None else {"pool_golden_score_mean": self.pool_golden_score_mean}
         return {
-            "golden_set_size": float(len(self)),
-            "num_candidates": float(self.num_candidates),
-            "num_dropped": float(self.num_rows - self.num_candidates),
+            "golden_set_size": len(self),
+            "num_candidates": self.num_candidates,
+            "num_dropped": self.num_rows - self.num_candidates,
             **pool,
             "golden_score_mean": float(self.golden_score.mean()),
             "golden_score_cut": self.cut,
             "mean_gain": float(self.mean_gain.mean()),
-            "ties_at_cut": float(self.ties_at_cut),
-            "ties_kept": float(self.ties_kept),
-            **{f"passed_over_{reason}": float(count) for reason, count in self.passed_over.items()},
+            "ties_at_cut": self.ties_at_cut,
+            "ties_kept": self.ties_kept,
+            **{f"passed_over_{reason}": count for reason, count in self.passed_over.items()},
             **self.spread,
+            **({} if self.num_unlike_ranking is None else {"num_unlike_ranking": self.num_unlike_ranking}),
         }
 
 
@@ -178,6 +188,8 @@ def select_golden_set(
         ties_kept=int((scores.golden_score[kept] == cut).sum()),
         passed_over=chosen.passed_over,
         spread=chosen.spread,
+        num_unlike_ranking=None if diversity is None else k - int((chosen.places < k).sum()),
+        groups=chosen.groups,
     )
 
 
@@ -188,6 +200,7 @@ class _Choice:
     places: npt.NDArray[np.int64]
     passed_over: dict[str, int] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def _choose_diverse(scores: GoldenScores, order: npt.NDArray[np.int64], k: int, diversity: Diversity) -> _Choice:
@@ -201,13 +214,18 @@ def _choose_diverse(scores: GoldenScores, order: npt.NDArray[np.int64], k: int, 
     if not diversity.coverage_weight:
         admitted = filter(limits.admit, range(len(order)))
         places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
-        return _Choice(places, dict(limits.passed_over))
+        return _Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places))
     assert diversity.gains is not None
     gains = diversity.gains[order]
     places = np.sort(cover(gains, scores.golden_score[order], k, diversity.coverage_weight, limits.admit))
     own, ranking = vars(spread(gains, places)), vars(spread(gains, np.arange(k)))
     spreads = {**own, **{f"ranking_{name}": value for name, value in ranking.items()}}
-    return _Choice(places, dict(limits.passed_over), spreads)
+    return _Choice(places, dict(limits.passed_over), spreads, _group_counts(groups, places))
+
+
+def _group_counts(groups: Sequence[str] | None, places: npt.NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    kept = Counter() if groups is None else Counter(groups[place] for place in places)
+    return {name: {"candidates": n, "kept": kept[name]} for name, n in Counter(groups).most_common()}
 
 
 def _num_kept(

@@ -15,7 +15,7 @@ from trl.chat_template_utils import get_training_chat_template
 from nuggets_trainer.causal_lm import base_model, resolve_autocast_dtype
 from nuggets_trainer.config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.contexts import without_mixed_precision
-from nuggets_trainer.diversity import check_group_by, with_schedule_for
+from nuggets_trainer.diversity import check_choice, with_schedule_for
 from nuggets_trainer.files import join
 from nuggets_trainer.fingerprint import config_hash
 from nuggets_trainer.job import AnchorPools
@@ -95,7 +95,7 @@ class Selector:
                 "is planned for a number of rows. Leave it out; or run `nuggets score` and train on the rows that are "
                 "`selected` in scores.parquet."
             )
-        check_group_by(self._pool, config)
+        check_choice(self._pool, self._anchors, config)
         with_schedule_for(config, self._anchors)
         self._template()
         if config.scorer_model is None:
@@ -277,7 +277,9 @@ def anchor_pools(config: NuggetsConfig, anchor_dataset: AnchorDataset | None, po
     """
     if anchor_dataset is None:
         sets = config.anchor_sets
-        return None if sets is None else {name: anchors_like(load_rows(place), pool) for name, place in sets.items()}
+        if sets is None:
+            return None
+        return {name: anchors_like(load_rows(place, option="anchors"), pool) for name, place in sets.items()}
     if config.anchors is not None or config.num_anchors is not None:
         given = f"anchors={config.anchors!r}" if config.anchors is not None else f"num_anchors={config.num_anchors}"
         raise ValueError(f"`anchor_dataset` and `nuggets_config.{given}` both say what the anchors are. Keep one.")

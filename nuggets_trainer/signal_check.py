@@ -191,7 +191,7 @@ def check_scorer(
     sets = by_set_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as job:
-        anchor_set = given_anchors(job, sets) if sets is not None else chosen_anchors(job, dropped)
+        anchor_set = given_anchors(job, sets) if sets is not None else chosen_anchors(job, dropped)[0]
         shared = SharedPrefix(template, anchor_set.rows, job.max_length)
         number = NUM_CANDIDATES + len(anchor_set.keys)  # anchors are left out later
         usable = sorted((i for i in range(len(pool)) if i not in dropped), key=lambda i: job.keys[i])

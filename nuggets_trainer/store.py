@@ -159,6 +159,10 @@ class ScoreStore:
         whole = isinstance(note, dict) and note.get("sha256") == _digest([question, note.get("answer")])
         return note["answer"] if whole else None
 
+    def has_notes(self) -> bool:
+        """Whether any note was written."""
+        return any(name.startswith("note-") for name in list_directory(self.directory))
+
     def write_note(self, question: dict[str, Any], answer: Any) -> None:
         """Keep a decision that must not be taken anew on resume, such as the choice of anchors."""
         note = {"question": question, "answer": answer, "sha256": _digest([question, answer])}

@@ -18,7 +18,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantiza
 from nuggets_trainer.arguments import RecipeArguments, config_path, parse_arguments, recipe_parser
 from nuggets_trainer.checkpoints import last_complete_checkpoint
 from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.loading import load_rows, resolve_demo
+from nuggets_trainer.loading import check_there, load_rows, read_model_config, resolve_demo
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.trainer import SelectedSFTTrainer
 
@@ -62,7 +62,7 @@ def parse(argv: Sequence[str], parser: TrlParser | None = None) -> tuple[Any, ..
 def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
     """Load evaluation rows, or None where no evaluation is asked for."""
     if script.eval_dataset_name is not None:
-        return load_rows(script.eval_dataset_name, split=script.dataset_test_split)
+        return load_rows(script.eval_dataset_name, split=script.dataset_test_split, option="--eval_dataset_name")
     if args.eval_strategy == "no":
         return None
     return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
@@ -78,6 +78,10 @@ def is_finished(checkpoint: str, args: SFTConfig) -> bool:
 
 def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
     """Run the job; return the trainer, trained and saved."""
+    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
+    check_there(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
+    if not Path(model.model_name_or_path).is_dir():  # one may hold an adapter alone
+        read_model_config(model.model_name_or_path, revision=model.model_revision)
     args.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -91,7 +95,8 @@ def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: 
         model=resolve_demo(model.model_name_or_path),
         args=args,
         train_dataset=load_rows(
-            script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming
+            *(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming),
+            option="--dataset_name",
         ),
         eval_dataset=load_eval_rows(script, args),
         peft_config=get_peft_config(model),

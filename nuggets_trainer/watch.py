@@ -29,6 +29,7 @@ class Watch:
         workload: of all processes.
         calls: tokens and seconds of each call of the engine.
         tokens_left: forward tokens that are left, of this process or, where `sharing`, of all.
+        finished: whether nothing is left to score.
     """
 
     workload: Workload
@@ -42,6 +43,7 @@ class Watch:
         self._foreseen = True  # until a race says that it cannot know yet
         self._looked_at = -math.inf
         self._phase: Phase | None = None
+        self.finished = False
         self.begin()
 
     def over(self, phase: Phase, workload: Workload, own_tokens: float | None = None, sharing: int = 1) -> None:
@@ -57,7 +59,7 @@ class Watch:
         self._phase, self.workload, self._sharing = phase, workload, sharing
         self.tokens_left = tokens, tokens, tokens
         phase.state.work_left = tokens
-        if phase.shown:
+        if phase.shown and self._stop_after is None:
             logger.info("plan: %s", workload.describe())
 
     def begin(self) -> None:
@@ -96,9 +98,9 @@ class Watch:
             return
         self._looked_at = time.monotonic()
         state, left, complete = self._phase.state, race.tokens_left(), race.complete
-        state.done, state.eliminated = int(race.num_scored.sum()), int(race.eliminated.sum())
+        state.done, state.eliminated = int(race.num_scored.sum()), race.num_eliminated
         state.best = float(race.upper_bound()[complete].max()) if complete.any() else None
-        state.cut = race.bound
+        state.cut = race.cut
         self._foreseen = not math.isnan(left[0])
         if self._foreseen:
             self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]
@@ -116,10 +118,13 @@ class Watch:
         """
         own = [speed_of(self.calls)] if self.calls else []
         speeds = ranks.gather(own)
-        left = ranks.gather([self.tokens_left])
+        lefts = ranks.gather([self.tokens_left])
         if self._sharing > 1:
-            left = left[:1]  # the main process knows the race
-        low, expected, high = (sum(column) for column in zip(*left, strict=True))
+            lefts = lefts[:1]  # the main process knows the race
+        low, expected, high = (sum(column) for column in zip(*lefts, strict=True))
         spread = max((spread for _, spread in speeds), default=0.0)
         total, cut = sum(speed for speed, _ in speeds), ranks.on_main(lambda: self._cut)
-        return Measurement(self.workload, (low, expected, high), total, spread, cut, self.began - started)
+        done = sum(ranks.gather([sum(tokens for tokens, _ in self.calls)]))
+        finished = all(ranks.gather([self.finished]))
+        left = (0.0, 0.0, 0.0) if finished else (low, expected, high)
+        return Measurement(self.workload, left, done, total, spread, cut, self.began - started, finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 
 import numpy as np
@@ -13,6 +14,7 @@ from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.golden import GoldenScores, combined_scores
+from nuggets_trainer.results import set_means
 from tests.conftest import alpaca_rows
 from tests.launch import BIN, run, start
 
@@ -34,7 +36,8 @@ def score(model, tokenizer, rows, anchors, score_dir, **options):
 
 
 @pytest.mark.parametrize("how", ["mean", "worst"])
-def test_several_sets_are_scored_as_each_alone_and_then_combined(how, llama, tokenizer, rows, sets, tmp_path):
+def test_several_sets_are_scored_as_each_alone_and_then_combined(how, llama, tokenizer, rows, sets, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "nuggets_trainer")
     scores, golden_set = score(llama, tokenizer, rows, sets, tmp_path / "both", top_k=5, combine_anchor_sets=how)
     alone = {
         name: score(llama, tokenizer, rows, anchors, tmp_path / name, top_k=5, schedule="exact")[0]
@@ -53,6 +56,19 @@ def test_several_sets_are_scored_as_each_alone_and_then_combined(how, llama, tok
     anchors = pq.read_table(tmp_path / "both" / "anchors.parquet")
     assert Counter(anchors["anchor_set"].to_pylist()) == {"math": 3, "chat": 6}
     assert "golden_score_math" not in pq.read_table(tmp_path / "math" / "scores.parquet").column_names
+    means = set_means(scores, golden_set)
+    for name, expected in alone.items():
+        of_kept = expected.golden_score[golden_set.indices].mean()
+        assert means[name] == {"kept": of_kept, "candidates": pytest.approx(expected.golden_score.mean())}
+    assert f"math {means['math']['kept']:.3f} of {means['math']['candidates']:.3f}" in caplog.text
+    report = json.loads((tmp_path / "both" / "report.json").read_text())
+    for entry in report["sets"]:
+        assert {"kept": entry["mean_kept"], "candidates": entry["mean_candidates"]} == pytest.approx(
+            means[entry["name"]]
+        )
+    assert [(entry["name"], entry["num_anchors"]) for entry in report["sets"]] == [("math", 3), ("chat", 6)]
+    assert "By anchor set" in (tmp_path / "both" / "report.html").read_text()
+    assert "By anchor set" not in (tmp_path / "math" / "report.html").read_text()
 
 
 def test_a_set_of_more_anchors_weighs_no_more():
@@ -79,22 +95,43 @@ def test_a_row_that_is_all_of_a_set_is_dropped_with_its_reason(llama, tokenizer,
 
 
 def test_coverage_quotas_and_distance_change_the_golden_set_and_nothing_that_is_stored(
-    llama, tokenizer, rows, sets, tmp_path
+    llama, tokenizer, rows, sets, tmp_path, caplog
 ):
+    caplog.set_level(logging.INFO, "nuggets_trainer")
     anchors = sets["chat"]
     _, ranking = score(llama, tokenizer, rows, anchors, tmp_path, top_k=8, schedule="exact")
-    found = {}
+    found, reports = {}, {}
     for name, options in {
         "coverage": {"coverage_weight": 0.9},
         "quota": {"group_by": "source", "group_quota": "equal"},
         "distance": {"max_similarity": 0.8},
     }.items():
         scores, found[name] = score(llama, tokenizer, rows, anchors, tmp_path, top_k=8, **options)
+        reports[name] = json.loads((tmp_path / "report.json").read_text())
         assert scores.num_pairs_scored == 0  # every pair was there
         assert set(found[name].indices) != set(ranking.indices), name
     assert Counter(np.array(rows["source"])[found["quota"].indices]) == {"web": 4, "book": 4}
+    counts = {"web": {"candidates": 18, "kept": 4}, "book": {"candidates": 6, "kept": 4}}
+    assert found["quota"].groups == counts and found["coverage"].groups == {}
+    assert "golden set of all candidates: web 4 of 18, book 4 of 6" in caplog.text
+    assert reports["quota"]["groups"] == {
+        "column": "source",
+        "rows": [{"name": name, **of_group} for name, of_group in counts.items()],
+        "num_more": 0,
+    }
+    for name, golden_set in found.items():
+        assert golden_set.num_unlike_ranking == len(set(ranking.indices) - set(golden_set.indices)) > 0, name
+    assert ranking.num_unlike_ranking is None
     assert found["coverage"].spread["coverage"] > found["coverage"].spread["ranking_coverage"]
     assert found["distance"].passed_over["near_duplicate"] > 0
+
+
+def test_coverage_that_changes_nothing_says_so(llama, tokenizer, rows, sets, tmp_path):
+    """It chose the ranking's rows without a word."""
+    scores, golden_set = score(llama, tokenizer, rows, sets["chat"], tmp_path, top_fraction=1.0, coverage_weight=0.5)
+    assert len(golden_set) == len(rows) and golden_set.num_unlike_ranking == 0
+    assert "coverage changed nothing: they are the rows of the ranking" in golden_set.describe()
+    assert "Coverage changed nothing" in [caution["title"] for caution in scores.cautions]
 
 
 def test_a_row_that_cannot_be_rendered_alone_is_no_near_duplicate(llama, tokenizer, rows, sets, tmp_path):
@@ -128,6 +165,9 @@ def test_schedule_auto_scores_every_pair_where_the_set_depends_on_it():
         ({"coverage_weight": 0}, r"`coverage_weight` must be in \(0, 1\], got 0"),
         ({"coverage_weight": 1.5}, "`coverage_weight` must be in"),
         ({"max_similarity": 1.0}, r"`max_similarity` must be in \[-1, 1\), got 1.0: it is a cosine"),
+        ({"group_quota": "equal"}, "`group_quota=equal` shares .*Name it with `group_by`"),
+        ({"combine_anchor_sets": "worst", "anchors": "a.jsonl"}, "`combine_anchor_sets=worst` is of several anchor"),
+        ({"combine_anchor_sets": "worst", "anchors": {"a": "a"}}, "`combine_anchor_sets=worst` is of several anchor"),
         ({"group_quota": "fair"}, "`group_quota` must be one of proportional, equal, got 'fair'"),
         ({"combine_anchor_sets": "max"}, "`combine_anchor_sets` must be one of mean, worst"),
         ({"coverage_weight": 0.5, "threshold": 0.5}, "`coverage_weight` chooses which rows fill .*`threshold=0.5`"),
@@ -168,6 +208,11 @@ def test_the_trainer_takes_a_dict_of_anchor_datasets(rows, tmp_path):
     assert saved["settings"]["anchors"].startswith("given, math sha256 ")
     with pytest.raises(ValueError, match="A race leaves out pairs, but with several anchor sets"):
         trainer_of(rows, tmp_path / "race", sets, schedule="race")
+    for one in (sets["math"], None):
+        with pytest.raises(
+            ValueError, match="`combine_anchor_sets=worst` is of several anchor sets, but there is one"
+        ):
+            trainer_of(rows, tmp_path / "one", one, combine_anchor_sets="worst")
     with pytest.raises(TypeError, match="`anchors` is a DatasetDict with splits"):
         trainer_of(rows, tmp_path / "splits", DatasetDict(sets))
 

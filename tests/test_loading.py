@@ -7,8 +7,9 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
+from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.demo import demo_path
-from nuggets_trainer.loading import FILE_BUILDERS, load_rows, load_scorer, resolve_demo
+from nuggets_trainer.loading import FILE_BUILDERS, check_there, load_rows, load_scorer, resolve_demo
 
 ROWS = [
     {"instruction": "Say é", "input": "", "output": "one\ntwo"},
@@ -102,7 +103,9 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(saved, tmp_path)
 @pytest.mark.parametrize("suffix", sorted(FILE_BUILDERS))
 def test_a_missing_file_is_named_with_the_known_types(suffix, tmp_path):
     known = ", ".join(FILE_BUILDERS)
-    with pytest.raises(FileNotFoundError, match=rf"There is no file '.*rows\{suffix}'\. Expected rows in {known}"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"`name`: there is no file '.*rows\{suffix}'\. Expected rows in {known}"
+    ):
         load_rows(str(tmp_path / f"rows{suffix}"))
 
 
@@ -118,6 +121,42 @@ def test_a_csv_in_a_directory_is_read_like_a_csv(tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "train.csv").write_text("instruction,input,output\nNone,NA,007\n")
     assert load_rows(str(tmp_path / "rows"))[0] == {"instruction": "None", "input": "NA", "output": "007"}
+
+
+@pytest.mark.parametrize(
+    ("option", "config", "rows", "models"),
+    [
+        ("--dataset_name", {}, {"dataset_name": "no/such/pool"}, {}),
+        ("--dataset_name", {}, {"dataset_name": "pool.jsonl"}, {}),
+        ("--anchors", {"anchors": "anchors.csv"}, {"dataset_name": "nuggets-demo/pool"}, {}),
+        ("--anchors", {"anchors": {"a": "nuggets-demo/anchors", "b": "./b"}}, {}, {}),
+        ("--model_name_or_path", {}, {}, {"model_name_or_path": "./no/model"}),
+        ("--scorer_model", {"scorer_model": "/no/model"}, {}, {"model_name_or_path": "nuggets-demo/model"}),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told_by_its_option_before_anything_is_loaded(option, config, rows, models):
+    with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no "):
+        check_there(NuggetsConfig(**config), rows, models)
+
+
+def test_names_of_the_hub_and_of_the_demo_pass():
+    models = {"model_name_or_path": "Qwen/Qwen3-0.6B"}
+    check_there(NuggetsConfig(anchors="nuggets-demo/anchors"), {"dataset_name": "tatsu-lab/alpaca"}, models)
+
+
+def test_a_dataset_that_is_nowhere_is_told_in_short(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileNotFoundError, match="`--anchors`: 'no/where' is no file or directory here, and no dataset"
+    ):
+        load_rows("no/where", option="--anchors")
+
+
+def test_a_model_that_is_nowhere_is_told_in_short():
+    """Transformers told of connections, over several lines."""
+    with pytest.raises(OSError, match="There is no model 'no/where': no directory .* `hf download no/where`") as told:
+        load_scorer("no/where")
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "missing/rows"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 
 import numpy as np
@@ -49,8 +50,45 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then(monkeypatch, capl
     with show_phase("Scoring", "pairs", 30) as phase:
         for _ in range(30):
             phase.advance()
-    assert [record.getMessage() for record in caplog.records] == ["Scoring: 1 of 30 pairs"]  # the next in a minute
+    # The next in a minute; and the last one, which stands in the log from then on, says how it ended.
+    assert [record.getMessage() for record in caplog.records] == [
+        "Scoring: 1 of 30 pairs",
+        "Scoring: 30 of 30 pairs - took 0 s",
+    ]
     assert capsys.readouterr().err == ""
+
+
+def test_a_phase_that_is_over_at_once_leaves_no_line(caplog):
+    caplog.set_level(logging.INFO, "nuggets_trainer")
+    with show_phase("Scoring", "pairs", 1) as phase:
+        phase.advance()
+    assert not caplog.records
+
+
+def test_a_notebook_shows_one_line_that_changes_in_place_and_stands_at_the_end():
+    """Without ipywidgets rich's live display shows nothing there, and warns at each refresh. In a real kernel."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    code = SHOWN.replace("from nuggets_trainer.commands.output import log_to_stderr\nfrom", "from")
+    code = code.replace("log_to_stderr()\n", "")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    changes = []
+
+    class Client(nbclient.NotebookClient):
+        def process_message(self, message, *args):
+            if message["msg_type"] == "update_display_data":
+                changes.append(message["content"]["data"]["text/plain"])
+            return super().process_message(message, *args)
+
+    Client(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    # Importing transformers there, tqdm warns once that its own bars want ipywidgets.
+    outputs = [output for output in notebook.cells[0].outputs if "TqdmWarning" not in output.get("text", "")]
+    assert [output.output_type for output in outputs] == ["display_data", "stream"], outputs
+    assert re.fullmatch(
+        r"Scoring: 30 of 30 pairs - \d+/s - took \d s - 7 eliminated - best 0.93 - cut 0.81", changes[-1]
+    )
+    assert outputs[0].data["text/plain"] == changes[-1] and outputs[1].text == "the end\n"
+    assert 3 <= len(changes) <= 10
 
 
 def test_other_ranks_are_quiet(monkeypatch, caplog):
@@ -98,12 +136,35 @@ def test_a_steady_speed_is_found_and_an_unsteady_one_widens_the_bounds():
     assert speed_of(unsteady)[1] > 0.3
 
 
+def planned(work, tokens_left, setup_seconds, finished=False):
+    measured = Measurement(work, tokens_left, 1e4, 1000.0, 0.1, 0.8, setup_seconds, finished)
+    dropped = {"too_long": 10}
+    return Plan(1010, dropped, measured, None, "exact", True, False, "cpu", 1, 10**9, 10**8, 50, price_per_hour=3.6)
+
+
+def test_a_plan_lists_no_option_that_saves_nothing():
+    """Where setting up takes most of the time, a quarter of the anchors was to be "cheaper" in as many seconds."""
+    work = Workload(1000, 100, 100_000, 0, 1e6)
+    assert len(planned(work, (1e6, 1e6, 1e6), 20.0).cheaper()) == 4
+    assert len(planned(work, (6e4, 6e4, 6e4), 300.0).cheaper()) == 3  # half of the anchors would save 30 s of 360
+    # Another scorer finds nothing in the store: a tenth of all is what is left of this one's pairs.
+    stored = Workload(1000, 100, 100_000, 90_000, 1e5)
+    assert not any("scorer_model" in o["option"] for o in planned(stored, (1e5, 1e5, 1e5), 20.0).cheaper())
+    assert planned(work, (1e4, 1e4, 1e4), 300.0).cheaper() == []
+
+
+def test_a_plan_of_what_is_all_scored_says_so():
+    """It told of 0 tokens per second, and of options that were cheaper than nothing."""
+    text = planned(Workload(1000, 100, 100_000, 99_950, 1e4), (0.0, 0.0, 0.0), 20.0, finished=True).describe()
+    assert "99,950 of them stored or left out before, 50 scored now to measure" in text
+    assert "nothing: every pair is scored and stored" in text and "`nuggets score`" in text
+    for word in ("speed", "time ", "cheaper", "tokens "):
+        assert f"\n{word}" not in text
+
+
 def test_a_plan_says_what_fewer_anchors_cost():
     work = Workload(1000, 100, 100_000, 0, 1e6)
-    measured = Measurement(work, (5e5, 1e6, 1e6), 1000.0, 0.1, 0.8, 20.0)
-    plan = Plan(
-        1010, {"too_long": 10}, measured, None, "exact", True, False, "cpu", 1, 10**9, 10**8, price_per_hour=3.6
-    )
+    plan = planned(work, (5e5, 1e6, 1e6), setup_seconds=20.0)
     assert plan.seconds[1] == 1020 and plan.to_dict()["cost"] == pytest.approx(1.02)
     half = next(option for option in plan.cheaper() if option["option"] == "50 anchors")
     assert half["seconds"] == 520 and "0.057 instead of 0.040" in half["gives_up"]

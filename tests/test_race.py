@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, Pool, execution, score_pool
+from nuggets_trainer import NuggetsConfig, Pool, execution, progress, score_pool
 from nuggets_trainer.schedule import Race
 from nuggets_trainer.store import ScoreStore
 from tests.conftest import alpaca_rows, tiny_model
@@ -42,9 +44,14 @@ def assert_same_golden_set(one, other):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_a_race_keeps_the_golden_set_of_scoring_everything(model, tokenizer, tmp_path, rule):
+def test_a_race_keeps_the_golden_set_of_scoring_everything(model, tokenizer, tmp_path, rule, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
+    caplog.set_level(logging.INFO, "nuggets_trainer")
     pool = [*POOL, *POOL[:9], ANCHORS[4]]  # equal rows, and a row that is an anchor
     scores, golden_set = run(model, tokenizer, tmp_path / "race", pool, **rule)
+    # The last line of progress used to be one from the middle: "0 eliminated ... cut 0.00".
+    last = [record.getMessage() for record in caplog.records if record.name == "nuggets_trainer.progress"][-1]
+    assert f"{scores.num_eliminated:,} eliminated" in last and f"cut {golden_set.cut:.2f}" in last, last
     full, expected = run(model, tokenizer, tmp_path / "exact", pool, **rule, schedule="exact")
     assert_same_golden_set(golden_set, expected)
     assert full.num_eliminated == 0 and full.share_of_pairs == pytest.approx(1, abs=0.01)

@@ -77,6 +77,7 @@ ORDER = [
     "report.tallies",
     "report.verdicts",
     "report.cautions",
+    "report.makeup",
     "report.figures",
     "report.charts",
     "report.page",

@@ -12,6 +12,7 @@ from importlib import import_module
 import shtab
 
 from nuggets_trainer.commands import COMMANDS
+from nuggets_trainer.options import Parser
 
 EPILOG = """examples:
   nuggets completion bash > ~/.local/share/bash-completion/completions/nuggets
@@ -20,7 +21,7 @@ EPILOG = """examples:
 
 def make_completion_parser() -> argparse.ArgumentParser:
     """Parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nuggets completion",
         description=f"{COMMANDS['completion'].capitalize()}.",
         epilog=EPILOG,

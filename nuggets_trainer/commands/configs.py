@@ -1,12 +1,19 @@
-"""`nuggets configs`: the config files that ship with the package. Knows their names and first lines alone."""
+"""`nuggets configs`: the config files that ship with the package. Knows their names and first sentences alone."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
+import shutil
+import textwrap
 from collections.abc import Sequence
 
 from nuggets_trainer.commands import COMMANDS
+from nuggets_trainer.options import Parser
 
+WIDTH = min(120, shutil.get_terminal_size((110, 24)).columns)
+INDENT = 26
 EPILOG = """examples:
   nuggets configs
   nuggets train --config qwen3_lora
@@ -16,7 +23,7 @@ EPILOG = """examples:
 
 def make_configs_parser() -> argparse.ArgumentParser:
     """Parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nuggets configs",
         description=f"{COMMANDS['configs'].capitalize()}.",
         epilog=EPILOG,
@@ -39,5 +46,17 @@ def run(name: str | None) -> None:
         print(config_path(name))
         return
     for path in sorted(CONFIGS.rglob("*.yaml")):
-        first = path.read_text().splitlines()[0].removeprefix("# ")
-        print(f"{path.relative_to(CONFIGS).with_suffix('')!s:<28}{first}")
+        known_as = path.relative_to(CONFIGS).with_suffix("").as_posix()
+        lines = textwrap.wrap(first_sentence(path.read_text()), max(40, WIDTH - INDENT))
+        print(f"{known_as:<{INDENT}}" + f"\n{' ' * INDENT}".join(lines))
+
+
+def first_sentence(text: str) -> str:
+    r"""Return what a YAML's leading comment says first.
+
+    Example:
+        >>> first_sentence("# The demo: small\n# and fast. Nothing\n# is downloaded.\na: 1")
+        'The demo: small and fast.'
+    """
+    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
+    return re.split(r"(?<=[.?!])\s", " ".join(line.removeprefix("# ") for line in comment), maxsplit=1)[0]

@@ -25,6 +25,17 @@ def write_result(stdout: TextIO, result: dict[str, object], text: str, as_json: 
         print(json.dumps(result) if as_json else text, file=stdout, flush=True)
 
 
+@contextlib.contextmanager
+def printed_instead(logger: logging.Logger, printed: bool) -> Iterator[None]:
+    """Keep what a logger says off stderr, where it is printed on stdout: a terminal would show it twice."""
+    level = logger.level
+    logger.setLevel(logging.WARNING if printed else level)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def rank() -> int:
     """Return the number of this process among those that a launcher started."""
     return int(os.environ.get("RANK", "0"))

@@ -8,6 +8,7 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.arguments import (
+    OF_TRAINING,
     OutputArguments,
     PlanArguments,
     PoolArguments,
@@ -17,10 +18,12 @@ from nuggets_trainer.arguments import (
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.scoring import check_given, load
+from nuggets_trainer.commands.scoring import check_given, check_places, load
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.options import make_parser
 
+# Options of `nuggets score` that change nothing in a plan.
+OF_SCORING = {"combine_anchor_sets", "group_quota", "signal_check"}
 USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
 EPILOG = f"""examples:
   nuggets plan --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
@@ -36,7 +39,8 @@ both through `accelerate launch -m nuggets_trainer.cli`.
 def make_plan_parser() -> TrlParser:
     """Parser of the command."""
     dataclasses = (PoolArguments, ScorerArguments, PlanArguments, OutputArguments, NuggetsConfig)
-    return make_parser(dataclasses, "nuggets plan", f"{COMMANDS['plan'].capitalize()}.", USAGE, EPILOG)
+    description = f"{COMMANDS['plan'].capitalize()}."
+    return make_parser(dataclasses, "nuggets plan", description, USAGE, EPILOG, OF_TRAINING, OF_SCORING)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
@@ -55,6 +59,7 @@ def run(
     rows: PoolArguments, scorer: ScorerArguments, plan: PlanArguments, output: OutputArguments, config: NuggetsConfig
 ) -> None:
     """Measure, and print the plan."""
+    check_places(rows, scorer, config)
     from nuggets_trainer.planning import plan_pool
 
     with stdout_kept_for_result() as stdout:

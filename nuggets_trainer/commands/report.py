@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.options import HelpFormatter
+from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
+from nuggets_trainer.options import HelpFormatter, Parser
 
 EPILOG = f"""examples:
   nuggets report scores
@@ -17,9 +18,9 @@ EPILOG = f"""examples:
 
 def make_report_parser() -> argparse.ArgumentParser:
     """Parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="nuggets report",
-        usage="nuggets report S [--output_dir DIR] [--plots]",
+        usage="nuggets report S [--output_dir DIR] [--plots] [--json]",
         description=f"{COMMANDS['report'].capitalize()}.",
         epilog=EPILOG,
         formatter_class=HelpFormatter,
@@ -30,21 +31,27 @@ def make_report_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", metavar="TEXT", help=text)
     text = "Also write plots/*.png, for papers (needs the extra `plot`)."
     parser.add_argument("--plots", action="store_true", help=text)
+    text = "Print one JSON object on stdout: where the report is, and its cautions."
+    parser.add_argument("--json", action="store_true", help=text)
     return parser
 
 
-def parse(argv: Sequence[str]) -> tuple[str, str | None, bool]:
+def parse(argv: Sequence[str]) -> tuple[str, str | None, bool, bool]:
     """Read the command line."""
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--score_dir")
     options = make_report_parser().parse_args(argv)
-    return options.score_dir, options.output_dir, options.plots
+    return options.score_dir, options.output_dir, options.plots, options.json
 
 
-def run(score_dir: str, output_dir: str | None, plots: bool) -> None:
-    """Write the page, and print where it is."""
-    from nuggets_trainer.report import write_report
+def run(score_dir: str, output_dir: str | None, plots: bool, as_json: bool) -> None:
+    """Write the page, tell its warnings, and print where it is."""
+    from nuggets_trainer.report import tell_warnings, write_report
 
-    write_report(score_dir, output_dir, plots=plots)
-    print(f"{(output_dir or score_dir).rstrip('/')}/report.html")
+    with stdout_kept_for_result() as stdout:
+        cautions = write_report(score_dir, output_dir, plots=plots)["cautions"]
+        output_dir = (output_dir or score_dir).rstrip("/")
+        tell_warnings(cautions, output_dir)
+        page = f"{output_dir}/report.html"
+        write_result(stdout, {"score_dir": score_dir, "report": page, "cautions": cautions}, page, as_json)

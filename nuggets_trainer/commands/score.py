@@ -8,6 +8,7 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.arguments import (
+    OF_TRAINING,
     OutputArguments,
     PoolArguments,
     ScorerArguments,
@@ -17,8 +18,8 @@ from nuggets_trainer.arguments import (
     training_parsers,
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.scoring import check_given, load
+from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
+from nuggets_trainer.commands.scoring import check_given, check_places, load
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.options import make_parser
 
@@ -36,7 +37,7 @@ The same command goes on where a killed one was: scores are in <score_dir>. `nug
 def make_score_parser() -> TrlParser:
     """Parser of the command."""
     dataclasses = (PoolArguments, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
-    return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG)
+    return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG, OF_TRAINING)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
@@ -53,9 +54,11 @@ def run(
     rows: PoolArguments, scorer: ScorerArguments, part: ShardArguments, output: OutputArguments, config: NuggetsConfig
 ) -> None:
     """Score, and print what was chosen."""
-    from nuggets_trainer.scorer import score_pool, score_shard
+    check_places(rows, scorer, config)
+    from nuggets_trainer.results import describe_results, set_means
+    from nuggets_trainer.scorer import result_logger, score_pool, score_shard
 
-    with stdout_kept_for_result() as stdout:
+    with stdout_kept_for_result() as stdout, printed_instead(result_logger, not output.json):
         model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
         result: dict[str, Any]
         if part.shard is None:
@@ -65,12 +68,18 @@ def run(
                 "rule": dict([golden_set.rule]),
                 **golden_set.summary(),
                 **scores.summary(),
+                "by_anchor_set": set_means(scores, golden_set),
+                "by_group": golden_set.groups,
+                "cautions": scores.cautions,
                 "indices": golden_set.indices.tolist(),
             }
-            text = f"{scores.describe()}\n{golden_set.describe()}\nscores and results: {config.score_dir}"
+            text = "\n".join([*describe_results(scores, golden_set), f"scores and results: {config.score_dir}"])
         else:
             num_pairs = score_shard(model, tokenizer, pool, anchors, shard=parse_shard(part.shard), **options)
             result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
-            text = f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}"
+            text = (
+                f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}; once all shards are "
+                "through, the same command without `--shard` writes the results"
+            )
         write_result(stdout, result, text, output.json)
         state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then

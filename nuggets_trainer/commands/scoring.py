@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nuggets_trainer.arguments import PoolArguments, ScorerArguments
 from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.loading import check_there
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -41,6 +42,16 @@ def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, conf
         raise ValueError(f"`{program}` needs {', '.join(missing)}.")
 
 
+def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:
+    """Refuse paths that lead nowhere, before torch is imported.
+
+    Raises:
+        FileNotFoundError, ValueError: with the option that names the path.
+    """
+    name = scorer.model_name_or_path if config.scorer_model is None else None  # another model scores
+    check_there(config, {"dataset_name": rows.dataset_name}, {"model_name_or_path": name})
+
+
 def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
     """Load rows, anchors and model, each on this process' device."""
     import torch
@@ -54,7 +65,10 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
     # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     assert rows.dataset_name is not None
-    dataset = load_rows(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming)
+    dataset = load_rows(
+        *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
+        option="--dataset_name",
+    )
     pool = Pool(
         take_pool(dataset, config.pool_size, "dataset_name"), "dataset_name", text_field=rows.dataset_text_field
     )

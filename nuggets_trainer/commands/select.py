@@ -18,14 +18,15 @@ from nuggets_trainer.arguments import (
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.loading import load_rows
+from nuggets_trainer.loading import check_there, load_rows
 from nuggets_trainer.options import make_parser
 from nuggets_trainer.pool import Pool, take_pool
 from nuggets_trainer.recut import (
     as_json,
-    check_output,
+    check_output_file,
     check_ranked,
     check_same_pool,
+    read_config,
     read_scores,
     select_again,
     write_rows,
@@ -33,10 +34,10 @@ from nuggets_trainer.recut import (
 
 logger = logging.getLogger(__name__)
 
-USAGE = "nuggets select S [--top_fraction F | --top_k K | --threshold T] [--dataset_name D --output FILE]"
+USAGE = "nuggets select S [--top_fraction F | --top_k K | --threshold T] [--dataset_name D --output_file FILE]"
 EPILOG = f"""examples:
   nuggets select scores --top_k 500
-  nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output golden.parquet
+  nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
 
 The golden set is exact: where a race has left rows open that this rule could choose, the command says what to run.
 
@@ -57,24 +58,27 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     choice, rows, output = parse_arguments(make_select_parser(), argv, training_parsers)
     if choice.score_dir is None:
         raise ValueError("`nuggets select` needs the directory of the scores: `nuggets select S ...`.")
-    if choice.output is not None:
-        check_output(choice.output)
+    if choice.output_file is not None:
+        check_output_file(choice.output_file)
         if rows.dataset_name is None:
-            raise ValueError("`output` takes the rows of the pool: name it with --dataset_name.")
+            raise ValueError("`output_file` takes the rows of the pool: name it with --dataset_name.")
     rule = NuggetsConfig(top_fraction=choice.top_fraction, top_k=choice.top_k, threshold=choice.threshold)
     return choice, rows, output, rule.selection_rule
 
 
 def run(choice: SelectArguments, rows: PoolArguments, output: OutputArguments, rule: tuple[str, float]) -> None:
     """Choose, and write the rows if asked to."""
+    check_there(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:
-        stored = read_scores(choice.score_dir or "")
-        check_ranked(choice.score_dir or "")
-        golden_set = select_again(stored, rule)
+        score_dir = choice.score_dir or ""
+        stored, config = read_scores(score_dir), read_config(score_dir)
+        check_ranked(score_dir, config)
+        golden_set = select_again(stored, rule, config)
         text = golden_set.describe()
         if rows.dataset_name is not None:
             dataset = load_rows(
-                rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming
+                *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
+                option="--dataset_name",
             )
             pool = Pool(
                 take_pool(dataset, choice.pool_size, "dataset_name"),
@@ -84,8 +88,8 @@ def run(choice: SelectArguments, rows: PoolArguments, output: OutputArguments, r
             unchecked = check_same_pool(stored, pool)
             if unchecked is not None:
                 logger.warning("%s", unchecked)
-            if choice.output is not None:
-                write_rows(pool.dataset, golden_set, choice.output)
-                text += f"\n{len(golden_set):,} rows, best first: {choice.output}"
-        result = {"score_dir": choice.score_dir, **as_json(golden_set), "output": choice.output}
+            if choice.output_file is not None:
+                write_rows(pool.dataset, golden_set, choice.output_file)
+                text += f"\n{len(golden_set):,} rows, best first: {choice.output_file}"
+        result = {"score_dir": choice.score_dir, **as_json(golden_set), "output_file": choice.output_file}
         write_result(stdout, result, text, output.json)

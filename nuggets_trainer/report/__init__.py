@@ -44,6 +44,20 @@ def write_report(score_dir: Place, output_dir: Place | None = None, *, plots: bo
     return figures
 
 
+def tell_warnings(cautions: list[dict[str, str]], output_dir: Place) -> None:
+    """Log the warnings among the cautions of a report, by title: not everyone opens the page.
+
+    Args:
+        cautions: of `write_report`.
+        output_dir: where the report is.
+    """
+    titles = [caution["title"] for caution in cautions if caution["level"] == "warn"]
+    for title in titles:
+        logger.warning("Caution: %s.", title)
+    if titles:
+        logger.warning("What that means, and what to do: %s", join(output_dir, "report.html"))
+
+
 @contextlib.contextmanager
 def told_not_raised(score_dir: Place) -> Iterator[None]:
     """Warn of whatever goes wrong inside: scores are written by then, and training goes on."""

@@ -26,6 +26,7 @@ def cautions(figures: dict[str, Any]) -> list[Caution]:
         *_dropped(figures["run"], figures["cut"]),
         *_low_cut(figures["cut"]),
         *_ties(figures["cut"]),
+        *_coverage(figures["run"]),
         *_length(figures["length"]),
         *_anchors(figures["anchors"], figures["cut"]["num_sampled"], figures["run"]),
         *_size(figures["cut"], figures["run"]),
@@ -96,6 +97,16 @@ def _ties(cut: dict[str, Any]) -> Iterator[Caution]:
             f"{about}{cut['near_rejected']:,} rejected rows are within one standard error of the cut",
             f"Another set of {cut['num_anchors']:,} anchors would keep other rows near the cut. The top of the "
             "ranking is surer than its end; the standard error shrinks with the square root of the number of anchors.",
+        )
+
+
+def _coverage(run: dict[str, Any]) -> Iterator[Caution]:
+    weight = run["config"].get("coverage_weight")
+    if weight is not None and run["golden_set"].get("num_unlike_ranking") == 0:
+        yield _note(
+            "Coverage changed nothing",
+            f"With `coverage_weight={weight:g}` the golden set has the rows of the ranking by golden score. A larger "
+            "weight, or a smaller golden set, would tell them apart.",
         )
 
 

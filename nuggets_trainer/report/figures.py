@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from nuggets_trainer.files import Place
 from nuggets_trainer.report.cautions import cautions
+from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures
 from nuggets_trainer.report.result_files import (
     Bools,
     Ints,
@@ -26,7 +27,6 @@ from nuggets_trainer.report.result_files import (
     read_run,
     read_scores,
     read_shown_rows,
-    reselections,
 )
 from nuggets_trainer.report.tallies import (
     AnchorTally,
@@ -52,8 +52,8 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         score_dir: of a run that is over; a local path, or a URL for fsspec.
 
     Returns:
-        JSON values: `run` (run.json), `cut`, `cautions`, `scores`, `gains`, `length`, `anchors`, `heat_map`, `rows`,
-        `reselection`, `signal_check`. A number that is not known is None.
+        JSON values: `run` (run.json), `cut`, `cautions`, `scores`, `gains`, `sets`, `groups`, `length`, `anchors`,
+        `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
 
     Raises:
         FileNotFoundError: if a file is missing, with what to do.
@@ -70,11 +70,13 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         "cut": cut,
         "scores": _score_figures(table),
         "gains": _gain_figures(table),
+        "sets": set_figures(table, anchors),
+        "groups": group_figures(run),
         "length": _length_figures(run["length_unit"], table, shown),
         "anchors": _anchor_figures(anchors, tally, shown),
         "heat_map": _heat_map(table, tally, heat_rows, heat),
         "rows": _row_figures(table, cut, shown),
-        "reselection": _reselection_figures(score_dir, table),
+        "reselection": reselection_figures(score_dir, table),
         "signal_check": _signal_check(score_dir, run),
     }
     plain: dict[str, Any] = _plain(figures)
@@ -117,8 +119,7 @@ def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
     kept = np.flatnonzero(table.selected)
     last = kept[np.argmax(table.rank[kept])]
     score, number = float(table.golden_score[last]), int(table.num_anchors[last])
-    # The formula gives 0 for a share of 0 or 1; a share of m anchors is hardly surer than half of one.
-    error = max(float(table.standard_error[last]), 0.5 / number)
+    error = float(table.standard_error[last])
     rejected = (table.reason < 0) & ~table.selected
     num_candidates = int((table.reason < 0).sum())
     # Coverage, quotas and near-duplicates reject rows far above the cut: these are not near it.
@@ -268,29 +269,6 @@ def _row_figures(table: ScoreTable, cut: dict[str, Any], shown: pa.Table) -> lis
     return sorted(
         rows, key=lambda r: (place[r["status"]], r["rank"] or 0, -np.nan_to_num(r["upper_bound"]), r["index"])
     )
-
-
-def _reselection_figures(score_dir: Place, table: ScoreTable) -> list[dict[str, Any]]:
-    """One entry per golden set, the first one included; empty where it was chosen once."""
-    steps = reselections(score_dir)
-    if not steps:
-        return []
-    entries, first, before = [], table.selected, table.selected
-    for step, scores in [(0, table), *((step, read_scores(place)) for step, place in steps)]:
-        kept = scores.selected
-        entries.append(
-            {
-                "step": step,
-                "num_kept": kept.sum(),
-                "kept": (kept & before).sum(),
-                "kept_of_first": (kept & first).sum(),
-                "mean_kept": scores.golden_score[kept].mean(),
-                "cut": scores.golden_score[kept].min(),
-                "mean_gain_kept": scores.mean_gain[kept].mean(),
-            }
-        )
-        before = kept
-    return entries
 
 
 def _plain(value: Any) -> Any:

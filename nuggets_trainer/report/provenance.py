@@ -131,6 +131,7 @@ def _run(job: Job, scores: PoolScores, golden_set: GoldenSet) -> dict[str, Any]:
         "length_unit": "tokens" if pool.format == "tokenized" else "characters",
         "rule": list(golden_set.rule),
         "golden_set": golden_set.summary(),
+        "groups": golden_set.groups,
         "scoring": scores.summary(),
         "dropped": dict(Counter(reason for reason in scores.dropped if reason is not None).most_common()),
         "config": _without_secrets(job.config),

@@ -22,6 +22,7 @@ Bools = npt.NDArray[np.bool_]
 BLOCK = 16384  # rows of pairs in memory at once
 NUMBERS = ("golden_score", "standard_error", "mean_gain", "upper_bound")
 COUNTS = ("num_anchors", "rank")
+BY_SET = "golden_score_"  # and the name of the set
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -31,6 +32,7 @@ class ScoreTable:
     Attributes:
         reason: code of the reason why a row was dropped, -1 where it was not.
         reasons: what the codes stand for.
+        by_set: golden scores on each of several anchor sets, `(n,)` each; empty where there is one.
     """
 
     golden_score: Floats
@@ -42,6 +44,7 @@ class ScoreTable:
     selected: Bools
     reason: npt.NDArray[np.int32]
     reasons: list[str]
+    by_set: dict[str, Floats]
 
     def __len__(self) -> int:
         return len(self.rank)
@@ -82,6 +85,11 @@ def read_scores(score_dir: Place) -> ScoreTable:
         selected=table["selected"].to_numpy(),
         reason=dropped.indices.fill_null(-1).to_numpy(zero_copy_only=False),
         reasons=dropped.dictionary.to_pylist(),
+        by_set={
+            name.removeprefix(BY_SET): table[name].to_numpy().astype(np.float64)
+            for name in table.column_names
+            if name.startswith(BY_SET)
+        },
     )
 
 
