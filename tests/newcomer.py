@@ -50,7 +50,6 @@ RUN |= {"recipes/follows.py", "source", *APPENDED}
 NOT_RUN = {
     r"^make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
     r"^make setup": "makes an environment with torch: in the test of a fresh clone",
-    r"^source .venv/": "in the test of a fresh clone; the environment of the tests is active already",
     r"^make docs": "builds the site, as test_docs.py does",
     r"^make test": "would run itself; .ci/run calls it, which is tested",
     r"^make lint": ".ci/run calls it, which is tested",
@@ -150,7 +149,7 @@ def leaves(program: str, options: Any) -> list[str]:
     if program == "nuggets score":
         return [f"{given['score_dir']}/{name}" for name in ("scores.parquet", "report.html")]
     if program == "nuggets select":
-        return [given[name] for name in ("output", "output_file") if given.get(name)]
+        return [given["output_file"]] if given["output_file"] else []
     if program == "nuggets report":
         return [f"{options[1] or options[0]}/report.html"]
     return []
