@@ -30,7 +30,7 @@ LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
 # Programs of others, whose command lines are theirs: no more than that they are called is known.
 FOREIGN = {"cd", "curl", "git", "sbatch", "source", "vllm"}
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
-SLURM_OPTIONS = {"--array", "--requeue"}
+FOREIGN_OPTIONS = {"--array", "--dependency", "--gres", "--requeue", "--resolution", "--time"}  # of sbatch and uv
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
 VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # as the scheduler would set them
 CPU = ["--use_cpu", "true", "--bf16", "false"]  # SFTConfig refuses its own defaults on a machine without a GPU
@@ -114,6 +114,16 @@ def commands(page: Path) -> list[Command]:
     return [command for block in blocks_of("bash", page) for command in commands_of(block)]
 
 
+def launch_lines(path: Path) -> list[Command]:
+    """Commands in the docstring of a script, or in the comments on top of a config."""
+    if path.suffix == ".py":
+        found = list(_blocks(path, ast.get_docstring(ast.parse(path.read_text())) or "", 0))
+    else:
+        lines = re.findall(r"^#(?:   (\S.*|    .*)|.*)$", path.read_text(), flags=re.MULTILINE)  # prose: empty
+        found = [Block(path, 0, "bash", "\n".join(lines))]
+    return [command for block in found if block.language == "bash" for command in commands_of(block)]
+
+
 def commands_of(block: Block) -> Iterator[Command]:
     """Commands of a block; comments between them are none."""
     text, start = "", block.line + 1
@@ -178,7 +188,13 @@ def _python(rest: list[str]) -> tuple[str, Any]:
     module = recipe(script.stem)
     if script.stem in ("train", "control", "compare"):
         return str(script), module.parse([*options, *CPU])
-    return str(script), module.parse(options) if hasattr(module, "parse") else module.make_parser().parse_args(options)
+    if hasattr(module, "parse") or hasattr(module, "make_parser"):
+        return str(script), module.parse(options) if hasattr(module, "parse") else module.make_parser().parse_args(
+            options
+        )
+    # A script for us alone, which parses where it runs.
+    assert {word for word in options if word.startswith("--")} <= known_options(), options
+    return str(script), options
 
 
 def _accelerate(rest: list[str]) -> tuple[str, Any]:
@@ -304,17 +320,22 @@ def inline_options(page: Path) -> set[str]:
     return {word for span in spans for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
 
 
+@cache
 def known_options() -> set[str]:
     """Every option of every program: the project's, the launcher's, and those of others that a page may name."""
     parsers: Sequence[Any] = [recipe_parser(), launch_command_parser()]
     modules = [import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report")]
     parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
     options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    scripts = [ast.parse(path.read_text()) for path in sorted((ROOT / "recipes").glob("*.py"))]
-    for node in (node for script in scripts for node in ast.walk(script)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("--"):
-            options.add(node.value)
+    options |= {option for path in (ROOT / "recipes").glob("*.py") for option in _literals(path)}
     types = [recipe("compare").CompareArguments, recipe("control").ControlArguments]
     types += [each for step in recipe("evaluate").STEPS.values() for each in step]
     options |= {f"--{field.name}" for each in types for field in dataclasses.fields(each)}
-    return options | SERVE_OPTIONS | SLURM_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}
+    return options | SERVE_OPTIONS | FOREIGN_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}
+
+
+def _literals(script: Path) -> set[str]:
+    """Options that a script adds to its parser."""
+    nodes = ast.walk(ast.parse(script.read_text()))
+    found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {value for value in found if re.fullmatch("--[a-z][a-z_]*", value)}

@@ -31,7 +31,7 @@ MODELS = ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-8B-Base", "hugg
 ROWS = ("yahma/alpaca-cleaned", "tatsu-lab/alpaca", "vicgalle/alpaca-gpt4")
 EVERY = 15  # of the demo's 1,836 rows
 
-CPU = "--use_cpu true --bf16 false"
+CPU = "--use_cpu true --bf16 false --dtype float32"
 TRAINING = f"{CPU} --max_steps 2 --per_device_train_batch_size 4"
 APPENDED = {
     "nuggets plan": "--measure_seconds 0.1",
@@ -50,7 +50,6 @@ RUN |= {"recipes/follows.py", "source", *APPENDED}
 NOT_RUN = {
     r"^make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
     r"^make setup": "makes an environment with torch: in the test of a fresh clone",
-    r"^source .venv/": "in the test of a fresh clone; the environment of the tests is active already",
     r"^make docs": "builds the site, as test_docs.py does",
     r"^make test": "would run itself; .ci/run calls it, which is tested",
     r"^make lint": ".ci/run calls it, which is tested",
@@ -150,7 +149,7 @@ def leaves(program: str, options: Any) -> list[str]:
     if program == "nuggets score":
         return [f"{given['score_dir']}/{name}" for name in ("scores.parquet", "report.html")]
     if program == "nuggets select":
-        return [given["output"]] if given["output"] else []
+        return [given["output_file"]] if given["output_file"] else []
     if program == "nuggets report":
         return [f"{options[1] or options[0]}/report.html"]
     return []

@@ -31,6 +31,16 @@ def test_commands_are_found():
     assert len(found) >= 20
 
 
+def test_launch_lines_of_scripts_and_configs_are_parsed_by_their_programs():
+    scripts = sorted((ROOT / "recipes").glob("*.py"))
+    configs = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "configs" / "paper").glob("*.yaml"))]
+    lines = {path: documented.launch_lines(path) for path in [*scripts, *configs]}
+    for command in (command for shown in lines.values() for command in shown):
+        documented.parse(command)
+    assert all(lines[path] for path in configs)
+    assert sum(map(len, lines.values())) >= 30
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_block_escapes(page):
     """A command in a block of another kind (`sh`, `console`, an indented one) would be read by nobody."""
