@@ -238,7 +238,8 @@ def local_path(place: Place) -> Path | None:
     protocol, separator, path = str(place).partition("://")
     if separator:
         return Path(path) if protocol in ("file", "local") else None
-    if protocol.partition(":/")[0] in known_implementations:  # `Path` makes one slash of two
+    before, slash, _ = str(place).partition(":/")  # `Path` makes one slash of two
+    if slash and before in known_implementations:
         raise ValueError(f"{place!r} is a URL that was made a Path; give it as a string.")
     return Path(place)
 

@@ -77,10 +77,16 @@ def logits_to_keep(model: PreTrainedModel, number: int) -> dict[str, int]:
     return {"logits_to_keep": number} if known else {}
 
 
+def cache_argument(model: PreTrainedModel, cache: DynamicCache) -> dict[str, DynamicCache]:
+    """Give the key/value cache under the name that the model knows: transformers 5.24 renamed it."""
+    name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+    return {name: cache}
+
+
 def _prefix_cache(model: PreTrainedModel, prefix_ids: Sequence[int]) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([list(prefix_ids)], device=model.device)
-    model(input_ids=ids, past_key_values=cache, use_cache=True, **logits_to_keep(model, 1))
+    model(input_ids=ids, use_cache=True, **cache_argument(model, cache), **logits_to_keep(model, 1))
     return cache
 
 
@@ -100,7 +106,7 @@ def _score_batch(
         repeated = copy.deepcopy(cache)
         repeated.batch_repeat_interleave(len(segments))
         mask = torch.cat([mask.new_ones(len(segments), prefix_length), mask], dim=1)
-        kwargs = {"past_key_values": repeated, "use_cache": True}
+        kwargs = {"use_cache": True, **cache_argument(model, repeated)}
     kept = ids.shape[1] - first
     logits = model(input_ids=ids, attention_mask=mask, **kwargs, **logits_to_keep(model, kept)).logits[:, -kept:]
     return _mean_log_probs(logits, segments, offset=first)

@@ -19,6 +19,7 @@ import torch
 from bench_shapes import Workload
 from transformers import DynamicCache
 
+from nuggets_trainer.portable import cache_argument
 from nuggets_trainer.segment import Segment
 
 MAX_ANCHOR_TOKENS = 200  # the research code cuts and pads anchors here
@@ -43,7 +44,8 @@ class ReferenceLoop:
         means: list[float] = []
         with torch.inference_mode():
             ids = torch.tensor([work.prefix_ids], device=self._model.device)
-            cache = self._model(input_ids=ids, use_cache=True).past_key_values
+            cache = DynamicCache(config=self._model.config)
+            self._model(input_ids=ids, use_cache=True, **cache_argument(self._model, cache))
             for first in range(0, len(work.segments), self._batch_size):
                 batch = work.segments[first : first + self._batch_size]
                 means += self._score_batch(cache, len(work.prefix_ids), batch)
@@ -60,7 +62,7 @@ class ReferenceLoop:
         expanded = DynamicCache(
             [(x.keys.expand(len(batch), -1, -1, -1), x.values.expand(len(batch), -1, -1, -1)) for x in cache.layers]
         )
-        logits = self._model(input_ids=ids, attention_mask=mask, past_key_values=expanded).logits
+        logits = self._model(input_ids=ids, attention_mask=mask, **cache_argument(self._model, expanded)).logits
         log_probs = logits.log_softmax(dim=-1, dtype=torch.float32)
         means = []
         for row, segment in enumerate(batch):

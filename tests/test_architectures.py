@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from nuggets_trainer.engine import LogProbEngine
 from nuggets_trainer.flex import flex_row
 from nuggets_trainer.packed import score_packed
 from tests.architectures import ARCHITECTURES, VOCAB, WINDOW, random_model
+from tests.launch import ROOT
 from tests.oracle import mean_log_prob
 from tests.test_engine import random_prefix, random_segments
 
@@ -73,8 +73,9 @@ def test_a_window_is_shorter_than_the_sequences():
     assert len(windows) == 6
 
 
-def test_the_readme_says_which_path_each_architecture_takes():
-    section = (Path(__file__).parent.parent / "README.md").read_text().split("## Models", 1)[1].split("\n## ", 1)[0]
+def test_the_guide_says_which_path_each_architecture_takes():
+    page = (ROOT / "docs" / "guides" / "large_models.md").read_text()
+    section = page.split("\n## Architectures\n", 1)[1].split("\n## ", 1)[0]
     rows = re.findall(r"^\| `(packed|cached|whole)` \| (.*?) \|", section, flags=re.MULTILINE)
     table = {name.strip(): path for path, names in rows for name in names.split(",")}
     assert table == PATH_OF

@@ -206,7 +206,8 @@ def test_a_path_that_gives_nan_is_not_trusted(caplog):
             output.last_hidden_state.fill_(float("nan"))
 
     def poison_cached(module, args, kwargs, output):
-        if kwargs.get("past_key_values") is not None and kwargs["input_ids"].shape[0] > 1:
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))  # transformers 5.24 renamed it
+        if cache is not None and kwargs["input_ids"].shape[0] > 1:
             output.logits.fill_(float("nan"))
 
     engine = LogProbEngine(model)

@@ -19,6 +19,7 @@ from nuggets_trainer.files import (
     check_writable,
     join,
     list_directory,
+    local_path,
     read_bytes,
     read_many,
     remove_leftovers,
@@ -220,6 +221,11 @@ def test_an_unknown_protocol_is_refused():
 def test_a_url_that_was_made_a_path_is_refused():
     with pytest.raises(ValueError, match=r"'s3:/bucket/x'\) is a URL that was made a Path; give it as a string"):
         ScoreStore(Path("s3://bucket/x"), FIELDS)
+
+
+def test_a_directory_may_be_named_like_a_protocol():
+    for name in ("s3", "data", "memory", "git"):
+        assert local_path(name) == local_path(Path(name)) == Path(name)
 
 
 def test_a_listing_shows_what_others_wrote_since(remote, monkeypatch):

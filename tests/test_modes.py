@@ -1,7 +1,7 @@
 """Every mode of `SFTTrainer` with selection on: training is, bit for bit, `SFTTrainer` on the golden set.
 
-README's table of modes is held against this file: a mode is called "works" if its test is here, "refused" if the
-message is.
+The tables of docs/guides/your_data.md are held against this file: a mode is called "works" if its test is here,
+"refused" if the message is.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer
 from nuggets_trainer.columns import alpaca_to_trl
 from nuggets_trainer.contexts import preserved_rng
 from nuggets_trainer.demo import demo_path
-from tests.test_readme import README
+from tests.launch import ROOT
 from tests.test_trainer import ANCHORS, CHAT_POOL, POOL, arguments, assert_same_training, lora, losses, model_dir
 
 __all__ = ["model_dir"]  # a fixture
+PAGE = (ROOT / "docs" / "guides" / "your_data.md").read_text()
 # What TRL and torch announce of their own options is theirs.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -56,7 +57,7 @@ class FirstTokens:
         return {"input_ids": padded, "labels": labels, "attention_mask": (labels != -100).long()}
 
 
-# Options of SFTConfig, by the name of the mode in README.
+# Options of SFTConfig, by the name of the mode on the page.
 CONFIG_MODES = {
     "packing `bfd`": {"packing": True, "packing_strategy": "bfd", "max_length": 64},
     "packing `bfd_split`": {"packing": True, "packing_strategy": "bfd_split", "max_length": 64},
@@ -370,12 +371,12 @@ def test_a_mode_with_reselect(mode, model_dir, tmp_path):
         assert_same(golden, stock)
 
 
-# ---------------------------------------------------------------- README
+# ---------------------------------------------------------------- the page
 
 
 def table(heading: str) -> dict[str, list[str]]:
     """Rows of the table under a heading by each name in their first cell; the other cells."""
-    lines = README[README.index(f"### {heading}") :].splitlines()
+    lines = PAGE[PAGE.index(f"\n## {heading}\n") :].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| ---"))
     rows = {}
     for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start + 1 :]):
@@ -384,7 +385,7 @@ def table(heading: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_readme_says_of_every_format_what_the_tests_show():
+def test_the_page_says_of_every_format_what_the_tests_show():
     refused = [name for name in REFUSED if "PiSSA" not in name]
     rows = table("Formats")
     assert set(rows) == {*FORMATS, *refused}
@@ -392,8 +393,8 @@ def test_readme_says_of_every_format_what_the_tests_show():
         assert cell == (f'refused: "{REFUSED[name][1]}"' if name in REFUSED else "works"), name
 
 
-def test_readme_says_of_every_mode_what_the_tests_show():
-    rows = table("Modes")
+def test_the_page_says_of_every_mode_what_the_tests_show():
+    rows = table("Training modes")
     works = {*CONFIG_MODES, *TRAINER_MODES, "QLoRA", "resuming from a checkpoint"}
     refused = [name for name in REFUSED if "PiSSA" in name]
     assert set(rows) == {*works, *refused}

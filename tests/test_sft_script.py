@@ -1,8 +1,9 @@
-"""TRL's own `sft.py`, changed by the two lines that README shows, selects and trains."""
+"""TRL's own `sft.py`, changed by the two lines that the docs show, selects and trains."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,16 +11,16 @@ import trl
 from datasets import Dataset
 
 from tests.conftest import alpaca_rows
-from tests.launch import run
-from tests.test_readme import blocks
+from tests.launch import ROOT, run
 from tests.test_trainer import model_dir
 
 __all__ = ["model_dir"]  # a fixture
+GUIDE = ROOT / "docs" / "guides" / "getting_started.md"
 
 
 def patched(script: str) -> str:
-    """Apply README's diff: each added line goes behind the line that stands before it."""
-    (diff,) = blocks("diff")
+    """Apply the diff of docs/guides/getting_started.md: each added line goes behind the line that stands before it."""
+    (diff,) = re.findall(r"```diff\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
     lines, added = script.splitlines(), 0
     place = 0
     for line in diff.splitlines():
