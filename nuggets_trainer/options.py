@@ -118,6 +118,7 @@ def make_parser(
         description=description,
         epilog=epilog,
         formatter_class=HelpFormatter,
+        allow_abbrev=False,  # each option has two spellings, so that a part of one is never clear
     )
     parser.add_argument(
         "--config",

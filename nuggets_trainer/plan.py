@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,21 @@ def speed_of(calls: list[tuple[float, float]]) -> tuple[float, float]:
     residuals = [second - token / speed for token, second in calls]
     error = math.sqrt(sum(r * r for r in residuals) * len(calls) / (len(calls) - 1)) / max(seconds, 1e-9)
     return speed, max(LEAST_SPREAD, 2 * error)
+
+
+def speed_together(tokens_left: Sequence[float], speeds: Sequence[float]) -> float:
+    """Tokens per second of processes that have a share of their own each: the last one that is through ends the job.
+
+    Args:
+        tokens_left: of each process.
+        speeds: tokens per second of each; 0 where it had nothing to score.
+
+    Example:
+        >>> speed_together([100, 100], [10, 5]), speed_together([100, 0], [10, 5])
+        (10.0, 10.0)
+    """
+    slowest = max((left / speed for left, speed in zip(tokens_left, speeds, strict=True) if speed), default=0.0)
+    return sum(tokens_left) / slowest if slowest else sum(speeds)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import time
 
 from nuggets_trainer.forecast import ForeseeableRace
-from nuggets_trainer.plan import Measurement, Range, Workload, describe_time, speed_of
+from nuggets_trainer.plan import Measurement, Range, Workload, describe_time, speed_of, speed_together
 from nuggets_trainer.progress import Phase
 from nuggets_trainer.ranks import Ranks
 
@@ -118,16 +118,14 @@ class Watch:
         """
         speeds = ranks.gather([speed_of(self.calls) if self.calls else (0.0, 0.0)])
         lefts = ranks.gather([self.tokens_left])
-        total, cut = sum(speed for speed, _ in speeds), ranks.on_main(lambda: self._cut)
+        by_rank, cut = [speed for speed, _ in speeds], ranks.on_main(lambda: self._cut)
         if self._sharing > 1:
-            lefts = lefts[:1]  # the main process knows the race
-        else:  # each has a share of its own, and the last one that is through ends it
-            times = [left / speed for (_, left, _), (speed, _) in zip(lefts, speeds, strict=True) if speed]
-            slowest = max(times, default=0.0)
-            total = sum(left for _, left, _ in lefts) / slowest if slowest else total
+            lefts, speed = lefts[:1], sum(by_rank)  # the main process knows the race
+        else:
+            speed = speed_together([expected for _, expected, _ in lefts], by_rank)
         low, expected, high = (sum(column) for column in zip(*lefts, strict=True))
         spread = max(spread for _, spread in speeds)
         done = sum(ranks.gather([sum(tokens for tokens, _ in self.calls)]))
         finished = all(ranks.gather([self.finished]))
         left = (0.0, 0.0, 0.0) if finished else (low, expected, high)
-        return Measurement(self.workload, left, done, total, spread, cut, self.began - started, finished)
+        return Measurement(self.workload, left, done, speed, spread, cut, self.began - started, finished)

@@ -120,7 +120,8 @@ def test_there_is_nothing_to_count_in_an_empty_pool():
     "module",
     [
         *("config", "golden", "coverage", "limits", "selection", "anchors", "formats", "rows", "segment", "slots"),
-        *("arguments", "evaluation.intervals", "evaluation.mt_bench", "evaluation.pairwise"),
+        *("plan", "progress", "arguments", "commands.configs"),
+        *("evaluation.intervals", "evaluation.mt_bench", "evaluation.pairwise"),
     ],
 )
 def test_the_examples_in_the_docstrings_run(module):

@@ -84,6 +84,24 @@ def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):
     assert None not in pq.read_table(tmp_path / "one" / "anchors.parquet")["pool_index"].to_pylist()
 
 
+@pytest.mark.slow
+def test_two_processes_make_one_plan(rows, tmp_path):
+    command = [*TORCHRUN, "2", "-m", "nuggets_trainer.cli"]
+    options = [word for name, value in rows.items() for word in (f"--{name}", value)]
+    options += ["--model_name_or_path", "nuggets-demo/model", "--score_dir", str(tmp_path), "--schedule", "exact"]
+    options += ["--tokens_per_batch", "64", "--json"]
+    plans = []
+    for argv in (["plan", *options, "--measure_seconds", "0.001"], ["score", *options], ["plan", *options]):
+        printed = run([*command, *argv], ACCELERATE_USE_CPU="true").splitlines()
+        (result,) = [json.loads(line) for line in printed if line.startswith("{")]  # from the main process alone
+        assert sum("Loading weights: 100%" in line for line in printed) <= 1
+        plans.append(result)
+    before, scored, after = plans
+    assert before["num_processes"] == 2 and not before["finished"]
+    assert scored["num_pairs_scored"] == 120 * 8 - before["num_pairs_scored"] > 0
+    assert after["finished"] and after["num_pairs_scored"] == 0
+
+
 def wait_for(condition, process, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

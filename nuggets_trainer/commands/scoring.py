@@ -54,7 +54,9 @@ def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsCo
 
 def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
     """Load rows, anchors and model, each on this process' device."""
+    import datasets
     import torch
+    import transformers
     from accelerate import PartialState
 
     from nuggets_trainer.causal_lm import resolve_autocast_dtype
@@ -64,6 +66,9 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
 
     # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
+    if not state.is_main_process:  # one bar is enough
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
     assert rows.dataset_name is not None
     dataset = load_rows(
         *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
