@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint clean
+.PHONY: setup demo test test-slow lint docs clean
 
 setup: $(VENV)/.installed
 
@@ -33,5 +33,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: setup
+	$(BIN)/python -m sphinx -b html --fail-on-warning --keep-going docs docs/_build/html
+	@echo 'The site is in docs/_build/html/index.html'
+
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) outputs docs/_build

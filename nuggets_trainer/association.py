@@ -60,7 +60,8 @@ def associate(
         lengths: of the completions, `(n,)`, to hold equal.
 
     Returns:
-        None where the column says nothing: all values are alike, or nearly all are different texts.
+        The association; None where the column says nothing, because all values are alike or nearly all are different
+        texts.
     """
     values = np.asarray(values)
     score = np.asarray(golden_score, dtype=np.float64)

@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(error: Exception, command: str, code: int, debug: bool) -> int:
     """Say what went wrong: a mistake of the user in words, a defect with its traceback; return the exit code."""
-    if debug or not _is_explained(error):
+    of_options = code == 2 and isinstance(error, ValueError)  # also one of transformers' or TRL's own checks
+    if debug or not (of_options or _is_explained(error)):
         traceback.print_exception(error)
         return 1
     if rank() == 0:

@@ -1,6 +1,6 @@
 """Choose rows that help all anchors between them, not each the most by itself. Pure numpy; knows no pool and no rule.
 
-Ranking takes the best candidates one by one, and they may all help the same anchors. Here a set S of rows is worth
+Ranking takes the best candidates one by one, and they may all help the same anchors. Here a set S of rows is worth::
 
     F(S) = (1 - w) * sum_{i in S} quality[i] / (the same of the k best)
          + w * mean_j sqrt( sum_{i in S} max(gain[i, j], 0) / (the same of all rows) )

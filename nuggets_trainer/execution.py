@@ -92,7 +92,8 @@ class Execution:
         missing = self._missing_pairs()
         tokens = sum(self._shared.num_tokens(self._prompts[i], anchors) for i, anchors in missing)
         counts = ranks.gather([(missing.num_pairs, tokens)])
-        with show_phase("Scoring", "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
+        name = "Scoring" if ranks.world == 1 else f"Scoring (share of 1 of {ranks.world} processes)"
+        with show_phase(name, "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
             workload = self._workload(sum(pairs for pairs, _ in counts), sum(tokens for _, tokens in counts))
             self.watch.over(phase, workload, own_tokens=tokens)
             if workload.tokens:

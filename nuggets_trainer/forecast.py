@@ -53,9 +53,9 @@ class ForeseeableRace(Race):
     @property
     def cut(self) -> float | None:
         """Golden score of the last row that is kept so far; None while there are too few."""
-        scores = self.upper_bound()[self.complete]
         if self._rule[0] != "threshold":
             return self.bound if math.isfinite(self.bound) else None
+        scores = self.upper_bound()[self.complete]
         return min(scores[scores > self._rule[1]].tolist(), default=None)
 
     @property

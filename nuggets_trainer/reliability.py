@@ -26,7 +26,9 @@ class Reliability:
     """How far golden scores depend on which anchors were taken.
 
     Attributes:
-        num_candidates, num_anchors, k: what was looked at: candidates with a score, anchors, size of the golden set.
+        num_candidates: candidates with a score.
+        num_anchors: anchors that they were scored on.
+        k: size of the golden set.
         split_half: correlation of the golden scores by two random halves of the anchors, mean over splits.
         golden_score: reliability of the score by all anchors, from `split_half` by Spearman-Brown,
             `2 r / (1 + r)`: its expected correlation with the score by as many other anchors of the same kind.

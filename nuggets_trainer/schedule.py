@@ -65,7 +65,8 @@ class Race:
 
     Attributes:
         one_shot: the log-probs; rows of candidates that are `complete` hold all their anchors.
-        wins, num_scored, num_anchors: anchors won, scored, and to be scored at most, `(n,)`.
+        wins: anchors won, `(n,)`.
+        num_anchors: anchors to be scored at most, `(n,)`.
         dropped: candidates without an anchor, or with a log-prob that is not finite, `(n,)`.
         pilot: its candidates, `(p,)`.
 

@@ -42,7 +42,9 @@ class GoldenSet:
 
     Attributes:
         indices: pool indices in rank order, `(k,)` int64.
-        golden_score, standard_error, mean_gain: of these candidates, `(k,)`, same order.
+        golden_score: of these candidates, `(k,)`, same order.
+        standard_error: of each golden score.
+        mean_gain: likewise, nats per token.
         rule: name and value of the selection rule, e.g. `("top_fraction", 0.1)`.
         num_rows: rows of the pool.
         num_candidates: rows from which the set was chosen; the others were dropped.

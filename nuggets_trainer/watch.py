@@ -116,14 +116,17 @@ class Watch:
             ranks: of the job.
             started: when the job began, by `time.monotonic()`.
         """
-        own = [speed_of(self.calls)] if self.calls else []
-        speeds = ranks.gather(own)
+        speeds = ranks.gather([speed_of(self.calls) if self.calls else (0.0, 0.0)])
         lefts = ranks.gather([self.tokens_left])
+        total, cut = sum(speed for speed, _ in speeds), ranks.on_main(lambda: self._cut)
         if self._sharing > 1:
             lefts = lefts[:1]  # the main process knows the race
+        else:  # each has a share of its own, and the last one that is through ends it
+            times = [left / speed for (_, left, _), (speed, _) in zip(lefts, speeds, strict=True) if speed]
+            slowest = max(times, default=0.0)
+            total = sum(left for _, left, _ in lefts) / slowest if slowest else total
         low, expected, high = (sum(column) for column in zip(*lefts, strict=True))
-        spread = max((spread for _, spread in speeds), default=0.0)
-        total, cut = sum(speed for speed, _ in speeds), ranks.on_main(lambda: self._cut)
+        spread = max(spread for _, spread in speeds)
         done = sum(ranks.gather([sum(tokens for tokens, _ in self.calls)]))
         finished = all(ranks.gather([self.finished]))
         left = (0.0, 0.0, 0.0) if finished else (low, expected, high)

@@ -95,6 +95,14 @@ def test_a_missing_file_is_one_message_and_debug_shows_where_it_arose(tmp_path, 
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_value_that_transformers_refuses_is_one_message(capsys):
+    """Without a GPU, TRL's default of bfloat16 ended in a traceback through three packages."""
+    command = ["train", *DEMO, "--dataset_name", "nuggets-demo/pool", "--logging_strategy", "steps"]
+    assert main([*command, "--logging_steps", "0", "--output_dir", "o", "--use_cpu", "true", "--bf16", "false"]) == 2
+    told = capsys.readouterr().err
+    assert "requires non-zero --logging_steps" in told and "Traceback" not in told
+
+
 def test_a_missing_file_is_told_before_torch_is_imported(tmp_path):
     """It was told ten seconds later."""
     code = f"""

@@ -21,7 +21,7 @@ def write_report(score_dir: Place, output_dir: Place | None = None, *, plots: bo
     Args:
         score_dir: of a scoring run that is over; a local path, or a URL for fsspec.
         output_dir: where to; default: beside the scores.
-        plots: also write plots/*.png, for papers (needs matplotlib, `pip install nuggets_trainer[plot]`).
+        plots: also write `plots/*.png`, for papers (needs matplotlib, `pip install nuggets_trainer[plot]`).
 
     Returns:
         What report.json holds.
