@@ -221,7 +221,7 @@ def gather_evidence(
         "dtype": model.dtype,
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
-        "trust_remote_code": args.trust_remote_code,
+        "trust_remote_code": getattr(args, "trust_remote_code", False),  # not in older versions of TRL
         **(args.model_init_kwargs or {}),
     }
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)

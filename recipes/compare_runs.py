@@ -12,6 +12,7 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer.causal_lm import base_model
-from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, is_alpaca
+from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
 from nuggets_trainer.engine import LogProbEngine
 from nuggets_trainer.files import make_directory, write_atomically
 from nuggets_trainer.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash
@@ -84,7 +85,7 @@ class Laboratory:
     ) -> None:
         self._args, self._model_config, self._directory, self._generation = args, model, directory, generation
         self._path = resolve_demo(model.model_name_or_path)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._path, trust_remote_code=args.trust_remote_code)
+        self._tokenizer = AutoTokenizer.from_pretrained(self._path, **hub_options(args))
         self._engine_path: str | None = None
         self._ranks = Ranks()
         template = alpaca_template(template_name, self._tokenizer.chat_template)
@@ -97,7 +98,7 @@ class Laboratory:
         place = np.array(self._prepared[POOL_INDEX])
         self._place_of = {int(i): p for p, i in enumerate(place)}
         self.usable = place  # pool indices; TRL leaves out rows that have no completion token in `max_length`
-        self.segments = [_segment(row) for row in trainer.eval_dataset]
+        self.segments = [_segment(row, trainer.data_collator) for row in trainer.eval_dataset]
         if not self.segments:
             raise ValueError("No held-out row has a completion token in `max_length`. Raise it, or give shorter rows.")
         self.num_tokens = np.array([segment.num_completion_tokens for segment in self.segments])
@@ -170,10 +171,13 @@ class Laboratory:
             args = dataclasses.replace(args, **changes)
             model = AutoModelForCausalLM.from_pretrained(
                 self._path,
-                revision=self._model_config.model_revision,
-                trust_remote_code=self._args.trust_remote_code,
-                attn_implementation=self._model_config.attn_implementation,
-                **{"dtype": self._model_config.dtype, **(self._args.model_init_kwargs or {})},
+                **{
+                    "revision": self._model_config.model_revision,
+                    "attn_implementation": self._model_config.attn_implementation,
+                    "dtype": self._model_config.dtype,
+                    **hub_options(self._args),
+                    **(self._args.model_init_kwargs or {}),
+                },
             )
             trainer = SFTTrainer(
                 model=model,
@@ -211,7 +215,9 @@ class Laboratory:
     def _rows_hash(self, rows: npt.NDArray[np.int64]) -> str:
         places = sorted(self._place_of[int(i)] for i in rows)
         prepared = self._prepared.select(places)
-        return _digest([prepared["input_ids"][:], prepared["labels"][:]] if places else [])
+        # Where the loss is, is in `labels`, or with older versions of TRL in masks.
+        deciding = ("input_ids", "labels", "completion_mask", "assistant_masks")
+        return _digest([prepared[name][:] for name in deciding if name in prepared.column_names] if places else [])
 
     def _steps_of(self, num_rows: int) -> int:
         """Optimizer steps of `num_train_epochs` over so many rows."""
@@ -224,9 +230,9 @@ def _trl_rows(rows: Dataset, template: str) -> Dataset:
     return alpaca_to_trl(rows, template) if is_alpaca(rows.column_names) else rows
 
 
-def _segment(row: dict[str, Any]) -> Segment:
-    """Return what TRL puts loss on, of a prepared row; its first token has no context."""
-    labels = row.get("labels", row["input_ids"])
+def _segment(row: dict[str, Any], collate: Callable[[list[Any]], Any]) -> Segment:
+    """Return what TRL puts loss on, of a prepared row, as its collator says; the first token has no context."""
+    labels = collate([row])["labels"][0].tolist()
     return scored_at(list(row["input_ids"]), [p for p, label in enumerate(labels) if label != -100 and p > 0])
 
 

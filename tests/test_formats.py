@@ -378,15 +378,17 @@ def test_a_row_is_scored_on_the_token_ids_that_trl_trains_on(
         with pytest.raises(ValueError, match="`assistant_only_loss=True`, but .* not conversational"):
             make_template("auto", tokenizer, pool, training_chat_template=training)
         return
-    trained = SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer).train_dataset[0]
+    trainer = SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
+    trained = trainer.train_dataset[0]
+    labels = trainer.data_collator([trained])["labels"][0].tolist()  # older versions of TRL store none
     template = make_template("auto", tokenizer, pool, training_chat_template=training)
     segment = template.zero_shot(pool[0])
     assert segment.ids == trained["input_ids"]
     completion_alone = completion_only_loss is not False and "completion" in TRAINED[name]
     if assistant_only_loss or "input_ids" in TRAINED[name]:
-        assert list(segment.positions) == [i for i, label in enumerate(trained["labels"]) if label != -100 and i]
+        assert list(segment.positions) == [i for i, label in enumerate(labels) if label != -100 and i]
     elif completion_alone:
-        assert list(segment.positions) == [i for i, label in enumerate(trained["labels"]) if label != -100]
+        assert list(segment.positions) == [i for i, label in enumerate(labels) if label != -100]
 
 
 # ---------------------------------------------------------------- refused before any work

@@ -44,6 +44,7 @@ def test_the_wheel_holds_demo_configs_licence_and_types(wheel):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_wheel_runs_the_demo_in_a_fresh_environment(wheel, tmp_path):
     """Some minutes: torch is installed anew."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
