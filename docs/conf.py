@@ -23,11 +23,8 @@ import nuggets_trainer
 from nuggets_trainer import NuggetsConfig
 
 DOCS = Path(__file__).parent.resolve()
-# Where links to files outside docs/ lead: Read the Docs says of which repository, else it is the one on this disk.
-REPOSITORY = DOCS.parent.as_uri()
-if "READTHEDOCS" in os.environ:
-    url, commit = os.environ["READTHEDOCS_GIT_CLONE_URL"], os.environ["READTHEDOCS_GIT_COMMIT_HASH"]
-    REPOSITORY = f"{url.removesuffix('.git')}/blob/{commit}"
+# Where links to files outside docs/ lead: a published site names its repository, else it is the one on this disk.
+REPOSITORY = os.environ.get("DOCS_REPOSITORY", DOCS.parent.as_uri())
 
 project = html_title = "nuggets_trainer"
 author = copyright = "The nuggets_trainer authors"

@@ -153,8 +153,8 @@ class NuggetsConfig:
         default="auto",
         metadata={
             "help": "Arithmetic of the scoring forward passes; part of the fingerprint of stored scores. `auto`: the "
-            "training precision (bfloat16 with `bf16: true`), else the dtype of the weights. bfloat16 changes about "
-            "1%% of the wins against float32.",
+            "training precision (bfloat16 with `bf16: true`), else the dtype of the weights. bfloat16 changes "
+            "1 to 3%% of the wins against float32.",
             "choices": list(SCORE_DTYPES),
         },
     )
@@ -181,7 +181,7 @@ class NuggetsConfig:
         default=None,
         metadata={
             "help": "Keep this fraction of the candidates that can be scored, in (0, 1]. Default rule: 0.1. (The "
-            "paper's best region, golden score above 0.8, is 14%% of Alpaca.)"
+            "paper's best region, golden score above 0.8, is 10 to 14%% of Alpaca.)"
         },
     )
     top_k: int | None = field(default=None, metadata={"help": "Keep exactly this many candidates."})

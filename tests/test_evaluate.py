@@ -222,7 +222,7 @@ def test_an_adapter_changes_the_model_and_brings_its_base_and_tokenizer(small, t
 
 @contextlib.contextmanager
 def serve(model: Path) -> Iterator[str]:
-    """`transformers serve`, as the README starts it; yields its base URL."""
+    """`transformers serve`, as the guide starts it; yields its base URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
