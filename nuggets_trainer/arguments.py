@@ -195,7 +195,7 @@ def parse_arguments(
         config = _read_config(path, options | ignored)
         config = {key: value for key, value in config.items() if key in options or key == "env"}
         os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
-        given = {option.removeprefix("--").split("=")[0] for option in rest if option.startswith("--")}
+        given = given_options(rest)
         for group in EXCLUSIVE:
             if group & given:
                 config = {key: value for key, value in config.items() if key not in group}
@@ -207,6 +207,16 @@ def parse_arguments(
     if unknown:
         raise ValueError(unknown_options(unknown, parser))
     return tuple(parsed)
+
+
+def given_options(argv: Sequence[str]) -> set[str]:
+    """Names of the fields that a command line has options for, in either spelling.
+
+    Example:
+        >>> sorted(given_options(["--top-k", "5", "--score_dir=scores"]))
+        ['score_dir', 'top_k']
+    """
+    return {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
 def config_path(name: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import TrainerState
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
-from nuggets_trainer.arguments import RecipeArguments, config_path, parse_arguments, recipe_parser
+from nuggets_trainer.arguments import RecipeArguments, config_path, given_options, parse_arguments, recipe_parser
 from nuggets_trainer.checkpoints import last_complete_checkpoint
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.loading import check_there, load_rows, read_model_config, resolve_demo
@@ -39,10 +39,10 @@ def parse(argv: Sequence[str], parser: TrlParser | None = None) -> tuple[Any, ..
         ValueError: for missing, unknown or contradictory arguments.
     """
     argv = list(argv)
-    named = {option.split("=")[0] for option in argv} & {"--config", "--model_name_or_path", "--dataset_name"}
+    named = given_options(argv) & {"config", "model_name_or_path", "dataset_name"}
     if "--demo" in argv:
         if named:
-            given = ", ".join(sorted(named))
+            given = ", ".join(f"--{name}" for name in sorted(named))
             raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
         argv.remove("--demo")
     if not named and not {"-h", "--help"} & set(argv):

@@ -38,7 +38,7 @@ from follows import follow, read_matrix, source_columns
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, score_pool
-from nuggets_trainer.arguments import RecipeArguments, parse_arguments
+from nuggets_trainer.arguments import RecipeArguments, given_options, parse_arguments
 from nuggets_trainer.causal_lm import resolve_autocast_dtype
 from nuggets_trainer.checks import check_choice, check_int, check_number
 from nuggets_trainer.completion_loss import CompletionLosses, completion_losses
@@ -118,8 +118,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ValueError: for what a comparison cannot work with, before anything is loaded.
     """
-    named = {option.split("=")[0] for option in argv}
-    if not named & {"--config", "--model_name_or_path", "--dataset_name", "-h", "--help"}:
+    named = given_options(argv) & {"config", "model_name_or_path", "dataset_name", "help"}
+    if not named and "-h" not in argv:
         argv = ["--config", str(DEMO_CONFIG), *argv]
     parser = TrlParser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig, CompareArguments))
     arguments = parse_arguments(parser, argv)

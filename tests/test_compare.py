@@ -299,6 +299,8 @@ def test_what_it_cannot_compare_is_refused_before_any_work(changes, message, fil
         pytest.fail("was not refused")
     with pytest.raises(ValueError, match=r"needs --eval_dataset_name"):
         compare.parse(["--model_name_or_path", "m", "--dataset_name", "d", "--use_cpu", "--bf16", "false"])
+    with pytest.raises(ValueError, match=r"needs --dataset_name, --eval_dataset_name"):  # and not the demo's
+        compare.parse(["--model-name-or-path", "m", "--use_cpu", "--bf16", "false"])
 
 
 @pytest.mark.slow

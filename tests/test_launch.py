@@ -195,14 +195,17 @@ def test_without_arguments_the_recipe_is_the_demo(monkeypatch):
     assert nuggets.selection_rule == ("top_k", 7)
     with pytest.raises(ValueError, match="needs --dataset_name"):
         train.parse(["--model_name_or_path", "nuggets-demo/model", "--use_cpu", "--bf16", "false"])
+    with pytest.raises(ValueError, match="--demo brings its own .* drop --dataset_name, --model_name_or_path"):
+        train.parse(["--demo", "--model-name-or-path", "m", "--dataset_name=d"])
 
 
-def test_an_option_takes_the_place_of_its_partners_in_the_config_file(monkeypatch):
+@pytest.mark.parametrize("spelling", ["--top_k", "--top-k"])
+def test_an_option_takes_the_place_of_its_partners_in_the_config_file(spelling, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     import train
 
     config = ["--config", str(ROOT / "configs" / "alpaca_kmeans100.yaml"), "--use_cpu", "--bf16", "false"]
-    *_, nuggets = train.parse([*config, "--top_k", "100", "--anchors=anchors.jsonl"])
+    *_, nuggets = train.parse([*config, spelling, "100", "--anchors=anchors.jsonl"])
     assert nuggets.selection_rule == ("top_k", 100)
     assert nuggets.anchors == "anchors.jsonl" and nuggets.num_anchors is None and nuggets.template == "nuggets"
 
