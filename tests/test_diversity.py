@@ -13,10 +13,10 @@ from datasets import Dataset, DatasetDict
 from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
+from nuggets_trainer.cli import main
 from nuggets_trainer.golden import GoldenScores, combined_scores
 from nuggets_trainer.results import set_means
 from tests.conftest import alpaca_rows
-from tests.launch import BIN, run, start
 
 
 @pytest.fixture
@@ -226,18 +226,18 @@ def test_a_trainer_refuses_before_any_work_what_it_could_not_keep(rows, tmp_path
         trainer_of(rows, tmp_path, max_similarity=0.9, reselect="epoch")
 
 
-def test_the_command_line_takes_sets_as_json(rows, tmp_path):
+def test_the_command_line_takes_sets_as_json(rows, tmp_path, capsys):
     rows.to_json(tmp_path / "pool.jsonl")
     for seed, name in enumerate(("math", "chat")):
         Dataset.from_list(alpaca_rows(3, seed=seed)).to_json(tmp_path / f"{name}.jsonl")
     sets = json.dumps({name: str(tmp_path / f"{name}.jsonl") for name in ("math", "chat")})
     options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl"))
     chosen = ("--anchors", sets, "--top_k", "6", "--group_by", "source", "--coverage_weight", "0.5")
-    output = run([str(BIN / "nuggets"), "score", *options, *chosen, "--score_dir", str(tmp_path / "s")])
+    assert main(["score", *options, *chosen, "--score_dir", str(tmp_path / "s")]) == 0
+    output = capsys.readouterr().out
     assert "scored 24 candidates x 6 anchors" in output and "golden set: 6 of 24 candidates (top_k=6)" in output
     assert "by coverage" in output
     # What was chosen otherwise than by a ranking is not cut again as one.
-    process = start([str(BIN / "nuggets"), "select", str(tmp_path / "s"), "--top_k", "3"])
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert "was chosen with `coverage_weight` and `group_by`, but `nuggets select` knows rankings alone" in output
+    assert main(["select", str(tmp_path / "s"), "--top_k", "3"]) == 1
+    told = capsys.readouterr().err
+    assert "was chosen with `coverage_weight` and `group_by`, but `nuggets select` knows rankings alone" in told

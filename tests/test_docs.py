@@ -193,6 +193,7 @@ def test_the_notebook_runs_on_a_part_of_the_pool(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_the_notebook_shows_what_it_says(tmp_path):
     """Two minutes."""
     shown = run_notebook(tmp_path)

@@ -145,6 +145,7 @@ def test_a_killed_job_continues_with_the_same_command(rows, tmp_path):
     assert adapters[0] == adapters[1]
 
 
+@pytest.mark.slow
 def test_nuggets_score_writes_the_result_files_and_training_reuses_them(rows, tmp_path):
     options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
     choice = ("--anchors", rows["anchors"], "--template", "nuggets", "--dtype", "float32", "--top_fraction", "0.25")
@@ -231,6 +232,7 @@ def test_a_training_config_serves_nuggets_score_too(tmp_path, rows):
     assert "golden set: 7 of 120 candidates (top_k=7)" in output
 
 
+@pytest.mark.slow
 def test_a_finished_job_trains_no_further(rows, tmp_path):
     """Resumed in the middle of an epoch, the Trainer takes a step beyond `max_steps`: each rerun moved the model."""
     command = train_command(ONE_PROCESS, tmp_path / "out", **rows)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.arguments import parse_shard
+from nuggets_trainer.cli import main
 from tests.launch import BIN, ROOT, TORCHRUN, run, start
 
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -120,23 +121,23 @@ def test_a_threshold_is_refused_where_steps_are_planned_first(rows, tmp_path):
     assert "`threshold=0.5` leaves open how many rows are kept" in output
 
 
-def score(rows, score_dir, *flags: str) -> str:
-    return run([str(BIN / "nuggets"), "score", *options(rows, score_dir=score_dir), *flags])
+def test_shards_fill_one_store_and_a_last_job_writes_the_result(rows, tmp_path, capsys):
+    def score(name: str, *flags: str) -> str:
+        assert main(["score", *options(rows, score_dir=tmp_path / name), *flags]) == 0
+        return capsys.readouterr().out
 
-
-def test_shards_fill_one_store_and_a_last_job_writes_the_result(rows, tmp_path):
-    score(rows, tmp_path / "whole", "--schedule", "exact")
+    score("whole", "--schedule", "exact")
     for number in (2, 0):  # one of three is missing
-        output = score(rows, tmp_path / "shared", "--shard", f"{number}/3")
-        assert f"shard {number}/3: {27 * 8 if number == 0 else 26 * 8} pairs scored into" in output
+        pairs = 27 * 8 if number == 0 else 26 * 8
+        assert f"shard {number}/3: {pairs} pairs scored into" in score("shared", "--shard", f"{number}/3")
     assert not (tmp_path / "shared" / "scores.parquet").exists()
-    output = score(rows, tmp_path / "shared", "--schedule", "exact")
-    assert f"({27 * 8} pairs computed by this run)" in output
+    assert f"({27 * 8} pairs computed by this run)" in score("shared", "--schedule", "exact")
     for name in ("scores.parquet", "pairs.parquet", "anchors.parquet"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("schedule", ["exact", pytest.param("race", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["exact", "race"])
 def test_more_ranks_than_candidates_score_as_one(schedule, rows, tmp_path):
     """Of two ranks of three, one has a row that cannot be rendered and one has none."""
     few = load_rows("nuggets-demo/pool").select([0, 1]).to_list()
