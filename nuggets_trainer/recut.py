@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nuggets_trainer.files import Place, join, read_bytes
 from nuggets_trainer.golden import GoldenScores
+from nuggets_trainer.parquet import read_table
 from nuggets_trainer.selection import GoldenSet, select_golden_set
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def read_scores(score_dir: Place) -> StoredScores:
     """
     path = join(score_dir, "scores.parquet")
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(path)))
+        table = read_table(read_bytes(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"There is no {path}: nothing was scored there, or not to the end. `nuggets score --score_dir {score_dir} "

@@ -39,6 +39,7 @@ from nuggets_trainer.files import (
 )
 from nuggets_trainer.fingerprint import fingerprint_id
 from nuggets_trainer.manifest import open_manifest
+from nuggets_trainer.parquet import read_table
 from nuggets_trainer.scratch import Scratch
 
 logger = logging.getLogger(__name__)
@@ -273,7 +274,7 @@ def _healthy_table(name: str, content: bytes) -> pa.Table | str:
     if _part_name(content) != name:
         return "its bytes do not have the checksum in its name"
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        table = read_table(content)
     except (pa.ArrowInvalid, OSError) as error:
         return str(error)
     if not table.schema.equals(SCHEMA):

@@ -274,7 +274,8 @@ def test_plan_knows_the_anchors_that_a_run_has_chosen_and_lets_others_stand_in_b
     for _ in range(2):
         assert main(["plan", *options]) == 0
         plan = result(capsys)
-        assert plan["stand_in_anchors"] and not plan["finished"] and plan["num_pairs_scored"] > 100
+        # Stand-ins are drawn anew: the second plan may draw some that the first has stored.
+        assert plan["stand_in_anchors"] and not plan["finished"] and plan["num_pairs_scored"] > 0
         assert plan["tokens_left"]["expected"] == pytest.approx(plan["tokens"])  # none of it is of use
     assert main(["score", *options]) == 0
     capsys.readouterr()

@@ -56,6 +56,7 @@ ORDER = [
     "sharded",
     "fingerprint",
     "files",
+    "parquet",
     "scratch",
     "manifest",
     "store",

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nuggets_trainer.files import Place, join, list_directory, open_binary, read_bytes
+from nuggets_trainer.parquet import read_table
 from nuggets_trainer.report.provenance import ROWS_FILE, RUN_FILE
 
 Floats = npt.NDArray[np.float64]
@@ -108,7 +109,8 @@ def read_pairs(score_dir: Place) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the log-probs of pairs.parquet in blocks of rows `(b, m)`, NaN where not scored."""
     with open_binary(join(score_dir, "pairs.parquet")) as file:
         # Without a buffer a whole column of a row group would be held.
-        for batch in pq.ParquetFile(file, buffer_size=1 << 20).iter_batches(BLOCK, columns=["one_shot"]):
+        table = pq.ParquetFile(file, buffer_size=1 << 20)
+        for batch in table.iter_batches(BLOCK, columns=["one_shot"], use_threads=False):
             values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
             yield values.astype(np.float32, copy=False).reshape(batch.num_rows, -1)
 
@@ -133,7 +135,7 @@ def reselections(score_dir: Place) -> list[tuple[int, Place]]:
 
 
 def _table(score_dir: Place, name: str) -> pa.Table:
-    return pq.read_table(pa.BufferReader(_read(score_dir, name)))
+    return read_table(_read(score_dir, name))
 
 
 def _read(score_dir: Place, name: str) -> bytes:
