@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import BinaryIO
 
 import numpy as np
@@ -113,14 +114,23 @@ def set_means(scores: PoolScores, golden_set: GoldenSet) -> dict[str, dict[str, 
 def describe_results(scores: PoolScores, golden_set: GoldenSet) -> list[str]:
     """Return the totals, the selection, and what it has of anchor sets and groups, a line each."""
     lines = [scores.describe(), golden_set.describe()]
-    means = [f"{name} {m['kept']:.3f} of {m['candidates']:.3f}" for name, m in set_means(scores, golden_set).items()]
+    means = [f"{name} {m['kept']:.3f} ({m['candidates']:.3f})" for name, m in set_means(scores, golden_set).items()]
     if means:
-        lines.append(f"mean golden score by anchor set, golden set of all candidates: {', '.join(means)}")
-    groups = [f"{name} {counts['kept']:,} of {counts['candidates']:,}" for name, counts in golden_set.groups.items()]
+        lines.append(f"mean golden score of the rows kept (of all candidates), by anchor set: {', '.join(means)}")
+    groups = [
+        f"{_short(name)} {counts['kept']:,} of {counts['candidates']:,}"
+        for name, counts in list(golden_set.groups.items())[:MOST_GROUPS]
+    ]
     if groups:
-        more = f", and {len(groups) - MOST_GROUPS:,} smaller groups" if len(groups) > MOST_GROUPS else ""
-        lines.append(f"rows by group, golden set of all candidates: {', '.join(groups[:MOST_GROUPS])}{more}")
+        num_more = len(golden_set.groups) - len(groups)
+        more = f", and {num_more:,} smaller groups" if num_more else ""
+        lines.append(f"kept by group: {', '.join(groups)}{more}")
     return lines
+
+
+def _short(name: str) -> str:
+    """Return the beginning of a name from the user's rows, without what acts on a terminal."""
+    return shorten("".join(c if c.isprintable() else " " for c in name), 40, placeholder="...")
 
 
 def write_results(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 
 import numpy as np
@@ -15,7 +16,7 @@ from trl import SFTConfig
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.cli import main
 from nuggets_trainer.golden import GoldenScores, combined_scores
-from nuggets_trainer.results import set_means
+from nuggets_trainer.results import describe_results, set_means
 from tests.conftest import alpaca_rows
 
 
@@ -60,7 +61,7 @@ def test_several_sets_are_scored_as_each_alone_and_then_combined(how, llama, tok
     for name, expected in alone.items():
         of_kept = expected.golden_score[golden_set.indices].mean()
         assert means[name] == {"kept": of_kept, "candidates": pytest.approx(expected.golden_score.mean())}
-    assert f"math {means['math']['kept']:.3f} of {means['math']['candidates']:.3f}" in caplog.text
+    assert f"math {means['math']['kept']:.3f} ({means['math']['candidates']:.3f})" in caplog.text
     report = json.loads((tmp_path / "both" / "report.json").read_text())
     for entry in report["sets"]:
         assert {"kept": entry["mean_kept"], "candidates": entry["mean_candidates"]} == pytest.approx(
@@ -113,7 +114,12 @@ def test_coverage_quotas_and_distance_change_the_golden_set_and_nothing_that_is_
     assert Counter(np.array(rows["source"])[found["quota"].indices]) == {"web": 4, "book": 4}
     counts = {"web": {"candidates": 18, "kept": 4}, "book": {"candidates": 6, "kept": 4}}
     assert found["quota"].groups == counts and found["coverage"].groups == {}
-    assert "golden set of all candidates: web 4 of 18, book 4 of 6" in caplog.text
+    assert "kept by group: web 4 of 18, book 4 of 6" in caplog.text
+    assert {name: report["what_is_kept"] for name, report in reports.items()} == {
+        "coverage": "The best 8 are kept, by coverage of the anchors",
+        "quota": "The best 8 are kept, within quotas by source",
+        "distance": "The best 8 are kept, without near-duplicates",
+    }
     assert reports["quota"]["groups"] == {
         "column": "source",
         "rows": [{"name": name, **of_group} for name, of_group in counts.items()],
@@ -124,6 +130,22 @@ def test_coverage_quotas_and_distance_change_the_golden_set_and_nothing_that_is_
     assert ranking.num_unlike_ranking is None
     assert found["coverage"].spread["coverage"] > found["coverage"].spread["ranking_coverage"]
     assert found["distance"].passed_over["near_duplicate"] > 0
+
+
+def test_of_many_groups_the_largest_are_shown_and_no_name_acts_on_a_terminal(llama, tokenizer, sets, tmp_path):
+    names = ["\x1b[31mred\u202e and a name as long as a sentence of some length", *(f"source {i}" for i in range(34))]
+    rows = [{**row, "source": names[max(0, i - 3)]} for i, row in enumerate(alpaca_rows(38, seed=5))]
+    scores, golden_set = score(
+        llama, tokenizer, Dataset.from_list(rows), sets["chat"], tmp_path, top_k=10, group_by="source"
+    )
+    assert len(golden_set.groups) == 35
+    (line,) = [line for line in describe_results(scores, golden_set) if line.startswith("kept by group: ")]
+    assert line.isprintable() and line.endswith(" of 1, and 25 smaller groups") and line.count(" of ") == 10
+    assert re.match(r"kept by group: \[31mred and a name as long as a\.\.\. \d of 4, source \d+ [01] of 1, ", line)
+    groups = json.loads((tmp_path / "report.json").read_text())["groups"]
+    assert len(groups["rows"]) == 30 and groups["num_more"] == 5
+    page = (tmp_path / "report.html").read_text()
+    assert "And 5 smaller groups." in page and "\x1b" not in page and "\u202e" not in page
 
 
 def test_coverage_that_changes_nothing_says_so(llama, tokenizer, rows, sets, tmp_path):

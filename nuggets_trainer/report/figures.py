@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from nuggets_trainer.files import Place
 from nuggets_trainer.report.cautions import cautions
-from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures
+from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures, what_is_kept
 from nuggets_trainer.report.result_files import (
     Bools,
     Ints,
@@ -52,8 +52,8 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         score_dir: of a run that is over; a local path, or a URL for fsspec.
 
     Returns:
-        JSON values: `run` (run.json), `cut`, `cautions`, `scores`, `gains`, `sets`, `groups`, `length`, `anchors`,
-        `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
+        JSON values: `run` (run.json), `what_is_kept`, `cut`, `cautions`, `scores`, `gains`, `sets`, `groups`,
+        `length`, `anchors`, `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
 
     Raises:
         FileNotFoundError: if a file is missing, with what to do.
@@ -67,6 +67,7 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
     cut = _cut(table, sample)
     figures = {
         "run": run,
+        "what_is_kept": what_is_kept(run),
         "cut": cut,
         "scores": _score_figures(table),
         "gains": _gain_figures(table),

@@ -10,6 +10,20 @@ from nuggets_trainer.report.result_files import ScoreTable, read_scores, reselec
 MOST_GROUPS = 30
 
 
+def what_is_kept(run: dict[str, Any]) -> str:
+    """Say by which rule, and within what limits, rows were kept."""
+    (rule, value), config = run["rule"], run["config"]
+    best = {"top_fraction": f"The best {value * 100:g}%", "top_k": f"The best {value:,}"}
+    limits = []
+    if config.get("group_by") is not None:
+        limits.append(f"within quotas by {config['group_by']}")
+    if config.get("max_similarity") is not None:
+        limits.append("without near-duplicates")
+    if config.get("coverage_weight") is not None:
+        limits.append("by coverage of the anchors")
+    return ", ".join([f"{best.get(rule, f'All above {value:g}')} are kept", *limits])
+
+
 def set_figures(table: ScoreTable, anchors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean golden score on each of several anchor sets; empty where there is one."""
     return [
