@@ -44,9 +44,9 @@ def first_row_in_trl_columns(arguments: dict[str, Any], config: NuggetsConfig, p
 
 def hub_options(args: Any) -> dict[str, Any]:
     """Revision and trust in remote code with which TRL loads a model by name."""
-    options = {"trust_remote_code": getattr(args, "trust_remote_code", False)}
-    revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
-    return options if revision is None else {**options, "revision": revision}
+    options = {"trust_remote_code": getattr(args, "trust_remote_code", False)}  # not in older versions of TRL
+    own = getattr(args, "model_init_kwargs", None) or {}
+    return options | {name: own[name] for name in ("revision", "trust_remote_code") if own.get(name) is not None}
 
 
 def is_alpaca(column_names: list[str] | None, text_field: str = "text") -> bool:

@@ -17,6 +17,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantiza
 
 from nuggets_trainer.arguments import RecipeArguments, config_path, given_options, parse_arguments, recipe_parser
 from nuggets_trainer.checkpoints import last_complete_checkpoint
+from nuggets_trainer.columns import hub_options
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.loading import check_there, load_rows, read_model_config, resolve_demo
 from nuggets_trainer.ranks import Ranks
@@ -76,18 +77,26 @@ def is_finished(checkpoint: str, args: SFTConfig) -> bool:
     return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
 
 
-def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
-    """Run the job; return the trainer, trained and saved."""
-    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
-    check_there(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
-    if not Path(model.model_name_or_path).is_dir():  # one may hold an adapter alone
-        read_model_config(model.model_name_or_path, revision=model.model_revision)
-    args.model_init_kwargs = {
+def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, for the model that is tuned; those in `args.model_init_kwargs` win."""
+    # An option of SFTConfig; in older versions of TRL of ModelConfig.
+    trusting = args if hasattr(args, "trust_remote_code") else model
+    return {
         "revision": model.model_revision,
+        "trust_remote_code": trusting.trust_remote_code,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
         **(args.model_init_kwargs or {}),
     }
+
+
+def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
+    """Run the job; return the trainer, trained and saved."""
+    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
+    check_there(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
+    args.model_init_kwargs = model_init_kwargs(args, model)
+    if not Path(model.model_name_or_path).is_dir():  # one may hold an adapter alone
+        read_model_config(model.model_name_or_path, **hub_options(args))
     quantization_config = get_quantization_config(model)
     # Older versions of TRL do not know the argument.
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}

@@ -47,6 +47,7 @@ from nuggets_trainer.loading import load_scorer_of
 from nuggets_trainer.pool import take_pool
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.selector import anchor_pools
+from nuggets_trainer.training import model_init_kwargs
 
 logger = logging.getLogger("nuggets_trainer.compare")
 
@@ -217,13 +218,7 @@ def gather_evidence(
     config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
     pool = Pool(dataset, "dataset_name")
     anchors = anchor_pools(config, None, pool)
-    own = {
-        "dtype": model.dtype,
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "trust_remote_code": getattr(args, "trust_remote_code", False),  # not in older versions of TRL
-        **(args.model_init_kwargs or {}),
-    }
+    own = model_init_kwargs(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     training_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     autocast_dtype = resolve_autocast_dtype(config.score_dtype, scorer.dtype, training_dtype)

@@ -36,6 +36,7 @@ from nuggets_trainer.fingerprint import base_weights, config_hash, tokenizer_has
 from nuggets_trainer.loading import resolve_demo
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.segment import Segment, scored_at
+from nuggets_trainer.training import model_init_kwargs
 
 logger = logging.getLogger("nuggets_trainer.compare")
 
@@ -170,14 +171,7 @@ class Laboratory:
             )
             args = dataclasses.replace(args, **changes)
             model = AutoModelForCausalLM.from_pretrained(
-                self._path,
-                **{
-                    "revision": self._model_config.model_revision,
-                    "attn_implementation": self._model_config.attn_implementation,
-                    "dtype": self._model_config.dtype,
-                    **hub_options(self._args),
-                    **(self._args.model_init_kwargs or {}),
-                },
+                self._path, **model_init_kwargs(self._args, self._model_config)
             )
             trainer = SFTTrainer(
                 model=model,

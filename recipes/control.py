@@ -29,6 +29,7 @@ from nuggets_trainer import NuggetsConfig, Pool, load_rows
 from nuggets_trainer.arguments import RecipeArguments, parse_arguments
 from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
 from nuggets_trainer.loading import resolve_demo
+from nuggets_trainer.training import model_init_kwargs
 
 
 @dataclass
@@ -65,12 +66,7 @@ def main(
 ) -> SFTTrainer:
     """Tune; return the trainer, trained and saved."""
     name = resolve_demo(model.model_name_or_path)
-    args.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-        **(args.model_init_kwargs or {}),
-    }
+    args.model_init_kwargs = model_init_kwargs(args, model)
     rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split)
     rows = choose_rows(rows, args.dataset_text_field, control.num_rows, control.rows_seed)
     if is_alpaca(rows.column_names, args.dataset_text_field):

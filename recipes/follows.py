@@ -100,7 +100,10 @@ def within_groups(score: Floats, values: Floats, groups: Sequence[str], lengths:
         if a.std() > 1e-9 and b.std() > 1e-9:
             found.append(float(np.corrcoef(a, b)[0, 1]))
     if len(found) < 2:
-        raise ValueError("Fewer than two groups have four or more rows whose scores and values differ.")
+        raise ValueError(
+            "`--group_by` compares rows within groups, but fewer than two groups have four or more rows whose scores "
+            "and values differ. Name a column that more rows share, or leave it out."
+        )
     error = float(np.std(found, ddof=1) / np.sqrt(len(found)))
     return {"mean": float(np.mean(found)), "standard_error": error, "groups": len(found)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer import load_rows
+from nuggets_trainer.demo import demo_path
 from tests.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, run, start
 
 JOB = {
@@ -209,6 +211,40 @@ def test_an_option_takes_the_place_of_its_partners_in_the_config_file(spelling, 
     *_, nuggets = train.parse([*config, spelling, "100", "--anchors=anchors.jsonl"])
     assert nuggets.selection_rule == ("top_k", 100)
     assert nuggets.anchors == "anchors.jsonl" and nuggets.num_anchors is None and nuggets.template == "nuggets"
+
+
+REMOTE_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class RemoteConfig(LlamaConfig):
+    model_type = "remote"
+
+class RemoteForCausalLM(LlamaForCausalLM):
+    config_class = RemoteConfig
+"""
+
+
+def test_a_hub_model_that_brings_its_code_is_trained_where_that_is_trusted(rows, tmp_path):
+    """From the hub's cache, where such a model lies once it is fetched."""
+    place = tmp_path / "hub" / "models--user--remote"
+    snapshot = place / "snapshots" / ("0" * 40)
+    shutil.copytree(demo_path("model"), snapshot)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    (snapshot / "remote.py").write_text(REMOTE_CODE)
+    config = json.loads((snapshot / "config.json").read_text())
+    named = {"AutoConfig": "remote.RemoteConfig", "AutoModelForCausalLM": "remote.RemoteForCausalLM"}
+    (snapshot / "config.json").write_text(json.dumps({**config, "model_type": "remote", "auto_map": named}))
+    home = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    options = {**rows, "model_name_or_path": "user/remote", "top_k": "4", "max_steps": "1", "use_cpu": "true"}
+    command = [sys.executable, "recipes/train.py", "--bf16", "false", "--output_dir", str(tmp_path / "out")]
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    process = start(command, **home)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode != 0 and "trust_remote_code=True" in output, output
+    output = run([*command, "--trust_remote_code", "true"], **home)
+    assert "golden set: 4 of 120 candidates" in output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_rows_of_every_file_type_are_the_same_rows(rows, tmp_path):

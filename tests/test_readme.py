@@ -42,6 +42,7 @@ def run_python(page, root, monkeypatch) -> None:
     """Run the Python blocks of a page, each with what the blocks before it have made."""
     monkeypatch.chdir(root)
     monkeypatch.setattr(trl, "SFTConfig", newcomer.SmallSFTConfig)
+    monkeypatch.setattr("trl.trainer.sft_trainer.SFTConfig", newcomer.SmallSFTConfig)  # where no `args` are given
     names = {"__name__": "__main__"}
     for block in blocks_of("python", page):
         newcomer.execute_python(block, names)
