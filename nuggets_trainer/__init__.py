@@ -10,35 +10,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nuggets_trainer.callback import NuggetsDataCallback
-    from nuggets_trainer.config import NuggetsConfig
-    from nuggets_trainer.golden import GoldenScores, golden_scores
-    from nuggets_trainer.loading import load_rows, load_scorer
-    from nuggets_trainer.pool import Pool
+    from nuggets_trainer.training.callback import NuggetsDataCallback
+    from nuggets_trainer.config.nuggets_config import NuggetsConfig
+    from nuggets_trainer.golden.scores import GoldenScores, golden_scores
+    from nuggets_trainer.data.loading import load_rows, load_scorer
+    from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.report import write_report
-    from nuggets_trainer.report.publish import push_to_hub, write_dataset
-    from nuggets_trainer.results import PoolScores
-    from nuggets_trainer.scorer import score_pool
-    from nuggets_trainer.selection import GoldenSet, select_golden_set
-    from nuggets_trainer.trainer import SelectedSFTTrainer
+    from nuggets_trainer.report.dataset import push_to_hub, write_dataset
+    from nuggets_trainer.store.results import PoolScores
+    from nuggets_trainer.pipeline.score_pool import score_pool
+    from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+    from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "GoldenScores": "golden",
-    "GoldenSet": "selection",
-    "NuggetsConfig": "config",
-    "NuggetsDataCallback": "callback",
-    "Pool": "pool",
-    "PoolScores": "results",
-    "SelectedSFTTrainer": "trainer",
-    "golden_scores": "golden",
-    "load_rows": "loading",
-    "load_scorer": "loading",
-    "push_to_hub": "report.publish",
-    "score_pool": "scorer",
-    "select_golden_set": "selection",
-    "write_dataset": "report.publish",
+    "GoldenScores": "golden.scores",
+    "GoldenSet": "golden.selection",
+    "NuggetsConfig": "config.nuggets_config",
+    "NuggetsDataCallback": "training.callback",
+    "Pool": "data.pool",
+    "PoolScores": "store.results",
+    "SelectedSFTTrainer": "training.trainer",
+    "golden_scores": "golden.scores",
+    "load_rows": "data.loading",
+    "load_scorer": "data.loading",
+    "push_to_hub": "report.dataset",
+    "score_pool": "pipeline.score_pool",
+    "select_golden_set": "golden.selection",
+    "write_dataset": "report.dataset",
     "write_report": "report",
 }
 

@@ -45,8 +45,8 @@ import transformers
 from bench_reference import FloatArray, Floor, ReferenceLoop, naive_log_probs
 from bench_shapes import SHAPES, Shape, Workload, build_model, make_workload
 
-from nuggets_trainer.engine import LogProbEngine
-from nuggets_trainer.segment import Segment
+from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.prompts.segment import Segment
 
 POOL_SIZE = 52_002  # rows of Alpaca, for the extrapolated hours
 MATMUL_SIZE = 8192

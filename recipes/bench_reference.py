@@ -19,8 +19,8 @@ import torch
 from bench_shapes import Workload
 from transformers import DynamicCache
 
-from nuggets_trainer.portable import cache_argument
-from nuggets_trainer.segment import Segment
+from nuggets_trainer.engine.portable import cache_argument
+from nuggets_trainer.prompts.segment import Segment
 
 MAX_ANCHOR_TOKENS = 200  # the research code cuts and pads anchors here
 # Rows and vocabulary entries of the floor's blocks of logits: on CPU the fastest measured (8 MB, which caches hold).

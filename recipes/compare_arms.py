@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.coverage import cover
-from nuggets_trainer.golden import golden_scores
-from nuggets_trainer.selection import rank_candidates
+from nuggets_trainer.golden.coverage import cover
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.selection import rank_candidates
 
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
@@ -99,7 +99,7 @@ def mean_gain(evidence: Evidence, k: int, seed: int) -> Indices:
 
 
 def coverage(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Take rows that help all anchors between them (`nuggets_trainer.coverage`)."""
+    """Take rows that help all anchors between them (`nuggets_trainer.golden.coverage`)."""
     rows = evidence.ranked
     gains = evidence.one_shot[rows] - evidence.zero_shot
     score = golden_scores(evidence.zero_shot, evidence.one_shot).golden_score[rows]

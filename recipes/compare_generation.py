@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nuggets_trainer.segment import Segment
+from nuggets_trainer.prompts.segment import Segment
 
 METRICS = ("exact_match", "rouge_l")
 BATCH = 32

@@ -29,14 +29,14 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.arguments import parse_arguments
+from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.evaluation import alpaca_eval, answer_files, answers, mt_bench, pairwise, paper
 from nuggets_trainer.evaluation.arguments import EvaluationArguments, GenerateArguments, JudgeArguments
 from nuggets_trainer.evaluation.intervals import Mean
 from nuggets_trainer.evaluation.journal import Journal
 from nuggets_trainer.evaluation.judge import Judge, JudgeError
 from nuggets_trainer.evaluation.questions import load_alpaca_eval, load_judge_prompts, load_mt_bench
-from nuggets_trainer.files import write_atomically
+from nuggets_trainer.store.files import write_atomically
 
 STEPS: dict[str, tuple[type, ...]] = {
     "generate": (EvaluationArguments, GenerateArguments),

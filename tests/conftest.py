@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from nuggets_trainer import packed
+from nuggets_trainer.engine import packed
 from nuggets_trainer.demo import demo_path
 
 SHARED = Path(__file__).parent.parent.parent / "shared"

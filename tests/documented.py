@@ -23,7 +23,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from markdown_it import MarkdownIt
 
-from nuggets_trainer.arguments import parse_arguments, recipe_parser
+from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
 from tests.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}

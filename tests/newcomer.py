@@ -22,7 +22,7 @@ from typing import Any
 import trl
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.columns import alpaca_to_trl
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
 from tests import documented
 from tests.documented import Block, Command
 from tests.launch import BIN, ROOT, run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from nuggets_trainer.anchors import kmeans_anchors, random_anchors
+from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
 
 
 def clouds(num_clouds: int, rows_each: int, seed: int, width: float = 0.3) -> np.ndarray:

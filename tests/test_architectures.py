@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from transformers.utils import logging as transformers_logging
 
-from nuggets_trainer.engine import LogProbEngine
-from nuggets_trainer.flex import flex_row
-from nuggets_trainer.packed import score_packed
+from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.flex import flex_row
+from nuggets_trainer.engine.packed import score_packed
 from tests.architectures import ARCHITECTURES, VOCAB, WINDOW, random_model
 from tests.launch import ROOT
 from tests.oracle import mean_log_prob

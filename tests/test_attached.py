@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, NuggetsDataCallback, SelectedSFTTrainer
-from nuggets_trainer.attached import attached_pool, pool_as_tokenized
-from nuggets_trainer.pool import anchors_like
+from nuggets_trainer.training.attached_pool import attached_pool, pool_as_tokenized
+from nuggets_trainer.data.pool import anchors_like
 from tests.test_formats import as_messages, as_sharegpt, as_text, as_text_parts
 from tests.test_trainer import POOL, arguments, model_dir
 

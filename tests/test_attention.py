@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from nuggets_trainer import flex
-from nuggets_trainer.attention import Prefix, Row, shared_prefix_model
-from nuggets_trainer.flex import block_mask, earlier_keys, earlier_prefixes, flex_row, row_length
-from nuggets_trainer.packed import score_packed
-from nuggets_trainer.packing import pack
-from nuggets_trainer.segment import Segment
+from nuggets_trainer.engine import flex
+from nuggets_trainer.engine.attention import Prefix, Row, shared_prefix_model
+from nuggets_trainer.engine.flex import block_mask, earlier_keys, earlier_prefixes, flex_row, row_length
+from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.engine.packing import pack
+from nuggets_trainer.prompts.segment import Segment
 from tests.architectures import VOCAB, random_model
 
 

@@ -19,12 +19,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from nuggets_trainer.causal_lm import check_causal_lm
-from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.loading import load_scorer
-from nuggets_trainer.pool import Pool, anchors_like
-from nuggets_trainer.scorer import score_pool
-from nuggets_trainer.trainer import SelectedSFTTrainer
+from nuggets_trainer.engine.model import check_causal_lm
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.loading import load_scorer
+from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.pipeline.score_pool import score_pool
+from nuggets_trainer.training.trainer import SelectedSFTTrainer
 from recipes.train import parse
 
 CONTEXT = 512  # of the tiny models

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, NuggetsDataCallback, SelectedSFTTrainer
-from nuggets_trainer.checkpoints import last_complete_checkpoint
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint
 from tests.test_trainer import (
     ANCHORS,
     CHAT_POOL,

@@ -286,7 +286,7 @@ def test_plan_knows_the_anchors_that_a_run_has_chosen_and_lets_others_stand_in_b
 
 def test_a_plan_of_a_sample_counts_what_is_left_of_the_pool(scored, tmp_path, capsys, monkeypatch):
     """The sample was scored to the end while it was measured, and the plan said that nothing was left."""
-    monkeypatch.setattr("nuggets_trainer.planning.MOST_ROWS", 10)
+    monkeypatch.setattr("nuggets_trainer.pipeline.plan_pool.MOST_ROWS", 10)
     options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
     options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--json"]
     assert main(["plan", *options]) == 0

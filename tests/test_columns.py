@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer.columns import alpaca_template, alpaca_to_trl, is_alpaca
-from nuggets_trainer.formats import FORMATS, detect_format
+from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, is_alpaca
+from nuggets_trainer.data.formats import FORMATS, detect_format
 
 ROW = {"instruction": "Say", "input": "red", "output": "one", "source": "x"}
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.golden import golden_scores
+from nuggets_trainer.golden.scores import golden_scores
 from tests.launch import ONE_PROCESS, ROOT, run, start
 
 
@@ -202,7 +202,7 @@ def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
     """The arm `base`: TRL's own mean over all tokens of the held-out rows."""
     from trl import SFTConfig, SFTTrainer
 
-    from nuggets_trainer.columns import alpaca_to_trl
+    from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
     from nuggets_trainer.demo import demo_path
 
     _, lines = finished

@@ -8,11 +8,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from nuggets_trainer import NuggetsConfig, Pool, completion_loss
-from nuggets_trainer.completion_loss import completion_losses
+from nuggets_trainer import NuggetsConfig, Pool
+
+from nuggets_trainer.comparison import completion_losses as completion_loss
+from nuggets_trainer.comparison.completion_losses import completion_losses
 from nuggets_trainer.demo import demo_path
-from nuggets_trainer.store import ScoreStore
-from nuggets_trainer.templates import make_template
+from nuggets_trainer.store.score_store import ScoreStore
+from nuggets_trainer.prompts.templates import make_template
 from tests.conftest import alpaca_rows, tiny_model
 
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from nuggets_trainer.config import ANCHOR_SELECTIONS, SCORE_DTYPES, TEMPLATES, NuggetsConfig
+from nuggets_trainer.config.nuggets_config import ANCHOR_SELECTIONS, SCORE_DTYPES, TEMPLATES, NuggetsConfig
 
 WRONG_TYPES = [
     *[

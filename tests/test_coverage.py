@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from nuggets_trainer.coverage import Objective, cover, spread
+from nuggets_trainer.golden.coverage import Objective, cover, spread
 
 
 def matrix(n, m, seed):

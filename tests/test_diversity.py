@@ -15,8 +15,8 @@ from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.cli import main
-from nuggets_trainer.golden import GoldenScores, combined_scores
-from nuggets_trainer.results import describe_results, set_means
+from nuggets_trainer.golden.scores import GoldenScores, combined_scores
+from nuggets_trainer.store.results import describe_results, set_means
 from tests.conftest import alpaca_rows
 
 

@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 
 import nuggets_trainer
 from nuggets_trainer import NuggetsConfig
-from nuggets_trainer.arguments import recipe_parser
+from nuggets_trainer.commands.arguments import recipe_parser
 from tests.launch import ROOT
 
 DOCS = ROOT / "docs"

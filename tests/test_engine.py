@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets_trainer import engine as engine_module
-from nuggets_trainer.budget import affordable_tokens, find_tokens_per_batch
-from nuggets_trainer.causal_lm import resolve_autocast_dtype
-from nuggets_trainer.engine import LogProbEngine
-from nuggets_trainer.fusion import pays
-from nuggets_trainer.portable import batches
-from nuggets_trainer.segment import Segment, scored_at
+from nuggets_trainer.engine import log_probs as engine_module
+from nuggets_trainer.engine.memory import affordable_tokens, find_tokens_per_batch
+from nuggets_trainer.engine.model import resolve_autocast_dtype
+from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.compiled import pays
+from nuggets_trainer.engine.portable import batches
+from nuggets_trainer.prompts.segment import Segment, scored_at
 from tests.conftest import tiny_model
 from tests.oracle import mean_log_prob, mean_log_prob_at
 

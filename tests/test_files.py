@@ -14,8 +14,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from nuggets_trainer import files
-from nuggets_trainer.files import (
+from nuggets_trainer.store import files
+from nuggets_trainer.store.files import (
     check_writable,
     join,
     list_directory,
@@ -26,7 +26,7 @@ from nuggets_trainer.files import (
     set_aside,
     write_atomically,
 )
-from nuggets_trainer.store import PartWriter, ScoreStore
+from nuggets_trainer.store.score_store import PartWriter, ScoreStore
 
 FIELDS = {"engine": "1", "template": "chat"}
 
@@ -50,7 +50,7 @@ def place(request, tmp_path, remote):
 def pauses(monkeypatch):
     """Return the list of the pauses that are made, each over at once."""
     made: list[float] = []
-    monkeypatch.setattr("nuggets_trainer.files.time.sleep", made.append)
+    monkeypatch.setattr("nuggets_trainer.store.files.time.sleep", made.append)
     return made
 
 
@@ -116,7 +116,7 @@ def test_a_writer_that_dies_leaves_the_older_file(tmp_path, monkeypatch):
     def die(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nuggets_trainer.files.os.fsync", die)
+    monkeypatch.setattr("nuggets_trainer.store.files.os.fsync", die)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "file", b"two")
     assert (tmp_path / "file").read_bytes() == b"one" and list_directory(tmp_path) == {"file": True}
@@ -131,7 +131,7 @@ def test_a_file_system_that_cannot_sync_directories_will_do(tmp_path, monkeypatc
             raise OSError(errno.EINVAL, "Invalid argument")
         works(descriptor)
 
-    monkeypatch.setattr("nuggets_trainer.files.os.fsync", sync)
+    monkeypatch.setattr("nuggets_trainer.store.files.os.fsync", sync)
     write_atomically(tmp_path / "file", b"one")
     assert (tmp_path / "file").read_bytes() == b"one"
 
@@ -200,7 +200,7 @@ def test_what_will_not_change_is_not_tried_again(remote, tmp_path, monkeypatch, 
     fail_times(monkeypatch, "pipe_file", [PermissionError("403")])
     with pytest.raises(PermissionError, match="403"):
         write_atomically(join(remote, "file"), b"one")
-    monkeypatch.setattr("nuggets_trainer.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "disk")))
+    monkeypatch.setattr("nuggets_trainer.store.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "disk")))
     with pytest.raises(OSError, match="disk"):
         write_atomically(tmp_path / "file", b"one")
     assert not pauses and list_directory(tmp_path) == {}

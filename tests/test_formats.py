@@ -12,9 +12,9 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
-from nuggets_trainer.formats import FORMATS
-from nuggets_trainer.pool import anchors_like
-from nuggets_trainer.templates import make_template
+from nuggets_trainer.data.formats import FORMATS
+from nuggets_trainer.data.pool import anchors_like
+from nuggets_trainer.prompts.templates import make_template
 from tests import oracle
 from tests.conftest import alpaca_rows, tiny_model
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nuggets_trainer.golden import golden_scores, standard_error
+from nuggets_trainer.golden.scores import golden_scores, standard_error
 
 
 def naive(zero_shot, one_shot):
@@ -121,8 +121,8 @@ def test_there_is_nothing_to_count_in_an_empty_pool():
 @pytest.mark.parametrize(
     "module",
     [
-        *("config", "golden", "coverage", "limits", "selection", "anchors", "formats", "rows", "segment", "slots"),
-        *("plan", "progress", "arguments", "commands.configs"),
+        *("config.nuggets_config", "golden.scores", "golden.coverage", "golden.limits", "golden.selection", "golden.anchors", "data.formats", "data.row", "prompts.segment", "training.slots"),
+        *("pipeline.plan", "scoring.progress", "commands.arguments", "commands.configs"),
         *("evaluation.intervals", "evaluation.mt_bench", "evaluation.pairwise"),
     ],
 )
@@ -133,7 +133,7 @@ def test_the_examples_in_the_docstrings_run(module):
 
 
 def test_blocks_of_candidates_are_scored_as_one(monkeypatch):
-    from nuggets_trainer import golden
+    from nuggets_trainer.golden import scores as golden
 
     generator = np.random.default_rng(0)
     zero_shot, one_shot = (generator.normal(size=shape).astype(np.float32) for shape in ((7,), (23, 7)))

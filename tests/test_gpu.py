@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.engine.log_probs import LogProbEngine
 from tests.architectures import ARCHITECTURES, random_model
 from tests.conftest import tiny_model
 from tests.oracle import mean_log_prob

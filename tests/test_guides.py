@@ -12,7 +12,7 @@ import pytest
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.report.verdicts import REASONS
-from nuggets_trainer.training_set import UNTRAINABLE
+from nuggets_trainer.training.training_set import UNTRAINABLE
 from tests.launch import ROOT
 
 PACKAGE = ROOT / "nuggets_trainer"

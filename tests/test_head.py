@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets_trainer import head
+from nuggets_trainer.engine import head
 from tests.architectures import VOCAB, random_model
 
 

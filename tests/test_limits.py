@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from nuggets_trainer.golden import GoldenScores
-from nuggets_trainer.limits import Limits, quotas
-from nuggets_trainer.selection import Diversity, rank_candidates, select_golden_set
+from nuggets_trainer.golden.scores import GoldenScores
+from nuggets_trainer.golden.limits import Limits, quotas
+from nuggets_trainer.golden.selection import Diversity, rank_candidates, select_golden_set
 
 
 def scores_of(golden_score, mean_gain=None) -> GoldenScores:

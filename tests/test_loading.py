@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.demo import demo_path
-from nuggets_trainer.loading import FILE_BUILDERS, check_there, load_rows, load_scorer, resolve_demo
+from nuggets_trainer.data.loading import FILE_BUILDERS, check_there, load_rows, load_scorer, resolve_demo
 
 ROWS = [
     {"instruction": "Say é", "input": "", "output": "one\ntwo"},

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer
-from nuggets_trainer.columns import alpaca_to_trl
-from nuggets_trainer.contexts import preserved_rng
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
+from nuggets_trainer.training.preserved import preserved_rng
 from nuggets_trainer.demo import demo_path
 from tests.launch import ROOT
 from tests.test_trainer import ANCHORS, CHAT_POOL, POOL, arguments, assert_same_training, lora, losses, model_dir

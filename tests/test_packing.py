@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuggets_trainer.packing import pack
+from nuggets_trainer.engine.packing import pack
 
 GROUPS = st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(1, 40), max_size=12)), min_size=1, max_size=5)
 

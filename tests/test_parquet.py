@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nuggets_trainer.parquet import read_table
+from nuggets_trainer.store.parquet import read_table
 from tests.launch import ROOT, environment
 
 TABLE = pa.table({"score": [0.5, None, 1.0], "name": pa.array(["a", "b", "a"]).dictionary_encode()})
@@ -19,7 +19,7 @@ COUNT = """
 import os, sys
 from pathlib import Path
 import pyarrow as pa, pyarrow.parquet as pq
-from nuggets_trainer.parquet import read_table
+from nuggets_trainer.store.parquet import read_table
 
 content = Path(sys.argv[1]).read_bytes()
 counts = [len(os.listdir("/proc/self/task"))]

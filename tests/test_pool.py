@@ -21,9 +21,9 @@ from datasets import (
 )
 from trl.data_utils import maybe_convert_to_chatml
 
-from nuggets_trainer.formats import FORMATS, _say_which, detect_format
-from nuggets_trainer.pool import Pool, anchors_like, take_pool
-from nuggets_trainer.rows import Row, UnusableRowError, formatted_row, joined_text, read_row
+from nuggets_trainer.data.formats import FORMATS, _say_which, detect_format
+from nuggets_trainer.data.pool import Pool, anchors_like, take_pool
+from nuggets_trainer.data.row import Row, UnusableRowError, formatted_row, joined_text, read_row
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 

@@ -11,16 +11,16 @@ import numpy as np
 import pexpect
 import pytest
 
-from nuggets_trainer import progress
-from nuggets_trainer.forecast import HIGH_UNSEEN, ForeseeableRace
-from nuggets_trainer.plan import Measurement, Plan, Workload, speed_of
-from nuggets_trainer.progress import show_phase
+from nuggets_trainer.scoring import progress
+from nuggets_trainer.golden.forecast import HIGH_UNSEEN, ForeseeableRace
+from nuggets_trainer.pipeline.plan import Measurement, Plan, Workload, speed_of
+from nuggets_trainer.scoring.progress import show_phase
 from tests.launch import ROOT, environment
 
 SHOWN = """
 import time
 from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.progress import logger, show_phase
+from nuggets_trainer.scoring.progress import logger, show_phase
 log_to_stderr()
 with show_phase("Scoring", "pairs", 30) as phase:
     phase.state.eliminated, phase.state.best, phase.state.cut = 7, 0.93, 0.81

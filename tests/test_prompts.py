@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from nuggets_trainer.prompts import AnchorSet, SharedPrefix
-from nuggets_trainer.rows import Row, UnusableRowError, read_row
-from nuggets_trainer.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
+from nuggets_trainer.data.row import Row, UnusableRowError, read_row
+from nuggets_trainer.prompts.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
 from tests.conftest import SHARED, alpaca_rows
 from tests.oracle import render
 

@@ -9,9 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, Pool, execution, progress, score_pool
-from nuggets_trainer.schedule import Race
-from nuggets_trainer.store import ScoreStore
+from nuggets_trainer import NuggetsConfig, Pool, score_pool
+
+from nuggets_trainer.scoring import execution
+
+from nuggets_trainer.scoring import progress
+from nuggets_trainer.golden.race import Race
+from nuggets_trainer.store.score_store import ScoreStore
 from tests.conftest import alpaca_rows, tiny_model
 
 POOL, ANCHORS = alpaca_rows(70, seed=21), alpaca_rows(14, seed=22)
@@ -50,7 +54,7 @@ def test_a_race_keeps_the_golden_set_of_scoring_everything(model, tokenizer, tmp
     pool = [*POOL, *POOL[:9], ANCHORS[4]]  # equal rows, and a row that is an anchor
     scores, golden_set = run(model, tokenizer, tmp_path / "race", pool, **rule)
     # The last line of progress used to be one from the middle: "0 eliminated ... cut 0.00".
-    last = [record.getMessage() for record in caplog.records if record.name == "nuggets_trainer.progress"][-1]
+    last = [record.getMessage() for record in caplog.records if record.name == "nuggets_trainer.scoring.progress"][-1]
     assert f"{scores.num_eliminated:,} eliminated" in last and f"cut {golden_set.cut:.2f}" in last, last
     full, expected = run(model, tokenizer, tmp_path / "exact", pool, **rule, schedule="exact")
     assert_same_golden_set(golden_set, expected)

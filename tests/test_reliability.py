@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nuggets_trainer.association import associate, partial_correlation
-from nuggets_trainer.golden import golden_scores
-from nuggets_trainer.reliability import (
+from nuggets_trainer.comparison.association import associate, partial_correlation
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.comparison.reliability import (
     anchors_for_share,
     complete_pairs,
     measure_reliability,

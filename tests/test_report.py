@@ -20,8 +20,8 @@ from nuggets_trainer import NuggetsConfig, Pool, golden_scores, score_pool
 from nuggets_trainer import report as report_module
 from nuggets_trainer.report import write_report
 from nuggets_trainer.report.page import ASSETS, TEXT_BUDGET, render_page, text_length, visible
-from nuggets_trainer.report.provenance import _storable, _without_secrets, display_texts
-from nuggets_trainer.rows import read_row
+from nuggets_trainer.store.run_info import _storable, _without_secrets, display_texts
+from nuggets_trainer.data.row import read_row
 from tests.conftest import alpaca_rows
 from tests.hostile import HOSTILE, hostile_rows
 

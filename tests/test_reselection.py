@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
-from nuggets_trainer.slots import Slots
+from nuggets_trainer.training.slots import Slots
 from tests.launch import TORCHRUN, run
 from tests.test_trainer import ANCHORS, CHAT_POOL, arguments, assert_same_training, lora, losses, model_dir, weights
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
-from nuggets_trainer.templates import make_template
+from nuggets_trainer.prompts.templates import make_template
 from tests import oracle
 from tests.conftest import alpaca_rows, tiny_model
 

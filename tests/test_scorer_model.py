@@ -15,7 +15,7 @@ from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, load_rows, load_scorer, score_pool
 from nuggets_trainer.cli import main
-from nuggets_trainer.engine import LogProbEngine
+from nuggets_trainer.engine.log_probs import LogProbEngine
 from tests import oracle
 from tests.conftest import alpaca_rows, tiny_model
 from tests.test_engine import random_prefix, random_segments

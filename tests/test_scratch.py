@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
-from nuggets_trainer.scratch import Scratch
+from nuggets_trainer.store.scratch import Scratch
 from tests.conftest import alpaca_rows
 
 RESULTS = ("scores.parquet", "anchors.parquet", "pairs.parquet")
@@ -23,8 +23,8 @@ def in_files(monkeypatch):
         return made[-1]
 
     def switch_on():
-        monkeypatch.setattr("nuggets_trainer.scratch.IN_MEMORY_BYTES", 0)
-        monkeypatch.setattr("nuggets_trainer.scratch.BLOCK_BYTES", 100)
+        monkeypatch.setattr("nuggets_trainer.store.scratch.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("nuggets_trainer.store.scratch.BLOCK_BYTES", 100)
         for name in ("pairs.BLOCK", "outcome.BLOCK", "schedule.ROWS_AT_ONCE"):
             monkeypatch.setattr(f"nuggets_trainer.{name}", 5)
         monkeypatch.setattr(Scratch, "full", recorded)

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from nuggets_trainer.golden import GoldenScores
-from nuggets_trainer.selection import rank_candidates, select_golden_set
+from nuggets_trainer.golden.scores import GoldenScores
+from nuggets_trainer.golden.selection import rank_candidates, select_golden_set
 
 
 def scores_of(golden_score, mean_gain=None) -> GoldenScores:

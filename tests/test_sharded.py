@@ -16,7 +16,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.arguments import parse_shard
+from nuggets_trainer.commands.arguments import parse_shard
 from nuggets_trainer.cli import main
 from tests.launch import BIN, ROOT, TORCHRUN, run, start
 

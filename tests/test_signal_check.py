@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool, signal_check
-from nuggets_trainer.corruptions import mismatched_completion, shuffled_completion
-from nuggets_trainer.rows import Row
-from nuggets_trainer.signal_check import SignalCheck, check_scorer, compare, is_affordable
+from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
+
+from nuggets_trainer.pipeline import signal_check
+from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
+from nuggets_trainer.data.row import Row
+from nuggets_trainer.pipeline.signal_check import SignalCheck, check_scorer, compare, is_affordable
 from tests.conftest import alpaca_rows, tiny_model
 from tests.launch import BIN, TORCHRUN, run
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nuggets_trainer.scratch import Scratch
-from nuggets_trainer.store import SCHEMA, PartWriter, ScoreStore, known
+from nuggets_trainer.store.scratch import Scratch
+from nuggets_trainer.store.score_store import SCHEMA, PartWriter, ScoreStore, known
 from tests.launch import ROOT, environment
 
 FIELDS = {"engine": "1", "template": "chat"}
@@ -155,7 +155,7 @@ def test_an_error_of_the_system_does_not_condemn_a_healthy_part(code, tmp_path, 
     def fail(place):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("nuggets_trainer.files.read_bytes", fail)  # a broken disk cannot be had here
+    monkeypatch.setattr("nuggets_trainer.store.files.read_bytes", fail)  # a broken disk cannot be had here
     if code == errno.EMFILE:
         with pytest.raises(OSError, match="Too many open files"):
             store.read(["a"], ["x"])
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_from_the_start_is_refused_as_full(full_disk):
 def test_a_matrix_that_does_not_fit_is_an_error_and_no_signal(full_disk, tmp_path, monkeypatch):
     """A page of a mapped file that has no room on the disk would end the process with SIGBUS."""
     store = make_store(tmp_path / "store")
-    monkeypatch.setattr("nuggets_trainer.scratch.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nuggets_trainer.store.scratch.IN_MEMORY_BYTES", 0)
     with pytest.raises(OSError, match="No space left on device: .* takes no more"):
         store.read_matrix([str(i) for i in range(10_000)], [str(j) for j in range(100)], Scratch(full_disk))
     assert not list(full_disk.iterdir())
@@ -296,7 +296,7 @@ def test_a_full_disk_or_quota_is_told_apart(code, tmp_path, monkeypatch):
     def die(descriptor):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("nuggets_trainer.files.os.fsync", die)
+    monkeypatch.setattr("nuggets_trainer.store.files.os.fsync", die)
     with pytest.raises(OSError, match=f"{os.strerror(code)}: .*takes no more") as caught:
         store.write(["c"], ["x"], [-1.0])
     assert caught.value.errno == code
@@ -354,7 +354,7 @@ def test_of_two_values_the_first_part_by_name_counts_whatever_was_written_first(
 JOB = """
 import sys
 import numpy as np
-from nuggets_trainer.store import PartWriter, ScoreStore
+from nuggets_trainer.store.score_store import PartWriter, ScoreStore
 score_dir, first = sys.argv[1], int(sys.argv[2])
 store = ScoreStore(score_dir, {"engine": "1", "template": "chat"})
 print("ready", flush=True)
@@ -401,13 +401,13 @@ def test_two_jobs_on_one_store_do_no_harm(tmp_path):
 
 
 def test_a_matrix_on_disk_is_what_is_read_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("nuggets_trainer.store.COPY_ROWS", 2)
+    monkeypatch.setattr("nuggets_trainer.store.score_store.COPY_ROWS", 2)
     store = make_store(tmp_path / "store")
     store.write(["d"], ["x"], np.uint32([0x7FC0DEAD]).view(np.float32))  # a NaN that happens to be the sentinel
     keys = (["b", "missing", "a", "b", "", "d", "b"], ["y", "x", "y"])
     log_prob, there = store.read(*keys)
-    monkeypatch.setattr("nuggets_trainer.scratch.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr("nuggets_trainer.scratch.BLOCK_BYTES", 16)
+    monkeypatch.setattr("nuggets_trainer.store.scratch.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nuggets_trainer.store.scratch.BLOCK_BYTES", 16)
     matrix = store.read_matrix(*keys, Scratch(tmp_path))
     assert isinstance(matrix, np.memmap) and matrix.shape == (7, 3)
     np.testing.assert_array_equal(matrix, log_prob)

@@ -14,11 +14,11 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nuggets_trainer import tokens
-from nuggets_trainer.pool import Pool
-from nuggets_trainer.rows import Row, UnusableRowError, read_row
-from nuggets_trainer.segment import Segment
-from nuggets_trainer.templates import (
+from nuggets_trainer.prompts import pretokenized as tokens
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import Row, UnusableRowError, read_row
+from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.prompts.templates import (
     NUGGETS_MAX_ANCHOR_TOKENS,
     ChatTemplate,
     NuggetsTemplate,

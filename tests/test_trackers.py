@@ -10,7 +10,7 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer
-from nuggets_trainer.trackers import NUM_CHARACTERS, log_selection
+from nuggets_trainer.training.trackers import NUM_CHARACTERS, log_selection
 from tests.conftest import alpaca_rows
 from tests.hostile import hostile_rows
 
@@ -58,14 +58,14 @@ def test_tensorboard_has_a_histogram_of_all_scores_and_a_table_of_the_best_rows(
 
 def test_no_tracker_is_no_work(trained, monkeypatch):
     trainer, made = trained("none"), []
-    monkeypatch.setattr("nuggets_trainer.trackers._best_rows", lambda *_: made.append(1))
+    monkeypatch.setattr("nuggets_trainer.training.trackers._best_rows", lambda *_: made.append(1))
     log_selection(trainer, None, {}, trainer.golden_set, trainer.scores)
     assert made == []
 
 
 def test_only_the_main_process_logs(trained, monkeypatch):
     trainer, made = trained("tensorboard"), []
-    monkeypatch.setattr("nuggets_trainer.trackers._best_rows", lambda *_: made.append(1))
+    monkeypatch.setattr("nuggets_trainer.training.trackers._best_rows", lambda *_: made.append(1))
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
     log_selection(trainer, None, {}, trainer.golden_set, trainer.scores)
     assert made == []

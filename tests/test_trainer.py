@@ -15,7 +15,7 @@ from transformers import LlamaModel, TrainerCallback, TrainingArguments, set_see
 from trl import SFTConfig, SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, load_scorer, score_pool
-from nuggets_trainer.checkpoints import last_complete_checkpoint
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint
 from tests.conftest import alpaca_rows, tiny_model
 
 POOL = alpaca_rows(24, seed=1)

@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoTokenizer
 from trl.data_utils import prepare_multimodal_messages
 
-from nuggets_trainer.prompts import SharedPrefix
-from nuggets_trainer.rows import Message, Row, UnusableRowError
-from nuggets_trainer.segment import Segment, common_prefix_length
-from nuggets_trainer.templates import ChatTemplate
+from nuggets_trainer.prompts.shared_prefix import SharedPrefix
+from nuggets_trainer.data.row import Message, Row, UnusableRowError
+from nuggets_trainer.prompts.segment import Segment, common_prefix_length
+from nuggets_trainer.prompts.templates import ChatTemplate
 from tests.conftest import SHARED
 
 SOURCES = {

@@ -12,7 +12,7 @@ from importlib import import_module
 import shtab
 
 from nuggets_trainer.commands import COMMANDS
-from nuggets_trainer.options import Parser
+from nuggets_trainer.commands.parser import Parser
 
 EPILOG = """examples:
   nuggets completion bash > ~/.local/share/bash-completion/completions/nuggets

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 
 from nuggets_trainer.commands import COMMANDS
-from nuggets_trainer.options import Parser
+from nuggets_trainer.commands.parser import Parser
 
 WIDTH = min(120, shutil.get_terminal_size((110, 24)).columns)
 INDENT = 26
@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> tuple[str | None]:
 
 def run(name: str | None) -> None:
     """Print names with what they are for, or one path."""
-    from nuggets_trainer.arguments import CONFIGS, config_path
+    from nuggets_trainer.commands.arguments import CONFIGS, config_path
 
     if name is not None:
         print(config_path(name))

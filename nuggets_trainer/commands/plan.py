@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.arguments import (
+from nuggets_trainer.commands.arguments import (
     OF_TRAINING,
     OutputArguments,
     PlanArguments,
@@ -18,9 +18,9 @@ from nuggets_trainer.arguments import (
 )
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.scoring import check_given, check_places, load
-from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.options import make_parser
+from nuggets_trainer.commands.inputs import check_given, check_places, load
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.commands.parser import make_parser
 
 # Options of `nuggets score` that change nothing in a plan.
 OF_SCORING = {"combine_anchor_sets", "group_quota", "signal_check"}
@@ -60,7 +60,7 @@ def run(
 ) -> None:
     """Measure, and print the plan."""
     check_places(rows, scorer, config)
-    from nuggets_trainer.planning import plan_pool
+    from nuggets_trainer.pipeline.plan_pool import plan_pool
 
     with stdout_kept_for_result() as stdout:
         model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)

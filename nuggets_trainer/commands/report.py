@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.options import HelpFormatter, Parser
+from nuggets_trainer.commands.parser import HelpFormatter, Parser
 
 EPILOG = f"""examples:
   nuggets report scores

@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.arguments import recipe_parser
+from nuggets_trainer.commands.arguments import recipe_parser
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 
 USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"
@@ -31,13 +31,13 @@ def make_train_parser() -> TrlParser:
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
-    from nuggets_trainer import training
+    from nuggets_trainer.training import job as training
 
     return training.parse(argv, make_train_parser())
 
 
 def run(*arguments: Any) -> None:
     """Run the job."""
-    from nuggets_trainer import training
+    from nuggets_trainer.training import job as training
 
     training.main(*arguments).accelerator.end_training()

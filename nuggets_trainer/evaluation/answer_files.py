@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.evaluation.questions import MtBenchQuestion, read_lines
-from nuggets_trainer.files import write_atomically
+from nuggets_trainer.store.files import write_atomically
 
 Record = dict[str, Any]
 

@@ -18,7 +18,7 @@ from nuggets_trainer.evaluation.generation import Answerer, Prompt
 from nuggets_trainer.evaluation.journal import Journal
 from nuggets_trainer.evaluation.questions import MtBenchQuestion
 from nuggets_trainer.evaluation.tuned import prompt_ids
-from nuggets_trainer.files import write_atomically
+from nuggets_trainer.store.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nuggets_trainer.checks import check_choice, check_int
+from nuggets_trainer.config.checks import check_choice, check_int
 from nuggets_trainer.evaluation.alpaca_eval import JUDGE_MODELS
 from nuggets_trainer.evaluation.judge import Endpoint
 from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, JUDGE_MODEL

@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from nuggets_trainer.causal_lm import context_length
+from nuggets_trainer.engine.model import context_length
 from nuggets_trainer.evaluation.journal import Journal
 from nuggets_trainer.ranks import Ranks
 

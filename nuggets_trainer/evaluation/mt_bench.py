@@ -14,7 +14,7 @@ from typing import Any
 from nuggets_trainer.evaluation.intervals import Mean, clustered_mean, mean_of
 from nuggets_trainer.evaluation.judge import Judge, Request, judge_request, reply_text
 from nuggets_trainer.evaluation.questions import REFERENCE_CATEGORIES, MtBenchQuestion, read_lines
-from nuggets_trainer.files import write_atomically
+from nuggets_trainer.store.files import write_atomically
 
 JUDGE_MODEL = "gpt-4"  # the official one
 JUDGE_MAX_TOKENS = 2048  # as FastChat

@@ -17,7 +17,7 @@ from nuggets_trainer.evaluation.intervals import Mean, clustered_mean
 from nuggets_trainer.evaluation.judge import Judge, judge_request, reply_text
 from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, prompt_name, question_fields
 from nuggets_trainer.evaluation.questions import MtBenchQuestion, Record
-from nuggets_trainer.files import write_atomically
+from nuggets_trainer.store.files import write_atomically
 
 VERDICTS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie"}  # the official runner looks for them in this order
 POINTS = {"model_1": 1.0, "tie": 0.5, "model_2": 0.0}

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.files import Place, join, make_directory, write_atomically
+from nuggets_trainer.store.files import Place, join, make_directory, write_atomically
 from nuggets_trainer.report.figures import read_figures
 from nuggets_trainer.report.page import render_page
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nuggets_trainer.files import Place
+from nuggets_trainer.store.files import Place
 from nuggets_trainer.report.cautions import cautions
 from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures, what_is_kept
-from nuggets_trainer.report.result_files import (
+from nuggets_trainer.store.read_results import (
     Bools,
     Ints,
     ScoreTable,

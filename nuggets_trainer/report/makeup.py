@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuggets_trainer.files import Place
-from nuggets_trainer.report.result_files import ScoreTable, read_scores, reselections
+from nuggets_trainer.store.files import Place
+from nuggets_trainer.store.read_results import ScoreTable, read_scores, reselections
 
 MOST_GROUPS = 30
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuggets_trainer.report.result_files import ScoreTable
+from nuggets_trainer.store.read_results import ScoreTable
 
 # What a reason to drop a row means, and what can be done.
 REASONS = {

@@ -1,0 +1,1 @@
+"""Does selection pay?"""

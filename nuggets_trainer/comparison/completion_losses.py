@@ -1,0 +1,161 @@
+"""How likely the model finds each row's completion, behind its prompt and without it. Knows no golden score.
+
+Both are over the same tokens: those that the template scores of a row that stands alone, the mark at the end of a turn
+included. Without the prompt they stand behind BOS; where the tokenizer has none, their first one has no context then
+and is left out of both. What is computed is in the score store of the model, under a name in place of a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.scoring.session import Job, open_job
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.prompts.segment import Segment, scored_at
+from nuggets_trainer.store.score_store import ZERO_SHOT
+from nuggets_trainer.prompts.templates import Template, make_template
+
+if TYPE_CHECKING:
+    import torch
+
+WITHOUT_PROMPT, BUT_THE_FIRST = "completion without its prompt", "completion but for its first token"
+BLOCK_ROWS = 256  # scored between two parts of the store
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class CompletionLosses:
+    """Mean losses of `n` completions, nats per token; NaN where a row cannot be scored.
+
+    Attributes:
+        with_prompt: behind the prompt, `(n,)`.
+        without_prompt: the same tokens behind BOS alone, `(n,)`.
+        num_tokens: tokens of the completion, `(n,)`; 0 where a row cannot be rendered.
+        share_computed: share of the losses that this call computed; the others came from the store.
+    """
+
+    with_prompt: Floats
+    without_prompt: Floats
+    num_tokens: npt.NDArray[np.int64]
+    share_computed: float
+
+    @property
+    def ifd(self) -> Floats:
+        """Instruction-following difficulty, loss with prompt / loss without, `(n,)` (Cherry LLM, arXiv 2308.12032).
+
+        Above 1 the prompt makes its own completion less likely; such rows are left out of a selection by it.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.without_prompt > 0, self.with_prompt / self.without_prompt, np.nan)
+
+
+def completion_losses(
+    model: Any,
+    tokenizer: Any,
+    pool: Pool,
+    *,
+    config: NuggetsConfig,
+    score_dir: str | Path,
+    autocast_dtype: torch.dtype | None = None,
+    adapter: bool = False,
+) -> CompletionLosses:
+    """Compute what the store does not hold yet; all ranks must call it, and get the same.
+
+    Args:
+        model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile).
+        tokenizer: the model's.
+        pool: n rows.
+        config: template and token budget.
+        score_dir: as for `score_pool`.
+        autocast_dtype: from `resolve_autocast_dtype`.
+        adapter: leave a `PeftModel`'s adapter on.
+    """
+    template = make_template(config.template, tokenizer, pool)
+    has_bos = tokenizer.bos_token_id is not None
+    names = [ZERO_SHOT if has_bos else BUT_THE_FIRST, WITHOUT_PROMPT]
+    with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
+        segments = {i: s for i, s in rendered(template, pool).items() if _fits(s, job.max_length, has_bos)}
+        keys = [job.keys[i] for i in segments]
+        num_scored = _score_missing(
+            job, names, {job.keys[i]: _pair(s, tokenizer.bos_token_id) for i, s in segments.items()}
+        )
+        log_probs, known = job.ranks.on_main(lambda: job.store.read(names, keys))
+    assert known.all(), (int((~known).sum()), "completions that other ranks scored are not in the store")
+    losses = np.full((2, len(pool)), np.nan)
+    losses[:, list(segments)] = -log_probs.astype(np.float64)
+    share = num_scored / max(1, 2 * len(set(keys)))
+    return CompletionLosses(losses[0], losses[1], completion_lengths(template, pool), share)
+
+
+def completion_lengths(template: Template, pool: Pool) -> npt.NDArray[np.int64]:
+    """Tokens of each row's completion, `(n,)`; 0 where it cannot be rendered."""
+    lengths = np.zeros(len(pool), dtype=np.int64)
+    for i, segment in rendered(template, pool).items():
+        lengths[i] = segment.num_completion_tokens
+    return lengths
+
+
+def rendered(template: Template, pool: Pool) -> dict[int, Segment]:
+    """Render each row alone, by pool index; those that cannot be are left out."""
+    segments = {}
+    for i in range(len(pool)):
+        try:
+            segments[i] = template.zero_shot(pool[i])
+        except UnusableRowError:
+            continue
+    return segments
+
+
+def _fits(segment: Segment, max_length: int | None, has_bos: bool) -> bool:
+    enough = has_bos or segment.num_completion_tokens > 1
+    return enough and (max_length is None or len(segment.ids) <= max_length)
+
+
+def _pair(segment: Segment, bos: int | None) -> tuple[Segment, Segment]:
+    """Return the completion behind its prompt, and alone."""
+    if bos is not None:
+        return segment, Segment([bos, *segment.targets], 1)
+    return scored_at(segment.ids, list(segment.positions)[1:]), Segment(segment.targets, 1)
+
+
+def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segment, Segment]]) -> int:
+    """Score what is not stored, longest first so that memory runs out at once or never; return how many."""
+    by_length = sorted(pairs, key=lambda key: (-len(pairs[key][0].ids), key))
+
+    def find() -> list[tuple[str, int]]:
+        known = job.store.read(names, by_length)[1]
+        return [(key, row) for place, key in enumerate(by_length) for row in range(2) if not known[row, place]]
+
+    missing = job.ranks.on_main(find)
+    if not missing:
+        return 0
+    if job.engine.path is None:
+        sample = [pairs[key][row] for key, row in (*missing[:2], missing[-1])]
+        choice = job.ranks.gather_from(lambda: _choose_path(job, sample))
+        job.engine.path = choice[0]
+    own = job.ranks.share(missing)
+
+    def score() -> list[None]:
+        with job.company.together():
+            for start in range(0, len(own), BLOCK_ROWS):
+                block = own[start : start + BLOCK_ROWS]
+                log_probs = job.engine.score([], [pairs[key][row] for key, row in block])
+                job.store.write([names[row] or None for _, row in block], [key for key, _ in block], log_probs)
+        return []
+
+    job.ranks.gather_from(score)
+    return len(missing)
+
+
+def _choose_path(job: Job, sample: list[Segment]) -> list[str]:
+    with job.company.together():
+        return [job.engine.choose_path([([], sample)])]

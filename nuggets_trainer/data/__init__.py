@@ -1,0 +1,1 @@
+"""A dataset in any format -> rows, each with a content hash or the reason it is unusable."""

@@ -1,0 +1,1 @@
+"""Token ids -> log-probs, under one model."""

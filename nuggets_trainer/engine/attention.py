@@ -1,0 +1,250 @@
+"""Shared-prefix attention: each piece of a packed row sees its own prefix and itself, and nothing else.
+
+Registered with transformers' `AttentionInterface`, so that any decoder whose layers dispatch through it runs
+unmodified, on one row `(1, S)` without an attention mask. A prefix's keys and values are computed once and kept, by
+layer, for the rows that follow.
+
+Here the pieces are taken one by one: a segment's keys and values are written behind those of its prefix, into room
+kept for them, so that the prefix is never copied. The arithmetic is the model's own `eager` function where the model
+runs eager (soft-caps, sinks), else `scaled_dot_product_attention`. `flex.py` takes a whole row at once, for CUDA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from nuggets_trainer.engine.packing import Piece
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+    from transformers import PreTrainedModel
+
+NAME = "nuggets"
+# What scaled_dot_product_attention cannot express; None and absent are fine.
+_BEYOND_SDPA = ("softcap", "s_aux", "position_bias")
+
+Kernel = Callable[..., torch.Tensor]
+
+
+class Prefix:
+    """Keys and values of one prefix, by layer, with room for the longest segment behind it.
+
+    Args:
+        length: tokens of the prefix; 0 for none.
+        room: tokens of the longest segment.
+    """
+
+    def __init__(self, length: int, room: int) -> None:
+        self.length, self._room = length, room
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
+
+    def keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep the prefix's own keys and values, `(1, H, P, D)`."""
+        self.layers[layer] = self._with_room(key), self._with_room(value)
+
+    def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write a segment's keys and values behind the prefix's; overwritten by the next segment."""
+        if not self.length:
+            return key, value
+        end = self.length + key.shape[2]
+        keys, values = self.layers[layer]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+    def mask(self, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """Additive causal mask of a segment behind the prefix, `(1, 1, length, P + length)`."""
+        mask = self._masks.get((window, like.dtype))
+        if mask is None or mask.shape[2] < length:
+            mask = self._masks[window, like.dtype] = causal_mask(self.length, max(self._room, length), window, like)
+        return mask[:, :, :length, : self.length + length]
+
+    def _with_room(self, own: torch.Tensor) -> torch.Tensor:
+        room = own.new_empty(*own.shape[:2], self.length + self._room, own.shape[3])
+        room[:, :, : self.length] = own
+        return room
+
+
+class Row:
+    """One packed row while its forward pass runs.
+
+    Args:
+        pieces: in order, without gaps.
+        prefixes: of each group.
+        kernel: `loop` or `flex`.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], prefixes: Sequence[Prefix], kernel: Kernel) -> None:
+        self.pieces, self.prefixes, self.kernel = list(pieces), list(prefixes), kernel
+        self.block_masks: dict[int | None, BlockMask] = {}
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return self.pieces[-1].start + self.pieces[-1].length
+
+    def fill_up(self, length: int) -> None:
+        """Add a piece that nobody reads, so that rows have few lengths."""
+        rest = length - self.length
+        if rest:
+            self.pieces.append(Piece(len(self.prefixes), 0, rest, self.length))
+            self.prefixes.append(Prefix(0, rest))
+
+
+_ROW: ContextVar[Row] = ContextVar("packed row")
+
+
+def shared_prefix_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one layer over the row in `packed_row`, in the form that `AttentionInterface` asks for.
+
+    Args:
+        module: the attention layer; its `layer_idx` tells whose keys and values these are.
+        query: `(1, H, S, D)`.
+        key: the same, perhaps with fewer heads.
+        value: like `key`, perhaps with another D.
+        attention_mask: none: the row says who sees whom.
+        scaling: of the scores; None for `1 / sqrt(D)`.
+        kwargs: what the layer passes on; `sliding_window` is honoured.
+
+    Returns:
+        `(1, S, H, D)`, and no weights.
+
+    Raises:
+        NotImplementedError: for what the row cannot express; the engine then takes the portable path.
+    """
+    row = _ROW.get()
+    if query.shape[0] != 1 or query.shape[2] != row.length or key.shape[2] != row.length or attention_mask is not None:
+        raise NotImplementedError(f"attention over {tuple(query.shape)} in a packed row of {row.length} tokens")
+    return row.kernel(row, module, query, key, value, scaling, kwargs), None
+
+
+AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+@contextlib.contextmanager
+def packed_row(row: Row) -> Iterator[None]:
+    """Let the attention layers that run meanwhile see this row."""
+    token = _ROW.set(row)
+    try:
+        yield
+    finally:
+        _ROW.reset(token)
+
+
+@contextlib.contextmanager
+def shared_prefix_model(model: PreTrainedModel) -> Iterator[str]:
+    """Switch a model to shared-prefix attention and back; gives the name of its text model's own implementation.
+
+    Raises:
+        NotImplementedError: if its layers do not dispatch through `AttentionInterface`.
+    """
+    # A model made of several has one for each; a mapping sets them back as they were.
+    config = model.config
+    own = {"": config._attn_implementation} | {k: getattr(config, k)._attn_implementation for k in config.sub_configs}
+    text_own: str = config.get_text_config()._attn_implementation
+    if not model._can_set_attn_implementation():
+        raise NotImplementedError(f"{type(model).__name__} does not dispatch its attention")
+    model.set_attn_implementation(NAME)
+    try:
+        yield text_own
+    finally:
+        model.set_attn_implementation(own if config.sub_configs else own[""])
+
+
+def causal_mask(prefix_length: int, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
+    """Additive mask `(1, 1, length, prefix_length + length)` in the dtype and on the device of `like`."""
+    queries = torch.arange(prefix_length, prefix_length + length, device=like.device)[:, None]
+    keys = torch.arange(prefix_length + length, device=like.device)[None, :]
+    seen = keys <= queries
+    if window is not None:
+        seen &= queries - keys < window
+    mask = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill_(~seen, torch.finfo(like.dtype).min)[None, None]
+
+
+def sdpa_loop(row: Row, *args: Any) -> torch.Tensor:
+    """Piece by piece with `scaled_dot_product_attention`."""
+    return _loop(_sdpa, row, *args)
+
+
+def eager_loop(row: Row, *args: Any) -> torch.Tensor:
+    """Piece by piece with the model's own eager function, whatever it does between scores and softmax."""
+    return _loop(_eager, row, *args)
+
+
+def _loop(
+    attend: Callable[..., torch.Tensor],
+    row: Row,
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> torch.Tensor:
+    layer, window = module.layer_idx, kwargs.get("sliding_window")
+    outputs = []
+    for piece in row.pieces:
+        span = slice(piece.start, piece.start + piece.length)
+        q, k, v = query[:, :, span], key[:, :, span], value[:, :, span]
+        prefix = row.prefixes[piece.group]
+        if piece.segment is None:
+            prefix.keep(layer, k, v)
+            mask = causal_mask(0, piece.length, window, query)
+        else:
+            k, v = prefix.extend(layer, k, v)
+            mask = prefix.mask(piece.length, window, query)
+        outputs.append(attend(module, q, k, v, mask, scaling, kwargs))
+    return torch.cat(outputs, dim=1)
+
+
+def _sdpa(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> torch.Tensor:
+    refuse_beyond_sdpa(kwargs)
+    grouped = key.shape[1] != query.shape[1]
+    return scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=grouped).transpose(1, 2)
+
+
+def _eager(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    kwargs: dict[str, Any],
+) -> torch.Tensor:
+    eager_attention_forward = sys.modules[type(module).__module__].eager_attention_forward
+    output: torch.Tensor = eager_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)[0]
+    return output
+
+
+def refuse_beyond_sdpa(kwargs: dict[str, Any]) -> None:
+    """Raise NotImplementedError where a layer passes on what only its own eager function knows."""
+    for name in _BEYOND_SDPA:
+        if kwargs.get(name) is not None:
+            raise NotImplementedError(f"attention with `{name}`")

@@ -1,0 +1,246 @@
+"""Log-probs of completions, alone or behind a shared prefix, on any decoder-only Hugging Face model.
+
+Knows token ids and the model; knows nothing of golden scores, files or ranks.
+
+There are three ways to compute them, fastest first: `packed` (many segments in one row behind a prefix that is
+computed once, through shared-prefix attention), `cached` (the prefix' key/value cache repeated over batches of
+segments) and `whole` (prefix and segment together). They never differ by more than rounding: which of them a model can
+use is found by holding them, on the actual model, against one sequence at a time without cache, batch or padding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from nuggets_trainer.engine.memory import find_tokens_per_batch
+from nuggets_trainer.engine.compiled import fused, pays
+from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.engine.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
+from nuggets_trainer.ranks import OtherRankFailedError
+from nuggets_trainer.prompts.segment import Group, Segment
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+ENGINE_VERSION = 1  # part of the fingerprint: raise it when scores change by more than rounding
+PATHS: dict[str, Callable[[PreTrainedModel, Sequence[Group], int], list[list[float]]]] = {
+    "packed": score_packed,
+    "cached": score_cached,
+    "whole": score_whole,
+    "naive": score_naive,
+}
+# Largest difference, in nats per token, that rounding can explain.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+class LogProbEngine:
+    """Mean log-probs of completions under one model.
+
+    Args:
+        model: a decoder-only language model with its head, on its device.
+        tokens_per_batch: upper bound on the tokens of one forward pass, padding included; a single segment that is
+            longer runs alone. None finds it. Halved when memory runs out.
+        autocast_dtype: run the forward passes under autocast in this dtype; None leaves the weights' dtype.
+        path: one of `PATHS`; None chooses by a check on the first groups to score, see `choose_path`.
+        in_step: every forward pass takes all ranks of the job (a sharded model), so that none can be tried and given
+            up: memory that runs out is an error.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokens_per_batch: int | None = None,
+        autocast_dtype: torch.dtype | None = None,
+        path: str | None = None,
+        in_step: bool = False,
+    ) -> None:
+        self._model = model
+        self._autocast_dtype = autocast_dtype
+        self.tokens_per_batch = tokens_per_batch
+        self.path = path
+        self._in_step = in_step
+        self.fuses = False  # whether elementwise work is compiled; `choose_path` decides
+
+    def find_tokens_per_batch(self) -> int:
+        """Upper bound on the tokens of one forward pass, as given, found or halved."""
+        if self.tokens_per_batch is None:
+            with self.scoring():
+                self.tokens_per_batch = find_tokens_per_batch(self._model)
+        return self.tokens_per_batch
+
+    @contextlib.contextmanager
+    def scoring(self) -> Iterator[None]:
+        """Put the model into evaluation mode without gradients, and back."""
+        was_training = self._model.training
+        self._model.eval()
+        autocast = torch.autocast(
+            self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
+        )
+        fusion = fused(self._model) if self.fuses else contextlib.nullcontext()
+        try:
+            with torch.no_grad(), autocast, fusion:
+                yield
+        finally:
+            self._model.train(was_training)
+
+    def score(self, prefix_ids: Sequence[int], segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
+        """Mean log-prob of each segment's completion behind the prefix.
+
+        Equal, up to rounding, to running `prefix_ids + segment.ids` through the model one by one and averaging
+        `log_softmax(logits)[t - 1, ids[t]]` over the completion span.
+
+        Args:
+            prefix_ids: token ids shared by all segments; may be empty.
+            segments: what stands behind the prefix, each with its completion span.
+
+        Returns:
+            One value per segment, `(len(segments),)`, nats per token, in the order given. Not finite where the
+            model's log-probs are not.
+        """
+        return self.score_groups([(prefix_ids, segments)])[0]
+
+    def score_groups(self, groups: Sequence[Group]) -> list[npt.NDArray[np.float32]]:
+        """Score many prefixes, each with its own segments, as `score` does; short ones share forward passes.
+
+        Raises:
+            RuntimeError: if memory does not suffice for a single segment behind its prefix.
+        """
+        if self.path is None:
+            self.choose_path([(prefix_ids, segments[:3]) for prefix_ids, segments in groups[:2]])
+        assert self.path is not None
+        with self.scoring():
+            results = self._within_memory(PATHS[self.path], groups)
+        return [np.array(means, dtype=np.float32) for means in results]
+
+    def choose_path(self, groups: Sequence[Group], num_tokens: int = 0) -> str:
+        """Take the fastest path that gives, on these groups, what one sequence at a time gives.
+
+        Sliding windows, soft-caps, position biases, recurrent layers or caches of another kind can make a faster path
+        wrong for a model, some of them only on long sequences: give the longest.
+
+        Args:
+            groups: a few prefixes and segments of the job.
+            num_tokens: of the whole job: long ones are worth compiling for.
+
+        Returns:
+            The path, used from now on.
+        """
+        self.path, self.fuses = "naive", False
+        expected = self.score_groups(groups)
+        attempts = [("packed", True)] if pays(self._model, num_tokens) else []
+        attempts += [(path, False) for path in ("packed", "cached", "whole")]
+        for self.path, self.fuses in attempts:
+            problem = self._problem(groups, expected)
+            if problem is None:
+                return self.path
+            logger.warning(
+                "%s cannot take the %s path%s (%s); trying the next, slower one. Scores are right on any of them.",
+                type(self._model).__name__,
+                self.path,
+                " with compiled layers" if self.fuses else "",
+                problem,
+            )
+        self.path = "naive"
+        return self.path
+
+    def _problem(self, groups: Sequence[Group], expected: Sequence[npt.NDArray[np.float32]]) -> str | None:
+        """Say what is wrong with the present path, or None."""
+        tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
+        if getattr(self._model, "is_quantized", False):
+            tolerance = TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
+        budget = self.tokens_per_batch
+        # With as much in one forward pass as fits, and with as little: prefixes that are kept for later ones.
+        for tokens_per_batch in (budget, 1):
+            try:
+                self.tokens_per_batch = tokens_per_batch
+                found = self.score_groups(groups)
+            except OtherRankFailedError:
+                raise  # says nothing of the path
+            except Exception as error:  # noqa: BLE001 - whatever it is, there is a path that needs less of the model
+                return f"{type(error).__name__}: {error}"
+            finally:
+                self.tokens_per_batch = budget  # running out of memory tells of this path alone
+            problem = _difference(np.concatenate(found), np.concatenate(expected), tolerance)
+            if problem is not None:
+                return problem
+        return None
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Mean of the last hidden states over each sequence's tokens, without padding: `(len(sequences), d)`."""
+        with self.scoring():
+            rows: list[npt.NDArray[np.float32]] = self._within_memory(_embed, sequences)
+        return np.stack(rows)
+
+    def _within_memory(
+        self, compute: Callable[[PreTrainedModel, Sequence[Item], int], list[Result]], items: Sequence[Item]
+    ) -> list[Result]:
+        """Compute with the token budget, halving it as long as memory runs out."""
+        while True:
+            tokens_per_batch = self.find_tokens_per_batch()
+            try:
+                return compute(self._model, items, tokens_per_batch)
+            except Exception as error:  # each backend reports a lack of memory by another type; others are raised on
+                if not should_reduce_batch_size(error):
+                    raise
+                if self._in_step:
+                    raise RuntimeError(
+                        f"Out of memory with tokens_per_batch={tokens_per_batch}. A sharded model cannot try again: "
+                        "the other ranks are in the middle of the same forward pass. Set a smaller "
+                        "`tokens_per_batch`; what is scored is stored."
+                    ) from error
+                if tokens_per_batch <= 1:
+                    raise RuntimeError(
+                        "Memory does not suffice to score a single pair. Use a smaller `scorer_model`, a smaller "
+                        "dtype, or shorter rows."
+                    ) from error
+            # Outside the except clause: the traceback holds on to the tensors of the failed forward pass.
+            self.tokens_per_batch = tokens_per_batch // 2
+            clear_device_cache(garbage_collection=True)
+            logger.warning("Out of memory: going on with tokens_per_batch=%d.", self.tokens_per_batch)
+
+
+def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float) -> str | None:
+    """Say how two ways to compute the same log-probs differ beyond rounding, or None."""
+    # A NaN on both sides is the model's own; on one side it is the path's.
+    with np.errstate(invalid="ignore"):
+        difference = np.where(found == expected, 0, found - expected)
+    difference = difference[~(np.isnan(found) & np.isnan(expected))]
+    if not len(difference):
+        return "no log-prob is a number, so that nothing can be compared"
+    # Rounding goes both ways: an error on one side is found below the tolerance of a single value.
+    if not (np.abs(difference) <= tolerance).all() or not abs(difference.mean()) <= tolerance / 3:
+        return f"log-probs differ by {np.abs(difference).max():.2g} nats per token"
+    return None
+
+
+def _embed(
+    model: PreTrainedModel, sequences: Sequence[Sequence[int]], tokens_per_batch: int
+) -> list[npt.NDArray[np.float32]]:
+    rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
+    for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
+        ids, mask = pad([sequences[i] for i in batch], model.device)
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            output_hidden_states=True,
+            use_cache=False,
+            **logits_to_keep(model, 1),
+        )
+        hidden = output.hidden_states[-1].float() * mask[..., None]
+        means = (hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().numpy()
+        for i, mean in zip(batch, means, strict=True):
+            rows[i] = mean
+    return rows

@@ -1,0 +1,1 @@
+"""The stages composed: score a pool, plan it, choose again."""

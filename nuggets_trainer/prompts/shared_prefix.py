@@ -1,0 +1,232 @@
+"""What the engine is given: the anchors that can be scored whole, and each candidate's prefix before them.
+
+Knows no model, no ranks and no files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.prompts.chat import system_messages
+from nuggets_trainer.golden.scores import AnchorScores
+from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.prompts.segment import Segment, common_prefix_length
+from nuggets_trainer.prompts.templates import NuggetsTemplate, Template
+
+
+class AnchorSet:
+    """The anchors, and which of them can be scored whole.
+
+    Args:
+        template: renders the anchors.
+        rows: the anchors; a reason where a row was unusable to begin with.
+        pool_index: pool index of each, None when anchors were given.
+        max_length: the model's context in tokens; None where it has no limit.
+        set_names: of each the anchor set it belongs to; None for one set alone.
+
+    Attributes:
+        usable: positions of the anchors that can be scored. The other attributes speak of these alone, in this order.
+        rows: the rows.
+        keys: their content hashes.
+        segments: their zero-shot prompts.
+
+    Raises:
+        ValueError: if no anchor (of one of the sets) can be scored.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        rows: Sequence[Row | str],
+        pool_index: Sequence[int | None],
+        max_length: int | None,
+        set_names: Sequence[str] | None = None,
+    ) -> None:
+        self._pool_index = list(pool_index)
+        self._set_names = [""] * len(rows) if set_names is None else list(set_names)
+        self.rows: list[Row] = []
+        self.segments: list[Segment] = []
+        self._dropped: list[str | None] = []
+        self._num_cut = 0
+        cause: BaseException | None = None
+        for row in rows:
+            if isinstance(row, str):
+                self._dropped.append(row)
+                continue
+            try:
+                self.segments.append(_anchor_segment(template, row, max_length))
+            except UnusableRowError as error:
+                self._dropped.append(str(error))
+                cause = cause or error.__cause__
+                continue
+            self.rows.append(row)
+            self._dropped.append(None)
+            self._num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
+        self.keys = [row.key for row in self.rows]
+        self.usable = [j for j, reason in enumerate(self._dropped) if reason is None]
+        for name in dict.fromkeys(self._set_names):
+            self._check_usable(name, max_length, cause)
+
+    def _check_usable(self, set_name: str, max_length: int | None, cause: BaseException | None) -> None:
+        dropped = [reason for reason, name in zip(self._dropped, self._set_names, strict=True) if name == set_name]
+        if None in dropped:
+            return
+        reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(dropped).most_common())
+        context = f" The model's context is {max_length} tokens." if "too_long" in dropped else ""
+        first = f" The first error was {cause!r}." if cause is not None else ""
+        which = f" of the set {set_name!r}" if set_name else ""
+        raise ValueError(
+            f"No anchor{which} can be scored: all {len(dropped)} were dropped ({reasons}).{context}{first} Expected "
+            "rows with a prompt and a completion, at most half as long as the context."
+        ) from cause
+
+    def scores(self, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
+        """Put the zero-shot log-probs of the usable anchors, `(len(usable),)`, in their places among all anchors."""
+        dropped = list(self._dropped)
+        values = np.full(len(dropped), np.nan, dtype=np.float32)
+        num_tokens = np.zeros(len(dropped), dtype=np.int64)
+        for j, value, segment in zip(self.usable, zero_shot, self.segments, strict=True):
+            if np.isfinite(value):
+                values[j], num_tokens[j] = value, segment.num_completion_tokens
+            else:
+                dropped[j] = "non_finite_log_prob"
+        return AnchorScores(self._pool_index, values, num_tokens, dropped, self._num_cut, self._set_names)
+
+
+def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Segment:
+    """Zero-shot segment of an anchor.
+
+    Raises:
+        UnusableRowError: if it cannot be scored whole. Reason `completion_changes` means that the template writes the
+            completion differently once an example stands before it, so that the two log-probs would not be of the same
+            tokens.
+    """
+    zero, one = template.zero_shot(row), template.one_shot(row, row)
+    if max_length is not None and len(zero.ids) > max_length:
+        raise UnusableRowError("too_long")
+    if zero.targets != one.targets:
+        raise UnusableRowError("completion_changes")
+    return zero
+
+
+@dataclass(frozen=True)
+class CandidatePrompt:
+    """One candidate as the engine takes it.
+
+    Attributes:
+        groups: `(prefix ids, anchor positions)`; the prefix is empty where the template breaks sharing.
+        unshared: whole one-shot segments, by anchor position, of the groups with an empty prefix.
+    """
+
+    groups: list[tuple[list[int], list[int]]]
+    unshared: dict[int, Segment]
+
+    def prefix_tokens(self) -> int:
+        """Tokens of all prefixes: what a visit to the candidate costs before the first anchor."""
+        return sum(len(prefix) for prefix, _ in self.groups)
+
+    def num_tokens(self) -> int:
+        """Length of the longest prefix or whole segment, to sort by."""
+        return max(*(len(prefix) for prefix, _ in self.groups), *(len(s.ids) for s in self.unshared.values()), 0)
+
+
+class SharedPrefix:
+    """Split the one-shot prompts of a candidate with all anchors into one prefix and one suffix per anchor.
+
+    The suffixes are found by rendering each anchor behind one reference candidate: what these renderings begin with
+    alike (the candidate, and tokens that all anchors share) is prefix, the rest is suffix. At least one prompt token
+    stays in each suffix, so that the completion's first token is predicted inside it. For every candidate the split is
+    checked against the joint rendering with two anchors (with all, where candidate and anchor meet in plain text, as
+    tokens may merge there); where it does not hold, its pairs are rendered whole. Anchors are grouped by
+    what a conversation has at its very beginning: system message, tools, and options of the chat template.
+
+    Args:
+        template: renders the pairs.
+        anchors: usable anchors (`AnchorSet.rows`).
+        max_length: the model's context in tokens; None where it has no limit.
+    """
+
+    def __init__(self, template: Template, anchors: Sequence[Row], max_length: int | None = None) -> None:
+        self._template, self._anchors, self._max_length = template, anchors, max_length
+        self.suffixes: dict[int, Segment] = {}
+        by_beginning: dict[str, list[int]] = {}
+        for j, anchor in enumerate(anchors):
+            beginning = (system_messages(anchor.prompt), anchor.tools, anchor.template_kwargs)
+            by_beginning.setdefault(str(beginning), []).append(j)
+        self._groups = list(by_beginning.values())
+        self._checked: dict[int, list[int]] = {}
+        for group in self._groups:
+            self.suffixes.update(self._split_group(group))
+            self._checked[group[0]] = self._anchors_to_check(group)
+        self._suffix_tokens = np.array([len(self.suffixes[j].ids) for j in range(len(anchors))])
+
+    def candidate(self, row: Row) -> CandidatePrompt:
+        """Render a candidate before all anchors.
+
+        Raises:
+            UnusableRowError: if it cannot be rendered, if it changes the tokens that an anchor is scored on, or if it
+                does not fit the context together with every anchor.
+        """
+        groups, unshared = [], {}
+        for group in self._groups:
+            prefix = self._prefix(row, group)
+            groups.append((prefix, group))
+            if not prefix:
+                unshared.update({j: self._whole(row, j) for j in group})
+            segments = self.suffixes if prefix else unshared
+            longest = len(prefix) + max(len(segments[j].ids) for j in group)
+            if self._max_length is not None and longest > self._max_length:
+                raise UnusableRowError("too_long")
+        return CandidatePrompt(groups, unshared)
+
+    def num_tokens(self, prompt: CandidatePrompt, anchors: npt.NDArray[np.int64]) -> int:
+        """Forward tokens of a candidate and these anchors, in one visit."""
+        if prompt.unshared:
+            segments = (prompt.unshared.get(j, self.suffixes[j]) for j in anchors.tolist())
+            return prompt.prefix_tokens() + sum(len(segment.ids) for segment in segments)
+        return prompt.prefix_tokens() + int(self._suffix_tokens[anchors].sum())
+
+    def _split_group(self, group: list[int]) -> dict[int, Segment]:
+        reference = self._anchors[group[0]]
+        whole = {j: self._template.one_shot(reference, self._anchors[j]) for j in group}
+        first = whole[group[0]]
+        shared = min(min(common_prefix_length(first.ids, s.ids), s.start - 1) for s in whole.values())
+        return {j: s.without_first(shared) for j, s in whole.items()}
+
+    def _anchors_to_check(self, group: list[int]) -> list[int]:
+        """Anchors to hold the split of each candidate against: two where the boundary is safe, else all.
+
+        The boundary is what two prefixes of different candidates end with alike.
+        """
+        first, suffix = group[0], self.suffixes[group[0]]
+        prefixes = []
+        for j in (group[0], group[-1]):
+            whole = self._template.one_shot(self._anchors[j], self._anchors[first]).ids
+            prefixes.append(whole[: len(whole) - len(suffix.ids)])
+        length = common_prefix_length(prefixes[0][::-1], prefixes[1][::-1])
+        differ = length < min(len(prefix) for prefix in prefixes)
+        if differ and self._template.joins_safely(prefixes[0][len(prefixes[0]) - length :]):
+            return [group[0], group[-1]]
+        return group
+
+    def _prefix(self, row: Row, group: list[int]) -> list[int]:
+        """Prefix ids of a candidate before this group of anchors, or none where it cannot be shared."""
+        whole = {j: self._whole(row, j) for j in self._checked[group[0]]}
+        first = group[0]
+        prefix = whole[first].ids[: len(whole[first].ids) - len(self.suffixes[first].ids)]
+        for j, segment in whole.items():
+            if segment != self.suffixes[j].behind(prefix):
+                return []
+        return prefix
+
+    def _whole(self, row: Row, j: int) -> Segment:
+        """One-shot prompt of a pair, which must be scored on the tokens that the anchor is scored on alone."""
+        segment = self._template.one_shot(row, self._anchors[j])
+        if segment.targets != self.suffixes[j].targets:
+            raise UnusableRowError("completion_changes")
+        return segment

@@ -1,0 +1,1 @@
+"""The pairs of one pool under one model, over all processes."""

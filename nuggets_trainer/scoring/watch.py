@@ -1,0 +1,131 @@
+"""Times the calls of the engine, shows how far scoring is, tells once how long it will take. Knows no model."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+
+from nuggets_trainer.golden.forecast import ForeseeableRace
+from nuggets_trainer.pipeline.plan import Measurement, Range, Workload, describe_time, speed_of, speed_together
+from nuggets_trainer.scoring.progress import Phase
+from nuggets_trainer.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+TELL_AFTER_SECONDS = 5.0  # of scoring: enough to know the speed
+WAIT_FOR_PILOT = 6  # times as long as asked, rather than not to know what a race takes
+UNKNOWN = (0.2, 0.5, 1.0)  # share of the tokens that a race takes, for all that is known before its pilot is through
+LOOK_SECONDS = 1.0  # counting what a large race has left takes a moment
+
+
+class Watch:
+    """Of one process, while it scores.
+
+    Args:
+        stop_after: seconds after which scoring has shown enough; None for never.
+
+    Attributes:
+        workload: of all processes.
+        calls: tokens and seconds of each call of the engine.
+        tokens_left: forward tokens that are left, of this process or, where `sharing`, of all.
+        finished: whether nothing is left to score.
+    """
+
+    workload: Workload
+    tokens_left: Range
+
+    def __init__(self, stop_after: float | None = None) -> None:
+        self._stop_after, self._told = stop_after, stop_after is not None
+        self.calls: list[tuple[float, float]] = []
+        self._cut: float | None = None
+        self._sharing = 1
+        self._foreseen = True  # until a race says that it cannot know yet
+        self._looked_at = -math.inf
+        self._phase: Phase | None = None
+        self.finished = False
+        self.begin()
+
+    def over(self, phase: Phase, workload: Workload, own_tokens: float | None = None, sharing: int = 1) -> None:
+        """Say what there is to score, and where it is shown.
+
+        Args:
+            phase: where it is shown.
+            workload: of all processes.
+            own_tokens: what this process scores of it; None where all of them share what is left, wave after wave.
+            sharing: how many do.
+        """
+        tokens = workload.tokens if own_tokens is None else own_tokens
+        self._phase, self.workload, self._sharing = phase, workload, sharing
+        self.tokens_left = tokens, tokens, tokens
+        phase.state.work_left = tokens
+        if phase.shown and self._stop_after is None:
+            logger.info("plan: %s", workload.describe())
+
+    def begin(self) -> None:
+        """Count the time from now on: what was before is no scoring."""
+        self.began = self._last = time.monotonic()
+        if self._phase is not None:
+            self._phase.begin()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether enough was seen."""
+        if self._stop_after is None or not self.calls:
+            return False
+        patience = 1 if self._foreseen else WAIT_FOR_PILOT
+        return time.monotonic() - self.began >= patience * self._stop_after
+
+    def scored(self, num_pairs: int, num_tokens: int) -> None:
+        """Count a call that is through."""
+        assert self._phase is not None
+        now = time.monotonic()
+        self.calls.append((num_tokens, now - self._last))
+        self._last = now
+        together = self._sharing * num_tokens
+        low, expected, high = (max(0.0, tokens - together) for tokens in self.tokens_left)
+        self.tokens_left = low, expected, high
+        self._phase.advance(self._sharing * num_pairs, together)
+        if self._phase.shown and not self._told and self._foreseen and now - self.began >= TELL_AFTER_SECONDS:
+            self._told = True
+            speed, spread = speed_of(self.calls)
+            logger.info("plan: %s", describe_time(self.tokens_left, self._sharing * speed, spread))
+
+    def look_at(self, race: ForeseeableRace, last: bool) -> None:
+        """See how far a race is, now and then and at its end."""
+        assert self._phase is not None
+        if not last and time.monotonic() - self._looked_at < LOOK_SECONDS and self._foreseen:
+            return
+        self._looked_at = time.monotonic()
+        state, left, complete = self._phase.state, race.tokens_left(), race.complete
+        state.done, state.eliminated = int(race.num_scored.sum()), race.num_eliminated
+        state.best = float(race.upper_bound()[complete].max()) if complete.any() else None
+        state.cut = race.cut
+        self._foreseen = not math.isnan(left[0])
+        if self._foreseen:
+            self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]
+        else:
+            low, expected, high = (share * race.tokens_of_all() for share in UNKNOWN)
+            self.tokens_left, state.work_left = (low, expected, high), None
+        self._phase.show()
+
+    def measure(self, ranks: Ranks, started: float) -> Measurement:
+        """Say what scoring has shown so far; all ranks must call it.
+
+        Args:
+            ranks: of the job.
+            started: when the job began, by `time.monotonic()`.
+        """
+        speeds = ranks.gather([speed_of(self.calls) if self.calls else (0.0, 0.0)])
+        lefts = ranks.gather([self.tokens_left])
+        by_rank, cut = [speed for speed, _ in speeds], ranks.on_main(lambda: self._cut)
+        if self._sharing > 1:
+            lefts, speed = lefts[:1], sum(by_rank)  # the main process knows the race
+        else:
+            speed = speed_together([expected for _, expected, _ in lefts], by_rank)
+        low, expected, high = (sum(column) for column in zip(*lefts, strict=True))
+        spread = max(spread for _, spread in speeds)
+        done = sum(ranks.gather([sum(tokens for tokens, _ in self.calls)]))
+        finished = all(ranks.gather([self.finished]))
+        left = (0.0, 0.0, 0.0) if finished else (low, expected, high)
+        return Measurement(self.workload, left, done, speed, spread, cut, self.began - started, finished)

@@ -1,0 +1,1 @@
+"""Everything on disk: scored pairs, results, run info."""

@@ -1,0 +1,296 @@
+"""Scored pairs on disk: immutable Parquet parts, keyed by content. Knows no model and no collectives.
+
+Layout: `<score_dir>/<fingerprint>/manifest.json` has the layout's version and spells out every field of the
+fingerprint; `<score_dir>/<fingerprint>/parts/*.parquet` hold one row per pair: `candidate` (content hash, null for
+zero-shot), `anchor` (content hash), `log_prob` (float32, nats per token, NaN where the model gave none). A part is
+named by the SHA-256 of its bytes and is read only while it has that name's; several processes and jobs may write at
+once. Where parts hold different values for one pair (two jobs rounded differently), the first by name counts, in it
+the first row: the same parts give the same values, whoever wrote first.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nuggets_trainer.store.files import (
+    Place,
+    check_writable,
+    is_temporary,
+    join,
+    list_directory,
+    make_directory,
+    read_bytes,
+    read_many,
+    remove_leftovers,
+    set_aside,
+    write_atomically,
+)
+from nuggets_trainer.store.fingerprint import fingerprint_id
+from nuggets_trainer.store.manifest import open_manifest
+from nuggets_trainer.store.parquet import read_table
+from nuggets_trainer.store.scratch import Scratch
+
+logger = logging.getLogger(__name__)
+
+FLUSH_CANDIDATES = 1000
+ZERO_SHOT = ""  # stands for "no candidate" where pairs are looked up
+COPY_ROWS = 65536  # rows handled at once where a matrix may be larger than memory
+
+_KEY = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema([("candidate", _KEY), ("anchor", _KEY), ("log_prob", pa.float32())])
+_PART_NAME = re.compile(r"[0-9a-f]{32}\.parquet")
+
+# Says in a matrix that a pair is not in the store: a NaN that no computation gives.
+_ABSENT = np.array([0x7FC0DEAD], dtype=np.uint32)
+
+
+class ScoreStore:
+    """The pairs scored under one fingerprint.
+
+    Args:
+        score_dir: directory shared by all fingerprints; a local path, or a URL for fsspec.
+        fields: what `fingerprint_fields` returns.
+
+    Raises:
+        PermissionError, NotADirectoryError: if `score_dir` cannot be written to.
+        ValueError: if the scores that are there have another layout.
+    """
+
+    def __init__(self, score_dir: Place, fields: dict[str, str]) -> None:
+        self.score_dir = score_dir
+        self.fingerprint = fingerprint_id(fields)
+        self.directory = join(score_dir, self.fingerprint)
+        self._parts = join(self.directory, "parts")
+        self._ignored: set[str] = set()
+        check_writable(score_dir)
+        open_manifest(score_dir, self.directory, fields)
+        make_directory(self._parts)
+        for directory in (score_dir, self.directory, self._parts):
+            remove_leftovers(directory)
+
+    def write(self, candidates: Sequence[str | None], anchors: Sequence[str], log_probs: npt.ArrayLike) -> None:
+        """Add pairs as one part; the three arguments have one entry per pair.
+
+        Raises:
+            OSError: if the disk is full, with what to do; the parts that are there stay whole.
+        """
+        columns = [pa.array(candidates, pa.string()), pa.array(anchors, pa.string())]
+        values = pa.array(np.asarray(log_probs, dtype=np.float32))
+        table = pa.table([c.dictionary_encode() for c in columns] + [values], schema=SCHEMA)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        content = sink.getvalue()
+        write_atomically(join(self._parts, _part_name(content)), content)
+
+    def read(
+        self, candidates: Sequence[str], anchors: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Look pairs up.
+
+        Args:
+            candidates: content hashes, n of them (repeats allowed); an empty string asks for zero-shot.
+            anchors: content hashes, m of them (repeats allowed).
+
+        Returns:
+            `log_prob` `(n, m)`, NaN where there is none, and `known` `(n, m)`, whether the pair is in the store.
+        """
+        matrix = np.full((len(candidates), len(anchors)), _ABSENT.view(np.float32)[0], dtype=np.float32)
+        self._fill(matrix, candidates, anchors)
+        there = known(matrix)
+        np.copyto(matrix, np.float32(np.nan), where=~there)
+        return matrix, there
+
+    def read_matrix(
+        self, candidates: Sequence[str], anchors: Sequence[str], scratch: Scratch
+    ) -> npt.NDArray[np.float32]:
+        """Look up more pairs than may fit in memory.
+
+        Args:
+            candidates: as for `read`, n of them.
+            anchors: as for `read`, m of them.
+            scratch: makes the array.
+
+        Returns:
+            `(n, m)` log-probs. `known(matrix[a:b])` says which are in the store; the others are NaN, as are those that
+            the model gave none for.
+
+        Raises:
+            OSError: if there is no room.
+        """
+        matrix = scratch.full((len(candidates), len(anchors)), _ABSENT.view(np.float32)[0], np.float32)
+        self._fill(matrix, candidates, anchors)
+        return matrix
+
+    def _fill(self, matrix: npt.NDArray[np.float32], candidates: Sequence[str], anchors: Sequence[str]) -> None:
+        """Set the pairs that are in the store."""
+        row_place, first_row = _first_places(candidates)
+        column_place, first_column = _first_places(anchors)
+        for batch in self._batches():
+            rows = _places(batch["candidate"], row_place)
+            columns = _places(batch["anchor"], column_place)
+            wanted = np.flatnonzero((rows >= 0) & (columns >= 0))[::-1]  # what is set last counts: the first row
+            values = batch["log_prob"].to_numpy(zero_copy_only=False)[wanted]
+            values[np.isnan(values)] = np.nan  # of any NaN that a model gave, the usual one
+            matrix[rows[wanted], columns[wanted]] = values
+        repeats = np.flatnonzero(first_row != np.arange(len(candidates)))
+        for start in range(0, len(repeats), COPY_ROWS):
+            block = repeats[start : start + COPY_ROWS]
+            matrix[block] = matrix[first_row[block]]
+        for column in np.flatnonzero(first_column != np.arange(len(anchors))):
+            matrix[:, column] = matrix[:, first_column[column]]
+
+    def read_note(self, question: dict[str, Any]) -> Any:
+        """Return what `write_note` kept under this question, or None; also if it is torn or was changed since."""
+        try:
+            note = json.loads(read_bytes(self._note_path(question)))
+        except (FileNotFoundError, ValueError):
+            return None
+        whole = isinstance(note, dict) and note.get("sha256") == _digest([question, note.get("answer")])
+        return note["answer"] if whole else None
+
+    def has_notes(self) -> bool:
+        """Whether any note was written."""
+        return any(name.startswith("note-") for name in list_directory(self.directory))
+
+    def write_note(self, question: dict[str, Any], answer: Any) -> None:
+        """Keep a decision that must not be taken anew on resume, such as the choice of anchors."""
+        note = {"question": question, "answer": answer, "sha256": _digest([question, answer])}
+        write_atomically(self._note_path(question), json.dumps(note).encode())
+
+    def _note_path(self, question: dict[str, Any]) -> Place:
+        return join(self.directory, f"note-{_digest(question)[:16]}.json")
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the pairs that are there, what counts last: parts by descending name, of each the last batch first."""
+        names = sorted(self._part_names(), reverse=True)
+        for name, (path, content) in zip(names, read_many([join(self._parts, name) for name in names]), strict=True):
+            if isinstance(content, FileNotFoundError):
+                continue  # another job set it aside meanwhile
+            if isinstance(content, OSError):
+                if content.errno not in (errno.EIO, errno.EACCES):
+                    raise content  # the system failed (too many open files, ...): that says nothing of the part
+                self._warn_ignored(name, f"cannot be read: {content}")
+                continue
+            table = _healthy_table(name, content)
+            if isinstance(table, str):
+                set_aside(path, table, "its pairs are scored again")
+                continue
+            yield from reversed(table.to_batches())
+
+    def _part_names(self) -> list[str]:
+        names = []
+        for name, is_file in list_directory(self._parts).items():
+            if is_file and _PART_NAME.fullmatch(name):
+                names.append(name)
+            elif not is_temporary(name) and not name.endswith(".corrupt"):
+                self._warn_ignored(name, "is no part of a score store")
+        return names
+
+    def _warn_ignored(self, name: str, reason: str) -> None:
+        """Say once that something is passed over."""
+        if name not in self._ignored:
+            logger.warning("%s %s. It is ignored and left where it is.", join(self._parts, name), reason)
+            self._ignored.add(name)
+
+
+class PartWriter:
+    """Collects scored pairs and writes them as parts, at candidate boundaries, also when scoring is interrupted.
+
+    Args:
+        store: where to.
+        flush_seconds: a part is written after this time,
+        flush_candidates: or when as many candidates have come together.
+    """
+
+    def __init__(self, store: ScoreStore, flush_seconds: float, flush_candidates: int = FLUSH_CANDIDATES) -> None:
+        self._store, self._flush_seconds, self._flush_candidates = store, flush_seconds, flush_candidates
+        self._clear()
+
+    def _clear(self) -> None:
+        self._candidates: list[str] = []
+        self._anchors: list[str] = []
+        self._log_probs: list[float] = []
+        self._num_candidates, self._since = 0, time.monotonic()
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.flush()
+        except Exception as error:
+            if kind is None:
+                raise
+            # The first error is the one to see; this one is often the same again.
+            logger.error("%d pairs that were scored could not be stored: %s", len(self._candidates), error)
+
+    def add(self, candidate: str, anchors: list[str], log_probs: npt.NDArray[np.float32]) -> None:
+        """Add pairs of one candidate."""
+        self._candidates += [candidate] * len(anchors)
+        self._anchors += anchors
+        self._log_probs += log_probs.tolist()
+
+    def end_candidates(self, number: int) -> None:
+        """Write a part if enough has come together since the last one."""
+        self._num_candidates += number
+        if self._num_candidates >= self._flush_candidates or time.monotonic() - self._since >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come together; if that fails, it is kept for the next time."""
+        if self._candidates:
+            self._store.write(self._candidates, self._anchors, self._log_probs)
+        self._clear()
+
+
+def known(block: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return which pairs of a block of `read_matrix` are in the store, of the block's shape."""
+    there: npt.NDArray[np.bool_] = np.asarray(block).view(np.uint32) != _ABSENT[0]
+    return there
+
+
+def _part_name(content: Any) -> str:
+    return f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _healthy_table(name: str, content: bytes) -> pa.Table | str:
+    """Return what is in a part, or why it cannot be used."""
+    if _part_name(content) != name:
+        return "its bytes do not have the checksum in its name"
+    try:
+        table = read_table(content)
+    except (pa.ArrowInvalid, OSError) as error:
+        return str(error)
+    if not table.schema.equals(SCHEMA):
+        return f"columns {table.schema.names} of types {[str(t) for t in table.schema.types]}"
+    return table
+
+
+def _first_places(keys: Sequence[str]) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
+    """Return where each key comes first: by key, and for each of `keys`."""
+    place: dict[str, int] = {}
+    first = np.fromiter((place.setdefault(key, i) for i, key in enumerate(keys)), np.int64, len(keys))
+    return place, first
+
+
+def _places(column: pa.DictionaryArray, place: dict[str, int]) -> npt.NDArray[np.int64]:
+    """Look up each value of a dictionary column in `place`; null stands for the empty string; -1 where absent."""
+    of_code: npt.NDArray[np.int64] = np.array([place.get(key, -1) for key in [*column.dictionary.to_pylist(), ""]])
+    codes: npt.NDArray[np.int32] = column.indices.fill_null(len(of_code) - 1).to_numpy(zero_copy_only=False)
+    return of_code[codes]

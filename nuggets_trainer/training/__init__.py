@@ -1,0 +1,1 @@
+"""The golden set inside a Trainer."""

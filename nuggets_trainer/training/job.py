@@ -1,0 +1,136 @@
+"""The main job: score a pool with the base model, keep its golden set, tune on it with TRL SFT and PEFT.
+
+`nuggets train` and recipes/train.py run it. Knows arguments and the order of the job; selection is the trainer's.
+Killed at any moment, the same command continues: scores are in `<output_dir>/nuggets`, and training goes on from the
+last complete checkpoint on the golden set that was saved with it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerState
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
+
+from nuggets_trainer.commands.arguments import RecipeArguments, config_path, given_options, parse_arguments, recipe_parser
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint
+from nuggets_trainer.prompts.trl_columns import hub_options
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.loading import check_there, load_rows, read_model_config, resolve_demo
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.training.trainer import SelectedSFTTrainer
+
+DEMO_CONFIG = config_path("demo")
+
+
+def parse(argv: Sequence[str], parser: TrlParser | None = None) -> tuple[Any, ...]:
+    """Parse arguments; where neither a config, a model nor rows are named, the demo's config is used.
+
+    Args:
+        argv: the command line, without the program's name.
+        parser: `recipe_parser`, with the texts of the program.
+
+    Returns:
+        `RecipeArguments`, `SFTConfig`, `ModelConfig`, `NuggetsConfig`.
+
+    Raises:
+        ValueError: for missing, unknown or contradictory arguments.
+    """
+    argv = list(argv)
+    named = given_options(argv) & {"config", "model_name_or_path", "dataset_name"}
+    if "--demo" in argv:
+        if named:
+            given = ", ".join(f"--{name}" for name in sorted(named))
+            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
+        argv.remove("--demo")
+    if not named and not {"-h", "--help"} & set(argv):
+        argv = ["--config", str(DEMO_CONFIG), *argv]
+    arguments = parse_arguments(parser or recipe_parser(), argv)
+    script, _, model, _ = arguments
+    missing = [
+        f"--{name}"
+        for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name))
+        if value is None
+    ]
+    if missing:
+        raise ValueError(f"Training needs {' and '.join(missing)} (or no arguments at all, for the demo).")
+    return arguments
+
+
+def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
+    """Load evaluation rows, or None where no evaluation is asked for."""
+    if script.eval_dataset_name is not None:
+        return load_rows(script.eval_dataset_name, split=script.dataset_test_split, option="--eval_dataset_name")
+    if args.eval_strategy == "no":
+        return None
+    return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
+
+
+def is_finished(checkpoint: str, args: SFTConfig) -> bool:
+    """Whether a checkpoint has all the steps that these arguments ask for."""
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    if args.max_steps > 0:
+        return bool(state.global_step >= args.max_steps)
+    return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
+
+
+def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained`, for the model that is tuned; those in `args.model_init_kwargs` win."""
+    # An option of SFTConfig; in older versions of TRL of ModelConfig.
+    trusting = args if hasattr(args, "trust_remote_code") else model
+    return {
+        "revision": model.model_revision,
+        "trust_remote_code": trusting.trust_remote_code,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(args.model_init_kwargs or {}),
+    }
+
+
+def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
+    """Run the job; return the trainer, trained and saved."""
+    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
+    check_there(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
+    args.model_init_kwargs = model_init_kwargs(args, model)
+    if not Path(model.model_name_or_path).is_dir():  # one may hold an adapter alone
+        read_model_config(model.model_name_or_path, **hub_options(args))
+    quantization_config = get_quantization_config(model)
+    # Older versions of TRL do not know the argument.
+    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
+    trainer = SelectedSFTTrainer(
+        model=resolve_demo(model.model_name_or_path),
+        args=args,
+        train_dataset=load_rows(
+            *(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming),
+            option="--dataset_name",
+        ),
+        eval_dataset=load_eval_rows(script, args),
+        peft_config=get_peft_config(model),
+        nuggets_config=nuggets,
+        **quantization,
+    )
+    checkpoint = args.resume_from_checkpoint or Ranks().on_main(lambda: last_complete_checkpoint(args.output_dir))
+    if checkpoint is not None and is_finished(checkpoint, args):
+        # `Trainer.train` would take one step more, if the last one was not the last of its epoch.
+        trainer.select(checkpoint)
+        trainer._load_from_checkpoint(checkpoint)
+        score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
+        trainer.accelerator.print(
+            f"Nothing was left to train: {checkpoint} has all steps. For another run choose another `output_dir`; "
+            f"`--score_dir {score_dir}` reuses the scores."
+        )
+    else:
+        if checkpoint is not None:
+            trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
+        trainer.train(resume_from_checkpoint=checkpoint)
+        if getattr(args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
+            trainer.accelerator.print("SIGTERM: a checkpoint is written; the same command goes on from it.")
+            raise SystemExit(128 + signal.SIGTERM)
+    trainer.save_model(args.output_dir)
+    trainer.accelerator.print(f"Model, golden set and scores saved to {args.output_dir}.")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    return trainer
