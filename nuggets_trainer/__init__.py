@@ -6,23 +6,21 @@ use, so that `nuggets --help` and the pure modules do not wait for torch.
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nuggets_trainer.training.callback import NuggetsDataCallback
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
-    from nuggets_trainer.golden.scores import GoldenScores, golden_scores
     from nuggets_trainer.data.loading import load_rows, load_scorer
     from nuggets_trainer.data.pool import Pool
+    from nuggets_trainer.golden.scores import GoldenScores, golden_scores
+    from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+    from nuggets_trainer.pipeline.score_pool import score_pool
     from nuggets_trainer.report import write_report
     from nuggets_trainer.report.dataset import push_to_hub, write_dataset
     from nuggets_trainer.store.results import PoolScores
-    from nuggets_trainer.pipeline.score_pool import score_pool
-    from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+    from nuggets_trainer.training.callback import NuggetsDataCallback
     from nuggets_trainer.training.trainer import SelectedSFTTrainer
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "GoldenScores": "golden.scores",
@@ -62,6 +60,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("nuggets_trainer")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -11,10 +11,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
-import nuggets_trainer
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import log_to_stderr, rank
 
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     command, *rest = arguments
     if command == "--version":
-        print(f"nuggets_trainer {nuggets_trainer.__version__}")
+        print(f"nuggets_trainer {metadata.version('nuggets_trainer')}")
         return 0
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", "--debug"], n=1)

@@ -25,12 +25,12 @@ import torch
 from bench_store import stage
 
 from nuggets_trainer import NuggetsConfig
-from nuggets_trainer.golden.scores import AnchorScores, golden_scores
-from nuggets_trainer.report import write_report
-from nuggets_trainer.store.run_info import write_provenance
-from nuggets_trainer.store.results import PoolScores, write_results
 from nuggets_trainer.data.row import Row
+from nuggets_trainer.golden.scores import AnchorScores, golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
+from nuggets_trainer.report import write_report
+from nuggets_trainer.store.results import PoolScores, write_results
+from nuggets_trainer.store.run_info import write_provenance
 from nuggets_trainer.store.score_store import ScoreStore
 
 WORDS = ["the", "of", "a", "river", "machine", "small", "answer", "because", "green", "if", "then", "list", "seven"]

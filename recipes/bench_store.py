@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.scores import AnchorScores
-from nuggets_trainer.scoring.collect import Collected, Outcome, collect
-from nuggets_trainer.prompts.shared_prefix import AnchorSet
-from nuggets_trainer.store.results import PoolScores, write_results
-from nuggets_trainer.store.scratch import Scratch
 from nuggets_trainer.golden.selection import select_golden_set
+from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.scoring.collect import Collected, Outcome, collect
+from nuggets_trainer.store.results import PoolScores, write_results
 from nuggets_trainer.store.score_store import ScoreStore, known
+from nuggets_trainer.store.scratch import Scratch
 
 FloatArray = npt.NDArray[Any]
 PART = 1000  # candidates, as `flush_candidates`

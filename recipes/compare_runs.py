@@ -28,14 +28,14 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from nuggets_trainer.engine.model import base_model
-from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.data.loading import resolve_demo
 from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.model import base_model
+from nuggets_trainer.prompts.segment import Segment, scored_at
+from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash
-from nuggets_trainer.data.loading import resolve_demo
-from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.training.job import model_init_kwargs
 
 logger = logging.getLogger("nuggets_trainer.compare")

@@ -27,10 +27,10 @@ from scipy import stats
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.comparison.association import associate
-from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.comparison.reliability import measure_reliability
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, joined_text
+from nuggets_trainer.golden.scores import golden_scores
 
 Floats = npt.NDArray[np.floating]
 # Columns that rows are made of, not descriptions of them.

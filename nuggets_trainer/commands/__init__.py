@@ -1,7 +1,8 @@
-"""The commands of `nuggets`, one module each: `parse(argv)` reads the command line, `run(...)` does the work.
+"""The command line: plan, score, select, report, train and configs.
 
-Whatever `parse` raises is a mistake in the command line (exit code 2). `run` puts its result on stdout and all else on
-stderr. Nothing is imported here: `nuggets --help` reads this table alone.
+One module per command: `parse(argv)` reads the command line, `run(...)` does the work. Whatever `parse` raises is a
+mistake in the command line (exit code 2). `run` prints its result on stdout and everything else on stderr. Nothing is
+imported here, so that `nuggets --help` reads this table alone.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Any
 
 from trl import ScriptArguments, TrlParser
 
-from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.commands.parser import make_parser, unknown_options
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 
 @dataclass

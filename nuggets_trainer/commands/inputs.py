@@ -11,8 +11,8 @@ from nuggets_trainer.data.loading import check_there
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from nuggets_trainer.scoring.session import AnchorPools
     from nuggets_trainer.data.pool import Pool
+    from nuggets_trainer.scoring.session import AnchorPools
 
 
 class Loaded(NamedTuple):
@@ -59,9 +59,9 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
     import transformers
     from accelerate import PartialState
 
-    from nuggets_trainer.engine.model import resolve_autocast_dtype
     from nuggets_trainer.data.loading import load_rows, load_scorer_of
     from nuggets_trainer.data.pool import Pool, take_pool
+    from nuggets_trainer.engine.model import resolve_autocast_dtype
     from nuggets_trainer.training.selector import anchor_pools
 
     # Without `cpu`, several processes on a machine without an accelerator would not know of each other.

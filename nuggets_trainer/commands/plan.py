@@ -7,6 +7,7 @@ from typing import Any
 
 from trl import TrlParser
 
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.arguments import (
     OF_TRAINING,
     OutputArguments,
@@ -16,11 +17,10 @@ from nuggets_trainer.commands.arguments import (
     parse_arguments,
     training_parsers,
 )
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.inputs import check_given, check_places, load
-from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 # Options of `nuggets score` that change nothing in a plan.
 OF_SCORING = {"combine_anchor_sets", "group_quota", "signal_check"}

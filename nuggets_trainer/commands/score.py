@@ -7,6 +7,7 @@ from typing import Any
 
 from trl import TrlParser
 
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.arguments import (
     OF_TRAINING,
     OutputArguments,
@@ -17,11 +18,10 @@ from nuggets_trainer.commands.arguments import (
     parse_shard,
     training_parsers,
 )
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
 from nuggets_trainer.commands.inputs import check_given, check_places, load
-from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
 EPILOG = f"""examples:
@@ -55,8 +55,8 @@ def run(
 ) -> None:
     """Score, and print what was chosen."""
     check_places(rows, scorer, config)
-    from nuggets_trainer.store.results import describe_results, set_means
     from nuggets_trainer.pipeline.score_pool import result_logger, score_pool, score_shard
+    from nuggets_trainer.store.results import describe_results, set_means
 
     with stdout_kept_for_result() as stdout, printed_instead(result_logger, not output.json):
         model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)

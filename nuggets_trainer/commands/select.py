@@ -8,6 +8,7 @@ from typing import Any
 
 from trl import TrlParser
 
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.arguments import (
     OutputArguments,
     PoolArguments,
@@ -15,11 +16,10 @@ from nuggets_trainer.commands.arguments import (
     parse_arguments,
     training_parsers,
 )
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
+from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.loading import check_there, load_rows
-from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.data.pool import Pool, take_pool
 from nuggets_trainer.pipeline.select_again import (
     as_json,

@@ -7,8 +7,8 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.commands.arguments import recipe_parser
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands.arguments import recipe_parser
 
 USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"
 EPILOG = f"""examples:

@@ -1,1 +1,4 @@
-"""Does selection pay?"""
+"""Does selection pay? Arms, losses, reliability, and what a score follows.
+
+Does not know the command line.
+"""

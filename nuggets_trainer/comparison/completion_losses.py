@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.scoring.session import Job, open_job
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.prompts.segment import Segment, scored_at
-from nuggets_trainer.store.score_store import ZERO_SHOT
 from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.scoring.session import Job, open_job
+from nuggets_trainer.store.score_store import ZERO_SHOT
 
 if TYPE_CHECKING:
     import torch

@@ -1,1 +1,4 @@
-"""A dataset in any format -> rows, each with a content hash or the reason it is unusable."""
+"""A dataset in any format -> rows with content hashes, or the reason why a row is unusable.
+
+Does not know tokenizers, templates or models.
+"""

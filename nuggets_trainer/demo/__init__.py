@@ -1,4 +1,6 @@
-"""The embedded demo: a tiny language model and instruction rows of known quality, made by this project.
+"""The embedded model and rows: tiny, of known quality, made by this project.
+
+Does not know torch: it names files.
 
 `recipes/build_demo.py` rebuilds all of it, byte for byte on one machine. The model (Llama, 1.1 million parameters) was
 trained from scratch on documents whose answers are all clean or all corrupted in one way, so that it reads from an

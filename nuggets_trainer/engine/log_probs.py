@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from nuggets_trainer.engine.memory import find_tokens_per_batch
 from nuggets_trainer.engine.compiled import fused, pays
+from nuggets_trainer.engine.memory import find_tokens_per_batch
 from nuggets_trainer.engine.packed import score_packed
 from nuggets_trainer.engine.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
-from nuggets_trainer.ranks import OtherRankFailedError
 from nuggets_trainer.prompts.segment import Group, Segment
+from nuggets_trainer.ranks import OtherRankFailedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

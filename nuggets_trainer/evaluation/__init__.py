@@ -1,1 +1,4 @@
-"""From a tuned model to judged answers: AlpacaEval and MT-Bench. Knows no golden score and no training."""
+"""AlpacaEval and MT-Bench of tuned models.
+
+Does not know golden scores or training.
+"""

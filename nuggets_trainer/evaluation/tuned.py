@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.engine.model import check_causal_lm
-from nuggets_trainer.prompts.trl_columns import alpaca_template
-from nuggets_trainer.prompts.tokenize import without_eos
-from nuggets_trainer.store.fingerprint import tokenizer_hash, weights_hash
 from nuggets_trainer.data.loading import resolve_demo
 from nuggets_trainer.data.row import SEPARATOR, read_row
+from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.prompts.templates import train_columns
+from nuggets_trainer.prompts.tokenize import without_eos
+from nuggets_trainer.prompts.trl_columns import alpaca_template
+from nuggets_trainer.store.fingerprint import tokenizer_hash, weights_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.stopping import out_of_reach, own_order
 from nuggets_trainer.golden.pilot import pilot_size, shrunk_rate, upper_quantile
+from nuggets_trainer.golden.stopping import out_of_reach, own_order
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.coverage import cover, spread
-from nuggets_trainer.golden.scores import FloatArray, GoldenScores
 from nuggets_trainer.golden.limits import Limits, quotas
+from nuggets_trainer.golden.scores import FloatArray, GoldenScores
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,4 @@
-"""The stages composed: score a pool, plan it, choose again."""
+"""The stages composed: score a pool, plan it, check the scorer, select again.
+
+Does not know TRL, trainers or the command line.
+"""

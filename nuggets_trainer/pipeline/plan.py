@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nuggets_trainer.golden.scores import standard_error
-from nuggets_trainer.scoring.progress import duration
+from nuggets_trainer.wording import byte_size, duration, rounded
 
 STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (recipes/LOG.md)
 RESULT_BYTES_PER_PAIR = 5.0  # float32 and a mark, in memory while results are made
@@ -45,7 +45,7 @@ class Workload:
         stored = f", {self.num_stored:,} of them stored or left out" if self.num_stored else ""
         return (
             f"{self.num_candidates:,} candidates x {self.num_anchors:,} anchors = {self.num_pairs:,} pairs{stored}; "
-            f"{_count(self.tokens)} tokens to score them all"
+            f"{rounded(self.tokens)} tokens to score them all"
         )
 
     def scaled(self, factor: float) -> Workload:
@@ -194,7 +194,7 @@ class Plan:
                 error = f"standard error {self.standard_error(fewer):.3f} instead of {self.standard_error(m):.3f}"
                 seconds = setup + scoring * fewer / m
                 options.append({"option": f"{fewer} anchors", "seconds": seconds, "gives_up": error})
-        size = f"a scorer model of {_count(SMALLER_SCORER * self.num_parameters)} parameters"
+        size = f"a scorer model of {rounded(SMALLER_SCORER * self.num_parameters)} parameters"
         work = self.measurement.workload
         seconds = setup + SMALLER_SCORER * scoring * work.num_pairs / max(1, work.num_pairs - work.num_stored)
         options.append({"option": f"--scorer_model: {size}", "seconds": seconds, "gives_up": "some agreement"})
@@ -231,15 +231,13 @@ class Plan:
     def describe(self) -> str:
         """Return the plan as a block for people."""
         work = self.measurement.workload
+        result_bytes = RESULT_BYTES_PER_PAIR * work.num_pairs
         rows = [
             ("pool", f"{self.num_rows:,} rows" + self._dropped()),
             ("pairs", f"{work.num_pairs:,} ({work.num_anchors:,} anchors){self._known()}"),
             *(self._done() if self.measurement.finished else self._to_come()),
-            (
-                "memory",
-                f"{_bytes(self.memory_bytes)} used, and {_bytes(RESULT_BYTES_PER_PAIR * work.num_pairs)} for results",
-            ),
-            ("disk", f"about {_bytes(STORE_BYTES_PER_PAIR * work.num_pairs)} in the store"),
+            ("memory", f"{byte_size(self.memory_bytes)} used, and {byte_size(result_bytes)} for results"),
+            ("disk", f"about {byte_size(STORE_BYTES_PER_PAIR * work.num_pairs)} in the store"),
             ("accuracy", f"standard error {self.standard_error(work.num_anchors):.3f} of a golden score {self._at()}"),
         ]
         if self.price_per_hour is not None:
@@ -275,7 +273,7 @@ class Plan:
         low, expected, high = map(duration, self.seconds)
         speed = f"{self.measurement.tokens_per_second:,.0f} tokens per second on {self._where()}, measured"
         return [
-            ("tokens", f"{_count(self.measurement.workload.tokens)} for all pairs not known before; {self._share()}"),
+            ("tokens", f"{rounded(self.measurement.workload.tokens)} for all pairs not known before; {self._share()}"),
             ("speed", speed),
             ("time", f"about {expected} ({low} to {high}), after loading"),
         ]
@@ -298,14 +296,3 @@ class Plan:
     def _at(self) -> str:
         cut = self.measurement.cut
         return "of 0.8" if cut is None else f"at the expected cut of {cut:.2f}"
-
-
-def _count(number: float) -> str:
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.0f}"
-
-
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"

@@ -11,13 +11,13 @@ import psutil
 import torch
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
-from nuggets_trainer.scoring.session import by_set_name
-from nuggets_trainer.pipeline.plan import Measurement, Plan
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.pipeline.plan import Measurement, Plan
+from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
 from nuggets_trainer.pipeline.score_pool import Run, score_pairs
 from nuggets_trainer.prompts.templates import make_template
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.scoring.session import by_set_name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,9 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.training.preserved import exit_on_sigterm
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+from nuggets_trainer.pipeline.plan import Measurement
 from nuggets_trainer.pipeline.request import check_choice, diversity_of, row_groups, with_schedule_for
+from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
+from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report import tell_warnings, told_not_raised, write_report
+from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.execution import Execution
+from nuggets_trainer.scoring.progress import show_phase
 from nuggets_trainer.scoring.session import (
     AnchorPools,
     Job,
@@ -31,20 +41,10 @@ from nuggets_trainer.scoring.session import (
     given_anchors,
     open_job,
 )
-from nuggets_trainer.scoring.collect import Collected, Outcome, collect
-from nuggets_trainer.pipeline.plan import Measurement
-from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.scoring.progress import show_phase
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report import tell_warnings, told_not_raised, write_report
-from nuggets_trainer.store.run_info import write_provenance
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
-from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.store.run_info import write_provenance
 from nuggets_trainer.store.scratch import Scratch
-from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
-from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.training.preserved import exit_on_sigterm
 
 if TYPE_CHECKING:
     import torch

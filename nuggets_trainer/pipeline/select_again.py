@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.store.files import Place, join, read_bytes
 from nuggets_trainer.golden.scores import GoldenScores
-from nuggets_trainer.store.parquet import read_table
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+from nuggets_trainer.store.files import Place, join, read_bytes
+from nuggets_trainer.store.parquet import read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset

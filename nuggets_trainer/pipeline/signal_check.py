@@ -22,14 +22,14 @@ import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
-from nuggets_trainer.scoring.execution import Execution
-from nuggets_trainer.store.files import Place, join, write_atomically
-from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.scoring.session import AnchorPools, Job, by_set_name, chosen_anchors, given_anchors, open_job
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.prompts.templates import make_template
+from nuggets_trainer.scoring.execution import Execution
+from nuggets_trainer.scoring.session import AnchorPools, Job, by_set_name, chosen_anchors, given_anchors, open_job
+from nuggets_trainer.store.files import Place, join, write_atomically
 
 if TYPE_CHECKING:
     import torch

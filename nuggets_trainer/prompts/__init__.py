@@ -1,1 +1,4 @@
-"""Rows -> token ids, and which of them are scored."""
+"""Rows -> token ids: templates, a shared prefix, one suffix per anchor.
+
+Does not know torch, models or scores.
+"""

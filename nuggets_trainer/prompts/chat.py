@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.prompts.tokenize import checked, dropping_what_cannot_be_tokenized
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length, scored_at
+from nuggets_trainer.prompts.tokenize import checked, dropping_what_cannot_be_tokenized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

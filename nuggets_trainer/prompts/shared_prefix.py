@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.prompts.chat import system_messages
-from nuggets_trainer.golden.scores import AnchorScores
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.golden.scores import AnchorScores
+from nuggets_trainer.prompts.chat import system_messages
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length
 from nuggets_trainer.prompts.templates import NuggetsTemplate, Template
 

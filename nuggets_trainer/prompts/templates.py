@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from nuggets_trainer.prompts.chat import ChatTemplate, conversation
-from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text, joined_text
-from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.prompts.chat import ChatTemplate, conversation
 from nuggets_trainer.prompts.pretokenized import TokensTemplate
+from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

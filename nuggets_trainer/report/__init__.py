@@ -1,4 +1,7 @@
-"""`write_report`: the files of a scoring run -> report.html, report.json, and plots. Knows no model and no pool."""
+"""Result files -> report.html, report.json, cards, a dataset.
+
+Does not know models or pools: the files of a scoring run are enough.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.store.files import Place, join, make_directory, write_atomically
 from nuggets_trainer.report.figures import read_figures
 from nuggets_trainer.report.page import render_page
+from nuggets_trainer.store.files import Place, join, make_directory, write_atomically
 
 logger = logging.getLogger(__name__)
 

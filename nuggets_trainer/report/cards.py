@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from nuggets_trainer.training.checkpoints import Reselection
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
-    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.store.results import PoolScores
+    from nuggets_trainer.training.checkpoints import Reselection
 
 SECTION = "## How the training data was chosen"
 NUGGETS = "[Nuggets](https://arxiv.org/abs/2312.10302)"

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nuggets_trainer.store.files import Place, join, read_bytes
 from nuggets_trainer.report.cards import dataset_card
 from nuggets_trainer.report.figures import read_figures
+from nuggets_trainer.store.files import Place, join, read_bytes
 from nuggets_trainer.store.read_results import read_run, read_scores
 
 if TYPE_CHECKING:

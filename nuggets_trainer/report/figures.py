@@ -14,9 +14,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nuggets_trainer.store.files import Place
 from nuggets_trainer.report.cautions import cautions
 from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures, what_is_kept
+from nuggets_trainer.report.tallies import (
+    AnchorTally,
+    clipped_counts,
+    grid_counts,
+    rank_correlation,
+    score_edges,
+    share_larger,
+    spread_edges,
+)
+from nuggets_trainer.report.verdicts import verdict
+from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import (
     Bools,
     Ints,
@@ -28,16 +38,6 @@ from nuggets_trainer.store.read_results import (
     read_scores,
     read_shown_rows,
 )
-from nuggets_trainer.report.tallies import (
-    AnchorTally,
-    clipped_counts,
-    grid_counts,
-    rank_correlation,
-    score_edges,
-    share_larger,
-    spread_edges,
-)
-from nuggets_trainer.report.verdicts import verdict
 
 HEAT_ROWS, HEAT_ANCHORS = 60, 60
 LENGTH_BARS = 24

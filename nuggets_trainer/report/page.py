@@ -19,13 +19,12 @@ from markupsafe import Markup, escape
 
 from nuggets_trainer.report import charts
 from nuggets_trainer.report.verdicts import REASONS
+from nuggets_trainer.wording import decimal, duration, visible
 
 ASSETS = Path(__file__).parent / "assets"
 TEXT_BUDGET = 1_200_000  # characters of all texts on a page
 TEXT_LENGTHS = (2000, 1000, 500, 250, 100)
 HEADING = 160
-# Controls but tab and newline, marks that turn the direction of what follows, separators that end a line in scripts.
-ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def render_page(figures: dict[str, Any]) -> str:
@@ -57,7 +56,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "number": number, "first_line": first_line, "duration": duration}
+    environment.filters |= {"visible": visible, "decimal": decimal, "first_line": first_line, "duration": duration}
     environment.filters |= {"short_name": short_name, "with_code": with_code}
     return environment.get_template("report.html.jinja")
 
@@ -66,44 +65,10 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def visible(text: str) -> str:
-    r"""Name the characters that act on their surroundings instead of being seen.
-
-    Example:
-        >>> visible("a\x00b\u202ec")
-        'a␀b[U+202E]c'
-    """
-    return ACTING.sub(_named, text)
-
-
-def _named(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return chr(0x2400 + code) if code < 0x20 else f"[U+{code:04X}]"
-
-
 def first_line(text: str) -> str:
     """Return the beginning of a text in one line."""
     line = " ".join(text[: 4 * HEADING].split())
     return visible(line if len(line) <= HEADING else line[:HEADING] + "\u2026")
-
-
-def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    """Write a number, a dash for none.
-
-    Example:
-        >>> number(0.816), number(None), number(0.5, 3, sign=True), number(1234, 0)
-        ('0.82', '\u2013', '+0.500', '1,234')
-    """
-    if value is None:
-        return "\u2013"
-    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "\u2212")
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def short_name(model: str) -> str:

@@ -1,1 +1,4 @@
-"""The pairs of one pool under one model, over all processes."""
+"""The pairs of one pool under one model, over all processes.
+
+Does not know selection rules, reports or training.
+"""

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores, combined_scores, golden_scores
-from nuggets_trainer.scoring.pairs import BLOCK
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.scoring.pairs import BLOCK
 from nuggets_trainer.store.scratch import Scratch
 
 

@@ -13,18 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.forecast import ForeseeableRace
-from nuggets_trainer.scoring.session import Job
+from nuggets_trainer.golden.pilot import pilot_size
+from nuggets_trainer.pipeline.plan import Workload
+from nuggets_trainer.prompts.segment import Group
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.scoring.collect import Outcome
 from nuggets_trainer.scoring.pairs import MissingPairs, Wanted, blocks, distinct
 from nuggets_trainer.scoring.path import choose_path
-from nuggets_trainer.golden.pilot import pilot_size
-from nuggets_trainer.pipeline.plan import Workload
 from nuggets_trainer.scoring.progress import show_phase
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.store.scratch import Scratch
-from nuggets_trainer.prompts.segment import Group
-from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
+from nuggets_trainer.scoring.session import Job
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
+from nuggets_trainer.store.scratch import Scratch
 
 # Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
 # four, so that they score the same pairs as one; beyond, each rank would get too little of it.

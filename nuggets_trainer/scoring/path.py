@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from nuggets_trainer.engine.log_probs import PATHS
-from nuggets_trainer.scoring.session import Job
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.prompts.segment import Group
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
+from nuggets_trainer.scoring.session import Job
 
 
 def choose_path(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts: dict[int, CandidatePrompt]) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from nuggets_trainer.wording import duration
+
 logger = logging.getLogger(__name__)
 
 FIRST_LINE_SECONDS = 10.0  # without a terminal: the first line soon, so that a wrong job is seen,
@@ -178,19 +180,3 @@ def _bars_wanted() -> bool:
     from transformers.utils.logging import is_progress_bar_enabled
 
     return bool(is_progress_bar_enabled())
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people.
-
-    Example:
-        >>> duration(42), duration(190), duration(1200), duration(9000), duration(400_000)
-        ('42 s', '3.2 min', '20 min', '2.5 h', '4.6 days')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 600:
-        return f"{seconds / 60:.1f} min"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
-from nuggets_trainer.engine.model import base_model, check_causal_lm, context_length
 from nuggets_trainer.config.nuggets_config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.fingerprint import fingerprint_fields
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.scoring.progress import show_phase
-from nuggets_trainer.prompts.shared_prefix import AnchorSet
-from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.engine.in_step import Company, is_sharded, outer_weights
-from nuggets_trainer.store.score_store import ScoreStore
+from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.model import base_model, check_causal_lm, context_length
+from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
+from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.templates import Template
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.store.files import Place
+from nuggets_trainer.store.fingerprint import fingerprint_fields
+from nuggets_trainer.store.score_store import ScoreStore
 
 if TYPE_CHECKING:
     import torch

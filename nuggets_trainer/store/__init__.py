@@ -1,1 +1,4 @@
-"""Everything on disk: scored pairs, results, run info."""
+"""Everything on disk: scored pairs under a fingerprint, result files, run info.
+
+Does not know how a score is computed or why a row is chosen.
+"""

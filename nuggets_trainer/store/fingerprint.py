@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nuggets_trainer.engine.log_probs import ENGINE_VERSION
 from nuggets_trainer.engine.in_step import class_name, is_sharded, whole_tensor
+from nuggets_trainer.engine.log_probs import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from peft import PeftModel

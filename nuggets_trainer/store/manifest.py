@@ -6,7 +6,15 @@ import json
 import logging
 from typing import Any
 
-from nuggets_trainer.store.files import Place, join, list_directory, make_directory, read_bytes, set_aside, write_atomically
+from nuggets_trainer.store.files import (
+    Place,
+    join,
+    list_directory,
+    make_directory,
+    read_bytes,
+    set_aside,
+    write_atomically,
+)
 
 logger = logging.getLogger(__name__)
 

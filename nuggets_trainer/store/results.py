@@ -19,9 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nuggets_trainer.store.files import Place, join, stream_atomically, write_atomically
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores
 from nuggets_trainer.golden.selection import GoldenSet, rank_candidates
+from nuggets_trainer.store.files import Place, join, stream_atomically, write_atomically
+from nuggets_trainer.wording import duration
 
 ROWS_PER_GROUP = 65536  # of pairs.parquet
 MOST_GROUPS = 10  # in a summary for people
@@ -83,7 +84,7 @@ class PoolScores(GoldenScores):
         scored = sum(reason is None for reason in self.dropped)
         anchors = len(self.anchors) - sum(reason is not None for reason in self.anchors.dropped)
         text = (
-            f"scored {scored:,} candidates x {anchors:,} anchors in {_duration(self.seconds)} "
+            f"scored {scored:,} candidates x {anchors:,} anchors in {duration(self.seconds)} "
             f"({self.num_pairs_scored:,} pairs computed by this run); "
             f"dropped {_reasons(self.dropped)}"
         )
@@ -216,9 +217,3 @@ def _reasons(dropped: list[str | None]) -> str:
     if not counts:
         return "none"
     return f"{counts.total():,} ({', '.join(f'{reason} {count:,}' for reason, count in counts.most_common())})"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

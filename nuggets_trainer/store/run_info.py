@@ -32,19 +32,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-import nuggets_trainer
-from nuggets_trainer.store.files import Place, join, read_bytes, write_atomically
-from nuggets_trainer.golden.pilot import pilot_size
 from nuggets_trainer.data.row import Row, UnusableRowError, content_text, joined_text
+from nuggets_trainer.golden.pilot import pilot_size
 from nuggets_trainer.golden.selection import rank_candidates
+from nuggets_trainer.store.files import Place, join, read_bytes, write_atomically
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
-    from nuggets_trainer.scoring.session import Job
     from nuggets_trainer.data.pool import Pool
-    from nuggets_trainer.prompts.shared_prefix import AnchorSet
-    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.prompts.shared_prefix import AnchorSet
+    from nuggets_trainer.scoring.session import Job
+    from nuggets_trainer.store.results import PoolScores
 
 Ints = npt.NDArray[np.int64]
 
@@ -144,7 +143,7 @@ def _run(job: Job, scores: PoolScores, golden_set: GoldenSet) -> dict[str, Any]:
             "tokens_per_batch": engine.tokens_per_batch,
         },
         "versions": {
-            "nuggets_trainer": nuggets_trainer.__version__,
+            "nuggets_trainer": version("nuggets_trainer"),
             "python": platform.python_version(),
             **{package: version(package) for package in PACKAGES},
         },

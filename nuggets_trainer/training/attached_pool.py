@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.prompts.chat import ChatTemplate
-from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized
 from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.pool import Pool, check_dataset
 from nuggets_trainer.data.row import SEPARATOR, Row, UnusableRowError, joined_text
+from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.templates import resolve_template
+from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,6 +15,9 @@ import numpy as np
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report.cards import complete_card, followed_by, selection_section
 from nuggets_trainer.training.attached_pool import attached_pool
 from nuggets_trainer.training.checkpoints import (
     SELECTION_FILE,
@@ -23,10 +26,7 @@ from nuggets_trainer.training.checkpoints import (
     load_selection,
     save_selection,
 )
-from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.training.preserved import preserved_rng
-from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report.cards import complete_card, followed_by, selection_section
 from nuggets_trainer.training.selector import Selector, anchor_pools
 from nuggets_trainer.training.slots import Slots
 from nuggets_trainer.training.trackers import log_selection
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from nuggets_trainer.scoring.session import AnchorPools
     from nuggets_trainer.data.pool import Pool
-    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.scoring.session import AnchorPools
+    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.training.selector import AnchorDataset
 
 

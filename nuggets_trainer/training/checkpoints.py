@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.golden.selection import GoldenSet
+from nuggets_trainer.store.files import write_atomically
 
 SELECTION_FILE = "nuggets_selection.json"
 

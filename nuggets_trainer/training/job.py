@@ -15,12 +15,18 @@ from typing import Any
 from transformers import TrainerState
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
-from nuggets_trainer.commands.arguments import RecipeArguments, config_path, given_options, parse_arguments, recipe_parser
-from nuggets_trainer.training.checkpoints import last_complete_checkpoint
-from nuggets_trainer.prompts.trl_columns import hub_options
+from nuggets_trainer.commands.arguments import (
+    RecipeArguments,
+    config_path,
+    given_options,
+    parse_arguments,
+    recipe_parser,
+)
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.loading import check_there, load_rows, read_model_config, resolve_demo
+from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
 DEMO_CONFIG = config_path("demo")

@@ -12,19 +12,19 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from trl.chat_template_utils import get_training_chat_template
 
-from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
 from nuggets_trainer.config.nuggets_config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.training.preserved import without_mixed_precision
-from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
-from nuggets_trainer.store.files import join
-from nuggets_trainer.store.fingerprint import config_hash
-from nuggets_trainer.scoring.session import AnchorPools
 from nuggets_trainer.data.loading import load_rows, load_scorer_of, load_scorer_tokenizer
 from nuggets_trainer.data.pool import Pool, anchors_like
-from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report import told_not_raised, write_report
+from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
+from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
 from nuggets_trainer.pipeline.score_pool import score_pool
 from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.report import told_not_raised, write_report
+from nuggets_trainer.scoring.session import AnchorPools
+from nuggets_trainer.store.files import join
+from nuggets_trainer.store.fingerprint import config_hash
+from nuggets_trainer.training.preserved import without_mixed_precision
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import Trainer
 
-    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.store.results import PoolScores
 
 AnchorDataset: TypeAlias = "Dataset | dict[str, Dataset]"  # the anchors, or several sets by name
 

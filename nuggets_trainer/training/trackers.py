@@ -13,14 +13,14 @@ import numpy as np
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from nuggets_trainer.report.page import visible
-from nuggets_trainer.store.run_info import display_texts
 from nuggets_trainer.report.tallies import score_edges
+from nuggets_trainer.store.run_info import display_texts
+from nuggets_trainer.wording import visible
 
 if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
-    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.store.results import PoolScores
 
 NUM_ROWS = 50
 NUM_CHARACTERS = 300

@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig
 from trl import SFTTrainer
 
-from nuggets_trainer.training.callback import NuggetsDataCallback
-from nuggets_trainer.engine.model import check_causal_lm
-from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, first_row_in_trl_columns, hub_options, is_alpaca
-from nuggets_trainer.training.preserved import silent_progress_bars
 from nuggets_trainer.data.pool import Pool, take_pool
+from nuggets_trainer.engine.model import check_causal_lm
+from nuggets_trainer.prompts.trl_columns import (
+    alpaca_template,
+    alpaca_to_trl,
+    first_row_in_trl_columns,
+    hub_options,
+    is_alpaca,
+)
+from nuggets_trainer.training.callback import NuggetsDataCallback
+from nuggets_trainer.training.preserved import silent_progress_bars
 from nuggets_trainer.training.selector import anchor_pools
 
 if TYPE_CHECKING:
@@ -26,8 +32,8 @@ if TYPE_CHECKING:
     from transformers import TrainOutput
 
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
-    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.training.selector import AnchorDataset
 
 # The others (pissa, olora, corda, loftq, ...) move part of the base weights into the adapter.

@@ -1,0 +1,129 @@
+"""How far a golden set is the choice of anchors, and what a golden score goes with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nuggets_trainer.comparison.association import associate, partial_correlation
+from nuggets_trainer.comparison.reliability import (
+    anchors_for_share,
+    complete_pairs,
+    measure_reliability,
+    share_in_common,
+    spearman_brown,
+)
+from nuggets_trainer.golden.scores import golden_scores
+
+
+def matrix(signal: float, n=300, m=40, seed=0):
+    """Gains = `signal` * quality of the row + noise, N(0, 1) both."""
+    generator = np.random.default_rng(seed)
+    quality = generator.normal(size=n)
+    return np.zeros(m), signal * quality[:, None] + generator.normal(size=(n, m))
+
+
+def test_reliability_is_the_correlation_with_scores_by_other_anchors():
+    """What Spearman-Brown promises, held against anchors that were set aside."""
+    zero_shot, one_shot = matrix(0.5, m=80)
+    found = measure_reliability(zero_shot[:40], one_shot[:, :40], k=30)
+    halves = [golden_scores(zero_shot[part], one_shot[:, part]) for part in (slice(0, 40), slice(40, 80))]
+    measured = np.corrcoef(halves[0].golden_score, halves[1].golden_score)[0, 1]
+    assert found.golden_score == pytest.approx(measured, abs=0.03)
+    assert found.golden_score == pytest.approx(spearman_brown(found.split_half, 2))
+    assert 0.5 < found.split_half < found.golden_score < found.mean_gain < 1
+
+
+def test_scores_that_are_noise_are_found_unreliable():
+    found = measure_reliability(*matrix(0.0), k=30)
+    assert abs(found.golden_score) < 0.15 and found.halves_share < 0.2
+    assert found.enough_anchors is None or found.enough_anchors > 1000
+    assert "would be enough" in found.describe()
+
+
+def test_as_many_anchors_as_it_says_are_enough():
+    """The extrapolation, held against golden sets by two disjoint sets of so many anchors."""
+    zero_shot, one_shot = matrix(0.5, n=2000, m=1200, seed=1)
+    enough = measure_reliability(zero_shot[:60], one_shot[:, :60], k=200, num_draws=50).enough_anchors
+    assert enough is not None and 100 < enough <= 600
+    sets = [
+        np.argsort(-golden_scores(zero_shot[part], one_shot[:, part]).golden_score, kind="stable")[:200]
+        for part in (slice(0, enough), slice(enough, 2 * enough))
+    ]
+    assert len(np.intersect1d(*sets)) / 200 == pytest.approx(0.9, abs=0.04)
+
+
+def test_the_share_in_common_is_that_of_simulated_scores():
+    generator = np.random.default_rng(0)
+    true = generator.normal(size=200_000)
+    a, b = (np.sqrt(0.7) * true + np.sqrt(0.3) * generator.normal(size=len(true)) for _ in range(2))
+    top = [set(np.argsort(-scores)[:20_000].tolist()) for scores in (a, b)]
+    assert share_in_common(0.7, 0.1) == pytest.approx(len(top[0] & top[1]) / 20_000, abs=0.01)
+
+
+def test_anchors_for_share_is_the_identity_at_the_target_and_grows_with_it():
+    assert anchors_for_share(0.9, 50, 0.1) == 50
+    numbers = [anchors_for_share(0.6, 50, 0.1, target) for target in (0.6, 0.7, 0.8, 0.9)]
+    assert numbers == sorted(numbers) and numbers[0] == 50 and numbers[-1] > 200
+    assert anchors_for_share(0.1, 50, 0.1) is None and anchors_for_share(1.0, 50, 0.1) == 50
+
+
+def test_the_golden_set_is_the_one_that_selection_makes_and_all_of_it_stays_without_noise():
+    zero_shot, one_shot = np.zeros(10), np.repeat(np.linspace(-1, 1, 50)[:, None], 10, axis=1)
+    found = measure_reliability(zero_shot, one_shot, k=5)
+    assert found.stays == found.halves_share == 1.0 and found.stays_interval == (1.0, 1.0)
+
+
+def test_a_race_is_refused_and_a_candidate_may_lack_itself():
+    zero_shot, one_shot = matrix(0.5, n=20, m=8)
+    one_shot[3, 2] = np.nan  # itself an anchor
+    one_shot[4] = np.nan  # dropped
+    assert complete_pairs(zero_shot, one_shot)[1].shape == (19, 8)
+    measure_reliability(zero_shot, one_shot, k=2, num_draws=3)
+    one_shot[5, 4:] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 19 candidates were not scored on all anchors.*schedule='exact'"):
+        measure_reliability(zero_shot, one_shot, k=2)
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "message"), [(3, 2, "at least 4 anchors"), (8, 20, "`k` must be between 1 and 19")]
+)
+def test_what_cannot_be_measured_is_refused(m, k, message):
+    with pytest.raises(ValueError, match=message):
+        measure_reliability(*matrix(1, n=20, m=m), k=k)
+
+
+def test_a_partial_correlation_is_that_of_the_residuals():
+    generator = np.random.default_rng(0)
+    length = generator.normal(size=5000)
+    a, b = length + generator.normal(size=5000), length + generator.normal(size=5000)
+    ranks = [stats.rankdata(values) for values in (a, b, length)]
+    residuals = [r - np.polyval(np.polyfit(ranks[2], r, 1), ranks[2]) for r in ranks[:2]]
+    assert partial_correlation(a, b, length) == pytest.approx(np.corrcoef(*residuals)[0, 1], abs=1e-9)
+    assert stats.spearmanr(a, b).statistic > 0.4 and abs(partial_correlation(a, b, length)) < 0.05
+
+
+def test_columns_are_measured_by_what_they_are():
+    generator = np.random.default_rng(0)
+    score = generator.random(200)
+    score[7] = np.nan
+    length = np.arange(200.0)
+    numeric = associate(score, "loss", 2 * score, length)
+    assert numeric.kind == "numeric" and numeric.value == pytest.approx(1) and numeric.num_rows == 199
+    binary = associate(score, "clean", score > 0.5, length)
+    assert binary.kind == "binary" and binary.value == 1 and binary.means["True"] > 0.7 > binary.means["False"]
+    texts = associate(score, "source", [None if i == 9 else ("a", "b", "c")[i % 3] for i in range(200)])
+    assert texts.kind == "categories" and texts.value < 0.1 and texts.num_rows == 198 and len(texts.means) == 3
+    assert associate(score, "length", length, length).at_equal_length is None  # it is the length
+    assert associate(score, "constant", np.ones(200)) is None
+    assert associate(score, "id", [f"row {i}" for i in range(200)]) is None
+
+
+def test_a_score_that_follows_length_alone_has_no_auc_at_equal_length():
+    generator = np.random.default_rng(0)
+    length = generator.normal(size=2000)
+    good = length + generator.normal(size=2000) > 0
+    found = associate(length + 0.1 * generator.normal(size=2000), "good", good, length)
+    assert found.value > 0.7 and found.at_equal_length == pytest.approx(0.5, abs=0.04)
+    assert found.standard_error == pytest.approx(0.01, abs=0.005)

@@ -1,0 +1,182 @@
+"""Rows come from files, directories and saved datasets by name; a name that leads nowhere says so."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from nuggets_trainer import NuggetsConfig
+from nuggets_trainer.data.loading import FILE_BUILDERS, check_there, load_rows, load_scorer, resolve_demo
+from nuggets_trainer.demo import demo_path
+
+ROWS = [
+    {"instruction": "Say é", "input": "", "output": "one\ntwo"},
+    {"instruction": "b", "input": "c", "output": "d, e"},
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Nothing of a test stays in the user's cache, and nothing that lies there is taken for the test's file."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(path, rows=ROWS):
+    dataset = Dataset.from_list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".csv":
+        dataset.to_csv(str(path))
+    else:
+        dataset.to_parquet(str(path))
+    return str(path)
+
+
+def filled(rows):
+    """CSV has no empty strings: they come back as null."""
+    return [{key: value or "" for key, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("suffix", sorted(FILE_BUILDERS))
+def test_rows_of_a_file_come_back_in_their_order(suffix, tmp_path):
+    loaded = load_rows(write(tmp_path / f"rows{suffix}"))
+    assert filled(loaded) == ROWS
+    assert loaded.column_names == ["instruction", "input", "output"]
+
+
+@pytest.mark.parametrize("word", ["None", "NA", "null", "nan"])
+def test_words_of_a_csv_that_look_like_missing_values_stay_words(word, tmp_path):
+    """Pandas takes them for null: the input would vanish without a trace, and the row with that answer be dropped."""
+    (tmp_path / "rows.csv").write_text(f"instruction,input,output\n{word},{word},{word}\na,b,c\n")
+    assert load_rows(str(tmp_path / "rows.csv"))[0] == {"instruction": word, "input": word, "output": word}
+
+
+def test_numbers_of_a_csv_stay_the_text_that_the_file_has(tmp_path):
+    """Pandas reads a column of numbers as numbers: every row would be dropped as `completion_not_text`."""
+    (tmp_path / "rows.csv").write_text("instruction,output\n1 + 6 =,007\n1 + 1 =,2\n")
+    assert load_rows(str(tmp_path / "rows.csv"))["output"][:] == ["007", "2"]
+
+
+def test_the_four_file_types_of_the_interface_are_known():
+    assert set(FILE_BUILDERS) == {".json", ".jsonl", ".csv", ".parquet"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_directory_of_files_is_loaded(suffix, tmp_path):
+    write(tmp_path / "rows" / f"train{suffix}")
+    write(tmp_path / "rows" / f"test{suffix}", ROWS[:1])
+    assert list(load_rows(str(tmp_path / "rows"))) == ROWS
+    assert list(load_rows(str(tmp_path / "rows"), split="test")) == ROWS[:1]
+
+
+def test_a_directory_whose_name_ends_like_a_file_is_a_directory(tmp_path):
+    write(tmp_path / "rows.parquet" / "train.parquet")  # as Spark writes them
+    assert list(load_rows(str(tmp_path / "rows.parquet"))) == ROWS
+
+
+def test_a_dataset_saved_to_disk_is_loaded(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    assert list(load_rows(str(tmp_path / "saved"))) == ROWS
+
+
+def test_a_split_of_a_dataset_dict_saved_to_disk_is_loaded(tmp_path):
+    DatasetDict(train=Dataset.from_list(ROWS), dev=Dataset.from_list(ROWS[1:])).save_to_disk(tmp_path / "saved")
+    assert list(load_rows(str(tmp_path / "saved"))) == ROWS
+    assert list(load_rows(str(tmp_path / "saved"), split="dev")) == ROWS[1:]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_split_that_is_not_there_is_named_with_those_that_are(saved, tmp_path):
+    if saved:
+        DatasetDict(train=Dataset.from_list(ROWS), dev=Dataset.from_list(ROWS)).save_to_disk(tmp_path / "rows")
+    else:
+        write(tmp_path / "rows" / "train.jsonl")
+    with pytest.raises(ValueError, match=r"rows' has no split 'valid'\. Found: train"):
+        load_rows(str(tmp_path / "rows"), split="valid")
+
+
+@pytest.mark.parametrize("suffix", sorted(FILE_BUILDERS))
+def test_a_missing_file_is_named_with_the_known_types(suffix, tmp_path):
+    known = ", ".join(FILE_BUILDERS)
+    with pytest.raises(
+        FileNotFoundError, match=rf"`name`: there is no file '.*rows\{suffix}'\. Expected rows in {known}"
+    ):
+        load_rows(str(tmp_path / f"rows{suffix}"))
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows.jsonl.gz", "rows"])
+def test_an_unknown_file_type_is_named_with_the_known_types(name, tmp_path):
+    (tmp_path / name).write_text("x")
+    known = ", ".join(FILE_BUILDERS)
+    with pytest.raises(ValueError, match=rf"{name}' has an unknown file type\. Expected {known}"):
+        load_rows(str(tmp_path / name))
+
+
+def test_a_csv_in_a_directory_is_read_like_a_csv(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.csv").write_text("instruction,input,output\nNone,NA,007\n")
+    assert load_rows(str(tmp_path / "rows"))[0] == {"instruction": "None", "input": "NA", "output": "007"}
+
+
+@pytest.mark.parametrize(
+    ("option", "config", "rows", "models"),
+    [
+        ("--dataset_name", {}, {"dataset_name": "no/such/pool"}, {}),
+        ("--dataset_name", {}, {"dataset_name": "pool.jsonl"}, {}),
+        ("--anchors", {"anchors": "anchors.csv"}, {"dataset_name": "nuggets-demo/pool"}, {}),
+        ("--anchors", {"anchors": {"a": "nuggets-demo/anchors", "b": "./b"}}, {}, {}),
+        ("--model_name_or_path", {}, {}, {"model_name_or_path": "./no/model"}),
+        ("--scorer_model", {"scorer_model": "/no/model"}, {}, {"model_name_or_path": "nuggets-demo/model"}),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_told_by_its_option_before_anything_is_loaded(option, config, rows, models):
+    with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no "):
+        check_there(NuggetsConfig(**config), rows, models)
+
+
+def test_names_of_the_hub_and_of_the_demo_pass():
+    models = {"model_name_or_path": "Qwen/Qwen3-0.6B"}
+    check_there(NuggetsConfig(anchors="nuggets-demo/anchors"), {"dataset_name": "tatsu-lab/alpaca"}, models)
+
+
+def test_a_dataset_that_is_nowhere_is_told_in_short(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FileNotFoundError, match="`--anchors`: 'no/where' is no file or directory here, and no dataset"
+    ):
+        load_rows("no/where", option="--anchors")
+
+
+def test_a_model_that_is_nowhere_is_told_in_short():
+    """Transformers told of connections, over several lines."""
+    with pytest.raises(OSError, match="There is no model 'no/where': no directory .* `hf download no/where`") as told:
+        load_scorer("no/where")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "missing/rows"])
+def test_a_path_that_leads_nowhere_is_named(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=name):
+        load_rows(str(tmp_path / name))
+
+
+def test_a_name_of_the_demo_is_a_path_inside_the_package_and_other_names_stay():
+    assert resolve_demo("nuggets-demo/model") == str(demo_path("model"))
+    for name in ("Qwen/Qwen3-0.6B", "nuggets-demo", "my/nuggets-demo/model", "pool.jsonl"):
+        assert resolve_demo(name) == name
+
+
+@pytest.mark.parametrize("name", ["pool", "anchors", "heldout"])
+def test_the_rows_of_the_demo_load_by_name(name):
+    assert len(load_rows(f"nuggets-demo/{name}")) > 0
+
+
+def test_the_model_of_the_demo_loads_by_name():
+    model, tokenizer = load_scorer("nuggets-demo/model")
+    assert model.config.vocab_size >= len(tokenizer)
+    assert tokenizer("red", add_special_tokens=False)["input_ids"]

@@ -1,0 +1,128 @@
+"""The tables of the guides name what the code has: reasons to drop a row, cautions, columns, the fingerprint."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.report.verdicts import REASONS
+from nuggets_trainer.training.training_set import UNTRAINABLE
+from tests.support.launch import ROOT
+
+PACKAGE = ROOT / "nuggets_trainer"
+YOUR_DATA, REPORT, COMMAND_LINE, RESUMING = (
+    (ROOT / "docs" / "guides" / f"{name}.md").read_text()
+    for name in ("your_data", "reading_the_report", "command_line", "resuming")
+)
+FILES = (ROOT / "docs" / "reference" / "files.md").read_text()
+
+
+def section(page: str, heading: str) -> str:
+    """Text below a heading, up to the next one of any level."""
+    return re.split(r"^#+ ", page.split(f" {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """First cells of the rows of tables, their heads left out."""
+    cells = re.findall(r"^\| (.*?) \|", text, flags=re.MULTILINE)
+    return [cell for place, cell in enumerate(cells) if "---" not in cells[place : place + 2]]
+
+
+def code_in(cells: list[str]) -> set[str]:
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def reasons_in_the_code() -> set[str]:
+    """Whatever an `UnusableRowError` is raised with, and what is given without one."""
+    found = {UNTRAINABLE, "non_finite_log_prob", "no_scored_anchor"}
+    for path in PACKAGE.glob("*.py"):
+        for written in re.findall(r'UnusableRowError\((f?"[^"]+")\)', path.read_text()):
+            parts = ("prompt", "completion") if "{part}" in written else ("",)
+            found |= {ast.literal_eval(written.removeprefix("f").replace("{part}", part)) for part in parts}
+    return found
+
+
+def test_every_reason_to_drop_a_row_is_told_with_what_to_do():
+    reasons = reasons_in_the_code()
+    assert len(reasons) > 15
+    assert set(REASONS) <= reasons
+    assert code_in(first_cells(section(YOUR_DATA, "What is dropped"))) == reasons
+
+
+def cautions_in_the_code() -> list[tuple[str, str]]:
+    """What makes each caution, and of its title the longest part that is no number."""
+    found = []
+    for node in ast.walk(ast.parse((PACKAGE / "report" / "cautions.py").read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("_warn", "_note", "level"):
+            title = node.args[0]
+            pieces = title.values if isinstance(title, ast.JoinedStr) else [title]
+            texts = [str(piece.value).strip(" :") for piece in pieces if isinstance(piece, ast.Constant)]
+            found.append((ast.unparse(node.func), max(texts, key=len)))
+    return found
+
+
+def test_every_caution_is_told_with_its_level():
+    cells, cautions = first_cells(section(REPORT, "Cautions")), cautions_in_the_code()
+    assert len(cells) == len(cautions) >= 16
+    for made_by, title in cautions:
+        level = {"_warn": "(warning)", "_note": "(note)", "level": "(a warning above 20%, else a note)"}[made_by]
+        assert [cell for cell in cells if title in cell and cell.endswith(level)], (title, level)
+
+
+def test_every_command_and_every_exit_code_is_told():
+    commands = {f"nuggets {name}" for name in COMMANDS}
+    assert commands == {name for name in code_in(first_cells(COMMAND_LINE)) if name.startswith("nuggets ")}
+    for code, meaning in re.findall(r"^  (\d+) +(.*)$", EXIT_CODES, flags=re.MULTILINE):
+        assert f"| {code} | {meaning} |" in COMMAND_LINE
+
+
+@pytest.fixture(scope="module")
+def score_dir(tmp_path_factory):
+    """Two anchor sets, so that every column is there."""
+    directory = tmp_path_factory.mktemp("scores")
+    pool, anchors = load_rows("nuggets-demo/pool").select(range(12)), load_rows("nuggets-demo/anchors")
+    score_pool(
+        *load_scorer("nuggets-demo/model"),
+        Pool(pool),
+        {"a": Pool(anchors.select(range(2))), "b": Pool(anchors.select(range(2, 4)))},
+        config=NuggetsConfig(top_k=3, signal_check=True),
+        score_dir=directory,
+    )
+    return directory
+
+
+@pytest.mark.parametrize("name", ["scores.parquet", "anchors.parquet", "pairs.parquet"])
+def test_every_column_is_told_in_its_place(name, score_dir):
+    told = [cell.strip("`") for cell in first_cells(section(FILES, name))]
+    columns = pq.read_schema(score_dir / name).names
+    if name == "scores.parquet":
+        columns = [*columns[:-2], "golden_score_<set>"]
+    assert told == columns
+
+
+def test_every_file_is_told_and_what_is_in_it(score_dir):
+    names = {f"`{path.name}`" for path in score_dir.iterdir() if path.is_file()}
+    assert len(names) == 8 and all(name in FILES for name in names)
+    run = json.loads((score_dir / "run.json").read_text())
+    told = code_in(first_cells(section(FILES, "run.json, rows.parquet")))
+    rows = set(pq.read_schema(score_dir / "rows.parquet").names)
+    assert told == {*run, *rows}
+    check = json.loads((score_dir / "signal_check.json").read_text())
+    told = code_in([section(FILES, "signal_check.json")])
+    assert {*check, *check["corruptions"][0]} <= told
+
+
+def test_every_field_of_the_fingerprint_is_told(score_dir):
+    table, _ = section(RESUMING, "What makes scores invalid").split("Where one differs")
+    told = code_in(first_cells(table))
+    fields = json.loads(next(score_dir.glob("*/manifest.json")).read_text())["fields"]
+    assert len(fields) >= 9
+    # Of reselection, and of loss on what the assistant says.
+    assert told - {*fields} == {"adapter_sha256", "training_chat_template_sha256", "assistant_tokens"}
+    assert {*fields} <= told

@@ -1,0 +1,111 @@
+"""The mask of flex attention: who sees whom in a packed row, and no block that matters left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from nuggets_trainer.engine import flex
+from nuggets_trainer.engine.attention import Prefix, Row, shared_prefix_model
+from nuggets_trainer.engine.flex import block_mask, earlier_keys, earlier_prefixes, flex_row, row_length
+from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.engine.packing import pack
+from nuggets_trainer.prompts.segment import Segment
+from tests.support.architectures import VOCAB, random_model
+
+
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("tokens_per_row", [400, 5000])
+def test_the_block_mask_is_that_of_the_pieces(window, tokens_per_row):
+    rng = np.random.default_rng(0)
+    groups = [(int(rng.integers(0, 300)), rng.integers(1, 200, 9).tolist()) for _ in range(4)]
+    prefixes = [Prefix(length, max(lengths)) for length, lengths in groups]
+    rows = pack(groups, tokens_per_row)
+    assert (len(rows) > 5) == (tokens_per_row == 400)
+    for pieces in rows:
+        row = Row(pieces, prefixes, flex_row)
+        row.fill_up(row_length(row.length, tokens_per_row))
+        earlier = earlier_prefixes(row)
+        kept = sum(row.prefixes[group].length for group in earlier)
+        num_keys = (earlier_keys(kept) if earlier else 0) + row.length
+        found = block_mask(row, earlier, num_keys, window, torch.device("cpu"))
+        q, k = torch.arange(row.length)[:, None], torch.arange(num_keys)[None, :]
+        mask = found.mask_mod(None, None, q, k)
+        np.testing.assert_array_equal(mask.numpy(), slow_mask(row, earlier, num_keys, window))
+        # Blocks: every pair that is seen lies in a block that is computed.
+        computed = found.to_dense()[0, 0].bool().repeat_interleave(128, 0).repeat_interleave(128, 1)
+        assert computed[: row.length, :num_keys][mask].all()
+        assert not computed.all() or num_keys < 1024
+
+
+def slow_mask(row, earlier, num_keys, window):
+    """Token by token, from the definition."""
+    start = 0
+    owner = [(None, None, None)] * num_keys  # (group, segment, position) of each key
+    for group in earlier:
+        for position in range(row.prefixes[group].length):
+            owner[start] = (group, None, position)
+            start += 1
+    tokens = []
+    for piece in row.pieces:
+        first = 0 if piece.segment is None else row.prefixes[piece.group].length
+        tokens += [(piece.group, piece.segment, first + t) for t in range(piece.length)]
+    owner[num_keys - len(tokens) :] = tokens
+    mask = np.zeros((len(tokens), num_keys), dtype=bool)
+    for q, (group, segment, position) in enumerate(tokens):
+        for k, (key_group, key_segment, key_position) in enumerate(owner):
+            if key_group != group or key_segment not in (None, segment) or key_position > position:
+                continue
+            mask[q, k] = window is None or position - key_position < window
+    return mask
+
+
+def test_the_models_own_attention_comes_back_after_an_error():
+    model = random_model("Llama")
+    with pytest.raises(ZeroDivisionError), shared_prefix_model(model):
+        assert model.config._attn_implementation == "nuggets"
+        raise ZeroDivisionError
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_attention_outside_a_packed_row_is_an_error():
+    model = random_model("Llama")
+    with shared_prefix_model(model), pytest.raises(LookupError):
+        model(torch.tensor([[1, 2]]))
+
+
+def test_a_model_of_several_configs_gets_all_its_implementations_back():
+    """The text model's own came back as the whole model's: training went on with other arithmetic."""
+    text = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Gemma3Config(text_config=text | heads, vision_config=vision | {"image_size": 28, "patch_size": 14})
+    model = Gemma3ForConditionalGeneration(config)
+    model.set_attn_implementation({"": "sdpa", "text_config": "eager", "vision_config": "sdpa"})
+    with shared_prefix_model(model) as implementation:
+        assert implementation == "eager"
+        assert model.config.text_config._attn_implementation == "nuggets"
+    found = [c._attn_implementation for c in (model.config, model.config.text_config, model.config.vision_config)]
+    assert found == ["sdpa", "eager", "sdpa"]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_a_job_has_few_shapes_of_rows_and_keys(monkeypatch):
+    """A kernel is compiled for each; beyond torch's limit it would take one that holds all scores."""
+    shapes = set()
+
+    def recorded(query, key, value, **kwargs):
+        shapes.add((query.shape[2], key.shape[2]))
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr(flex, "flex_attention", recorded)
+    model, rng = random_model("Llama"), np.random.default_rng(0)
+    segments = [Segment(rng.integers(0, VOCAB, n).tolist(), 1) for n in rng.integers(20, 200, 100)]
+    with torch.no_grad():
+        for _ in range(25):
+            prefix = rng.integers(0, VOCAB, int(rng.integers(50, 600))).tolist()
+            score_packed(model, [(prefix, segments[: int(rng.integers(1, 100))])], 2048, flex_row)
+    assert 2 < len(shapes) <= 9
+    assert all(q % 128 == 0 and (k - q) % 128 == 0 for q, k in shapes)

@@ -1,0 +1,59 @@
+"""Log-probs of targets in blocks over rows and vocabulary are those of one float64 log-softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nuggets_trainer.engine import head
+from tests.support.architectures import VOCAB, random_model
+
+
+@pytest.mark.parametrize("name", ["Llama", "Phi", "Granite", "Cohere 2", "Gemma 2"])
+@pytest.mark.parametrize(("rows", "vocabulary"), [(1024, 8192), (7, 10), (1, 97), (64, 96)])
+def test_blocks_give_the_log_softmax_of_all_logits(name, rows, vocabulary, monkeypatch):
+    """Phi's head has a bias; Granite, Cohere and Gemma 2 scale or cap the logits."""
+    monkeypatch.setattr(head, "CPU_BLOCK", (rows, vocabulary))
+    model = random_model(name)
+    ids = torch.randint(0, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(0, VOCAB, (40,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(ids).logits[0].double().log_softmax(dim=-1)[torch.arange(40), targets]
+        hidden = model.base_model(ids).last_hidden_state[0]
+        found = head.target_log_probs(model, hidden, targets)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+    assert found.dtype == np.float64 and np.ptp(found) > 1
+
+
+def test_a_head_that_is_no_plain_linear_layer_is_called_whole():
+    class Doubled(torch.nn.Linear):
+        def forward(self, hidden):
+            return 2 * super().forward(hidden)
+
+    model = random_model("Llama")
+    plain = model.lm_head
+    model.lm_head = Doubled(32, VOCAB, bias=False)
+    model.lm_head.weight = plain.weight
+    hidden = torch.randn(5, 32)
+    with torch.no_grad():
+        found = head.target_log_probs(model, hidden, torch.arange(5))
+        expected = (2 * plain(hidden)).double().log_softmax(dim=-1)[torch.arange(5), torch.arange(5)]
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+
+
+def test_memory_of_the_head_does_not_grow_with_the_vocabulary():
+    """The largest tensor made on the way, by torch's own record of allocations."""
+
+    def largest_allocation(vocabulary):
+        torch.manual_seed(0)
+        model = torch.nn.Module()
+        model.lm_head = torch.nn.Linear(16, vocabulary, bias=False)
+        model.get_output_embeddings = lambda: model.lm_head
+        model.config = random_model("Llama").config
+        hidden, targets = torch.randn(500, 16), torch.arange(500)
+        with torch.profiler.profile(profile_memory=True) as profile, torch.no_grad():
+            head.target_log_probs(model, hidden, targets)
+        return max(event.self_cpu_memory_usage for event in profile.events())
+
+    assert largest_allocation(80_000) <= 1.01 * largest_allocation(20_000)

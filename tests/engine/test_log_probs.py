@@ -1,0 +1,297 @@
+"""Batching, padding and the prefix cache are execution strategies: they never change a log-prob."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from nuggets_trainer.engine import log_probs as engine_module
+from nuggets_trainer.engine.compiled import pays
+from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.memory import affordable_tokens, find_tokens_per_batch
+from nuggets_trainer.engine.model import resolve_autocast_dtype
+from nuggets_trainer.engine.portable import batches
+from nuggets_trainer.prompts.segment import Segment, scored_at
+from tests.support.models import tiny_model
+from tests.support.oracle import mean_log_prob, mean_log_prob_at
+from tests.support.segments import VOCAB, random_prefix, random_segments
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("prefix", [[], random_prefix()], ids=["zero-shot", "one-shot"])
+def test_log_probs_equal_one_sequence_at_a_time(family, prefix):
+    model = tiny_model(family, VOCAB)
+    segments = random_segments(17, seed=1)
+    expected = [mean_log_prob(model, prefix + s.ids[: s.start], s.ids[s.start :]) for s in segments]
+    found = LogProbEngine(model).score(prefix, segments)
+    # 1e-5 nats per token: what float32 attention and log-softmax leave, two orders below any gain that matters.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert np.ptp(expected) > 1.0  # the segments are told apart
+
+
+def masked_segments(num_segments: int, seed: int) -> list[Segment]:
+    """Segments of which any of the tokens but the first are scored; of one in three all from some position on."""
+    generator = np.random.default_rng(seed)
+    segments = []
+    for k, segment in enumerate(random_segments(num_segments, seed)):
+        inside = generator.random(len(segment.ids) - 1) < 0.4
+        inside[int(generator.integers(len(inside)))] = True
+        scored = [p + 1 for p in np.flatnonzero(inside).tolist()]
+        segments.append(segment if k % 3 == 0 else scored_at(segment.ids, scored))
+    return segments
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("path", ["packed", "cached", "whole", "naive"])
+@pytest.mark.parametrize("prefix", [[], random_prefix()], ids=["zero-shot", "one-shot"])
+@pytest.mark.parametrize("tokens_per_batch", [1, 150, 10_000])
+def test_log_probs_are_averaged_over_the_scored_tokens_alone(family, path, prefix, tokens_per_batch):
+    model, segments = tiny_model(family, VOCAB), masked_segments(17, seed=13)
+    expected = [
+        mean_log_prob_at(model, prefix + s.ids, [len(prefix) + position for position in s.positions]) for s in segments
+    ]
+    found = LogProbEngine(model, tokens_per_batch, path=path).score(prefix, segments)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    whole = LogProbEngine(model, path=path).score(prefix, [Segment(s.ids, s.start) for s in segments])
+    masked = [k for k, s in enumerate(segments) if s.scored is not None]
+    assert len(masked) > 5
+    assert np.abs(whole - found)[masked].max() > 0.1  # leaving tokens out makes a difference
+
+
+def test_groups_with_masked_segments_share_rows(rows_run):
+    model, segments = tiny_model("qwen2", VOCAB), masked_segments(12, seed=14)
+    groups = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
+    engine = LogProbEngine(model, tokens_per_batch=150, path="packed")
+    together = engine.score_groups(groups)
+    together_lengths = list(rows_run)
+    rows_run.clear()
+    for found, (prefix, own) in zip(together, groups, strict=True):
+        np.testing.assert_allclose(found, engine.score(prefix, own), rtol=0, atol=1e-5)
+    assert len(together_lengths) < len(rows_run)
+
+
+def test_a_segment_moves_with_its_scored_tokens():
+    segment = scored_at([5, 6, 7, 8, 9], [2, 4])
+    assert (segment.start, segment.scored, segment.targets, segment.num_completion_tokens) == (2, (2, 4), [7, 9], 2)
+    behind = segment.behind([1, 2])
+    assert behind == Segment([1, 2, 5, 6, 7, 8, 9], 4, (4, 6))
+    assert behind.targets == segment.targets
+    assert behind.without_first(2) == segment
+    assert segment.without_first(1) == Segment([6, 7, 8, 9], 1, (1, 3))
+    assert scored_at([5, 6, 7], [1, 2]) == Segment([5, 6, 7], 1)
+    with pytest.raises(AssertionError):
+        segment.without_first(2)  # nothing would stand before the first scored token
+
+
+@pytest.mark.parametrize("path", ["packed", "cached", "whole"])
+def test_log_probs_do_not_depend_on_the_token_budget(path, rows_run):
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(17, seed=2), random_prefix()
+    num_batches, results = [], []
+    for tokens_per_batch in (1, 200, 100_000):
+        rows_run.clear()
+        results.append(LogProbEngine(model, tokens_per_batch, path=path).score(prefix, segments))
+        lengths = [len(s.ids) for s in segments]
+        num_batches.append(len(rows_run) or len(list(batches(lengths, len(prefix), tokens_per_batch))))
+    assert num_batches[0] >= 17 and num_batches[2] == 1 and 1 < num_batches[1] < 17  # the option changed the batches
+    np.testing.assert_allclose(results[1], results[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(results[2], results[0], rtol=0, atol=1e-5)
+
+
+def test_log_probs_do_not_depend_on_which_other_groups_share_the_rows(rows_run):
+    model, segments = tiny_model("qwen2", VOCAB), random_segments(12, seed=11)
+    groups = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
+    groups.append(([], segments))
+    engine = LogProbEngine(model, tokens_per_batch=150, path="packed")
+    together = engine.score_groups(groups)
+    together_lengths = list(rows_run)
+    rows_run.clear()
+    backwards = engine.score_groups(groups[::-1])[::-1]
+    alone = [engine.score(prefix, own) for prefix, own in groups]
+    assert len(together_lengths) < len(rows_run) / 2  # else they did not share rows
+    for a, b, c in zip(together, backwards, alone, strict=True):
+        np.testing.assert_allclose(a, c, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(b, c, rtol=0, atol=1e-5)
+
+
+def test_batches_hold_every_segment_once_within_the_budget():
+    lengths = [len(s.ids) for s in random_segments(40, seed=3)]
+    found = list(batches(lengths, 10, 150))
+    assert sorted(i for batch in found for i in batch) == list(range(40))
+    assert all(len(batch) == 1 or len(batch) * (10 + max(lengths[i] for i in batch)) <= 150 for batch in found)
+
+
+def out_of_memory_above(model, num_tokens):
+    """A fake: the CPU has memory enough. The message is that of a CUDA device."""
+
+    def hook(module, args, kwargs):
+        if kwargs["input_ids"].numel() > num_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+@pytest.mark.parametrize("path", ["packed", "cached", "whole"])
+def test_out_of_memory_halves_the_budget_and_goes_on(path, caplog):
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(17, seed=12), random_prefix()
+    expected = LogProbEngine(model).score(prefix, segments)
+    out_of_memory_above(model, 90)
+    engine = LogProbEngine(model, tokens_per_batch=1000, path=path)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    assert engine.tokens_per_batch in (62, 125) and "going on with tokens_per_batch=" in caplog.text
+    engine.score(prefix, segments)
+    assert engine.tokens_per_batch in (62, 125)  # it remembers
+
+
+def test_out_of_memory_for_a_single_pair_says_what_to_do():
+    model = tiny_model("llama", VOCAB)
+    out_of_memory_above(model, 1)
+    with pytest.raises(RuntimeError, match="single pair. Use a smaller `scorer_model`"):
+        LogProbEngine(model, path="packed").score(random_prefix(), random_segments(3, seed=1))
+
+
+def test_another_error_is_not_taken_for_lack_of_memory():
+    model = tiny_model("llama", VOCAB)
+    with pytest.raises(IndexError):
+        LogProbEngine(model, path="packed").score([VOCAB + 1], random_segments(3, seed=1))
+
+
+def test_the_budget_follows_the_free_memory():
+    assert find_tokens_per_batch(tiny_model("llama", VOCAB)) == 1024  # on the CPU
+    assert affordable_tokens(80e9, 1e6) == 16384
+    assert affordable_tokens(10e9, 2e6) == 2560  # 0.6 of 5,000 tokens, in steps of 512
+    assert affordable_tokens(1e6, 2e6) == 512
+
+
+def test_the_prefix_changes_the_log_probs():
+    engine, segments = LogProbEngine(tiny_model("llama", VOCAB)), random_segments(8, seed=4)
+    alone, behind = engine.score([], segments), engine.score(random_prefix(), segments)
+    assert np.abs(alone - behind).min() > 1e-3
+
+
+def test_bfloat16_log_probs_are_those_of_a_bfloat16_forward_pass():
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(6, seed=6), random_prefix()
+    exact = LogProbEngine(model).score(prefix, segments)
+    autocast = LogProbEngine(model, autocast_dtype=torch.bfloat16).score(prefix, segments)
+    assert 1e-4 < np.abs(autocast - exact).max() < 0.2  # 8 bits of mantissa: other numbers, the same quantity
+    half = LogProbEngine(model.bfloat16()).score(prefix, segments)
+    assert 1e-4 < np.abs(half - exact).max() < 0.2
+
+
+def test_a_path_that_gives_nan_is_not_trusted(caplog):
+    """NaN compares with nothing: a broken cache passed the check, and its candidates would have been dropped."""
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(5, seed=10), random_prefix()
+    expected = LogProbEngine(model, path="naive").score(prefix, segments)
+
+    def poison_packed(module, args, kwargs, output):
+        if kwargs.get("position_ids") is not None:
+            output.last_hidden_state.fill_(float("nan"))
+
+    def poison_cached(module, args, kwargs, output):
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))  # transformers 5.24 renamed it
+        if cache is not None and kwargs["input_ids"].shape[0] > 1:
+            output.logits.fill_(float("nan"))
+
+    engine = LogProbEngine(model)
+    model.base_model.register_forward_hook(poison_packed, with_kwargs=True)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        assert engine.choose_path([(prefix, segments[:3])]) == "cached"
+        assert "cannot take the packed path (log-probs differ by nan" in caplog.text
+        np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+        model.register_forward_hook(poison_cached, with_kwargs=True)
+        assert engine.choose_path([(prefix, segments[:3])]) == "whole"
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+
+
+def test_compiled_layers_that_fail_are_given_up_before_the_path_is(monkeypatch, caplog):
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(5, seed=10), random_prefix()
+
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("no C compiler found")
+
+    monkeypatch.setattr(engine_module, "pays", lambda model, num_tokens: num_tokens > 0)
+    monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
+    engine = LogProbEngine(model)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed"
+    assert not engine.fuses and "packed path with compiled layers (RuntimeError: no C compiler" in caplog.text
+    assert not pays(model, 10**12)  # on the CPU it saves a tenth at best
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_compiled_layers_give_the_same_log_probs_and_are_gone_afterwards(family):
+    model, segments, prefix = tiny_model(family, VOCAB), random_segments(17, seed=1), random_prefix()
+    engine = LogProbEngine(model, path="packed")
+    expected = engine.score(prefix, segments)
+    engine.fuses = True
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    with engine.scoring():
+        assert sum(module._compiled_call_impl is not None for module in model.modules()) == 2 * 3 + 1
+    assert all(module._compiled_call_impl is None for module in model.modules())
+
+
+def test_a_path_that_is_wrong_only_across_forward_passes_is_found_out(caplog):
+    """Layers that do not know their number overwrite each other's prefix, which only the next row reads again."""
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(9, seed=1), random_prefix(40)
+    expected = LogProbEngine(model, path="naive").score(prefix, segments)
+    for layer in model.model.layers:
+        layer.self_attn.layer_idx = 0
+    wrong = LogProbEngine(model, tokens_per_batch=100, path="packed").score(prefix, segments)
+    assert np.abs(wrong - expected).max() > 0.1
+    engine = LogProbEngine(model, tokens_per_batch=1000)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        assert engine.choose_path([(prefix, segments[:3])]) == "whole"  # the stock cache is fooled as well
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+
+
+def test_in_half_precision_an_error_on_one_side_is_not_taken_for_rounding():
+    model, segments, prefix = tiny_model("llama", VOCAB).bfloat16(), random_segments(6, seed=6), random_prefix()
+    assert LogProbEngine(model).choose_path([(prefix, segments)]) == "packed"
+
+    def biased(module, args, kwargs, output):
+        if kwargs.get("position_ids") is not None:
+            output.last_hidden_state.mul_(1.03)
+
+    model.base_model.register_forward_hook(biased, with_kwargs=True)
+    engine = LogProbEngine(model)
+    exact, found = (LogProbEngine(model, path=path).score(prefix, segments) for path in ("naive", "packed"))
+    assert np.abs(found - exact).max() < 0.15  # hardly above what rounding explains
+    assert engine.choose_path([(prefix, segments)]) == "cached"
+
+
+def test_scoring_leaves_the_model_in_its_mode():
+    model = tiny_model("llama", VOCAB).train()
+    LogProbEngine(model).score([], random_segments(2, seed=7))
+    assert model.training
+    model.eval()
+    LogProbEngine(model).score([], random_segments(2, seed=7))
+    assert not model.training
+
+
+def test_embeddings_are_means_of_last_hidden_states_without_padding():
+    model = tiny_model("qwen2", VOCAB)
+    sequences = [s.ids for s in random_segments(9, seed=8)]
+    found = LogProbEngine(model, tokens_per_batch=120).embed(sequences)
+    for row, ids in zip(found, sequences, strict=True):
+        with torch.no_grad():
+            hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
+        np.testing.assert_allclose(row, hidden.mean(dim=0).numpy(), rtol=0, atol=1e-5)
+    assert len({len(ids) for ids in sequences}) > 1  # something was padded
+
+
+def test_score_dtype_resolves_to_autocast_only_where_it_changes_the_arithmetic():
+    float32, bfloat16 = torch.float32, torch.bfloat16
+    assert resolve_autocast_dtype("auto", float32) is None
+    assert resolve_autocast_dtype("auto", float32, training_dtype=bfloat16) is bfloat16
+    assert resolve_autocast_dtype("float32", float32, training_dtype=bfloat16) is None
+    assert resolve_autocast_dtype("bfloat16", float32) is bfloat16
+    assert resolve_autocast_dtype("bfloat16", bfloat16) is None
+    with pytest.raises(
+        ValueError, match=r"`score_dtype=float32`, but the weights were loaded as bfloat16.*dtype=float32"
+    ):
+        resolve_autocast_dtype("float32", bfloat16)

@@ -1,0 +1,265 @@
+"""Coverage, quotas, near-duplicates and several anchor sets in a whole job; and what of it is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, DatasetDict
+from trl import SFTConfig
+
+from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
+from nuggets_trainer.cli import main
+from nuggets_trainer.golden.scores import GoldenScores, combined_scores
+from nuggets_trainer.store.results import describe_results, set_means
+from tests.support.rows import alpaca_rows
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    return Dataset.from_list(
+        [{**row, "source": "web" if i % 4 else "book"} for i, row in enumerate(alpaca_rows(24, seed=5))]
+    )
+
+
+@pytest.fixture
+def sets() -> dict[str, Pool]:
+    return {name: Pool(Dataset.from_list(alpaca_rows(n, seed=n)), "anchors") for name, n in (("math", 3), ("chat", 6))}
+
+
+def score(model, tokenizer, rows, anchors, score_dir, **options):
+    return score_pool(model, tokenizer, Pool(rows), anchors, config=NuggetsConfig(**options), score_dir=score_dir)
+
+
+@pytest.mark.parametrize("how", ["mean", "worst"])
+def test_several_sets_are_scored_as_each_alone_and_then_combined(how, llama, tokenizer, rows, sets, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "nuggets_trainer")
+    scores, golden_set = score(llama, tokenizer, rows, sets, tmp_path / "both", top_k=5, combine_anchor_sets=how)
+    alone = {
+        name: score(llama, tokenizer, rows, anchors, tmp_path / name, top_k=5, schedule="exact")[0]
+        for name, anchors in sets.items()
+    }
+    for name, expected in alone.items():
+        for field in ("golden_score", "standard_error", "mean_gain", "num_anchors"):
+            np.testing.assert_array_equal(getattr(scores.by_set[name], field), getattr(expected, field))
+    by_hand = np.array([alone[name].golden_score for name in sets])
+    by_hand = by_hand.mean(axis=0) if how == "mean" else by_hand.min(axis=0)
+    np.testing.assert_array_equal(scores.golden_score, by_hand)
+    assert (golden_set.golden_score == np.sort(by_hand)[::-1][:5]).all()
+    assert len(set(by_hand)) > 3  # there is something to tell apart
+    table = pq.read_table(tmp_path / "both" / "scores.parquet")
+    assert table["golden_score_math"].to_pylist() == alone["math"].golden_score.tolist()
+    anchors = pq.read_table(tmp_path / "both" / "anchors.parquet")
+    assert Counter(anchors["anchor_set"].to_pylist()) == {"math": 3, "chat": 6}
+    assert "golden_score_math" not in pq.read_table(tmp_path / "math" / "scores.parquet").column_names
+    means = set_means(scores, golden_set)
+    for name, expected in alone.items():
+        of_kept = expected.golden_score[golden_set.indices].mean()
+        assert means[name] == {"kept": of_kept, "candidates": pytest.approx(expected.golden_score.mean())}
+    assert f"math {means['math']['kept']:.3f} ({means['math']['candidates']:.3f})" in caplog.text
+    report = json.loads((tmp_path / "both" / "report.json").read_text())
+    for entry in report["sets"]:
+        assert {"kept": entry["mean_kept"], "candidates": entry["mean_candidates"]} == pytest.approx(
+            means[entry["name"]]
+        )
+    assert [(entry["name"], entry["num_anchors"]) for entry in report["sets"]] == [("math", 3), ("chat", 6)]
+    assert "By anchor set" in (tmp_path / "both" / "report.html").read_text()
+    assert "By anchor set" not in (tmp_path / "math" / "report.html").read_text()
+
+
+def test_a_set_of_more_anchors_weighs_no_more():
+    """Pooled, the larger set would have five sixths of the say."""
+    one = [GoldenScores(*(np.array([x]) for x in (p, 0.1, p - 0.5)), np.array([m])) for p, m in ((0.2, 2), (0.8, 10))]
+    mean, worst = combined_scores(one, "mean"), combined_scores(one, "worst")
+    assert mean.golden_score[0] == 0.5 and mean.num_anchors[0] == 12
+    assert mean.standard_error[0] == pytest.approx(np.sqrt(0.02) / 2)
+    assert (worst.golden_score[0], worst.standard_error[0], worst.mean_gain[0]) == (0.2, 0.1, -0.3)
+
+
+def test_without_a_scored_anchor_in_one_set_there_is_no_score():
+    nan = np.full(1, np.nan)
+    halves = [GoldenScores(nan, nan, nan, np.array([0])), GoldenScores(*[np.ones(1)] * 3, np.array([2]))]
+    for how in ("mean", "worst"):
+        assert np.isnan(combined_scores(halves, how).golden_score[0])
+
+
+def test_a_row_that_is_all_of_a_set_is_dropped_with_its_reason(llama, tokenizer, rows, sets, tmp_path):
+    own = {"own": Pool(rows.select([7]), "anchors"), **sets}
+    scores, golden_set = score(llama, tokenizer, rows, own, tmp_path, top_k=5)
+    assert scores.dropped[7] == "no_scored_anchor" and scores.dropped.count(None) == 23
+    assert golden_set.num_candidates == 23
+
+
+def test_coverage_quotas_and_distance_change_the_golden_set_and_nothing_that_is_stored(
+    llama, tokenizer, rows, sets, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, "nuggets_trainer")
+    anchors = sets["chat"]
+    _, ranking = score(llama, tokenizer, rows, anchors, tmp_path, top_k=8, schedule="exact")
+    found, reports = {}, {}
+    for name, options in {
+        "coverage": {"coverage_weight": 0.9},
+        "quota": {"group_by": "source", "group_quota": "equal"},
+        "distance": {"max_similarity": 0.8},
+    }.items():
+        scores, found[name] = score(llama, tokenizer, rows, anchors, tmp_path, top_k=8, **options)
+        reports[name] = json.loads((tmp_path / "report.json").read_text())
+        assert scores.num_pairs_scored == 0  # every pair was there
+        assert set(found[name].indices) != set(ranking.indices), name
+    assert Counter(np.array(rows["source"])[found["quota"].indices]) == {"web": 4, "book": 4}
+    counts = {"web": {"candidates": 18, "kept": 4}, "book": {"candidates": 6, "kept": 4}}
+    assert found["quota"].groups == counts and found["coverage"].groups == {}
+    assert "kept by group: web 4 of 18, book 4 of 6" in caplog.text
+    assert {name: report["what_is_kept"] for name, report in reports.items()} == {
+        "coverage": "The best 8 are kept, by coverage of the anchors",
+        "quota": "The best 8 are kept, within quotas by source",
+        "distance": "The best 8 are kept, without near-duplicates",
+    }
+    assert reports["quota"]["groups"] == {
+        "column": "source",
+        "rows": [{"name": name, **of_group} for name, of_group in counts.items()],
+        "num_more": 0,
+    }
+    for name, golden_set in found.items():
+        assert golden_set.num_unlike_ranking == len(set(ranking.indices) - set(golden_set.indices)) > 0, name
+    assert ranking.num_unlike_ranking is None
+    assert found["coverage"].spread["coverage"] > found["coverage"].spread["ranking_coverage"]
+    assert found["distance"].passed_over["near_duplicate"] > 0
+
+
+def test_of_many_groups_the_largest_are_shown_and_no_name_acts_on_a_terminal(llama, tokenizer, sets, tmp_path):
+    names = ["\x1b[31mred\u202e and a name as long as a sentence of some length", *(f"source {i}" for i in range(34))]
+    rows = [{**row, "source": names[max(0, i - 3)]} for i, row in enumerate(alpaca_rows(38, seed=5))]
+    scores, golden_set = score(
+        llama, tokenizer, Dataset.from_list(rows), sets["chat"], tmp_path, top_k=10, group_by="source"
+    )
+    assert len(golden_set.groups) == 35
+    (line,) = [line for line in describe_results(scores, golden_set) if line.startswith("kept by group: ")]
+    assert line.isprintable() and line.endswith(" of 1, and 25 smaller groups") and line.count(" of ") == 10
+    assert re.match(r"kept by group: \[31mred and a name as long as a\.\.\. \d of 4, source \d+ [01] of 1, ", line)
+    groups = json.loads((tmp_path / "report.json").read_text())["groups"]
+    assert len(groups["rows"]) == 30 and groups["num_more"] == 5
+    page = (tmp_path / "report.html").read_text()
+    assert "And 5 smaller groups." in page and "\x1b" not in page and "\u202e" not in page
+
+
+def test_coverage_that_changes_nothing_says_so(llama, tokenizer, rows, sets, tmp_path):
+    """It chose the ranking's rows without a word."""
+    scores, golden_set = score(llama, tokenizer, rows, sets["chat"], tmp_path, top_fraction=1.0, coverage_weight=0.5)
+    assert len(golden_set) == len(rows) and golden_set.num_unlike_ranking == 0
+    assert "coverage changed nothing: they are the rows of the ranking" in golden_set.describe()
+    assert "Coverage changed nothing" in [caution["title"] for caution in scores.cautions]
+
+
+def test_a_row_that_cannot_be_rendered_alone_is_no_near_duplicate(llama, tokenizer, rows, sets, tmp_path):
+    """Under `nuggets` an anchor is cut at 200 tokens, and a long candidate has no completion left then."""
+    longer = rows.to_list()
+    longer[3]["instruction"] = "Say " + "red " * 210
+    longer = Dataset.from_list(longer)
+    options = {"template": "nuggets", "top_k": 20, "max_similarity": 0.9}
+    scores, golden_set = score(llama, tokenizer, longer, sets["chat"], tmp_path, **options)
+    assert scores.dropped[3] is None and golden_set.passed_over["near_duplicate"] > 0
+
+
+def test_schedule_auto_scores_every_pair_where_the_set_depends_on_it():
+    assert NuggetsConfig().schedule_in_force == "race"
+    for options in (
+        {"coverage_weight": 0.5},
+        {"group_by": "x"},
+        {"max_similarity": 0.9},
+        {"anchors": {"a": "a", "b": "b"}},
+    ):
+        assert NuggetsConfig(**options).schedule_in_force == "exact"
+        with pytest.raises(ValueError, match="A race leaves out pairs, but with .*Leave `schedule` at `auto`"):
+            NuggetsConfig(**options, schedule="race")
+        with pytest.raises(ValueError, match="A race leaves out pairs"):
+            NuggetsConfig(**options, race_confidence=0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coverage_weight": 0}, r"`coverage_weight` must be in \(0, 1\], got 0"),
+        ({"coverage_weight": 1.5}, "`coverage_weight` must be in"),
+        ({"max_similarity": 1.0}, r"`max_similarity` must be in \[-1, 1\), got 1.0: it is a cosine"),
+        ({"group_quota": "equal"}, "`group_quota=equal` shares .*Name it with `group_by`"),
+        ({"combine_anchor_sets": "worst", "anchors": "a.jsonl"}, "`combine_anchor_sets=worst` is of several anchor"),
+        ({"combine_anchor_sets": "worst", "anchors": {"a": "a"}}, "`combine_anchor_sets=worst` is of several anchor"),
+        ({"group_quota": "fair"}, "`group_quota` must be one of proportional, equal, got 'fair'"),
+        ({"combine_anchor_sets": "max"}, "`combine_anchor_sets` must be one of mean, worst"),
+        ({"coverage_weight": 0.5, "threshold": 0.5}, "`coverage_weight` chooses which rows fill .*`threshold=0.5`"),
+        ({"group_by": "x", "threshold": 0.5}, "`group_by` chooses which rows fill"),
+        ({"anchors": {"": "a", "b": "b"}}, "Each of several anchor sets needs a name"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        NuggetsConfig(**options)
+
+
+def test_anchor_sets_come_as_a_mapping_or_as_json():
+    sets = {"math": "m.jsonl", "chat": "c.jsonl"}
+    assert NuggetsConfig(anchors=sets).anchor_sets == NuggetsConfig(anchors=json.dumps(sets)).anchor_sets == sets
+    assert NuggetsConfig(anchors={"math": "m.jsonl"}).anchor_sets == {"": "m.jsonl"}
+    for wrong in ({}, {"a": 1, "b": "x"}, "{broken"):
+        with pytest.raises(TypeError, match="`anchors` must be a non-empty string, a mapping"):
+            NuggetsConfig(anchors=wrong)
+
+
+def trainer_of(rows, tmp_path, anchors=None, **options):
+    return SelectedSFTTrainer(
+        model="nuggets_trainer/demo/model",
+        args=SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_steps=1),
+        train_dataset=rows,
+        anchor_dataset=anchors,
+        nuggets_config=NuggetsConfig(**options),
+    )
+
+
+def test_the_trainer_takes_a_dict_of_anchor_datasets(rows, tmp_path):
+    sets = {name: Dataset.from_list(alpaca_rows(3, seed=seed)) for seed, name in enumerate(("math", "chat"))}
+    trainer = trainer_of(rows, tmp_path, sets, top_k=4)
+    trainer.train()
+    assert list(trainer.scores.by_set) == ["math", "chat"] and len(trainer.golden_set) == 4
+    saved = json.loads((tmp_path / "nuggets_selection.json").read_text())
+    assert saved["settings"]["anchors"].startswith("given, math sha256 ")
+    with pytest.raises(ValueError, match="A race leaves out pairs, but with several anchor sets"):
+        trainer_of(rows, tmp_path / "race", sets, schedule="race")
+    for one in (sets["math"], None):
+        with pytest.raises(
+            ValueError, match="`combine_anchor_sets=worst` is of several anchor sets, but there is one"
+        ):
+            trainer_of(rows, tmp_path / "one", one, combine_anchor_sets="worst")
+    with pytest.raises(TypeError, match="`anchors` is a DatasetDict with splits"):
+        trainer_of(rows, tmp_path / "splits", DatasetDict(sets))
+
+
+def test_a_trainer_refuses_before_any_work_what_it_could_not_keep(rows, tmp_path):
+    with pytest.raises(ValueError, match="`group_by='origin'` is no column of `train_dataset`.*'source'"):
+        trainer_of(rows, tmp_path, group_by="origin")
+    with pytest.raises(
+        ValueError, match="`max_similarity=0.9` leaves open how many rows are kept, but with `reselect`"
+    ):
+        trainer_of(rows, tmp_path, max_similarity=0.9, reselect="epoch")
+
+
+def test_the_command_line_takes_sets_as_json(rows, tmp_path, capsys):
+    rows.to_json(tmp_path / "pool.jsonl")
+    for seed, name in enumerate(("math", "chat")):
+        Dataset.from_list(alpaca_rows(3, seed=seed)).to_json(tmp_path / f"{name}.jsonl")
+    sets = json.dumps({name: str(tmp_path / f"{name}.jsonl") for name in ("math", "chat")})
+    options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl"))
+    chosen = ("--anchors", sets, "--top_k", "6", "--group_by", "source", "--coverage_weight", "0.5")
+    assert main(["score", *options, *chosen, "--score_dir", str(tmp_path / "s")]) == 0
+    output = capsys.readouterr().out
+    assert "scored 24 candidates x 6 anchors" in output and "golden set: 6 of 24 candidates (top_k=6)" in output
+    assert "by coverage" in output
+    # What was chosen otherwise than by a ranking is not cut again as one.
+    assert main(["select", str(tmp_path / "s"), "--top_k", "3"]) == 1
+    told = capsys.readouterr().err
+    assert "was chosen with `coverage_weight` and `group_by`, but `nuggets select` knows rankings alone" in told

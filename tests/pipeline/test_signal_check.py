@@ -1,0 +1,197 @@
+"""The signal check: what a corruption is, what is counted, and what real small models see."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
+from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
+from nuggets_trainer.data.row import Row
+from nuggets_trainer.pipeline import signal_check
+from nuggets_trainer.pipeline.signal_check import SignalCheck, check_scorer, compare, is_affordable
+from tests.support.launch import BIN, TORCHRUN, run
+from tests.support.models import tiny_model
+from tests.support.rows import alpaca_rows
+
+
+def test_a_shuffled_completion_has_the_same_words_in_the_same_layout():
+    row = Row("Say it.", "one two three.\n\n four  five")
+    copy = shuffled_completion(row)
+    assert copy.completion != row.completion and copy.prompt == row.prompt
+    assert sorted(copy.completion.split()) == sorted(row.completion.split())
+    assert ["\n\n " in copy.completion, copy.completion.count(" ")] == [True, row.completion.count(" ")]
+    assert shuffled_completion(row) == copy  # the same whenever it is asked for
+    assert shuffled_completion(Row("Say it.", "one")) is None and shuffled_completion(Row("", "a a a")) is None
+
+
+def test_every_kind_of_row_can_be_corrupted():
+    talk = [{"role": "assistant", "content": "one two"}]
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": "one two"}]}]
+    ask = [{"role": "user", "content": "?"}]
+    assert shuffled_completion(Row(ask, talk)).completion[0]["content"] == "two one"
+    assert shuffled_completion(Row(ask, parts)).completion[0]["content"][0]["text"] == "two one"
+    assert mismatched_completion(Row(ask, talk), Row(ask, parts)).completion == parts
+    alpaca = Row("a", "one two", "\n\n", ("a", ""))
+    assert shuffled_completion(alpaca) == Row("a", "two one", "\n\n", ("a", ""))
+    tokens = Row("", "", tokens=((1, 5, 6, 7, 8, 2), (3, 4, 5)))
+    assert shuffled_completion(tokens).tokens == ((1, 5, 6, 8, 7, 2), (3, 4, 5))
+    donor = Row("", "", tokens=((1, 9, 3, 2), (2, 3)))
+    assert mismatched_completion(tokens, donor).tokens == ((1, 5, 6, 3, 2), (3, 4))
+    assert mismatched_completion(Row("", "text alone"), Row("", "other")) is None
+    assert mismatched_completion(Row("a", "same"), Row("b", "same")) is None
+
+
+def test_pairs_that_tie_count_as_half_and_say_nothing():
+    zero_shot = np.zeros(4)
+    clean = np.array([[1.0, 1, 1, 1]] * 20 + [[-1.0] * 4] * 20)
+    copies = np.full((40, 4), -1.0)
+    found = compare("shuffled_words", zero_shot, clean, copies)
+    assert (found.ranked_right, found.ties, found.num_candidates) == (0.75, 20, 40)
+    assert found.interval == pytest.approx((0.5 + 0.5 * (20 / (20 + 1.959964**2) - 0.5), 0.75)) and found.is_seen
+    nothing = compare("shuffled_words", zero_shot, copies, copies)
+    assert nothing.ranked_right == 0.5 and nothing.interval == (0.5, 0.5) and not nothing.is_seen
+    backwards = compare("shuffled_words", zero_shot, copies, clean)
+    assert backwards.ranked_right == 0.25 and not backwards.is_seen
+
+
+def test_both_sides_are_compared_on_the_same_anchors():
+    zero_shot, clean, copies = np.zeros(3), np.array([[1.0, np.nan, -1.0]]), np.array([[-1.0, 1.0, 1.0]])
+    assert compare("shuffled_words", zero_shot, clean, copies).ties == 1  # 1 of 2 each
+
+
+def test_noise_is_told_from_signal():
+    """The interval holds one half for a scorer without signal: in about 95 of 100 checks."""
+    generator = np.random.default_rng(0)
+    seen = 0
+    for _ in range(200):
+        gains = generator.normal(size=(2, 40, 25))
+        seen += compare("shuffled_words", np.zeros(25), *gains).is_seen
+    assert seen <= 12  # 2.5% on this side
+    signal = generator.normal(size=(2, 40, 25)) + np.array([0.3, 0]).reshape(2, 1, 1)
+    assert compare("shuffled_words", np.zeros(25), *signal).is_seen
+
+
+def test_the_verdict_says_what_is_seen_and_what_to_do(caplog):
+    good, bad = np.ones((40, 4)), -np.ones((40, 4))
+    yes, no = (
+        compare("shuffled_words", np.zeros(4), good, bad),
+        compare("mismatched_completion", np.zeros(4), bad, bad),
+    )
+    caplog.set_level(logging.INFO)
+    for found, verdict, level in (((yes,), "all", "INFO"), ((yes, no), "some", "WARNING"), ((no,), "none", "WARNING")):
+        check = SignalCheck(4, found)
+        check.log()
+        assert check.verdict == verdict and caplog.records[-1].levelname == level
+        assert ("larger `scorer_model`" in check.describe()) == (verdict != "all")
+    assert "does not tell a candidate from a copy with the completion of another row" in caplog.records[1].message
+
+
+def test_it_runs_before_long_jobs_alone():
+    assert not is_affordable(1600) and is_affordable(1601)
+
+
+def test_the_copies_are_scored_as_rows_of_a_pool_would_be(tokenizer, tmp_path):
+    model, rows = tiny_model("llama", len(tokenizer)), alpaca_rows(9, seed=31)
+    anchors = Pool(Dataset.from_list(alpaca_rows(4, seed=32)), "anchors")
+    config = NuggetsConfig(template="plain", top_k=3, signal_check=True)
+    pool = Pool(Dataset.from_list(rows))
+    scores, _ = score_pool(model, tokenizer, pool, anchors, config=config, score_dir=tmp_path)
+    found = json.loads((tmp_path / "signal_check.json").read_text())
+    assert found["verdict"] in ("none", "some", "all") and found["num_anchors"] == 4
+
+    ordered = sorted(range(9), key=lambda i: pool[i].key)  # by content hash
+    copies = [
+        {**rows[i], "output": pool[j].completion} for i, j in zip(ordered, ordered[1:] + ordered[:1], strict=True)
+    ]
+    assert all(copy["output"] != rows[i]["output"] for copy, i in zip(copies, ordered, strict=True))
+    both = Pool(Dataset.from_list([rows[i] for i in ordered] + copies))
+    config = NuggetsConfig(template="plain", top_k=3, schedule="exact")
+    slow, _ = score_pool(model, tokenizer, both, anchors, config=config, score_dir=tmp_path / "slow")
+    right = np.sign(slow.golden_score[:9] - slow.golden_score[9:]) / 2 + 0.5
+    mismatched = found["corruptions"][1]
+    assert mismatched["corruption"] == "mismatched_completion" and mismatched["num_candidates"] == 9
+    assert mismatched["ranked_right"] == pytest.approx(right.mean())
+    assert mismatched["golden_score"] == pytest.approx([slow.golden_score[:9].mean(), slow.golden_score[9:].mean()])
+    again, _ = score_pool(model, tokenizer, pool, anchors, config=NuggetsConfig(top_k=3, signal_check=True, template="plain"), score_dir=tmp_path)  # fmt: skip  # noqa: E501
+    assert scores.num_pairs_scored > 9 * 4 and again.num_pairs_scored == 0  # all of it is in the store
+
+
+def test_anchors_are_no_candidates_of_the_check(tokenizer, tmp_path):
+    """Else an anchor would be scored without itself, and its copy with it."""
+    model, rows = tiny_model("llama", len(tokenizer)), alpaca_rows(8, seed=33)
+    pool, anchors = Pool(Dataset.from_list(rows)), Pool(Dataset.from_list(rows[:3]), "anchors")
+    found = check_scorer(model, tokenizer, pool, anchors, config=NuggetsConfig(template="plain"), score_dir=tmp_path)
+    assert max(c.num_candidates for c in found.corruptions) == 5
+
+
+def seen(name, pool, anchors, tmp_path, num_anchors, **config):
+    model, tokenizer = load_scorer(str(name))
+    anchors = load_rows(str(anchors))
+    anchors = Pool(anchors.select(range(min(num_anchors, len(anchors)))), "anchors")
+    check = check_scorer(model, tokenizer, pool, anchors, config=NuggetsConfig(**config), score_dir=tmp_path)
+    return check.verdict, {found.corruption: found for found in check.corruptions}
+
+
+def test_it_passes_on_the_demo(tmp_path):
+    pool = Pool(load_rows("nuggets-demo/pool"))
+    verdict, found = seen("nuggets-demo/model", pool, "nuggets-demo/anchors", tmp_path, 9)
+    assert verdict == "all", found
+    assert found["mismatched_completion"].golden_score[1] == 0.0
+
+
+def short_rows(shared, number: int, longest: int) -> Pool:
+    """Short real answers to different instructions, of the better models."""
+    rows = load_rows(str(shared / "data" / "pool_alpacaeval" / "train.jsonl"))
+    chosen = {}
+    for row in rows:
+        if 100 < len(row["output"]) < longest and len(row["instruction"]) < 150 and row["source_win_rate"] > 15:
+            chosen.setdefault(row["instruction"], row)
+    return Pool(Dataset.from_list(list(chosen.values())[:number]))
+
+
+@pytest.fixture
+def short_anchors(shared, tmp_path):
+    rows = load_rows(str(shared / "data" / "anchors_kmeans100" / "anchors.jsonl"))
+    rows = sorted((row for row in rows if len(row["output"]) > 60), key=lambda row: sum(map(len, row.values())))
+    path = tmp_path / "anchors.jsonl"
+    path.write_text("".join(json.dumps({k: r[k] for k in ("instruction", "input", "output")}) + "\n" for r in rows))
+    return path
+
+
+def test_it_says_that_an_induction_model_sees_shuffled_words_and_no_mismatch(
+    shared, short_anchors, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(signal_check, "NUM_CANDIDATES", 24)
+    pool, model = short_rows(shared, 24, 250), shared / "models" / "tiny-llama-icl"
+    verdict, found = seen(model, pool, short_anchors, tmp_path, 7)
+    assert verdict == "some", found
+    assert found["shuffled_words"].is_seen and not found["mismatched_completion"].is_seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "template"), [("tiny-llama-instruct", "chat"), ("stories260K", "plain")])
+def test_it_warns_of_models_that_cannot_use_an_example(name, template, shared, short_anchors, tmp_path, caplog):
+    pool = short_rows(shared, 60, 300)  # the second model reads 512 tokens of 1.6 characters
+    verdict, found = seen(shared / "models" / name, pool, short_anchors, tmp_path, 16, template=template)
+    assert min(corruption.num_candidates for corruption in found.values()) > 30
+    assert not found["mismatched_completion"].is_seen and verdict != "all", found
+    assert "larger `scorer_model`" in caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path):
+    options = "--model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool --anchors nuggets-demo/anchors"
+    options += " --pool_size 60 --signal_check true --score_dir"
+    run([str(BIN / "nuggets"), "score", *options.split(), str(tmp_path / "one")])
+    run([*TORCHRUN, "2", "-m", "nuggets_trainer.cli", "score", *options.split(), str(tmp_path / "two")])
+    one, two = (json.loads((tmp_path / name / "signal_check.json").read_text()) for name in ("one", "two"))
+    for a, b in zip(one.pop("corruptions"), two.pop("corruptions"), strict=True):
+        assert a.pop("mean_gain") == pytest.approx(b.pop("mean_gain"), abs=1e-5)  # other batches: other rounding
+        assert a == b
+    assert one == two
+    assert signal_check.NUM_CANDIDATES == 40

@@ -1,0 +1,356 @@
+"""A candidate is computed once for all anchors, and prefix + suffix is still the joint rendering, token by token."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from nuggets_trainer.data.row import Row, UnusableRowError, read_row
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
+from nuggets_trainer.prompts.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
+from tests.support.launch import SHARED
+from tests.support.oracle import render
+from tests.support.rows import alpaca_rows
+
+TEMPLATES = {"chat": ChatTemplate, "plain": PlainTemplate, "nuggets": NuggetsTemplate}
+SETUPS = [
+    ("demo", "chat"),
+    ("demo", "plain"),
+    ("demo", "nuggets"),
+    ("demo without BOS", "plain"),
+    ("models/tiny-llama-icl", "chat"),
+    ("models/tiny-llama-icl", "plain"),
+    ("models/tiny-llama-icl", "nuggets"),
+    ("tokenizers/gpt2", "plain"),
+    ("tokenizers/gpt2", "nuggets"),
+    ("tokenizers/minimind", "chat"),
+    ("tokenizers/mistral-v3", "chat"),
+    ("tokenizers/mistral-v3", "plain"),
+    ("tokenizers/mistral-v3", "nuggets"),
+]
+ANCHORS, CANDIDATES = alpaca_rows(6, seed=11), alpaca_rows(8, seed=12)
+# Earlier user turns end with a mark that depends on the last user message: nothing of a candidate can be shared.
+BREAKING = (
+    "{% set last = namespace(text='') %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set last.text = m.content %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}"
+    "{% if m.role == 'user' and not m.content == last.text %} before {{ last.text }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
+
+
+@functools.cache
+def _load(path: str):
+    return AutoTokenizer.from_pretrained(path)
+
+
+@pytest.fixture()
+def loaded(request, tokenizer):
+    def load(name: str):
+        if name.startswith("demo"):
+            found = copy.deepcopy(tokenizer)
+            if name == "demo without BOS":
+                found.bos_token = None
+            return found
+        request.getfixturevalue("shared")
+        return _load(str(SHARED / name))
+
+    return load
+
+
+def alpaca(rows: list[dict[str, str]]) -> list[Row]:
+    return [read_row(row, "alpaca") for row in rows]
+
+
+def conversation(system: str | None, user: str, assistant: str = "one") -> Row:
+    head = [] if system is None else [{"role": "system", "content": system}]
+    return Row([*head, {"role": "user", "content": user}], [{"role": "assistant", "content": assistant}])
+
+
+def assert_joint(template, anchors: list[Row], candidates: list[Row]) -> tuple[int, int]:
+    """Check every candidate x anchor; return how many pairs were shared and how many rendered whole."""
+    split = SharedPrefix(template, anchors)
+    num_shared = num_whole = 0
+    for candidate in candidates:
+        prompt = split.candidate(candidate)
+        assert sorted(j for _, group in prompt.groups for j in group) == list(range(len(anchors)))
+        for prefix, group in prompt.groups:
+            for j in group:
+                joint = template.one_shot(candidate, anchors[j])
+                if not prefix:
+                    assert prompt.unshared[j] == joint
+                    num_whole += 1
+                    continue
+                suffix = split.suffixes[j]
+                assert [*prefix, *suffix.ids] == joint.ids
+                assert [len(prefix) + position for position in suffix.positions] == list(joint.positions)
+                assert 1 <= suffix.start < len(suffix.ids)
+                assert j not in prompt.unshared
+                num_shared += 1
+    return num_shared, num_whole
+
+
+# ---------------------------------------------------------------- sharing
+
+
+@pytest.mark.parametrize(("name", "template_name"), SETUPS)
+def test_prefix_and_suffix_are_the_joint_rendering_of_every_pair(name, template_name, loaded):
+    template = TEMPLATES[template_name](loaded(name))
+    anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
+    num_shared, num_whole = assert_joint(template, anchors, candidates)
+    assert (num_shared, num_whole) == (len(anchors) * len(candidates), 0)
+
+
+@pytest.mark.parametrize(("name", "template_name"), SETUPS)
+def test_the_whole_candidate_is_in_the_prefix(name, template_name, loaded):
+    """Else each suffix would compute a part of it again."""
+    tokenizer = loaded(name)
+    split = SharedPrefix(TEMPLATES[template_name](tokenizer), alpaca(ANCHORS))
+    longest = max(len(suffix.ids) for suffix in split.suffixes.values())
+    for candidate in CANDIDATES:
+        context, completion = render(tokenizer, template_name, ANCHORS[0], None)
+        joint = sum(map(len, render(tokenizer, template_name, ANCHORS[0], candidate)))
+        ((prefix, _),) = split.candidate(read_row(candidate, "alpaca")).groups
+        shown = joint - len(context) - len(completion)
+        assert len(prefix) >= shown > 1
+    assert longest <= max(sum(map(len, render(tokenizer, template_name, anchor, None))) for anchor in ANCHORS)
+
+
+@pytest.mark.parametrize("template_name", list(TEMPLATES))
+def test_one_anchor_alone_keeps_a_prompt_token_in_its_suffix(template_name, loaded):
+    template = TEMPLATES[template_name](loaded("demo"))
+    anchors = alpaca(ANCHORS[:1])
+    assert assert_joint(template, anchors, alpaca(CANDIDATES)) == (len(CANDIDATES), 0)
+    assert SharedPrefix(template, anchors).suffixes[0].start == 1
+
+
+@pytest.mark.parametrize("template_name", list(TEMPLATES))
+def test_equal_anchors_and_anchors_that_begin_alike_keep_their_completion(template_name, loaded):
+    template = TEMPLATES[template_name](loaded("demo"))
+    texts = [("red", "one"), ("red", "one"), ("red", "one two"), ("red cat", "one"), ("red", "two")]
+    anchors = alpaca([{"instruction": prompt, "output": completion} for prompt, completion in texts])
+    assert assert_joint(template, anchors, [*anchors, *alpaca(CANDIDATES)])[1] == 0
+    split = SharedPrefix(template, anchors)
+    for anchor, suffix in zip(anchors, split.suffixes.values(), strict=True):
+        zero = template.zero_shot(anchor)
+        assert suffix.ids[suffix.start :] == zero.ids[zero.start :]
+
+
+@pytest.mark.parametrize("name", ["demo", "models/tiny-llama-icl", "tokenizers/minimind", "tokenizers/mistral-v3"])
+def test_anchors_are_grouped_by_system_message(name, loaded):
+    template = ChatTemplate(loaded(name))
+    systems = [None, "red", None, "blue", "red"]
+    anchors = [conversation(system, f"cat {i}?") for i, system in enumerate(systems)]
+    candidates = [conversation(system, f"dog {i}") for i, system in enumerate([None, "red", "green"])]
+    assert assert_joint(template, anchors, candidates) == (15, 0)
+    split = SharedPrefix(template, anchors)
+    assert [group for _, group in split.candidate(candidates[0]).groups] == [[0, 2], [1, 4], [3]]
+
+
+def test_a_system_message_of_the_candidate_does_not_change_the_scored_tokens(loaded):
+    """Mistral writes it into the last user turn of a prompt, but not of a whole conversation.
+
+    Prompt and conversation then part before that turn, so that 7 tokens, question and all, were held against the 2
+    tokens of the answer zero-shot.
+    """
+    template = ChatTemplate(loaded("tokenizers/mistral-v3"))
+    anchor = conversation(None, "cat 0?")
+    zero, one = template.zero_shot(anchor), template.one_shot(conversation("red", "dog"), anchor)
+    assert one.targets == zero.targets
+
+
+def test_anchors_are_grouped_by_tools_and_options_of_the_chat_template(loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = (
+        "{{ style }}{% for t in tools or [] %}{{ t.name }} {% endfor %}" + tokenizer.chat_template
+    )
+    template = ChatTemplate(tokenizer)
+    options = [
+        {},
+        {"tools": [{"name": "red"}]},
+        {"template_kwargs": {"style": "day"}},
+        {"tools": [{"name": "red"}]},
+        {},
+    ]
+    anchors = [replace(conversation(None, f"cat {i}?"), **kind) for i, kind in enumerate(options)]
+    shown = [{}, {"tools": [{"name": "sun"}]}, {"template_kwargs": {"style": "night"}}]
+    candidates = [replace(conversation(None, f"dog {i}"), **kind) for i, kind in enumerate(shown)]
+    assert assert_joint(template, anchors, candidates) == (15, 0)
+    groups = SharedPrefix(template, anchors).candidate(candidates[0]).groups
+    assert [group for _, group in groups] == [[0, 4], [1, 3], [2]]
+    assert len({tuple(prefix) for prefix, _ in groups}) == 3
+
+
+def test_a_candidate_that_changes_the_scored_tokens_of_an_anchor_is_dropped(loaded):
+    """It was scored on other tokens than the anchor is alone."""
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = (
+        "{% set first = messages[0].content %}{% for m in messages %}<|{{ m.role }}|> {{ m.content }} "
+        "{% if loop.last and m.role == 'assistant' and first == 'odd' %}{{ 'two' }}{% endif %}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+    )
+    split = SharedPrefix(ChatTemplate(tokenizer), [conversation(None, "red"), conversation(None, "blue")])
+    assert split.candidate(conversation(None, "even")).groups
+    with pytest.raises(UnusableRowError, match="^completion_changes$"):
+        split.candidate(conversation(None, "odd"))
+
+
+def test_conversations_of_several_turns_are_split_right(loaded):
+    template = ChatTemplate(loaded("demo"))
+    long = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    rows = [conversation(None, "red?"), Row(long, [{"role": "assistant", "content": "d"}]), conversation(None, "a")]
+    assert assert_joint(template, rows, rows) == (9, 0)
+
+
+def test_pairs_of_a_template_that_breaks_sharing_are_rendered_whole(loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = BREAKING
+    template = ChatTemplate(tokenizer)
+    anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
+    num_shared, num_whole = assert_joint(template, anchors, candidates)
+    assert (num_shared, num_whole) == (0, len(anchors) * len(candidates))
+    joint = [template.one_shot(candidates[0], anchor).ids for anchor in anchors[:2]]
+    before_anchor = len(joint[0]) - len(template.zero_shot(anchors[0]).ids)
+    assert joint[0][:before_anchor] != joint[1][:before_anchor]  # what stands before the anchor depends on the anchor
+
+
+def test_only_the_candidates_that_break_sharing_are_rendered_whole(loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = BREAKING.replace("m.role == 'user' and", "'dog' in m.content and m.role == 'user' and")
+    candidates = [conversation(None, text) for text in ("red", "dog", "blue", "a dog")]
+    anchors = [conversation(None, f"cat {i}") for i in range(3)]
+    assert assert_joint(ChatTemplate(tokenizer), anchors, candidates) == (6, 6)
+
+
+def test_an_anchor_in_the_middle_that_breaks_sharing_is_found(loaded):
+    """Line breaks in a row are one token of GPT-2, wherever candidate and anchor part.
+
+    Looking at the first and the last anchor of a group does not show it, and the pair in the middle is scored on other
+    tokens than those of the joint rendering.
+    """
+    tokenizer = copy.deepcopy(loaded("tokenizers/gpt2"))
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+    anchors = [conversation(None, text) for text in ("red", "\n\tblue", "green")]
+    assert_joint(
+        ChatTemplate(tokenizer), anchors, [conversation(None, "dog", "day"), conversation(None, "dog", "day\n")]
+    )
+
+
+# ---------------------------------------------------------------- the model's context
+
+
+@pytest.mark.parametrize("breaking", [False, True])
+def test_a_candidate_is_too_long_if_it_does_not_fit_with_every_anchor(breaking, loaded):
+    tokenizer = loaded("demo")
+    if breaking:
+        tokenizer.chat_template = BREAKING
+    template = ChatTemplate(tokenizer)
+    anchors, candidate = alpaca(ANCHORS), alpaca(CANDIDATES)[0]
+    longest = max(len(template.one_shot(candidate, anchor).ids) for anchor in anchors)
+    shortest = min(len(template.one_shot(candidate, anchor).ids) for anchor in anchors)
+    assert shortest < longest - 1  # it would fit with some
+    assert bool(SharedPrefix(template, anchors, longest).candidate(candidate).unshared) == breaking
+    with pytest.raises(UnusableRowError, match="^too_long$"):
+        SharedPrefix(template, anchors, longest - 1).candidate(candidate)
+
+
+def test_a_candidate_that_cannot_be_rendered_has_a_reason(loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m.content }} {% endfor %}"
+    )
+    split = SharedPrefix(ChatTemplate(tokenizer), [conversation(None, "red"), conversation(None, "blue")])
+    assert split.candidate(conversation(None, "good")).groups
+    with pytest.raises(UnusableRowError, match="^not_tokenizable$"):
+        split.candidate(conversation(None, "bad"))
+
+
+def test_candidates_are_sorted_by_what_one_forward_pass_holds(loaded):
+    tokenizer = loaded("demo")
+    anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
+    prompts = [SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(row) for row in candidates]
+    assert [prompt.num_tokens() for prompt in prompts] == [len(prompt.groups[0][0]) for prompt in prompts]
+    tokenizer.chat_template = BREAKING
+    whole = SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(candidates[0])
+    assert whole.num_tokens() == max(len(segment.ids) for segment in whole.unshared.values())
+
+
+# ---------------------------------------------------------------- which anchors are usable
+
+
+def test_anchors_that_cannot_be_scored_keep_their_place_and_their_reason(loaded):
+    template = PlainTemplate(loaded("demo"))
+    good = alpaca(ANCHORS)
+    rows = [good[0], "empty_completion", alpaca([{"instruction": "red " * 400, "output": "one"}])[0], good[1]]
+    anchor_set = AnchorSet(template, rows, [5, 6, 7, 8], max_length=100)
+    assert anchor_set.usable == [0, 3]
+    assert anchor_set.rows == [good[0], good[1]]
+    assert anchor_set.keys == [good[0].key, good[1].key]
+    assert anchor_set.segments == [template.zero_shot(good[0]), template.zero_shot(good[1])]
+    scores = anchor_set.scores(np.array([-1.5, -2.5], dtype=np.float32))
+    assert scores.dropped == [None, "empty_completion", "too_long", None]
+    assert scores.pool_index == [5, 6, 7, 8]
+    np.testing.assert_array_equal(scores.zero_shot, np.array([-1.5, np.nan, np.nan, -2.5], dtype=np.float32))
+    counts = [segment.num_completion_tokens for segment in anchor_set.segments]
+    assert scores.num_tokens.tolist() == [counts[0], 0, 0, counts[1]]
+    assert len(scores) == 4
+    assert scores.num_cut == 0
+
+
+def test_an_anchor_of_exactly_the_context_is_usable(loaded):
+    template, row = PlainTemplate(loaded("demo")), alpaca(ANCHORS)[0]
+    length = len(template.zero_shot(row).ids)
+    assert AnchorSet(template, [row], [None], max_length=length).usable == [0]
+    with pytest.raises(ValueError, match="too_long 1"):
+        AnchorSet(template, [row], [None], max_length=length - 1)
+
+
+def test_an_anchor_without_a_finite_log_prob_is_dropped_after_scoring(loaded):
+    anchor_set = AnchorSet(PlainTemplate(loaded("demo")), alpaca(ANCHORS)[:3], [None] * 3, max_length=None)
+    scores = anchor_set.scores(np.array([-1.0, np.nan, -np.inf], dtype=np.float32))
+    assert scores.dropped == [None, "non_finite_log_prob", "non_finite_log_prob"]
+    assert np.isnan(scores.zero_shot[1:]).all()
+    assert scores.num_tokens.tolist()[1:] == [0, 0]
+
+
+def test_an_anchor_that_the_template_refuses_or_rewrites_is_dropped(loaded):
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}{{ m.content }} "
+        "{% if loop.last and 'moody' in m.content %}{{ messages|length }}{% endif %} {% endfor %}"
+    )
+    rows = [conversation(None, "red"), conversation(None, "bad"), conversation(None, "blue", "moody")]
+    anchor_set = AnchorSet(ChatTemplate(tokenizer), rows, [None] * 3, max_length=None)
+    assert anchor_set.usable == [0]
+    assert anchor_set.scores(np.zeros(1, np.float32)).dropped == [None, "not_tokenizable", "completion_changes"]
+
+
+def test_anchors_cut_by_the_nuggets_template_are_counted_once_each(loaded):
+    rows = alpaca(
+        [
+            {"instruction": "Say", "output": "red " * 300},
+            {"instruction": "Say", "output": "one"},
+            {"instruction": "red " * 300, "output": "one"},
+            {"instruction": "Say", "output": "blue " * 300},
+        ]
+    )
+    anchor_set = AnchorSet(NuggetsTemplate(loaded("demo")), rows, [None] * 4, max_length=None)
+    scores = anchor_set.scores(np.zeros(3, np.float32))
+    assert scores.dropped == [None, None, "completion_cut_away", None]
+    assert scores.num_cut == 2
+    assert [len(segment.ids) for segment in anchor_set.segments][::2] == [200, 200]
+
+
+def test_without_any_usable_anchor_the_error_counts_the_reasons(loaded):
+    long = alpaca([{"instruction": "red " * 50, "output": "one"}] * 2)
+    rows = ["empty_completion", *long]
+    with pytest.raises(
+        ValueError, match=r"No anchor can be scored: all 3 were dropped \(too_long 2, empty_completion 1\).*20 tokens"
+    ):
+        AnchorSet(PlainTemplate(loaded("demo")), rows, [None] * 3, max_length=20)

@@ -1,0 +1,173 @@
+"""The golden set as a dataset: readable by `load_dataset`, and uploaded whole, in one commit."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from datasets import Dataset, load_dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+from nuggets_trainer import (
+    NuggetsConfig,
+    NuggetsDataCallback,
+    Pool,
+    SelectedSFTTrainer,
+    push_to_hub,
+    score_pool,
+    write_dataset,
+)
+from nuggets_trainer.report.cards import SECTION, with_section
+from tests.support.rows import alpaca_rows
+
+
+@pytest.fixture(scope="module")
+def scored(llama, tokenizer, tmp_path_factory):
+    score_dir = tmp_path_factory.mktemp("scored")
+    rows = [{**row, "source": f"s{i}"} for i, row in enumerate(alpaca_rows(30, seed=1))]
+    pool = Pool(Dataset.from_list([*rows, {"instruction": "Say?", "input": "", "output": "", "source": "empty"}]))
+    anchors = Pool(Dataset.from_list(alpaca_rows(6, seed=2)), "anchors")
+    config = NuggetsConfig(top_k=7, template="plain", schedule="exact")
+    _, golden_set = score_pool(llama, tokenizer, pool, anchors, config=config, score_dir=score_dir)
+    return score_dir, pool, golden_set
+
+
+def test_the_dataset_has_the_rows_that_were_kept_in_the_columns_of_the_pool(scored, tmp_path):
+    score_dir, pool, golden_set = scored
+    write_dataset(score_dir, pool, tmp_path / "out", title="My golden set")
+    kept = load_dataset(str(tmp_path / "out"), "golden_set", split="train", cache_dir=str(tmp_path / "cache"))
+    assert kept.column_names == pool.dataset.column_names
+    assert kept["source"] == [f"s{i}" for i in golden_set.indices]
+    scores = load_dataset(str(tmp_path / "out"), "scores", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(scores) == len(pool) and scores["dropped"][-1] == "empty_completion"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# My golden set" in card and "7 of 31 rows" in card and "empty_completion 1" in card
+    assert str(score_dir) not in card and not list((tmp_path / "out").glob("report*"))
+
+
+def test_another_pool_than_the_one_that_was_scored_is_refused(scored, tmp_path):
+    score_dir, pool, _ = scored
+    with pytest.raises(ValueError, match="The pool is not the one that was scored: it has 30 rows"):
+        write_dataset(score_dir, Pool(pool.dataset.select(range(30))), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """What a push asks of the hub, answered from memory: a fake, because no hub can be reached from here."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        hub = self.server
+        hub.requests.append((self.path, self.headers.get("authorization"), body))
+        if self.path == "/api/repos/create":
+            return self.answer({"url": f"{hub.url}/datasets/user/golden", "name": "user/golden", "id": "1"})
+        if self.path.startswith("/api/datasets/user/golden/preupload/"):
+            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            return self.answer({"files": [{**file, "shouldIgnore": False, "oid": None} for file in files]})
+        if self.path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        assert self.path.startswith("/api/datasets/user/golden/commit/"), self.path
+        address = f"{hub.url}/datasets/user/golden/commit/abc"
+        return self.answer({"success": True, "commitOid": "abc", "commitUrl": address, "hookOutput": ""})
+
+    def do_GET(self):
+        self.server.requests.append((self.path, self.headers.get("authorization"), b""))
+        self.answer({"id": "user/golden", "sha": "0", "siblings": [], "tags": [], "private": True})
+
+    def answer(self, content):
+        content = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    from huggingface_hub import constants
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    server.requests, server.url = [], f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_push_is_one_commit_with_all_files(scored, hub):
+    score_dir, pool, _ = scored
+    address = push_to_hub(score_dir, pool, "user/golden", private=True, token="hf_test")
+    assert address == f"{hub.url}/datasets/user/golden/commit/abc"
+    (created,) = (body for path, _, body in hub.requests if path == "/api/repos/create")
+    assert b'"dataset"' in created and b'"private"' in created
+    (commit,) = (body for path, _, body in hub.requests if "/commit/" in path)
+    lines = [json.loads(line) for line in commit.splitlines()]
+    values = [line["value"] for line in lines if line["key"] == "file"]
+    files = {value["path"]: base64.b64decode(value["content"]) for value in values}
+    assert set(files) == {
+        *("README.md", "golden_set/train.parquet", "scores/train.parquet", "anchors/train.parquet"),
+    }
+    assert files["scores/train.parquet"] == (score_dir / "scores.parquet").read_bytes()
+    # Tests beside this one may ask for a server of theirs that is gone, whose port this one has now.
+    pushed = {path: authorization for path, authorization, _ in hub.requests if path.startswith("/api/")}
+    assert len(pushed) == 4 and set(pushed.values()) == {"Bearer hf_test"}, hub.requests
+
+
+def trained(cls, model, tokenizer, output_dir, **options):
+    args = SFTConfig(
+        str(output_dir), max_steps=2, save_steps=1, use_cpu=True, bf16=False, report_to="none", learning_rate=1e-3
+    )
+    return cls(
+        copy.deepcopy(model),  # PEFT changes it
+        args,
+        train_dataset=Dataset.from_list(alpaca_rows(20, seed=1)).rename_columns(
+            {"instruction": "prompt", "output": "completion"}
+        ),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=2),
+        **options,
+    )
+
+
+def test_the_model_card_says_how_the_training_data_was_chosen(llama, tokenizer, tmp_path):
+    config = NuggetsConfig(top_k=5, num_anchors=4, anchor_selection="random")
+    trainer = trained(SelectedSFTTrainer, llama, tokenizer, tmp_path, nuggets_config=config)
+    trainer.train()
+    card = (tmp_path / "README.md").read_text()
+    assert card.count(SECTION) == 1 and card.index(SECTION) < card.index("## Citations")
+    assert "Of 20 rows, 5 were kept" in card and "4, chosen from the pool (random)" in card
+    assert f"{trainer.golden_set.cut:.3f}" in card and str(tmp_path) not in card[card.index(SECTION) :]
+    trainer.create_model_card(model_name="again")
+    assert (tmp_path / "README.md").read_text().count(SECTION) == 1
+
+
+def test_an_attached_callback_writes_the_section_too_and_none_changes_nothing(llama, tokenizer, tmp_path):
+    attached = trained(SFTTrainer, llama, tokenizer, tmp_path / "attached")
+    NuggetsDataCallback(NuggetsConfig(top_k=5, num_anchors=4, anchor_selection="random")).attach(attached)
+    attached.train()
+    cards = {}
+    for name, cls in (("stock", SFTTrainer), ("ours", SelectedSFTTrainer)):
+        trained(cls, llama, tokenizer, tmp_path / name).train()
+        cards[name] = (tmp_path / name / "README.md").read_text().replace(name, "")
+    assert SECTION in (tmp_path / "attached" / "README.md").read_text()
+    assert re.sub("Selected", "", cards["ours"]) == cards["stock"]
+
+
+def test_a_section_takes_the_place_of_an_older_one():
+    new = f"{SECTION}\n\nnew \\1\n"
+    assert with_section("# Card\n\n## Citations\n\nx", new) == f"# Card\n\n{new}\n## Citations\n\nx"
+    assert with_section("# Card\n", new) == f"# Card\n\n{new}"
+    old = f"# Card\n\n{SECTION}\n\nold\n\n## Citations\n\nx"
+    assert with_section(old, new) == f"# Card\n\n{new}\n## Citations\n\nx"

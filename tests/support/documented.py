@@ -1,0 +1,342 @@
+"""What the documentation shows: its blocks, its commands, and the parser of every program that it calls.
+
+A page is a Markdown file of the project; a command is what stands in a block marked `bash`. Knows which program reads
+which command line, strictly: a program without an entry here is an error. Runs nothing: tests/support/newcomer.py
+does.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from markdown_it import MarkdownIt
+
+from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
+from tests.support.launch import ROOT
+
+LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
+# Programs of others, whose command lines are theirs: no more than that they are called is known.
+FOREIGN = {"cd", "curl", "git", "sbatch", "source", "vllm"}
+SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
+FOREIGN_OPTIONS = {"--array", "--dependency", "--gres", "--requeue", "--resolution", "--time"}  # of sbatch and uv
+BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
+VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # as the scheduler would set them
+CPU = ["--use_cpu", "true", "--bf16", "false"]  # SFTConfig refuses its own defaults on a machine without a GPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, text, and where it begins."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Block):
+    """One line of the shell, continued lines included."""
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Words of the whole line, without its comment."""
+        reader = shlex.shlex(self.text.replace("\\\n", " "), posix=True, punctuation_chars=True)
+        reader.whitespace_split = True
+        text = " ".join(map(shlex.quote, reader))
+        for name, value in VARIABLES.items():
+            text = text.replace(name, value)
+        return shlex.split(text)
+
+    @property
+    def bare(self) -> str:
+        """The text without the comment at its end, so that options can be put behind it."""
+        ends = (match.start() for match in re.finditer(r"\s#", self.text))
+        return next((self.text[:end] for end in ends if _is_whole(self.text[:end])), self.text).rstrip()
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return bool(shlex.split(text))
+    except ValueError:  # a quotation is open
+        return False
+
+
+def pages() -> list[Path]:
+    """Every page that a reader is sent to."""
+    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in found if "_build" not in page.parts]
+
+
+@cache
+def blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page in their order; those inside a directive of MyST too."""
+    return list(_blocks(page, page.read_text(), 0))
+
+
+def _blocks(page: Path, text: str, offset: int) -> Iterator[Block]:
+    for token in MarkdownIt().parse(text):
+        if token.type == "code_block":  # indented: a command there would escape
+            yield Block(page, offset + token.map[0] + 1, "indented", token.content)
+        if token.type != "fence":
+            continue
+        line, info = offset + token.map[0] + 1, token.info.strip()
+        if info.startswith("{") and not info.startswith("{code-block}"):
+            yield from _blocks(page, token.content, line)
+        else:
+            language = info.removeprefix("{code-block}").split()
+            yield Block(page, line, language[0] if language else "none", token.content)
+
+
+def blocks_of(language: str, page: Path | None = None) -> list[Block]:
+    """Blocks of one language, of one page or of all."""
+    return [block for each in ([page] if page else pages()) for block in blocks(each) if block.language == language]
+
+
+def commands(page: Path) -> list[Command]:
+    """Every command of a page, in its order."""
+    return [command for block in blocks_of("bash", page) for command in commands_of(block)]
+
+
+def launch_lines(path: Path) -> list[Command]:
+    """Commands in the docstring of a script, or in the comments on top of a config."""
+    if path.suffix == ".py":
+        found = list(_blocks(path, ast.get_docstring(ast.parse(path.read_text())) or "", 0))
+    else:
+        lines = re.findall(r"^#(?:   (\S.*|    .*)|.*)$", path.read_text(), flags=re.MULTILINE)  # prose: empty
+        found = [Block(path, 0, "bash", "\n".join(lines))]
+    return [command for block in found if block.language == "bash" for command in commands_of(block)]
+
+
+def commands_of(block: Block) -> Iterator[Command]:
+    """Commands of a block; comments between them are none."""
+    text, start = "", block.line + 1
+    for number, line in enumerate(block.text.splitlines(), start=block.line + 1):
+        text, start = (f"{text}\n{line}", start) if text else (line, number)
+        if line.endswith("\\"):
+            continue
+        if text.strip() and not text.lstrip().startswith("#"):
+            yield Command(block.page, start, "bash", text.strip())
+        text = ""
+
+
+# Which parser reads a command
+
+
+def parse(command: Command) -> list[tuple[str, Any]]:
+    """Have every program of a command parse its part.
+
+    Returns:
+        For each of them its name, such as `recipes/train.py` or `nuggets score`, and what its parser gave.
+
+    Raises:
+        AssertionError: if a program is not known, or refuses its command line.
+    """
+    parts: list[list[str]] = [[]]
+    for word in command.words:
+        if word in BETWEEN:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    try:
+        return [_parse(words) for words in parts if words]
+    except (Exception, SystemExit) as error:
+        raise AssertionError(f"{command.where}: `{command.text}`: {error!r}") from error
+
+
+def _parse(words: list[str]) -> tuple[str, Any]:
+    while re.match(r"[A-Z_]+=|srun$", words[0]):  # variables, and who starts it
+        words = words[1:]
+    program, rest = words[0], words[1:]
+    if program in FOREIGN:
+        return program, rest
+    assert program in PROGRAMS, f"no entry for {program!r} in tests/support/documented.py"
+    return PROGRAMS[program](rest)
+
+
+def _nuggets(rest: list[str]) -> tuple[str, Any]:
+    if rest[0].startswith("--"):
+        assert rest in (["--help"], ["--version"]), rest
+        return "nuggets", rest
+    module = import_module(f"nuggets_trainer.commands.{rest[0]}")
+    return f"nuggets {rest[0]}", module.parse([*rest[1:], *(CPU if rest[0] == "train" else [])])
+
+
+def _python(rest: list[str]) -> tuple[str, Any]:
+    if rest[:2] == ["-m", "nuggets_trainer.cli"]:
+        return _nuggets(rest[2:])
+    if rest[:2] == ["-m", "pytest"]:
+        return _pytest(rest[2:])
+    script, options = Path(rest[0]), rest[1:]
+    assert script.parent == Path("recipes"), f"no entry for {script} in tests/support/documented.py"
+    module = recipe(script.stem)
+    if script.stem in ("train", "control", "compare"):
+        return str(script), module.parse([*options, *CPU])
+    if hasattr(module, "parse") or hasattr(module, "make_parser"):
+        return str(script), module.parse(options) if hasattr(module, "parse") else module.make_parser().parse_args(
+            options
+        )
+    # A script for us alone, which parses where it runs.
+    assert {word for word in options if word.startswith("--")} <= known_options(), options
+    return str(script), options
+
+
+def _accelerate(rest: list[str]) -> tuple[str, Any]:
+    assert rest[0] == "launch", rest
+    at = next(i for i, word in enumerate(rest) if word.startswith("recipes/") or word == "-m")
+    launch = launch_command_parser().parse_args([*rest[1:at], "script.py"])
+    assert launch.config_file is None or (ROOT / launch.config_file).is_file(), f"no file {launch.config_file}"
+    return _python(rest[at:])
+
+
+def _torchrun(rest: list[str]) -> tuple[str, Any]:
+    from torch.distributed.run import get_args_parser
+
+    at = next(i for i, word in enumerate(rest) if word.startswith("recipes/") or word == "-m")
+    get_args_parser().parse_args([*rest[:at], "script.py"])
+    return _python(rest[at:])
+
+
+def _make(rest: list[str]) -> tuple[str, Any]:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert rest and set(rest) <= set(targets), f"the Makefile has {targets}"
+    return "make", rest
+
+
+def _pip(rest: list[str]) -> tuple[str, Any]:
+    table = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+    extras = re.findall(r"^(\w+) = \[", table, flags=re.MULTILINE)
+    assert rest[0] == "install", rest
+    for word in rest[1:]:
+        for named in re.findall(r"^(?:\.|nuggets_trainer)\[([\w,]+)\]", word):
+            assert set(named.split(",")) <= set(extras), f"the extras are {extras}"
+    return "pip", rest
+
+
+def _transformers(rest: list[str]) -> tuple[str, Any]:
+    assert rest[0] == "serve" and {word for word in rest if word.startswith("--")} <= SERVE_OPTIONS, rest
+    return "transformers serve", rest
+
+
+def _pytest(rest: list[str]) -> tuple[str, Any]:
+    assert all((ROOT / word.split("::")[0]).exists() for word in rest if word.startswith("tests")), rest
+    return "pytest", rest
+
+
+def _bash(rest: list[str]) -> tuple[str, Any]:
+    assert len(rest) == 1 and (ROOT / rest[0]).is_file(), rest
+    return "bash", rest
+
+
+PROGRAMS: dict[str, Callable[[list[str]], tuple[str, Any]]] = {
+    "accelerate": _accelerate,
+    "bash": _bash,
+    "make": _make,
+    "nuggets": _nuggets,
+    "pip": _pip,
+    "pytest": _pytest,
+    "python": _python,
+    "torchrun": _torchrun,
+    "transformers": _transformers,
+}
+
+
+def recipe(name: str) -> Any:
+    """Import a script of recipes/, which imports its neighbours by their plain names."""
+    folder = str(ROOT / "recipes")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return import_module(name)
+
+
+# What else a block may hold
+
+
+def check_python(block: Block) -> None:
+    """Compile; resolve every imported name; hold keyword arguments of our own names against their signatures.
+
+    Raises:
+        AssertionError: with the page and line.
+    """
+    tree = ast.parse(block.text, block.where)
+    names: dict[str, Any] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{block.where}: {node.module} has no {alias.name}"
+                names[alias.asname or alias.name] = getattr(module, alias.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            called = names.get(node.func.id)
+            if getattr(called, "__module__", "").startswith("nuggets_trainer"):
+                _check_keywords(
+                    called, {word.arg for word in node.keywords if word.arg}, f"{block.where}: {node.func.id}"
+                )
+
+
+def _check_keywords(called: Any, given: set[str], where: str) -> None:
+    parameters: dict[str, inspect.Parameter] = {}
+    for each in called.__mro__ if inspect.isclass(called) else [called]:  # **kwargs go to the class above
+        own = inspect.signature(each).parameters
+        parameters |= own
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    assert given <= set(parameters), f"{where} has no {sorted(given - set(parameters))}"
+
+
+def check_yaml(block: Block, place: Path) -> None:
+    """Have a config be read by the program it is for: recipes/train.py and `nuggets`, evaluate.py, or accelerate."""
+    content = yaml.safe_load(block.text)
+    assert isinstance(content, dict), block.where
+    file = place / "shown.yaml"
+    file.write_text(block.text)
+    if "distributed_type" in content:
+        load_config_from_file(str(file))
+    else:
+        parse_arguments(recipe_parser(), ["--config", str(file), *CPU])
+
+
+def inline_options(page: Path) -> set[str]:
+    """Options that the text of a page names, such as `--top_k 100`."""
+    tokens = [token for token in MarkdownIt().enable("table").parse(page.read_text()) if token.children]
+    spans = [child.content for token in tokens for child in token.children if child.type == "code_inline"]
+    return {word for span in spans for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
+
+
+@cache
+def known_options() -> set[str]:
+    """Every option of every program: the project's, the launcher's, and those of others that a page may name."""
+    parsers: Sequence[Any] = [recipe_parser(), launch_command_parser()]
+    modules = [import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report")]
+    parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
+    options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
+    options |= {option for path in (ROOT / "recipes").glob("*.py") for option in _literals(path)}
+    types = [recipe("compare").CompareArguments, recipe("control").ControlArguments]
+    types += [each for step in recipe("evaluate").STEPS.values() for each in step]
+    options |= {f"--{field.name}" for each in types for field in dataclasses.fields(each)}
+    return options | SERVE_OPTIONS | FOREIGN_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}
+
+
+def _literals(script: Path) -> set[str]:
+    """Options that a script adds to its parser."""
+    nodes = ast.walk(ast.parse(script.read_text()))
+    found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {value for value in found if re.fullmatch("--[a-z][a-z_]*", value)}

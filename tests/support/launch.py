@@ -1,0 +1,46 @@
+"""Start real jobs from tests: the launcher, the recipe and the process are those of a user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+SHARED = ROOT.parent / "shared"  # real data and models; tests that use them skip without
+BIN = Path(sys.executable).parent
+ONE_PROCESS = [
+    str(BIN / "accelerate"),
+    "launch",
+    *("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+]
+# `accelerate launch --cpu --num_processes 2` wants MPI; torchrun is what it calls for GPUs.
+TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Environment of a launched job: offline, one thread for each process."""
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    return {**os.environ, **offline, "PYTHONPATH": str(ROOT), **variables}
+
+
+def start(command: list[str], cwd: Path = ROOT, **variables: str) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(command: list[str], timeout: float = 500, cwd: Path = ROOT, told: str = "", **variables: str) -> str:
+    """Run a command to its end; return what it printed, or fail with it, behind what is `told` of it."""
+    process = start(command, cwd, **variables)
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, f"{told}\n{output[-6000:]}"
+    return output

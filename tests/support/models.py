@@ -1,0 +1,29 @@
+"""Models of random weights that run in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+
+def tiny_model(family: str, vocab_size: int):
+    """Random weights, large enough that log-probs differ between contexts by far more than rounding."""
+    torch.manual_seed(0)
+    common = {
+        "vocab_size": vocab_size,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    model = {
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**common)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**common, tie_word_embeddings=True)),
+    }[family]()
+    return model.eval()

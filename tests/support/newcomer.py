@@ -1,0 +1,202 @@
+"""A newcomer's directory: the repository as it is cloned, and in it what a page takes for granted.
+
+Commands and Python blocks run there as they are written. Replaced is what a hub would serve: under the very names
+that the pages use lie local directories with the embedded demo's model and rows, which transformers and datasets take
+first; and of the demo's rows a part alone is there. Added are options that make a job small and leave it on the CPU,
+`APPENDED`; numbers that are too large for that are `SMALLER`. What cannot run here is in `NOT_RUN`, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trl
+
+from nuggets_trainer import load_rows
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
+from tests.support import documented
+from tests.support.documented import Block, Command
+from tests.support.launch import BIN, ROOT, run
+
+QWEN = ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B-Base", "Qwen/Qwen3-8B-Base")
+MODELS = (*QWEN, "huggyllama/llama-7b")
+ROWS = ("yahma/alpaca-cleaned", "tatsu-lab/alpaca", "vicgalle/alpaca-gpt4")
+EVERY = 15  # of the demo's 1,836 rows
+
+CPU = "--use_cpu true --bf16 false --dtype float32"
+TRAINING = f"{CPU} --max_steps 2 --per_device_train_batch_size 4"
+APPENDED = {
+    "nuggets plan": "--measure_seconds 0.1",
+    "nuggets train": TRAINING,
+    "recipes/compare.py": f"{TRAINING} --num_seeds 1 --num_resamples 50 --arms golden random",
+    "recipes/control.py": TRAINING,
+    "recipes/train.py": TRAINING,
+}
+SMALLER = {
+    r"--num_processes \d+": "--num_processes 2",
+    r"--num_rows \d+": "--num_rows 12",
+    r"top_k([ =])500": r"top_k\g<1>50",  # of some hundred rows
+}
+# What the stand-ins cannot be asked for: their rows reach no golden score of the paper's thresholds, and are too few.
+OF_STAND_INS = {r"recipes/train\.py --config configs/(paper/)?alpaca_": "--threshold 0.2 --num_anchors 20"}
+RUN = {"nuggets", "nuggets completion", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
+RUN |= {"recipes/follows.py", "source", *APPENDED}
+# By a pattern that a command, or a statement of a Python block, has. The first that fits holds.
+NOT_RUN = {
+    r"^make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
+    r"^make setup": "makes an environment with torch: in the test of a fresh clone",
+    r"^make docs": "builds the site, as test_docs.py does",
+    r"^make test": "would run itself; .ci/run calls it, which is tested",
+    r"^make lint": ".ci/run calls it, which is tested",
+    r"^bash .ci/run": "would run itself",
+    r"^pip install": "takes packages from an index",
+    r"^curl": "takes a file of another project's repository",
+    r"^vllm serve": "needs vLLM and a GPU",
+    r"^transformers serve": "a server that does not end: started by test_evaluate.py",
+    r"/(fsdp2|zero2|zero3)\.yaml": "needs GPUs, or DeepSpeed; FSDP2 is run on CPUs by test_sharded.py",
+    r"/ddp_multi_node\.yaml": "needs several machines",
+    r"/shared/": "needs a cluster's file system",
+    r"s3://": "needs an S3 server; stores behind URLs are run by test_files.py and test_store.py",
+    r"load_in_4bit": "needs bitsandbytes: run by test_scorer_model.py and test_modes.py",
+    r"recipes/evaluate\.py generate": "the official questions are on the hub: run by test_evaluate.py",
+    r"recipes/evaluate\.py": "needs a judge and official files: run by test_evaluate.py",
+    r"push_to_hub\(": "uploads: run by test_publish.py, against a stand-in for the hub",
+    r"resume_from_checkpoint=True": "needs a job that was killed: run by test_callback.py",
+}
+
+
+def clone(place: Path) -> Path:
+    """Copy the files that git tracks, as they are in the working tree; without git, all but products."""
+    root = place / "nuggets_trainer"
+    if not (ROOT / ".git").exists():
+        products = (".venv", "build", "dist", "outputs", "*.egg-info", "__pycache__", ".*cache")
+        return Path(shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*products), symlinks=True))
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():  # not removed since
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
+    return root
+
+
+def furnish(root: Path) -> None:
+    """Cut the demo, and lay model and rows under the names that the pages use."""
+    demo = root / "nuggets_trainer" / "demo"
+    for name, every in (("pool", EVERY), ("anchors", 3), ("heldout", EVERY)):
+        lines = (demo / f"{name}.jsonl").read_text().splitlines(keepends=True)
+        (demo / f"{name}.jsonl").write_text("".join(lines[::every]))
+        shutil.copy2(demo / f"{name}.jsonl", root)
+    for name in MODELS:
+        shutil.copytree(demo / "model", root / name)
+    rows = [json.loads(line) for line in (demo / "pool.jsonl").read_text().splitlines()]
+    named = [{**row, "question": row["instruction"], "answer": row["output"]} for row in rows]
+    (root / "pool.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in named))
+    for name in ("math", "chat"):
+        shutil.copy2(demo / "anchors.jsonl", root / f"{name}.jsonl")
+    for name in ROWS:
+        (root / name).mkdir(parents=True)
+        shutil.copy2(demo / "pool.jsonl", root / name / "train.jsonl")
+
+
+def why_not(text: str) -> str | None:
+    """Return the reason why a command or a statement is not run here, or None."""
+    return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, text)), None)
+
+
+def smaller(text: str) -> str:
+    """Make the numbers of a command or a block small."""
+    for pattern, replacement in SMALLER.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def execute(command: Command, root: Path) -> str:
+    """Run a command as it is written, and see that it left what it promises; return what it printed.
+
+    Raises:
+        AssertionError: if nothing here knows how to run it, if it fails, or if a file is missing.
+    """
+    parsed = documented.parse(command)
+    programs = [program for program, _ in parsed]
+    told = f"{command.where}: `{command.text}`"
+    assert set(programs) <= RUN, f"{told} has no entry in tests/support/newcomer.py"
+    appended = [APPENDED.get(programs[-1], "")]
+    appended += [options for pattern, options in OF_STAND_INS.items() if re.search(pattern, command.bare)]
+    text = " ".join([smaller(command.bare), *appended])
+    paths = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
+    output = run(["bash", "-euo", "pipefail", "-c", text], cwd=root, told=told, **paths)
+    for program, options in parsed:
+        for pattern in leaves(program, options):
+            assert list(root.glob(pattern)), f"{told} left no {pattern}\n{output[-2000:]}"
+    return output
+
+
+def leaves(program: str, options: Any) -> list[str]:
+    """Name the files that a program promises, as patterns."""
+    groups = options if isinstance(options, tuple) else (options,)
+    given = {name: value for group in groups if hasattr(group, "__dict__") for name, value in vars(group).items()}
+    if program in ("nuggets train", "recipes/train.py"):
+        return [f"{given['output_dir']}/{name}" for name in ("*model.safetensors", "nuggets_selection.json")]
+    if program == "recipes/control.py":
+        return [f"{given['output_dir']}/*model.safetensors"]
+    if program == "recipes/compare.py":
+        return [f"{given['output_dir']}/compare.{kind}" for kind in ("json", "md", "svg")]
+    if program == "nuggets score" and given["shard"] is not None:
+        return [f"{given['score_dir']}/*/parts/*.parquet"]
+    if program == "nuggets score":
+        return [f"{given['score_dir']}/{name}" for name in ("scores.parquet", "report.html")]
+    if program == "nuggets select":
+        return [given["output_file"]] if given["output_file"] else []
+    if program == "nuggets report":
+        return [f"{options[1] or options[0]}/report.html"]
+    return []
+
+
+# Python blocks
+
+
+def plain_trainer() -> Any:
+    """Return a trainer of another class, for the callback."""
+    rows = alpaca_to_trl(load_rows("pool.jsonl"), "plain")
+    return trl.SFTTrainer(MODELS[0], SmallSFTConfig("out"), train_dataset=rows)
+
+
+# What a block takes for granted, by name. A name that an earlier block of the page has made is that one.
+GIVEN: dict[str, Callable[[], Any]] = {
+    "trainer": plain_trainer,
+    "your_trainer": plain_trainer,
+    "pool": lambda: load_rows("pool.jsonl"),
+}
+
+
+class SmallSFTConfig(trl.SFTConfig):  # type: ignore[misc]
+    """TRL's, with other defaults: small, and on the CPU. What a block sets holds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        small = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False}
+        super().__init__(*args, **{**small, **kwargs})
+
+
+def execute_python(block: Block, names: dict[str, Any]) -> None:
+    """Run a block in the working directory; `names` are those that are there already, and gets its own."""
+    tree = ast.parse(smaller(block.text), block.where)
+    tree.body = [statement for statement in tree.body if why_not(ast.unparse(statement)) is None]
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    made = {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+    made |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    made |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    made |= {alias.asname or alias.name.split(".")[0] for node in imports for alias in node.names}
+    for name in sorted({node.id for node in nodes} - made - set(names) - set(vars(builtins))):
+        assert name in GIVEN, f"{block.where}: `{name}` has no entry in tests/support/newcomer.py"
+        names[name] = GIVEN[name]()
+    exec(compile(tree, block.where, "exec"), names)

@@ -1,0 +1,209 @@
+"""`NuggetsDataCallback` on its own: a plain `SFTTrainer` or `Trainer` trains on the golden set, or is told why not."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+from trl import SFTTrainer
+
+from nuggets_trainer import NuggetsConfig, NuggetsDataCallback, SelectedSFTTrainer
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint
+from tests.support.training import ANCHORS, CHAT_POOL, SELECT, arguments, assert_same_training, lora, losses
+
+
+def callback(**options) -> NuggetsDataCallback:
+    return NuggetsDataCallback(NuggetsConfig(**{"top_k": 9, **options}), anchor_dataset=ANCHORS)
+
+
+def sft_trainer(model_dir, output_dir, **options) -> SFTTrainer:
+    return SFTTrainer(model_dir, arguments(output_dir, **options), train_dataset=CHAT_POOL, peft_config=lora())
+
+
+@pytest.mark.parametrize("reselect", ["no", "epoch"])
+def test_an_attached_sft_trainer_trains_as_the_selected_one(reselect, model_dir, tmp_path):
+    attached, nuggets = sft_trainer(model_dir, tmp_path / "attached"), callback(reselect=reselect)
+    nuggets.attach(attached)
+    attached.train()
+    config = NuggetsConfig(top_k=9, reselect=reselect)
+    selected = SelectedSFTTrainer(
+        model_dir,
+        arguments(tmp_path / "selected"),
+        train_dataset=CHAT_POOL,
+        peft_config=lora(),
+        anchor_dataset=ANCHORS,
+        nuggets_config=config,
+    )
+    selected.train()
+    assert_same_training(attached, selected)
+    np.testing.assert_array_equal(nuggets.golden_set.indices, selected.golden_set.indices)
+    assert any("nuggets/golden_set_size" in entry for entry in attached.state.log_history)
+    assert (tmp_path / "attached" / "nuggets_selection.json").is_file()
+
+
+def test_an_attached_trainer_resumes_on_the_golden_set_of_its_checkpoint(model_dir, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 4}
+    whole, nuggets = sft_trainer(model_dir, tmp_path, **options), callback()
+    nuggets.attach(whole)
+    whole.train()
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    resumed, nuggets = sft_trainer(model_dir, tmp_path / "other", **options), callback()
+    nuggets.attach(resumed)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert losses(resumed) == losses(whole) and nuggets.scores is None
+    args = tmp_path / "empty"
+    nothing = sft_trainer(model_dir, args)
+    callback().attach(nothing)
+    with pytest.raises(ValueError, match="no complete checkpoint.*Start without it"):
+        nothing.train(resume_from_checkpoint=True)
+
+
+def plain_trainer(model_dir, output_dir, **options) -> Trainer:
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer.pad_token = tokenizer.eos_token
+    trained = SFTTrainer(model_dir, arguments(output_dir), train_dataset=CHAT_POOL).train_dataset
+    args = TrainingArguments(
+        str(output_dir), num_train_epochs=2, per_device_train_batch_size=2, report_to="none", use_cpu=True
+    )
+    defaults = {"processing_class": tokenizer, "data_collator": DataCollatorForSeq2Seq(tokenizer)}
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
+    rows = trained.select_columns(["input_ids", "labels"])
+    return Trainer(model, args, train_dataset=rows, **{**defaults, **options})
+
+
+def test_a_plain_trainer_on_tokenized_rows(model_dir, tmp_path):
+    trainer = plain_trainer(model_dir, tmp_path)
+    nuggets = NuggetsDataCallback(NuggetsConfig(top_k=7, num_anchors=4))
+    nuggets.attach(trainer)
+    trainer.train()
+    assert trainer.state.max_steps == 8 and len(trainer.train_dataset) == 7
+    assert len(nuggets.scores) == 24 and nuggets.scores.num_eliminated + len(nuggets.golden_set) <= 24
+
+
+def test_given_in_callbacks_and_attached_it_runs_once(model_dir, tmp_path):
+    nuggets = callback()
+    trainer = SFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, callbacks=[nuggets])
+    nuggets.attach(trainer)
+    trainer.train()
+    assert sum("nuggets/golden_set_size" in entry for entry in trainer.state.log_history) == 1
+
+
+def test_given_in_callbacks_alone_it_raises_with_the_remedy(model_dir, tmp_path):
+    for trainer in (
+        SFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, callbacks=[callback()]),
+        plain_trainer(model_dir, tmp_path, callbacks=[callback()]),
+    ):
+        with pytest.raises(RuntimeError, match=r"attached to no trainer.*callback.attach\(trainer\)"):
+            trainer.train()
+
+
+def test_attached_to_one_trainer_and_given_to_another_it_raises(model_dir, tmp_path):
+    nuggets = callback()
+    nuggets.attach(sft_trainer(model_dir, tmp_path))
+    other = SFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, callbacks=[nuggets])
+    with pytest.raises(RuntimeError, match="attached to another trainer"):
+        other.train()
+
+
+def test_one_callback_for_one_trainer(model_dir, tmp_path):
+    trainer, nuggets = sft_trainer(model_dir, tmp_path), callback()
+    nuggets.attach(trainer)
+    with pytest.raises(ValueError, match="is attached already"):
+        nuggets.attach(trainer)
+    with pytest.raises(ValueError, match="Another NuggetsDataCallback selects for this trainer"):
+        callback().attach(trainer)
+
+
+def test_what_it_cannot_select_from_is_refused(model_dir, tmp_path):
+    packed = sft_trainer(model_dir, tmp_path, packing=True, packing_strategy="wrapped", max_length=64)
+    with pytest.raises(ValueError, match="is packed already.*use `SelectedSFTTrainer`"):
+        callback().attach(packed)
+    with pytest.raises(ValueError, match="selects by itself"):
+        callback().attach(SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT))
+    with pytest.raises(ValueError, match="processing_class=tokenizer"):
+        callback().attach(plain_trainer(model_dir, tmp_path, processing_class=None))
+    stream = SFTTrainer(model_dir, arguments(tmp_path, max_steps=2), train_dataset=CHAT_POOL.to_iterable_dataset())
+    with pytest.raises(TypeError, match="IterableDataset"):
+        callback().attach(stream)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_train_epochs": 1.5, "gradient_accumulation_steps": 3},
+        {"per_device_train_batch_size": 5, "dataloader_drop_last": True},
+        {"packing": True, "packing_strategy": "wrapped", "max_length": 64},
+        {"max_length": 24},
+    ],
+    ids=["plain", "accumulation", "drop-last", "packing", "truncation"],
+)
+@pytest.mark.parametrize("reselect", ["no", "epoch"])
+def test_match_full_steps_takes_the_steps_of_a_run_over_the_whole_pool(reselect, options, model_dir, tmp_path):
+    if reselect != "no" and "packing" in options:
+        pytest.skip("re-selection refuses packing")
+    full = SFTTrainer(model_dir, arguments(tmp_path, **options), train_dataset=CHAT_POOL)
+    full.train()
+    config = NuggetsConfig(top_k=5, match_full_steps=True, reselect=reselect)
+    golden = SelectedSFTTrainer(
+        model_dir,
+        arguments(tmp_path, **options),
+        train_dataset=CHAT_POOL,
+        anchor_dataset=ANCHORS,
+        nuggets_config=config,
+    )
+    golden.train()
+    assert golden.state.global_step == golden.state.max_steps == full.state.global_step
+    assert [entry["learning_rate"] for entry in golden.state.log_history if "learning_rate" in entry] == [
+        entry["learning_rate"] for entry in full.state.log_history if "learning_rate" in entry
+    ]
+
+
+def test_match_full_steps_and_max_steps_are_not_both_followed(model_dir, tmp_path):
+    config = NuggetsConfig(top_k=5, match_full_steps=True)
+    with pytest.raises(ValueError, match="`match_full_steps` and `max_steps=7` both say"):
+        SelectedSFTTrainer(model_dir, arguments(tmp_path, max_steps=7), train_dataset=CHAT_POOL, nuggets_config=config)
+
+
+def test_the_papers_own_case_of_few_steps(model_dir, tmp_path, caplog):
+    """619 rows at batch 256 for 3 epochs are 9 steps; here 5 rows at batch 10, and the full run's steps instead."""
+    options = {"per_device_train_batch_size": 10, "num_train_epochs": 3}
+    for match, steps in ((False, 3), (True, 9)):
+        caplog.clear()
+        config = NuggetsConfig(top_k=5, match_full_steps=match)
+        trainer = SelectedSFTTrainer(
+            model_dir,
+            arguments(tmp_path, **options),
+            train_dataset=CHAT_POOL,
+            anchor_dataset=ANCHORS,
+            nuggets_config=config,
+        )
+        with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+            trainer.train()
+        assert trainer.state.global_step == steps
+        assert f"5 rows gives {steps} optimizer steps" in caplog.text
+
+
+def test_match_full_steps_leaves_the_users_arguments_alone(model_dir, tmp_path):
+    args = arguments(tmp_path)
+    for _ in range(2):
+        config = NuggetsConfig(top_k=5, match_full_steps=True)
+        options = {"train_dataset": CHAT_POOL, "anchor_dataset": ANCHORS, "nuggets_config": config}
+        trainer = SelectedSFTTrainer(model_dir, args, **options)
+        trainer.select()
+        assert trainer.args.max_steps == 24 and args.max_steps == -1
+
+
+def test_a_golden_set_below_one_batch_that_is_dropped_is_refused(model_dir, tmp_path):
+    args = arguments(tmp_path, per_device_train_batch_size=8, dataloader_drop_last=True)
+    options = {"train_dataset": CHAT_POOL, "anchor_dataset": ANCHORS, "nuggets_config": NuggetsConfig(top_k=5)}
+    with pytest.raises(ValueError, match="5 rows fills no batch, and `dataloader_drop_last`"):
+        SelectedSFTTrainer(model_dir, args, **options).train()
+
+
+def test_a_checkpoint_that_is_not_there_is_named(model_dir, tmp_path):
+    trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-99"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))

@@ -1,0 +1,327 @@
+"""The jobs that a user launches: one process, two processes, killed and started again, score alone, then train."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from nuggets_trainer import load_rows
+from nuggets_trainer.demo import demo_path
+from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, run, start
+
+JOB = {
+    "model_name_or_path": "nuggets-demo/model",
+    "use_peft": "true",
+    "lora_target_modules": "all-linear",
+    "bf16": "false",
+    "report_to": "none",
+    "use_cpu": "true",
+    "per_device_train_batch_size": "4",
+    "max_steps": "6",
+    "save_steps": "2",
+    "logging_steps": "1",
+    "top_k": "20",
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> dict[str, str]:
+    """Write a small part of the demo's pool and anchors to files."""
+    folder = tmp_path_factory.mktemp("rows")
+    pool = load_rows("nuggets-demo/pool").select(range(120))
+    anchors = load_rows("nuggets-demo/anchors").select(range(8))
+    pool.to_json(folder / "pool.jsonl")
+    anchors.to_parquet(folder / "anchors.parquet")
+    return {"dataset_name": str(folder / "pool.jsonl"), "anchors": str(folder / "anchors.parquet")}
+
+
+def train_command(launcher: list[str], output_dir: Path, **options: str) -> list[str]:
+    pairs = {**JOB, "output_dir": str(output_dir), **options}
+    return [*launcher, "recipes/train.py", *(word for name, value in pairs.items() for word in (f"--{name}", value))]
+
+
+def selection(output_dir: Path) -> dict:
+    return json.loads((output_dir / "nuggets_selection.json").read_text())
+
+
+def scores_bytes(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("scores.parquet", "anchors.parquet", "pairs.parquet")]
+
+
+@pytest.mark.parametrize("schedule", [pytest.param("exact", marks=pytest.mark.slow), "race"])
+def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
+    options = {**rows, "schedule": schedule, "tokens_per_batch": "100"}  # small waves: the ranks meet often
+    run(train_command(ONE_PROCESS, tmp_path / "one", **options))
+    run(train_command([*TORCHRUN, "2"], tmp_path / "two", **options), ACCELERATE_USE_CPU="true")
+    one, two = selection(tmp_path / "one"), selection(tmp_path / "two")
+    assert one == two and len(one["indices"]) == 20
+    assert scores_bytes(tmp_path / "one" / "nuggets") == scores_bytes(tmp_path / "two" / "nuggets")
+    parts = [len(list(tmp_path.glob(f"{name}/nuggets/*/parts/*.parquet"))) for name in ("one", "two")]
+    assert parts == [2, 3]  # zero-shot, and one part of each rank: both had work
+    assert (tmp_path / "two" / "adapter_model.safetensors").is_file()
+    eliminated = pq.read_table(tmp_path / "two" / "nuggets" / "scores.parquet")["upper_bound"].null_count < 120
+    assert eliminated == (schedule == "race")
+
+
+@pytest.mark.slow
+def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):
+    chosen = []
+    for name, launcher in (("one", ONE_PROCESS), ("two", [*TORCHRUN, "2"])):
+        options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
+        score = ["nuggets_trainer.cli", "score", *options, "--num_anchors", "5", "--score_dir", str(tmp_path / name)]
+        run([*launcher, "-m", *score])
+        chosen.append(scores_bytes(tmp_path / name))
+    assert chosen[0] == chosen[1]
+    parts = [len(list((tmp_path / name).glob("*/parts/*.parquet"))) for name in ("one", "two")]
+    assert parts == [2, 3]  # zero-shot, and one part of each rank
+    assert None not in pq.read_table(tmp_path / "one" / "anchors.parquet")["pool_index"].to_pylist()
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_plan(rows, tmp_path):
+    command = [*TORCHRUN, "2", "-m", "nuggets_trainer.cli"]
+    options = [word for name, value in rows.items() for word in (f"--{name}", value)]
+    options += ["--model_name_or_path", "nuggets-demo/model", "--score_dir", str(tmp_path), "--schedule", "exact"]
+    options += ["--tokens_per_batch", "64", "--json"]
+    plans = []
+    for argv in (["plan", *options, "--measure_seconds", "0.001"], ["score", *options], ["plan", *options]):
+        printed = run([*command, *argv], ACCELERATE_USE_CPU="true").splitlines()
+        (result,) = [json.loads(line) for line in printed if line.startswith("{")]  # from the main process alone
+        assert sum("Loading weights: 100%" in line for line in printed) <= 1
+        plans.append(result)
+    before, scored, after = plans
+    assert before["num_processes"] == 2 and not before["finished"]
+    assert scored["num_pairs_scored"] == 120 * 8 - before["num_pairs_scored"] > 0
+    assert after["finished"] and after["num_pairs_scored"] == 0
+
+
+def wait_for(condition, process, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0][-4000:]
+        assert time.monotonic() < deadline, "the job never came so far"
+        time.sleep(0.02)
+
+
+def kill(process) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_killed_job_continues_with_the_same_command(rows, tmp_path):
+    """SIGKILL while scoring, then SIGKILL while training; the third start ends as if nothing had happened."""
+    run(train_command(ONE_PROCESS, tmp_path / "whole", **rows))
+    command = train_command(ONE_PROCESS, tmp_path / "killed", **rows, flush_seconds="0")
+
+    process = start(command)
+    wait_for(lambda: len(list(tmp_path.glob("killed/nuggets/*/parts/*.parquet"))) >= 3, process)
+    kill(process)
+    parts = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/nuggets/*/parts/*.parquet")}
+    assert not (tmp_path / "killed" / "nuggets" / "scores.parquet").exists()
+
+    process = start(command)
+    wait_for(lambda: (tmp_path / "killed" / "checkpoint-2" / "nuggets_selection.json").exists(), process)
+    kill(process)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in parts.items())  # what was scored was kept
+    assert scores_bytes(tmp_path / "killed" / "nuggets") == scores_bytes(tmp_path / "whole" / "nuggets")
+
+    run(command)
+    assert selection(tmp_path / "killed") == selection(tmp_path / "whole")
+    states = [
+        json.loads((tmp_path / name / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+        for name in ("killed", "whole")
+    ]
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in states]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert adapters[0] == adapters[1]
+
+
+@pytest.mark.slow
+def test_nuggets_score_writes_the_result_files_and_training_reuses_them(rows, tmp_path):
+    options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
+    choice = ("--anchors", rows["anchors"], "--template", "nuggets", "--dtype", "float32", "--top_fraction", "0.25")
+    output = run([str(BIN / "nuggets"), "score", *options, *choice, "--score_dir", str(tmp_path / "s")])
+    assert "scored 120 candidates x 8 anchors" in output and "golden set: 30 of 120" in output
+    table = pq.read_table(tmp_path / "s" / "scores.parquet")
+    assert table["index"].to_pylist() == list(range(120)) and sum(table["selected"].to_pylist()) == 30
+    again = run(
+        train_command(ONE_PROCESS, tmp_path / "out", **rows, template="nuggets", score_dir=str(tmp_path / "s"))
+    )
+    assert "(0 pairs computed" in again
+
+
+@pytest.mark.slow
+def test_a_misspelled_key_of_a_config_file_is_named_before_anything_is_loaded(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text((ROOT / "configs" / "demo.yaml").read_text() + "\ntop_frction: 0.2\n")
+    process = start([*ONE_PROCESS, "recipes/train.py", "--config", str(config)])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "has the key `top_frction`, which no argument has. Did you mean `top_fraction`?" in output
+    assert "Loading weights" not in output
+
+
+def test_every_config_is_parsed_by_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import compare
+    import train
+
+    configs = sorted((ROOT / "configs").glob("*.yaml"))
+    for path in configs:
+        recipe = compare if "recipes/compare.py" in path.read_text() else train
+        parsed = recipe.parse(["--config", str(path), "--use_cpu", "--bf16", "false"])
+        script, args, model, nuggets = parsed[:4]
+        assert script.dataset_name and model.model_name_or_path and args.output_dir.startswith("outputs/")
+        text = path.read_text()
+        assert text.startswith("#") and f"--config configs/{path.name}" in text  # purpose and launch line on top
+        assert nuggets.selection_rule
+    assert len(configs) >= 5
+
+
+def test_without_arguments_the_recipe_is_the_demo(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    script, _, model, nuggets = train.parse(["--top_k", "7", "--use_cpu"])
+    assert model.model_name_or_path == "nuggets-demo/model" and script.dataset_name == "nuggets-demo/pool"
+    assert nuggets.selection_rule == ("top_k", 7)
+    with pytest.raises(ValueError, match="needs --dataset_name"):
+        train.parse(["--model_name_or_path", "nuggets-demo/model", "--use_cpu", "--bf16", "false"])
+    with pytest.raises(ValueError, match="--demo brings its own .* drop --dataset_name, --model_name_or_path"):
+        train.parse(["--demo", "--model-name-or-path", "m", "--dataset_name=d"])
+
+
+@pytest.mark.parametrize("spelling", ["--top_k", "--top-k"])
+def test_an_option_takes_the_place_of_its_partners_in_the_config_file(spelling, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import train
+
+    config = ["--config", str(ROOT / "configs" / "alpaca_kmeans100.yaml"), "--use_cpu", "--bf16", "false"]
+    *_, nuggets = train.parse([*config, spelling, "100", "--anchors=anchors.jsonl"])
+    assert nuggets.selection_rule == ("top_k", 100)
+    assert nuggets.anchors == "anchors.jsonl" and nuggets.num_anchors is None and nuggets.template == "nuggets"
+
+
+REMOTE_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class RemoteConfig(LlamaConfig):
+    model_type = "remote"
+
+class RemoteForCausalLM(LlamaForCausalLM):
+    config_class = RemoteConfig
+"""
+
+
+def test_a_hub_model_that_brings_its_code_is_trained_where_that_is_trusted(rows, tmp_path):
+    """From the hub's cache, where such a model lies once it is fetched."""
+    place = tmp_path / "hub" / "models--user--remote"
+    snapshot = place / "snapshots" / ("0" * 40)
+    shutil.copytree(demo_path("model"), snapshot)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    (snapshot / "remote.py").write_text(REMOTE_CODE)
+    config = json.loads((snapshot / "config.json").read_text())
+    named = {"AutoConfig": "remote.RemoteConfig", "AutoModelForCausalLM": "remote.RemoteForCausalLM"}
+    (snapshot / "config.json").write_text(json.dumps({**config, "model_type": "remote", "auto_map": named}))
+    home = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    options = {**rows, "model_name_or_path": "user/remote", "top_k": "4", "max_steps": "1", "use_cpu": "true"}
+    command = [sys.executable, "recipes/train.py", "--bf16", "false", "--output_dir", str(tmp_path / "out")]
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
+    process = start(command, **home)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode != 0 and "trust_remote_code=True" in output, output
+    output = run([*command, "--trust_remote_code", "true"], **home)
+    assert "golden set: 4 of 120 candidates" in output
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_rows_of_every_file_type_are_the_same_rows(rows, tmp_path):
+    dataset = load_rows(rows["dataset_name"])
+    dataset.to_csv(tmp_path / "pool.csv")
+    dataset.to_parquet(tmp_path / "pool.parquet")
+    (tmp_path / "pool.json").write_text(json.dumps(list(dataset)))
+    dataset.save_to_disk(tmp_path / "saved")
+    for name in ("pool.parquet", "pool.json", "saved"):
+        assert list(load_rows(str(tmp_path / name))) == list(dataset)
+    assert isinstance(load_rows(str(tmp_path / "pool.csv")), Dataset)
+
+
+@pytest.mark.slow
+def test_a_training_config_serves_nuggets_score_too(tmp_path, rows):
+    """A YAML for recipes/train.py was refused by `nuggets score` for its training keys, with a misleading hint."""
+    config = tmp_path / "job.yaml"
+    config.write_text((ROOT / "configs" / "demo.yaml").read_text() + "\ntop_k: 7\n")
+    names = ("--dataset_name", rows["dataset_name"], "--anchors", rows["anchors"], "--score_dir", str(tmp_path / "s"))
+    output = run([str(BIN / "nuggets"), "score", "--config", str(config), *names])
+    assert "golden set: 7 of 120 candidates (top_k=7)" in output
+
+
+@pytest.mark.slow
+def test_a_finished_job_trains_no_further(rows, tmp_path):
+    """Resumed in the middle of an epoch, the Trainer takes a step beyond `max_steps`: each rerun moved the model."""
+    command = train_command(ONE_PROCESS, tmp_path / "out", **rows)
+    run(command)
+    adapter = tmp_path / "out" / "adapter_model.safetensors"
+    weights = adapter.read_bytes()
+    adapter.unlink()  # as if killed between the last checkpoint and the final save
+    again = run(command)
+    assert "Nothing was left to train" in again and "reuses the scores" in again
+    assert adapter.read_bytes() == weights
+    assert not (tmp_path / "out" / "checkpoint-7").exists()
+
+
+def test_an_error_on_one_rank_ends_the_job_on_all(tmp_path):
+    """The others would wait for it until the process group's timeout, of half an hour."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from accelerate import PartialState\n"
+        "from nuggets_trainer.ranks import Ranks\n"
+        "PartialState(cpu=True)\n"
+        "ranks = Ranks()\n"
+        "assert ranks.gather_from(lambda: [PartialState().process_index]) == [0, 1]\n"
+        "def fail():\n"
+        "    if not ranks.is_main:\n"
+        "        raise ValueError('a row of rank 1')\n"
+        "    return [1]\n"
+        "try:\n"
+        "    ranks.gather_from(fail)\n"
+        "except RuntimeError as error:\n"
+        "    print(f'process {PartialState().process_index} ends: {error}', flush=True)\n"
+        # gloo aborts now and then when a process leaves it to the interpreter's end
+        "PartialState().destroy_process_group()\n"
+    )
+    output = run([*TORCHRUN, "2", str(script)], timeout=120)
+    for process in (0, 1):
+        assert f"process {process} ends: rank 1: ValueError: a row of rank 1" in output
+
+
+@pytest.mark.slow
+def test_sigterm_while_training_leaves_a_checkpoint_that_the_same_command_goes_on_from(rows, tmp_path):
+    # Without dropout: transformers writes that checkpoint in the middle of a step, after its random numbers are drawn.
+    options = {"max_steps": "60", "save_strategy": "no", "enable_jit_checkpoint": "true", "lora_dropout": "0"}
+    whole = train_command([sys.executable], tmp_path / "whole", **rows, **options)
+    run(whole)
+    command = train_command([sys.executable], tmp_path / "out", **rows, **options)
+    process = start(command)
+    wait_for(lambda: (tmp_path / "out" / "nuggets_selection.json").exists(), process)
+    process.send_signal(signal.SIGTERM)  # heeded after three seconds, as transformers does
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, output[-3000:]
+    checkpoint = next((tmp_path / "out").glob("checkpoint-*"))
+    assert (checkpoint / "nuggets_selection.json").is_file() and checkpoint.name != "checkpoint-60"
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()  # not taken for a finished job
+    assert f"Resuming from {checkpoint}" in run(command)
+    adapters = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("out", "whole")]
+    assert adapters[0] == adapters[1]
