@@ -28,7 +28,7 @@ from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.prompts.templates import Template, make_template
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report import tell_warnings, told_not_raised, write_report
+from nuggets_trainer.report import tell_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.execution import Execution
 from nuggets_trainer.scoring.progress import show_phase
@@ -112,7 +112,7 @@ def score_pool(
         write_results(score_dir, scores, collected.one_shot, golden_set, about)
         for line in describe_results(scores, golden_set):
             result_logger.info("%s", line)
-        with told_not_raised(score_dir):
+        with warn_instead_of_raising(score_dir):
             write_provenance(score_dir, run.job, run.anchor_set, scores, golden_set, model, tokenizer)
             cautions = write_report(score_dir)["cautions"]
             tell_warnings(cautions, score_dir)

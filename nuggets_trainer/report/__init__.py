@@ -62,7 +62,7 @@ def tell_warnings(cautions: list[dict[str, str]], output_dir: Place) -> None:
 
 
 @contextlib.contextmanager
-def told_not_raised(score_dir: Place) -> Iterator[None]:
+def warn_instead_of_raising(score_dir: Place) -> Iterator[None]:
     """Warn of whatever goes wrong inside: scores are written by then, and training goes on."""
     try:
         yield

@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import Trainer
-
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.store.results import PoolScores
-    from nuggets_trainer.training.checkpoints import Reselection
 
 SECTION = "## How the training data was chosen"
 NUGGETS = "[Nuggets](https://arxiv.org/abs/2312.10302)"
@@ -34,7 +31,7 @@ CITATION = """```bibtex
 
 
 def selection_section(
-    golden_set: GoldenSet, config: NuggetsConfig, scores: PoolScores | None, reselection: Reselection | None = None
+    golden_set: GoldenSet, config: NuggetsConfig, scores: PoolScores | None, num_reselections: int | None = None
 ) -> str:
     """Write the section of a model card.
 
@@ -42,7 +39,7 @@ def selection_section(
         golden_set: what the model was tuned on.
         config: how it was chosen.
         scores: what it was chosen by; None after resuming from a checkpoint.
-        reselection: where it was chosen again during training.
+        num_reselections: number of times that it was chosen again during training; None if that was not asked for.
     """
     rule, value = golden_set.rule
     lines = [
@@ -61,8 +58,8 @@ def selection_section(
         f"| template, schedule | {config.template}, {config.schedule_in_force} |",
         *(f"| {name} | {getattr(config, name)} |" for name in config.every_pair_for if hasattr(config, name)),
     ]
-    if reselection is not None:
-        lines.append(f"| chosen again during training | {len(reselection.history) - 1} times |")
+    if num_reselections is not None:
+        lines.append(f"| chosen again during training | {num_reselections} times |")
     return "\n".join([SECTION, "", *lines, "", "Selected with nuggets_trainer.", ""])
 
 
@@ -99,16 +96,13 @@ def with_section(card: str, section: str) -> str:
     return f"{head.rstrip()}\n\n{section}{heading}{tail}"
 
 
-def complete_card(trainer: Trainer, section: str) -> None:
-    """Put the section into the model card that a trainer has written; on the main process alone."""
-    if not trainer.is_world_process_zero():
-        return
-    path = Path(trainer.args.output_dir) / "README.md"
+def add_section(path: Path, section: str) -> None:
+    """Put the section into the model card that is in a file."""
     path.write_text(with_section(path.read_text(encoding="utf-8"), section), encoding="utf-8")
 
 
-def followed_by(write_card: Callable[..., None], complete: Callable[[], None]) -> Callable[..., None]:
-    """Return a trainer's way to write its model card, completed each time."""
+def wrap_create_model_card(write_card: Callable[..., None], complete: Callable[[], None]) -> Callable[..., None]:
+    """Return a trainer's `create_model_card` that calls `complete` each time after it has written the card."""
 
     @functools.wraps(write_card)
     def write_and_complete(*args: Any, **kwargs: Any) -> None:

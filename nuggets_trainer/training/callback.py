@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report.cards import complete_card, followed_by, selection_section
+from nuggets_trainer.report.cards import add_section, selection_section, wrap_create_model_card
 from nuggets_trainer.training.attached_pool import attached_pool
 from nuggets_trainer.training.checkpoints import (
     SELECTION_FILE,
@@ -105,7 +105,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             return train(self.begin(resume_from_checkpoint), *args, **kwargs)
 
         trainer.train = train_on_golden_set
-        trainer.create_model_card = followed_by(trainer.create_model_card, self.complete_model_card)
+        trainer.create_model_card = wrap_create_model_card(trainer.create_model_card, self.complete_model_card)
         trainer.get_train_dataloader = lambda: self.golden_loader(get_train_dataloader)
 
     def drive(
@@ -275,9 +275,11 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
 
     def complete_model_card(self) -> None:
         """Say in the model card that the trainer has just written how its training data was chosen."""
-        if self.golden_set is not None:
-            section = selection_section(self.golden_set, self._config, self.scores, self._reselection)
-            complete_card(self._driven(), section)
+        if self.golden_set is None or not self._driven().is_world_process_zero():
+            return
+        num_reselections = None if self._reselection is None else len(self._reselection.history) - 1
+        section = selection_section(self.golden_set, self._config, self.scores, num_reselections)
+        add_section(Path(self._driven().args.output_dir) / "README.md", section)
 
     def _interval(self, loader: Any) -> int:
         """Optimizer steps between two choices."""

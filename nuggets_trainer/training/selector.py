@@ -20,7 +20,7 @@ from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
 from nuggets_trainer.pipeline.score_pool import score_pool
 from nuggets_trainer.prompts.templates import Template, make_template
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.report import told_not_raised, write_report
+from nuggets_trainer.report import warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.session import AnchorPools
 from nuggets_trainer.store.files import join
 from nuggets_trainer.store.fingerprint import config_hash
@@ -192,7 +192,7 @@ class Selector:
                 "model has diverged: resume from an earlier checkpoint with a smaller learning rate."
             ) from error
         if Ranks().is_main:
-            with told_not_raised(self.score_dir):
+            with warn_instead_of_raising(self.score_dir):
                 write_report(self.score_dir)  # again: it shows the choices over time
         return chosen
 
