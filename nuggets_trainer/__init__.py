@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
-    from nuggets_trainer.data.loading import load_rows, load_scorer
+    from nuggets_trainer.data.loading import load_rows
     from nuggets_trainer.data.pool import Pool
+    from nuggets_trainer.engine.loading import load_scorer
     from nuggets_trainer.golden.scores import GoldenScores, golden_scores
     from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
     from nuggets_trainer.pipeline.score_pool import score_pool
@@ -32,7 +33,7 @@ _MODULES = {
     "SelectedSFTTrainer": "training.trainer",
     "golden_scores": "golden.scores",
     "load_rows": "data.loading",
-    "load_scorer": "data.loading",
+    "load_scorer": "engine.loading",
     "push_to_hub": "report.dataset",
     "score_pool": "pipeline.score_pool",
     "select_golden_set": "golden.selection",

@@ -41,8 +41,8 @@ from nuggets_trainer import NuggetsConfig, Pool, load_rows, score_pool
 from nuggets_trainer.commands.arguments import RecipeArguments, given_options, parse_arguments
 from nuggets_trainer.comparison.completion_losses import CompletionLosses, completion_losses
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
-from nuggets_trainer.data.loading import load_scorer_of
 from nuggets_trainer.data.pool import take_pool
+from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import write_atomically

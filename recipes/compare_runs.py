@@ -28,7 +28,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from nuggets_trainer.data.loading import resolve_demo
+from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import base_model
 from nuggets_trainer.prompts.segment import Segment, scored_at

@@ -24,7 +24,7 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer import SelectedSFTTrainer, load_rows
 from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.data.loading import resolve_demo
+from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
 from nuggets_trainer.training import job as training
 

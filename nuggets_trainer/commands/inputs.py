@@ -59,8 +59,9 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
     import transformers
     from accelerate import PartialState
 
-    from nuggets_trainer.data.loading import load_rows, load_scorer_of
+    from nuggets_trainer.data.loading import load_rows
     from nuggets_trainer.data.pool import Pool, take_pool
+    from nuggets_trainer.engine.loading import load_scorer_of
     from nuggets_trainer.engine.model import resolve_autocast_dtype
     from nuggets_trainer.training.selector import anchor_pools
 

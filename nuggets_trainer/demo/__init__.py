@@ -37,3 +37,14 @@ def demo_path(name: str) -> Path:
     if name not in _ASSETS:
         raise ValueError(f"`name` must be one of {', '.join(_ASSETS)}, got {name!r}.")
     return Path(str(files(__name__))) / _ASSETS[name]
+
+
+def resolve_demo(name: str) -> str:
+    """Return the path of the embedded asset that `nuggets-demo/<asset>` names; any other name comes back as it is.
+
+    Example:
+        >>> resolve_demo("Qwen/Qwen3-0.6B")
+        'Qwen/Qwen3-0.6B'
+    """
+    prefix = f"{DEMO}/"
+    return str(demo_path(name.removeprefix(prefix))) if name.startswith(prefix) else name

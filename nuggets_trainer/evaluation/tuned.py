@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.data.loading import resolve_demo
 from nuggets_trainer.data.row import SEPARATOR, read_row
+from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.prompts.templates import train_columns
 from nuggets_trainer.prompts.tokenize import without_eos

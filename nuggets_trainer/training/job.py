@@ -23,7 +23,9 @@ from nuggets_trainer.commands.arguments import (
     recipe_parser,
 )
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.loading import check_there, load_rows, read_model_config, resolve_demo
+from nuggets_trainer.data.loading import check_there, load_rows
+from nuggets_trainer.demo import resolve_demo
+from nuggets_trainer.engine.loading import read_model_config
 from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import last_complete_checkpoint

@@ -13,8 +13,9 @@ from accelerate.utils.memory import clear_device_cache
 from trl.chat_template_utils import get_training_chat_template
 
 from nuggets_trainer.config.nuggets_config import DEFAULT_NUM_ANCHORS, NuggetsConfig
-from nuggets_trainer.data.loading import load_rows, load_scorer_of, load_scorer_tokenizer
+from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.engine.loading import load_scorer_of, load_scorer_tokenizer
 from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
 from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
 from nuggets_trainer.pipeline.score_pool import score_pool

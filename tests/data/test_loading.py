@@ -8,8 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from nuggets_trainer import NuggetsConfig
-from nuggets_trainer.data.loading import FILE_BUILDERS, check_there, load_rows, load_scorer, resolve_demo
-from nuggets_trainer.demo import demo_path
+from nuggets_trainer.data.loading import FILE_BUILDERS, check_there, load_rows
 
 ROWS = [
     {"instruction": "Say é", "input": "", "output": "one\ntwo"},
@@ -152,31 +151,12 @@ def test_a_dataset_that_is_nowhere_is_told_in_short(monkeypatch):
         load_rows("no/where", option="--anchors")
 
 
-def test_a_model_that_is_nowhere_is_told_in_short():
-    """Transformers told of connections, over several lines."""
-    with pytest.raises(OSError, match="There is no model 'no/where': no directory .* `hf download no/where`") as told:
-        load_scorer("no/where")
-    assert "\n" not in str(told.value)
-
-
 @pytest.mark.parametrize("name", ["rows.txt", "missing/rows"])
 def test_a_path_that_leads_nowhere_is_named(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=name):
         load_rows(str(tmp_path / name))
 
 
-def test_a_name_of_the_demo_is_a_path_inside_the_package_and_other_names_stay():
-    assert resolve_demo("nuggets-demo/model") == str(demo_path("model"))
-    for name in ("Qwen/Qwen3-0.6B", "nuggets-demo", "my/nuggets-demo/model", "pool.jsonl"):
-        assert resolve_demo(name) == name
-
-
 @pytest.mark.parametrize("name", ["pool", "anchors", "heldout"])
 def test_the_rows_of_the_demo_load_by_name(name):
     assert len(load_rows(f"nuggets-demo/{name}")) > 0
-
-
-def test_the_model_of_the_demo_loads_by_name():
-    model, tokenizer = load_scorer("nuggets-demo/model")
-    assert model.config.vocab_size >= len(tokenizer)
-    assert tokenizer("red", add_special_tokens=False)["input_ids"]

@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
-from nuggets_trainer.demo import demo_path
+from nuggets_trainer.demo import demo_path, resolve_demo
 from tests.support.launch import ROOT, run
 
 DEMO = Path(demo_path("model")).parent
@@ -22,6 +22,12 @@ def test_the_demo_is_small_and_holds_no_pickle():
     files = [path for path in DEMO.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 8_000_000
     assert {path.suffix for path in files} == {".py", ".json", ".jsonl", ".jinja", ".safetensors"}
+
+
+def test_a_name_of_the_demo_is_a_path_inside_the_package_and_other_names_stay():
+    assert resolve_demo("nuggets-demo/model") == str(demo_path("model"))
+    for name in ("Qwen/Qwen3-0.6B", "nuggets-demo", "my/nuggets-demo/model", "pool.jsonl"):
+        assert resolve_demo(name) == name
 
 
 def test_half_of_the_pool_is_corrupted_in_six_ways_and_nothing_leaks():
