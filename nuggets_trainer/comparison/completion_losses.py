@@ -145,7 +145,7 @@ def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segmen
     own = job.ranks.share(missing)
 
     def score() -> list[None]:
-        with job.company.together():
+        with job.passes.in_step():
             for start in range(0, len(own), BLOCK_ROWS):
                 block = own[start : start + BLOCK_ROWS]
                 log_probs = job.engine.score([], [pairs[key][row] for key, row in block])
@@ -157,5 +157,5 @@ def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segmen
 
 
 def _choose_path(job: Job, sample: list[Segment]) -> list[str]:
-    with job.company.together():
+    with job.passes.in_step():
         return [job.engine.choose_path([([], sample)])]

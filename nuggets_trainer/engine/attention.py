@@ -74,7 +74,7 @@ class Prefix:
         return room
 
 
-class Row:
+class PackedRow:
     """One packed row while its forward pass runs.
 
     Args:
@@ -100,7 +100,7 @@ class Row:
             self.prefixes.append(Prefix(0, rest))
 
 
-_ROW: ContextVar[Row] = ContextVar("packed row")
+_ROW: ContextVar[PackedRow] = ContextVar("packed row")
 
 
 def shared_prefix_attention(
@@ -112,7 +112,7 @@ def shared_prefix_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one layer over the row in `packed_row`, in the form that `AttentionInterface` asks for.
+    """Attention of one layer over the row in `current_row`, in the form that `AttentionInterface` asks for.
 
     Args:
         module: the attention layer; its `layer_idx` tells whose keys and values these are.
@@ -139,7 +139,7 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 
 
 @contextlib.contextmanager
-def packed_row(row: Row) -> Iterator[None]:
+def current_row(row: PackedRow) -> Iterator[None]:
     """Let the attention layers that run meanwhile see this row."""
     token = _ROW.set(row)
     try:
@@ -179,19 +179,19 @@ def causal_mask(prefix_length: int, length: int, window: int | None, like: torch
     return mask.masked_fill_(~seen, torch.finfo(like.dtype).min)[None, None]
 
 
-def sdpa_loop(row: Row, *args: Any) -> torch.Tensor:
+def sdpa_loop(row: PackedRow, *args: Any) -> torch.Tensor:
     """Piece by piece with `scaled_dot_product_attention`."""
     return _loop(_sdpa, row, *args)
 
 
-def eager_loop(row: Row, *args: Any) -> torch.Tensor:
+def eager_loop(row: PackedRow, *args: Any) -> torch.Tensor:
     """Piece by piece with the model's own eager function, whatever it does between scores and softmax."""
     return _loop(_eager, row, *args)
 
 
 def _loop(
     attend: Callable[..., torch.Tensor],
-    row: Row,
+    row: PackedRow,
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -1,4 +1,4 @@
-"""Elementwise work of a decoder layer fused by torch.compile: its norms and feed-forward blocks, nothing else."""
+"""Elementwise work of a decoder layer, fused by torch.compile: norms and feed-forward blocks, nothing else."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PIECES = ("RMSNorm", "LayerNorm", "MLP")
 MIN_TOKENS = 20_000_000
 
 
-def pays(model: PreTrainedModel, num_tokens: int) -> bool:
+def compiling_pays(model: PreTrainedModel, num_tokens: int) -> bool:
     """Whether a job of so many tokens is long enough for compilation to pay, on the model's device."""
     return model.device.type == "cuda" and num_tokens >= MIN_TOKENS
 
 
 @contextlib.contextmanager
-def fused(model: PreTrainedModel) -> Iterator[None]:
+def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
     """Run the model's norms and feed-forward blocks compiled, and as they were afterwards (training is not ours)."""
     pieces = [module for module in model.modules() if type(module).__name__.endswith(PIECES)]
     before = [module._compiled_call_impl for module in pieces]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from nuggets_trainer.engine.attention import Row, refuse_beyond_sdpa
+from nuggets_trainer.engine.attention import PackedRow, refuse_beyond_sdpa
 
 BLOCK = 128  # rows and keys of a flex attention block
 MIN_EARLIER = 512  # keys of earlier rows' prefixes are padded to this times a power of two
@@ -23,7 +23,7 @@ GRAPHS = 64  # kernels that may be compiled, by length of row and keys, and by w
 
 
 def flex_row(
-    row: Row,
+    row: PackedRow,
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -81,14 +81,16 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
     return compiled
 
 
-def earlier_prefixes(row: Row) -> list[int]:
+def earlier_prefixes(row: PackedRow) -> list[int]:
     """List the groups with pieces in this row whose prefix ran in an earlier one."""
     own = {piece.group for piece in row.pieces if piece.segment is None}
     needed = dict.fromkeys(piece.group for piece in row.pieces if row.prefixes[piece.group].length)
     return [group for group in needed if group not in own]
 
 
-def block_mask(row: Row, earlier: Sequence[int], num_keys: int, window: int | None, device: torch.device) -> BlockMask:
+def block_mask(
+    row: PackedRow, earlier: Sequence[int], num_keys: int, window: int | None, device: torch.device
+) -> BlockMask:
     """Who sees whom in a row: every piece its prefix and, causally, itself.
 
     Blocks are found from the pieces' ends on the host: evaluating the mask at every pair of tokens, as

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 IDLE, DECODER, WHOLE, FAILED = range(4)
 
 
-class Company:
+class ForwardPassesInStep:
     """Keeps the forward passes of all ranks in step; does nothing for a model that each rank has whole.
 
     Args:
@@ -49,7 +49,7 @@ class Company:
         self._unfinished = False  # whether the last pass ended in an error
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def in_step(self) -> Iterator[None]:
         """Make forward passes on any of the ranks; all ranks must enter, and leave when the last one is done.
 
         Raises:
@@ -77,7 +77,7 @@ class Company:
                 self._ranks.maximum(FAILED)
             raise
         else:
-            self._keep_company()
+            self._wait_for_others()
         finally:
             self._within_pass = False
             for hook in hooks:
@@ -88,7 +88,7 @@ class Company:
             return  # the decoder, called by the language model around it
         own = WHOLE if module is self._base else DECODER
         while (agreed := self._ranks.maximum(own)) != own:
-            self._follow(agreed)
+            self._join_pass(agreed)
         self._within_pass = own == WHOLE
         self._gather_outer_weights()
         self._unfinished = True
@@ -101,11 +101,11 @@ class Company:
         if module is self._base:
             self._within_pass = False
 
-    def _keep_company(self) -> None:
+    def _wait_for_others(self) -> None:
         while (agreed := self._ranks.maximum(IDLE)) != IDLE:
-            self._follow(agreed)
+            self._join_pass(agreed)
 
-    def _follow(self, agreed: int) -> None:
+    def _join_pass(self, agreed: int) -> None:
         """Pass one token through what another rank is about to use."""
         if agreed == FAILED:
             raise OtherRankFailedError

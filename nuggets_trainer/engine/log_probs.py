@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from nuggets_trainer.engine.compiled import fused, pays
+from nuggets_trainer.engine.compiled import compiled_layers, compiling_pays
 from nuggets_trainer.engine.memory import find_tokens_per_batch
 from nuggets_trainer.engine.packed import score_packed
 from nuggets_trainer.engine.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
@@ -55,7 +55,7 @@ class LogProbEngine:
             longer runs alone. None finds it. Halved when memory runs out.
         autocast_dtype: run the forward passes under autocast in this dtype; None leaves the weights' dtype.
         path: one of `PATHS`; None chooses by a check on the first groups to score, see `choose_path`.
-        in_step: every forward pass takes all ranks of the job (a sharded model), so that none can be tried and given
+        sharded: every forward pass takes all ranks of the job (a sharded model), so that none can be tried and given
             up: memory that runs out is an error.
     """
 
@@ -65,14 +65,14 @@ class LogProbEngine:
         tokens_per_batch: int | None = None,
         autocast_dtype: torch.dtype | None = None,
         path: str | None = None,
-        in_step: bool = False,
+        sharded: bool = False,
     ) -> None:
         self._model = model
         self._autocast_dtype = autocast_dtype
         self.tokens_per_batch = tokens_per_batch
         self.path = path
-        self._in_step = in_step
-        self.fuses = False  # whether elementwise work is compiled; `choose_path` decides
+        self._sharded = sharded
+        self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
 
     def find_tokens_per_batch(self) -> int:
         """Upper bound on the tokens of one forward pass, as given, found or halved."""
@@ -89,7 +89,7 @@ class LogProbEngine:
         autocast = torch.autocast(
             self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         )
-        fusion = fused(self._model) if self.fuses else contextlib.nullcontext()
+        fusion = compiled_layers(self._model) if self.compiles else contextlib.nullcontext()
         try:
             with torch.no_grad(), autocast, fusion:
                 yield
@@ -138,11 +138,11 @@ class LogProbEngine:
         Returns:
             The path, used from now on.
         """
-        self.path, self.fuses = "naive", False
+        self.path, self.compiles = "naive", False
         expected = self.score_groups(groups)
-        attempts = [("packed", True)] if pays(self._model, num_tokens) else []
+        attempts = [("packed", True)] if compiling_pays(self._model, num_tokens) else []
         attempts += [(path, False) for path in ("packed", "cached", "whole")]
-        for self.path, self.fuses in attempts:
+        for self.path, self.compiles in attempts:
             problem = self._problem(groups, expected)
             if problem is None:
                 return self.path
@@ -150,7 +150,7 @@ class LogProbEngine:
                 "%s cannot take the %s path%s (%s); trying the next, slower one. Scores are right on any of them.",
                 type(self._model).__name__,
                 self.path,
-                " with compiled layers" if self.fuses else "",
+                " with compiled layers" if self.compiles else "",
                 problem,
             )
         self.path = "naive"
@@ -195,7 +195,7 @@ class LogProbEngine:
             except Exception as error:  # each backend reports a lack of memory by another type; others are raised on
                 if not should_reduce_batch_size(error):
                     raise
-                if self._in_step:
+                if self._sharded:
                     raise RuntimeError(
                         f"Out of memory with tokens_per_batch={tokens_per_batch}. A sharded model cannot try again: "
                         "the other ranks are in the middle of the same forward pass. Set a smaller "

@@ -9,15 +9,15 @@ import torch
 
 from nuggets_trainer.engine.attention import (
     Kernel,
+    PackedRow,
     Prefix,
-    Row,
+    current_row,
     eager_loop,
-    packed_row,
     sdpa_loop,
     shared_prefix_model,
 )
 from nuggets_trainer.engine.flex import flex_row, row_length
-from nuggets_trainer.engine.head import segment_means, target_log_probs
+from nuggets_trainer.engine.lm_head import segment_means, target_log_probs
 from nuggets_trainer.engine.packing import pack
 from nuggets_trainer.prompts.segment import Group
 
@@ -48,7 +48,7 @@ def score_packed(
     with shared_prefix_model(model) as implementation:
         kernel = kernel or _kernel(implementation, model.device)
         for pieces in pack([(len(ids), own) for (ids, _), own in zip(groups, lengths, strict=True)], tokens_per_batch):
-            row = Row(pieces, prefixes, kernel)
+            row = PackedRow(pieces, prefixes, kernel)
             for (group, segment), mean in _score_row(model, row, groups, tokens_per_batch):
                 means[group][segment] = mean
             for prefix in prefixes[: pieces[-1].group]:
@@ -63,7 +63,7 @@ def _kernel(implementation: str, device: torch.device) -> Kernel:
 
 
 def _score_row(
-    model: PreTrainedModel, row: Row, groups: Sequence[Group], tokens_per_batch: int
+    model: PreTrainedModel, row: PackedRow, groups: Sequence[Group], tokens_per_batch: int
 ) -> list[tuple[tuple[int, int], float]]:
     """Mean log-probs of the segments in a row, by group and position in the group."""
     ids, positions = _inputs(row, groups)
@@ -72,7 +72,7 @@ def _score_row(
         row.fill_up(row_length(row.length, tokens_per_batch))
     filler = [0] * (row.length - len(ids))
     batch = torch.tensor([ids + filler, positions + filler], device=model.device)
-    with packed_row(row):
+    with current_row(row):
         output = model.base_model(input_ids=batch[:1], position_ids=batch[1:], attention_mask=None, use_cache=False)
     rows: list[int] = []
     targets: list[int] = []
@@ -93,7 +93,7 @@ def _score_row(
     return list(zip(scored, segment_means(token_log_probs, counts), strict=True))
 
 
-def _inputs(row: Row, groups: Sequence[Group]) -> tuple[list[int], list[int]]:
+def _inputs(row: PackedRow, groups: Sequence[Group]) -> tuple[list[int], list[int]]:
     """Token ids and positions of a row; positions go on behind the prefix in each segment."""
     ids: list[int] = []
     positions: list[int] = []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
-from nuggets_trainer.engine.head import segment_means
+from nuggets_trainer.engine.lm_head import segment_means
 from nuggets_trainer.prompts.segment import Group, Segment
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ class Execution:
         """Find the tokens of a forward pass, on all ranks together: it may take some passes."""
 
         def find() -> list[int]:
-            with self._job.company.together():
+            with self._job.passes.in_step():
                 return [self._job.engine.find_tokens_per_batch()]
 
         self._job.ranks.gather_from(find)
@@ -102,7 +102,7 @@ class Execution:
 
             def score() -> list[None]:
                 """Write this rank's pairs; there is nothing to tell the others but an error."""
-                with self._job.company.together():
+                with self._job.passes.in_step():
                     for _ in self._score(missing, writer, stoppable=True):
                         pass
                 self.watch.finished = self.num_pairs == missing.num_pairs
@@ -241,7 +241,7 @@ class Execution:
         self._outcome = Outcome(race.zero_shot, race.one_shot, row, excluded, upper_bound[row])
 
     def _score_together(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> list[Result]:
-        with self._job.company.together():
+        with self._job.passes.in_step():
             return list(self._score(pairs.items(), writer))
 
     def _score(self, pairs: Wanted, writer: PartWriter, stoppable: bool = False) -> Iterator[Result]:
@@ -291,7 +291,7 @@ class Execution:
         self._choose_path()
 
         def score() -> list[None]:
-            with self._job.company.together():
+            with self._job.passes.in_step():
                 if self._job.ranks.is_main:
                     log_probs = self._job.engine.score([], [self._anchor_set.segments[j] for j in missing])
                     store.write([None] * len(missing), [keys[j] for j in missing], log_probs)

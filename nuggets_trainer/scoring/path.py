@@ -24,7 +24,7 @@ def choose_path(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts: 
             segments = shared.suffixes if prefix else prompts[i].unshared
             longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
             groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
-    if job.company.sharded:
+    if job.passes.sharded:
         # The same passes on all ranks: a path that fails does so everywhere at once.
         groups = job.ranks.on_main(lambda: groups)
     anchor_tokens = sum(len(segment.ids) for segment in shared.suffixes.values())
@@ -32,10 +32,10 @@ def choose_path(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts: 
     engine, ranks = job.engine, job.ranks
 
     def choose() -> list[tuple[str, bool]]:
-        with job.company.together():
-            return [(engine.choose_path(groups, num_tokens), engine.fuses)]
+        with job.passes.in_step():
+            return [(engine.choose_path(groups, num_tokens), engine.compiles)]
 
     choices = ranks.gather_from(choose)
     # One choice for all ranks: the slowest path that one needs.
     engine.path = max((path for path, _ in choices), key=list(PATHS).index)
-    engine.fuses = all(fuses for _, fuses in choices)
+    engine.compiles = all(compiles for _, compiles in choices)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from nuggets_trainer.config.nuggets_config import DEFAULT_NUM_ANCHORS, NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.engine.in_step import Company, is_sharded, outer_weights
+from nuggets_trainer.engine.in_step import ForwardPassesInStep, is_sharded, outer_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import base_model, check_causal_lm, context_length
 from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
@@ -55,7 +55,7 @@ class Job:
     template: Template
     config: NuggetsConfig
     engine: LogProbEngine
-    company: Company
+    passes: ForwardPassesInStep
     store: ScoreStore
     max_length: int | None
 
@@ -101,8 +101,8 @@ def open_job(
             texts=pool.texts,
             template=template,
             config=config,
-            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, in_step=sharded),
-            company=Company(model, base, ranks),
+            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, sharded=sharded),
+            passes=ForwardPassesInStep(model, base, ranks),
             store=ScoreStore(score_dir, fields),
             max_length=context_length(base.config),
         )
@@ -223,7 +223,7 @@ def _embed(
     def embed() -> list[tuple[int, npt.NDArray[np.float32]]]:
         vectors: list[tuple[int, npt.NDArray[np.float32]]] = []
         num_rows = sum(len(block) for block in own)
-        with job.company.together(), show_phase("Embedding", "rows", num_rows, job.ranks.is_main) as phase:
+        with job.passes.in_step(), show_phase("Embedding", "rows", num_rows, job.ranks.is_main) as phase:
             for block in own:
                 sequences = sequences_of(job, block)
                 if sequences:

@@ -8,7 +8,7 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from nuggets_trainer.engine import flex
-from nuggets_trainer.engine.attention import Prefix, Row, shared_prefix_model
+from nuggets_trainer.engine.attention import PackedRow, Prefix, shared_prefix_model
 from nuggets_trainer.engine.flex import block_mask, earlier_keys, earlier_prefixes, flex_row, row_length
 from nuggets_trainer.engine.packed import score_packed
 from nuggets_trainer.engine.packing import pack
@@ -25,7 +25,7 @@ def test_the_block_mask_is_that_of_the_pieces(window, tokens_per_row):
     rows = pack(groups, tokens_per_row)
     assert (len(rows) > 5) == (tokens_per_row == 400)
     for pieces in rows:
-        row = Row(pieces, prefixes, flex_row)
+        row = PackedRow(pieces, prefixes, flex_row)
         row.fill_up(row_length(row.length, tokens_per_row))
         earlier = earlier_prefixes(row)
         kept = sum(row.prefixes[group].length for group in earlier)

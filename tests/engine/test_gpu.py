@@ -36,7 +36,7 @@ def test_compiled_flex_attention_and_layers(tokens_per_batch):
     model, prefix, segments = tiny_model("qwen2", VOCAB), random_prefix(), random_segments(40, seed=1)
     expected = [mean_log_prob(model, prefix + s.ids[: s.start], s.ids[s.start :]) for s in segments]
     engine = LogProbEngine(model.to("cuda"), tokens_per_batch)
-    assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed" and engine.fuses
+    assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed" and engine.compiles
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-4)
 
 

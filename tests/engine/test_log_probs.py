@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nuggets_trainer.engine import log_probs as engine_module
-from nuggets_trainer.engine.compiled import pays
+from nuggets_trainer.engine.compiled import compiling_pays
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.memory import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.engine.model import resolve_autocast_dtype
@@ -212,13 +212,13 @@ def test_compiled_layers_that_fail_are_given_up_before_the_path_is(monkeypatch, 
     def no_compiler(*args, **kwargs):
         raise RuntimeError("no C compiler found")
 
-    monkeypatch.setattr(engine_module, "pays", lambda model, num_tokens: num_tokens > 0)
+    monkeypatch.setattr(engine_module, "compiling_pays", lambda model, num_tokens: num_tokens > 0)
     monkeypatch.setattr(torch.nn.Module, "compile", no_compiler)
     engine = LogProbEngine(model)
     with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
         assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed"
-    assert not engine.fuses and "packed path with compiled layers (RuntimeError: no C compiler" in caplog.text
-    assert not pays(model, 10**12)  # on the CPU it saves a tenth at best
+    assert not engine.compiles and "packed path with compiled layers (RuntimeError: no C compiler" in caplog.text
+    assert not compiling_pays(model, 10**12)  # on the CPU it saves a tenth at best
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ def test_compiled_layers_give_the_same_log_probs_and_are_gone_afterwards(family)
     model, segments, prefix = tiny_model(family, VOCAB), random_segments(17, seed=1), random_prefix()
     engine = LogProbEngine(model, path="packed")
     expected = engine.score(prefix, segments)
-    engine.fuses = True
+    engine.compiles = True
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
     with engine.scoring():
         assert sum(module._compiled_call_impl is not None for module in model.modules()) == 2 * 3 + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nuggets_trainer.engine import head
+from nuggets_trainer.engine import lm_head
 from tests.support.architectures import VOCAB, random_model
 
 
@@ -14,14 +14,14 @@ from tests.support.architectures import VOCAB, random_model
 @pytest.mark.parametrize(("rows", "vocabulary"), [(1024, 8192), (7, 10), (1, 97), (64, 96)])
 def test_blocks_give_the_log_softmax_of_all_logits(name, rows, vocabulary, monkeypatch):
     """Phi's head has a bias; Granite, Cohere and Gemma 2 scale or cap the logits."""
-    monkeypatch.setattr(head, "CPU_BLOCK", (rows, vocabulary))
+    monkeypatch.setattr(lm_head, "CPU_BLOCK", (rows, vocabulary))
     model = random_model(name)
     ids = torch.randint(0, VOCAB, (1, 40), generator=torch.Generator().manual_seed(0))
     targets = torch.randint(0, VOCAB, (40,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids).logits[0].double().log_softmax(dim=-1)[torch.arange(40), targets]
         hidden = model.base_model(ids).last_hidden_state[0]
-        found = head.target_log_probs(model, hidden, targets)
+        found = lm_head.target_log_probs(model, hidden, targets)
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
     assert found.dtype == np.float64 and np.ptp(found) > 1
 
@@ -37,7 +37,7 @@ def test_a_head_that_is_no_plain_linear_layer_is_called_whole():
     model.lm_head.weight = plain.weight
     hidden = torch.randn(5, 32)
     with torch.no_grad():
-        found = head.target_log_probs(model, hidden, torch.arange(5))
+        found = lm_head.target_log_probs(model, hidden, torch.arange(5))
         expected = (2 * plain(hidden)).double().log_softmax(dim=-1)[torch.arange(5), torch.arange(5)]
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_memory_of_the_head_does_not_grow_with_the_vocabulary():
         model.config = random_model("Llama").config
         hidden, targets = torch.randn(500, 16), torch.arange(500)
         with torch.profiler.profile(profile_memory=True) as profile, torch.no_grad():
-            head.target_log_probs(model, hidden, targets)
+            lm_head.target_log_probs(model, hidden, targets)
         return max(event.self_cpu_memory_usage for event in profile.events())
 
     assert largest_allocation(80_000) <= 1.01 * largest_allocation(20_000)
