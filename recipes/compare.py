@@ -38,7 +38,7 @@ from follows import follow, read_matrix, source_columns
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, score_pool
-from nuggets_trainer.commands.arguments import RecipeArguments, given_options, parse_arguments
+from nuggets_trainer.commands.arguments import given_options, parse_arguments
 from nuggets_trainer.comparison.completion_losses import CompletionLosses, completion_losses
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
 from nuggets_trainer.data.pool import take_pool
@@ -47,6 +47,7 @@ from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.training.job import model_init_kwargs
+from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.selector import anchor_pools
 
 logger = logging.getLogger("nuggets_trainer.compare")

@@ -26,10 +26,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows
-from nuggets_trainer.commands.arguments import RecipeArguments, parse_arguments
+from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
 from nuggets_trainer.training.job import model_init_kwargs
+from nuggets_trainer.training.job_arguments import RecipeArguments
 
 
 @dataclass

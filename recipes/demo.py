@@ -24,9 +24,10 @@ from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer import SelectedSFTTrainer, load_rows
 from nuggets_trainer.commands.output import log_to_stderr
+from nuggets_trainer.commands.train import parse
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
-from nuggets_trainer.training import job as training
+from nuggets_trainer.training.job import run_job
 
 
 def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]]]:
@@ -35,9 +36,9 @@ def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]
     parser.add_argument("--num_seeds", type=int, default=1)
     parser.add_argument("--full", action="store_true")
     options, rest = parser.parse_known_args(list(argv))
-    script, args, model, nuggets = training.parse(rest)
+    script, args, model, nuggets = parse(rest)
     pool = load_rows(script.dataset_name)
-    trainer = training.main(script, args, model, nuggets)
+    trainer = run_job(script, args, model, nuggets)
     golden_loss = trainer.evaluate()["eval_loss"]
 
     controls = Controls(args, model, pool, load_rows(script.eval_dataset_name), steps=trainer.state.max_steps)

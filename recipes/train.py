@@ -20,7 +20,7 @@ accelerate launch recipes/train.py \
 ```
 
 `nuggets train` is the same job from the installed package. What it does, step by step, is in
-nuggets_trainer/training/job.py: copy its `main` for a job of your own.
+nuggets_trainer/training/job.py: copy its `run_job` for a job of your own.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from __future__ import annotations
 import sys
 
 from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.training.job import main, parse
+from nuggets_trainer.commands.train import parse
+from nuggets_trainer.training.job import run_job
 
 if __name__ == "__main__":
     log_to_stderr()
-    job = main(*parse(sys.argv[1:]))
-    job.accelerator.end_training()
+    trainer = run_job(*parse(sys.argv[1:]))
+    trainer.accelerator.end_training()

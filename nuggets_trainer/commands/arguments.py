@@ -11,23 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from trl import ScriptArguments, TrlParser
+from trl import TrlParser
 
 from nuggets_trainer.commands.parser import make_parser, unknown_options
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-
-
-@dataclass
-class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no types
-    """TRL's script arguments, and where evaluation rows come from."""
-
-    eval_dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Evaluation rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. "
-            "Default: `dataset_test_split` of `dataset_name` when `eval_strategy` asks for evaluation."
-        },
-    )
+from nuggets_trainer.training.job_arguments import RecipeArguments
 
 
 @dataclass

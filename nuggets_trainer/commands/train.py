@@ -1,4 +1,4 @@
-"""`nuggets train`: the main job, in the installed package. Thin over `training.py`."""
+"""`nuggets train`: reads the command line of the main job and runs it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.commands.arguments import recipe_parser
+from nuggets_trainer.commands.arguments import config_path, given_options, parse_arguments, recipe_parser
 
+DEMO_CONFIG = config_path("demo")
 USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"
 EPILOG = f"""examples:
   nuggets train --demo
@@ -30,14 +31,38 @@ def make_train_parser() -> TrlParser:
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
-    """Read the command line."""
-    from nuggets_trainer.training import job as training
+    """Read the command line. Without a config file, a model and rows, the demo's config file is used.
 
-    return training.parse(argv, make_train_parser())
+    Args:
+        argv: command line, without the program's name.
+
+    Returns:
+        `RecipeArguments`, `SFTConfig`, `ModelConfig`, `NuggetsConfig`.
+
+    Raises:
+        ValueError: if arguments are missing, unknown or contradictory.
+    """
+    argv = list(argv)
+    named = given_options(argv) & {"config", "model_name_or_path", "dataset_name"}
+    if "--demo" in argv:
+        if named:
+            given = ", ".join(f"--{name}" for name in sorted(named))
+            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
+        argv.remove("--demo")
+    asks_for_help = "-h" in argv or "--help" in argv
+    if not named and not asks_for_help:
+        argv = ["--config", str(DEMO_CONFIG), *argv]
+    arguments = parse_arguments(make_train_parser(), argv)
+    script, _, model, _ = arguments
+    required = {"model_name_or_path": model.model_name_or_path, "dataset_name": script.dataset_name}
+    missing = [f"--{name}" for name, value in required.items() if value is None]
+    if missing:
+        raise ValueError(f"Training needs {' and '.join(missing)} (or no arguments at all, for the demo).")
+    return arguments
 
 
 def run(*arguments: Any) -> None:
     """Run the job."""
-    from nuggets_trainer.training import job as training
+    from nuggets_trainer.training.job import run_job
 
-    training.main(*arguments).accelerator.end_training()
+    run_job(*arguments).accelerator.end_training()

@@ -8,20 +8,12 @@ last complete checkpoint on the golden set that was saved with it.
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
-from nuggets_trainer.commands.arguments import (
-    RecipeArguments,
-    config_path,
-    given_options,
-    parse_arguments,
-    recipe_parser,
-)
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.loading import check_there, load_rows
 from nuggets_trainer.demo import resolve_demo
@@ -29,43 +21,8 @@ from nuggets_trainer.engine.loading import read_model_config
 from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import last_complete_checkpoint
+from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
-
-DEMO_CONFIG = config_path("demo")
-
-
-def parse(argv: Sequence[str], parser: TrlParser | None = None) -> tuple[Any, ...]:
-    """Parse arguments; where neither a config, a model nor rows are named, the demo's config is used.
-
-    Args:
-        argv: the command line, without the program's name.
-        parser: `recipe_parser`, with the texts of the program.
-
-    Returns:
-        `RecipeArguments`, `SFTConfig`, `ModelConfig`, `NuggetsConfig`.
-
-    Raises:
-        ValueError: for missing, unknown or contradictory arguments.
-    """
-    argv = list(argv)
-    named = given_options(argv) & {"config", "model_name_or_path", "dataset_name"}
-    if "--demo" in argv:
-        if named:
-            given = ", ".join(f"--{name}" for name in sorted(named))
-            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
-        argv.remove("--demo")
-    if not named and not {"-h", "--help"} & set(argv):
-        argv = ["--config", str(DEMO_CONFIG), *argv]
-    arguments = parse_arguments(parser or recipe_parser(), argv)
-    script, _, model, _ = arguments
-    missing = [
-        f"--{name}"
-        for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name))
-        if value is None
-    ]
-    if missing:
-        raise ValueError(f"Training needs {' and '.join(missing)} (or no arguments at all, for the demo).")
-    return arguments
 
 
 def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
@@ -98,7 +55,9 @@ def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
     }
 
 
-def main(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> SelectedSFTTrainer:
+def run_job(
+    script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
+) -> SelectedSFTTrainer:
     """Run the job; return the trainer, trained and saved."""
     rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
     check_there(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
