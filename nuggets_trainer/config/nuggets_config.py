@@ -121,8 +121,8 @@ class NuggetsConfig:
             "set is lost with probability at most 1 - race_confidence (over the random order of its anchors, whatever "
             "model and data). Needs a random order of anchors, so that it saves only where the golden score at the "
             "cut is low (below about 0.5), and costs more than the exact race where it is high: try it on your scores "
-            "with `recipes/race.py --confidence`. Kept rows are scored on all anchors. Default: the golden set is "
-            "exact."
+            "with `recipes/bench/race.py --confidence`. Kept rows are scored on all anchors. Default: the golden set "
+            "is exact."
         },
     )
     signal_check: bool | None = field(

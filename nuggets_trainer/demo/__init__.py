@@ -2,11 +2,12 @@
 
 Does not know torch: it names files.
 
-`recipes/build_demo.py` rebuilds all of it, byte for byte on one machine. The model (Llama, 1.1 million parameters) was
-trained from scratch on documents whose answers are all clean or all corrupted in one way, so that it reads from an
-example how good the next answer will be. The pool holds 1,836 rows of 9 task families, half of them clean, half with
-one of six corruptions: `wrong` (the typical mistake: "goed" for "went"), `swapped` (answer of another row),
-`truncated`, `garbled`, `off_format`, `empty`. The label is in the column `corruption`, which selection never reads.
+`recipes/demo_assets/build_demo.py` rebuilds all of it, byte for byte on one machine. The model (Llama, 1.1 million
+parameters) was trained from scratch on documents whose answers are all clean or all corrupted in one way, so that it
+reads from an example how good the next answer will be. The pool holds 1,836 rows of 9 task families, half of them
+clean, half with one of six corruptions: `wrong` (the typical mistake: "goed" for "went"), `swapped` (answer of
+another row), `truncated`, `garbled`, `off_format`, `empty`. The label is in the column `corruption`, which selection
+never reads.
 
 Measured (recipes/LOG.md): every corrupted row of the pool scores below every clean one but a few. What the model does
 not see is the right answer to another prompt of the same family; such rows are in `stress` (AUC 0.5), not in the pool.

@@ -9,9 +9,9 @@ import numpy as np
 from nuggets_trainer.golden.race import Bools, Floats, Ints, Race
 
 MOST_ROWS = 256  # candidates under way that are looked at
-# Actual over predicted tokens at the end of the pilot, over 32 simulated pools (laws P and H of recipes/race.py, 2,000
-# and 10,000 rows, top 1 to 30%): median 1.2, from 1.05 to 1.4 where the pilot has rows about as good as the golden
-# set, up to 1.95 where it has none. A race visits some candidates twice, and its bound takes time to rise.
+# Actual over predicted tokens at the end of the pilot, over 32 simulated pools (laws P and H of recipes/bench/race.py,
+# 2,000 and 10,000 rows, top 1 to 30%): median 1.2, from 1.05 to 1.4 where the pilot has rows about as good as the
+# golden set, up to 1.95 where it has none. A race visits some candidates twice, and its bound takes time to rise.
 LOW, MIDDLE, HIGH, HIGH_UNSEEN = 1.0, 1.2, 1.45, 2.0
 SMALL_PILOT = 20  # rows; from fewer, a prediction was once short by a factor of 4
 

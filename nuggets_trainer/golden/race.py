@@ -23,7 +23,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 LogProbs = npt.NDArray[np.float32]
 
-# Measured with recipes/race.py; none of them can change the golden set.
+# Measured with recipes/bench/race.py; none of them can change the golden set.
 GOOD_SHARE = 0.5  # best share of the pilot, on which the order is learned; 0.75 costs the same, 0.1 1-2 points more
 PRIOR_LOSSES = 4.0  # losses seen before a candidate's own loss rate counts as much as the pool's
 AIM = 0.9  # losses of a visit, by expectation, of those that eliminate; 0.8 and 1 cost 1 point more

@@ -77,7 +77,7 @@ def test_selection_never_reads_the_label(tmp_path):
 
 
 def test_the_rows_are_rebuilt_byte_for_byte(tmp_path):
-    run([sys.executable, "recipes/build_demo.py", "--data_only", "--output_dir", str(tmp_path)])
+    run([sys.executable, "recipes/demo_assets/build_demo.py", "--data_only", "--output_dir", str(tmp_path)])
     for name in ("pool", "anchors", "heldout", "stress"):
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (DEMO / f"{name}.jsonl").read_bytes()
 
@@ -85,7 +85,7 @@ def test_the_rows_are_rebuilt_byte_for_byte(tmp_path):
 @pytest.mark.slow
 def test_the_model_is_rebuilt_byte_for_byte(tmp_path):
     """Ten minutes. Holds on the machine and the versions that the embedded model was built with."""
-    run([sys.executable, "recipes/build_demo.py", "--output_dir", str(tmp_path)], timeout=3000)
+    run([sys.executable, "recipes/demo_assets/build_demo.py", "--output_dir", str(tmp_path)], timeout=3000)
     built = tmp_path / "model" / "model.safetensors"
     assert built.read_bytes() == (DEMO / "model" / "model.safetensors").read_bytes()
 

@@ -32,7 +32,7 @@ def test_commands_are_found():
 
 
 def test_launch_lines_of_scripts_and_configs_are_parsed_by_their_programs():
-    scripts = sorted((ROOT / "recipes").glob("*.py"))
+    scripts = sorted((ROOT / "recipes").rglob("*.py"))
     configs = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "configs" / "paper").glob("*.yaml"))]
     lines = {path: documented.launch_lines(path) for path in [*scripts, *configs]}
     for command in (command for shown in lines.values() for command in shown):
@@ -114,7 +114,7 @@ def test_the_list_of_files_is_complete():
     inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
     subpackages = [path.stem for path in (ROOT / "nuggets_trainer").glob("[er]*/*.py")]  # evaluation, report
     assert set(subpackages) - {"__init__"} == inner
-    assert {"train", "demo", "build_demo", "compare", "follows", "evaluate"} <= named
+    assert {"train", "demo", "control", "compare", "follows", "evaluate", "bench", "demo_assets"} <= named
 
 
 def test_configs_are_listed():

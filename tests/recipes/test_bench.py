@@ -16,7 +16,7 @@ TOLERANCE = 1e-5  # nats per token
 
 @pytest.fixture
 def recipes(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "bench"))
 
 
 def test_all_engines_agree_and_the_figures_are_complete(tmp_path: Path):
@@ -24,7 +24,7 @@ def test_all_engines_agree_and_the_figures_are_complete(tmp_path: Path):
     output = run(
         [
             sys.executable,
-            "recipes/bench.py",
+            "recipes/bench/engine.py",
             "--device",
             "cpu",
             "--shapes",
@@ -60,8 +60,8 @@ def test_all_engines_agree_and_the_figures_are_complete(tmp_path: Path):
 @pytest.mark.usefixtures("recipes")
 def test_the_naive_result_depends_on_the_candidate():
     # Otherwise engines that lose the prefix would agree with it.
-    from bench_reference import naive_log_probs
-    from bench_shapes import SHAPES, Workload, build_model, make_workload
+    from reference import naive_log_probs
+    from shapes import SHAPES, Workload, build_model, make_workload
 
     shape = SHAPES["tiny"]
     work, model = make_workload(shape, 4), build_model(shape, "cpu")
@@ -71,11 +71,11 @@ def test_the_naive_result_depends_on_the_candidate():
 
 @pytest.mark.usefixtures("recipes")
 def test_the_demo_stands_in_for_missing_texts(monkeypatch, tmp_path: Path):
-    import bench_shapes
+    import shapes
 
-    monkeypatch.setattr(bench_shapes, "ANCHORS", tmp_path / "missing.jsonl")
-    shape = bench_shapes.SHAPES["tiny"]
-    work = bench_shapes.make_workload(shape, 4)
+    monkeypatch.setattr(shapes, "ANCHORS", tmp_path / "missing.jsonl")
+    shape = shapes.SHAPES["tiny"]
+    work = shapes.make_workload(shape, 4)
     assert "demo" in work.source
     assert len(work.prefix_ids) == shape.candidate_tokens
     assert max(i for s in work.segments for i in s.ids) < shape.sizes["vocab_size"]
@@ -86,7 +86,7 @@ def test_the_demo_stands_in_for_missing_texts(monkeypatch, tmp_path: Path):
 
 @pytest.mark.usefixtures("recipes")
 def test_hoisting_moves_tokens_and_loses_none():
-    from bench_shapes import SHAPES, make_workload
+    from shapes import SHAPES, make_workload
 
     work = make_workload(SHAPES["tiny"], 4)
     hoisted = work.hoisted()
@@ -102,7 +102,7 @@ def test_hoisting_moves_tokens_and_loses_none():
 @pytest.mark.parametrize("total", [1, 255, 1023, 1024, 1025, 1026, 1027, 2310, 13_001])
 @pytest.mark.parametrize(("rows", "width"), [(4, 256), (4, 128), (32, 256)])
 def test_the_floor_is_made_of_exactly_the_useful_tokens(total: int, rows: int, width: int):
-    from bench_reference import dense_blocks
+    from reference import dense_blocks
 
     blocks = list(dense_blocks(total, rows, width))
     assert sum(r * w for r, w in blocks) == total

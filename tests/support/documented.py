@@ -185,8 +185,8 @@ def _python(rest: list[str]) -> tuple[str, Any]:
     if rest[:2] == ["-m", "pytest"]:
         return _pytest(rest[2:])
     script, options = Path(rest[0]), rest[1:]
-    assert script.parent == Path("recipes"), f"no entry for {script} in tests/support/documented.py"
-    module = recipe(script.stem)
+    assert script.parts[0] == "recipes", f"no entry for {script} in tests/support/documented.py"
+    module = recipe(script.stem, script.parent)
     if script.stem in ("train", "control", "compare"):
         return str(script), module.parse([*options, *CPU])
     if hasattr(module, "parse") or hasattr(module, "make_parser"):
@@ -258,9 +258,9 @@ PROGRAMS: dict[str, Callable[[list[str]], tuple[str, Any]]] = {
 }
 
 
-def recipe(name: str) -> Any:
-    """Import a script of recipes/, which imports its neighbours by their plain names."""
-    folder = str(ROOT / "recipes")
+def recipe(name: str, parent: Path = Path("recipes")) -> Any:
+    """Import a script of recipes/ or of a folder below, which imports its neighbours by their plain names."""
+    folder = str(ROOT / parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     return import_module(name)
@@ -328,7 +328,7 @@ def known_options() -> set[str]:
     modules = [import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report")]
     parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
     options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    options |= {option for path in (ROOT / "recipes").glob("*.py") for option in _literals(path)}
+    options |= {option for path in (ROOT / "recipes").rglob("*.py") for option in _literals(path)}
     types = [recipe("compare").CompareArguments, recipe("control").ControlArguments]
     types += [each for step in recipe("evaluate").STEPS.values() for each in step]
     options |= {f"--{field.name}" for each in types for field in dataclasses.fields(each)}

@@ -1,13 +1,13 @@
 r"""What a golden set costs, end to end: the race and the exact schedule of `score_pool`, and the research loop.
 
 ```bash
-OMP_NUM_THREADS=1 python recipes/bench_race.py                      # the embedded model, pool and anchors
-OMP_NUM_THREADS=1 python recipes/bench_race.py --model_name_or_path M --dataset_name pool.jsonl \
+OMP_NUM_THREADS=1 python recipes/bench/end_to_end.py                      # the embedded model, pool and anchors
+OMP_NUM_THREADS=1 python recipes/bench/end_to_end.py --model_name_or_path M --dataset_name pool.jsonl \
     --anchors anchors.jsonl --template nuggets --num_candidates 300 --top_fraction 0.01
 ```
 
 Race and exact schedule run whole, each into a store of its own: loading and writing included. The research loop
-(`bench_reference.py`) is timed on candidates evenly spaced by length, and its time multiplied. Seconds are CPU seconds
+(`reference.py`) is timed on candidates evenly spaced by length, and its time multiplied. Seconds are CPU seconds
 of this process, which a busy machine disturbs least, and wall seconds beside them.
 """
 
@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from bench_reference import MAX_ANCHOR_TOKENS, ReferenceLoop
-from bench_shapes import Workload
+from reference import MAX_ANCHOR_TOKENS, ReferenceLoop
+from shapes import Workload
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.data.pool import anchors_like

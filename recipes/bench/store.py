@@ -1,7 +1,7 @@
 """What a large store costs: a simulated one is written, listed, resumed from and selected from.
 
 ```bash
-python recipes/bench_store.py --candidates 1000000 --anchors 100 --directory /tmp
+python recipes/bench/store.py --candidates 1000000 --anchors 100 --directory /tmp
 ```
 
 Prints seconds, bytes, files and the largest memory of each stage. Scores are random numbers; keys have the form of

@@ -1,4 +1,4 @@
-"""What `bench.py` holds the engine against: the research loop, the slow truth, and the floor. Knows no engine.
+"""What `engine.py` holds the engine against: the research loop, the slow truth, and the floor. Knows no engine.
 
 - `ReferenceLoop`: how the method's published research code computes the scores, written anew from its description: one
   candidate at a time, its key/value cache expanded over batches of anchors that are right-padded to 200 tokens, logits
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from bench_shapes import Workload
+from shapes import Workload
 from transformers import DynamicCache
 
 from nuggets_trainer.engine.portable import cache_argument

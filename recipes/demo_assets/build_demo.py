@@ -1,7 +1,7 @@
 """Rebuild the embedded demo: tokenizer, tiny language model and data, all from fixed seeds.
 
-    python recipes/build_demo.py                      # everything (about 13 min on one busy core)
-    python recipes/build_demo.py --data_only          # the JSON Lines files (seconds)
+    python recipes/demo_assets/build_demo.py                      # everything (about 13 min on one busy core)
+    python recipes/demo_assets/build_demo.py --data_only          # the JSON Lines files (seconds)
 
 The model is trained from scratch on documents of 1 to 5 instruction/answer pairs. Every document
 has one hidden mode, "clean" or one corruption kind, that all its answers follow. So the model
@@ -29,7 +29,7 @@ from demo_language import FAMILIES, FEEDBACK, KINDS, WRAPPERS, Pair, corrupt, vo
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-DEMO_DIR = Path(__file__).resolve().parents[1] / "nuggets_trainer" / "demo"
+DEMO_DIR = Path(__file__).resolve().parents[2] / "nuggets_trainer" / "demo"
 SEED = 0
 NUM_ANCHORS, NUM_HELDOUT, NUM_CLEAN, NUM_PER_KIND, NUM_STRESS = 50, 300, 1020, 170, 200
 BOS, EOS, PAD, SYSTEM, USER, ASSISTANT = (

@@ -1,7 +1,7 @@
 """What a report costs after a large run: a simulated one is written down and reported on.
 
 ```bash
-python recipes/bench_report.py --candidates 1000000 --anchors 100 --directory /tmp
+python recipes/bench/report.py --candidates 1000000 --anchors 100 --directory /tmp
 ```
 
 Prints seconds and the largest memory of each stage, and the size of the page. Scores are random numbers, rows random
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_store import stage
+from store import stage
 
 from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.data.row import Row

@@ -1,4 +1,4 @@
-"""What `bench.py` measures on: models in shapes of real ones, and one candidate before anchors. Knows no engine.
+"""What `engine.py` measures on: models in shapes of real ones, and one candidate before anchors. Knows no engine.
 
 Models have random weights. Texts are those of `../shared` where it exists, else the embedded demo's, tiled to the
 lengths of the former. Token ids are stretched or folded into the model's vocabulary: what they are changes no cost,
@@ -23,7 +23,7 @@ from nuggets_trainer.prompts.segment import Segment, common_prefix_length
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.templates import NuggetsTemplate
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 ANCHORS = SHARED / "data" / "anchors_kmeans100" / "anchors.jsonl"
 CANDIDATES = SHARED / "data" / "pool_alpacaeval" / "train.jsonl"
 # Deciles of the 100 real anchors' lengths, cut at 200, and their mean prompt length: for the demo's tiled texts.

@@ -1,21 +1,21 @@
 """What scoring costs: the research loop, the engine's two paths and the floor, in one run, with ratios.
 
 ```bash
-OMP_NUM_THREADS=1 python recipes/bench.py                         # CPU: a small, a large and a huge vocabulary
-python recipes/bench.py --device cuda --json bench.json           # GPU: bf16, shapes of a 0.5B and a 7B model
-python recipes/bench.py --shapes llama-8k --num_anchors 32 --rounds 5
+OMP_NUM_THREADS=1 python recipes/bench/engine.py                         # CPU: a small, a large and a huge vocabulary
+python recipes/bench/engine.py --device cuda --json bench.json           # GPU: bf16, shapes of a 0.5B and a 7B model
+python recipes/bench/engine.py --shapes llama-8k --num_anchors 32 --rounds 5
 ```
 
 One candidate is scored before m anchors, as often as `--rounds` says; engines take turns in one process, the median
 counts. CPU: seconds of process CPU time on one thread, which a busy machine disturbs least. CUDA: synchronised seconds
 between two events. The rows of the table:
 
-- reference: the research loop (`bench_reference.py`), anchors in batches of 8 and of 16, the faster one.
+- reference: the research loop (`reference.py`), anchors in batches of 8 and of 16, the faster one.
 - cached, packed: `LogProbEngine`'s paths.
 - floor: a dense forward pass of exactly the useful tokens in the model's own modules, and the head on the completions.
   A share above 100% says that an engine runs faster modules than the model's own.
 
-Models and texts: see `bench_shapes.py`.
+Models and texts: see `shapes.py`.
 
 Peak memory is what a run adds to what the process held before, in MiB. CPU: growth of the resident set in a forked
 child. CUDA: of allocated memory. The difference is the largest one, over anchors, from one whole sequence at a time
@@ -42,8 +42,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from bench_reference import FloatArray, Floor, ReferenceLoop, naive_log_probs
-from bench_shapes import SHAPES, Shape, Workload, build_model, make_workload
+from reference import FloatArray, Floor, ReferenceLoop, naive_log_probs
+from shapes import SHAPES, Shape, Workload, build_model, make_workload
 
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.prompts.segment import Segment

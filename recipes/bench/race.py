@@ -1,8 +1,8 @@
 """What the race saves: replays `schedule.Race` on a score matrix and holds its golden set against scoring everything.
 
 ```bash
-python recipes/race.py --pairs scores/pairs.parquet                        # a matrix that score_pool wrote
-python recipes/race.py --law P --num_candidates 52000 --num_anchors 100 --num_seeds 100 --json
+python recipes/bench/race.py --pairs scores/pairs.parquet                        # a matrix that score_pool wrote
+python recipes/bench/race.py --law P --num_candidates 52000 --num_anchors 100 --num_seeds 100 --json
 ```
 
 Law P is the paper's pool: a candidate wins where `theta + anchor + cluster + noise > 0`, with noise N(0, 1), ten
