@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
     from nuggets_trainer.data.pool import Pool
-    from nuggets_trainer.scoring.session import AnchorPools
+    from nuggets_trainer.scoring.anchors import AnchorPools
 
 
 class Loaded(NamedTuple):

@@ -20,7 +20,7 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.prompts.templates import Template, make_template
-from nuggets_trainer.scoring.session import Job, open_job
+from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.store.score_store import ZERO_SHOT
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ def completion_losses(
     template = make_template(config.template, tokenizer, pool)
     has_bos = tokenizer.bos_token_id is not None
     names = [ZERO_SHOT if has_bos else BUT_THE_FIRST, WITHOUT_PROMPT]
-    with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
-        segments = {i: s for i, s in rendered(template, pool).items() if _fits(s, job.max_length, has_bos)}
-        keys = [job.keys[i] for i in segments]
+    with open_session(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as session:
+        segments = {i: s for i, s in rendered(template, pool).items() if _fits(s, session.max_length, has_bos)}
+        keys = [session.keys[i] for i in segments]
         num_scored = _score_missing(
-            job, names, {job.keys[i]: _pair(s, tokenizer.bos_token_id) for i, s in segments.items()}
+            session, names, {session.keys[i]: _pair(s, tokenizer.bos_token_id) for i, s in segments.items()}
         )
-        log_probs, known = job.ranks.on_main(lambda: job.store.read(names, keys))
+        log_probs, known = session.ranks.on_main(lambda: session.store.read(names, keys))
     assert known.all(), (int((~known).sum()), "completions that other ranks scored are not in the store")
     losses = np.full((2, len(pool)), np.nan)
     losses[:, list(segments)] = -log_probs.astype(np.float64)
@@ -127,35 +127,35 @@ def _pair(segment: Segment, bos: int | None) -> tuple[Segment, Segment]:
     return scored_at(segment.ids, list(segment.positions)[1:]), Segment(segment.targets, 1)
 
 
-def _score_missing(job: Job, names: Sequence[str], pairs: dict[str, tuple[Segment, Segment]]) -> int:
+def _score_missing(session: ScoringSession, names: Sequence[str], pairs: dict[str, tuple[Segment, Segment]]) -> int:
     """Score what is not stored, longest first so that memory runs out at once or never; return how many."""
     by_length = sorted(pairs, key=lambda key: (-len(pairs[key][0].ids), key))
 
     def find() -> list[tuple[str, int]]:
-        known = job.store.read(names, by_length)[1]
+        known = session.store.read(names, by_length)[1]
         return [(key, row) for place, key in enumerate(by_length) for row in range(2) if not known[row, place]]
 
-    missing = job.ranks.on_main(find)
+    missing = session.ranks.on_main(find)
     if not missing:
         return 0
-    if job.engine.path is None:
+    if session.engine.path is None:
         sample = [pairs[key][row] for key, row in (*missing[:2], missing[-1])]
-        choice = job.ranks.gather_from(lambda: _choose_path(job, sample))
-        job.engine.path = choice[0]
-    own = job.ranks.share(missing)
+        choice = session.ranks.gather_from(lambda: _choose_path(session, sample))
+        session.engine.path = choice[0]
+    own = session.ranks.share(missing)
 
     def score() -> list[None]:
-        with job.passes.in_step():
+        with session.passes.in_step():
             for start in range(0, len(own), BLOCK_ROWS):
                 block = own[start : start + BLOCK_ROWS]
-                log_probs = job.engine.score([], [pairs[key][row] for key, row in block])
-                job.store.write([names[row] or None for _, row in block], [key for key, _ in block], log_probs)
+                log_probs = session.engine.score([], [pairs[key][row] for key, row in block])
+                session.store.write([names[row] or None for _, row in block], [key for key, _ in block], log_probs)
         return []
 
-    job.ranks.gather_from(score)
+    session.ranks.gather_from(score)
     return len(missing)
 
 
-def _choose_path(job: Job, sample: list[Segment]) -> list[str]:
-    with job.passes.in_step():
-        return [job.engine.choose_path([([], sample)])]
+def _choose_path(session: ScoringSession, sample: list[Segment]) -> list[str]:
+    with session.passes.in_step():
+        return [session.engine.choose_path([([], sample)])]

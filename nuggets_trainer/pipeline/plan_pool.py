@@ -12,17 +12,18 @@ import torch
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.pipeline.plan import Measurement, Plan
+from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
 from nuggets_trainer.pipeline.score_pool import Run, score_pairs
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.scoring.session import by_set_name
+from nuggets_trainer.scoring.anchors import by_set_name
+from nuggets_trainer.scoring.timing import Measurement
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nuggets_trainer.scoring.session import AnchorPools
+    from nuggets_trainer.scoring.anchors import AnchorPools
 
 MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
 
@@ -70,7 +71,7 @@ def plan_pool(
         measure_seconds=measure_seconds,
         whole=pool,
     )
-    device = run.job.ranks.device
+    device = run.session.ranks.device
     return Plan(
         num_rows=len(pool),
         dropped={reason: round(factor * count) for reason, count in Counter(run.dropped.values()).most_common()},
@@ -81,7 +82,7 @@ def plan_pool(
         stand_in_anchors=run.anchors_stand_in,
         num_pairs_scored=run.num_pairs,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        num_processes=run.job.ranks.world,
+        num_processes=run.session.ranks.world,
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         price_per_hour=price_per_hour,

@@ -22,29 +22,23 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-from nuggets_trainer.pipeline.plan import Measurement
 from nuggets_trainer.pipeline.request import check_choice, diversity_of, row_groups, with_schedule_for
 from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.prompts.templates import Template, make_template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import tell_warnings, warn_instead_of_raising, write_report
+from nuggets_trainer.scoring.anchors import AnchorPools, by_set_name, chosen_anchors, given_anchors
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
+from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.execution import Execution
 from nuggets_trainer.scoring.progress import show_phase
-from nuggets_trainer.scoring.session import (
-    AnchorPools,
-    Job,
-    by_set_name,
-    candidate_embeddings,
-    chosen_anchors,
-    given_anchors,
-    open_job,
-)
+from nuggets_trainer.scoring.session import ScoringSession, open_session
+from nuggets_trainer.scoring.sigterm import exit_on_sigterm
+from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
 from nuggets_trainer.store.run_info import write_provenance
 from nuggets_trainer.store.scratch import Scratch
-from nuggets_trainer.training.preserved import exit_on_sigterm
 
 if TYPE_CHECKING:
     import torch
@@ -113,13 +107,13 @@ def score_pool(
         for line in describe_results(scores, golden_set):
             result_logger.info("%s", line)
         with warn_instead_of_raising(score_dir):
-            write_provenance(score_dir, run.job, run.anchor_set, scores, golden_set, model, tokenizer)
+            write_provenance(score_dir, run.session, run.anchor_set, scores, golden_set, model, tokenizer)
             cautions = write_report(score_dir)["cautions"]
             tell_warnings(cautions, score_dir)
             scores = dataclasses.replace(scores, cautions=cautions)
         return scores, golden_set
 
-    return run.job.ranks.on_main(finish)
+    return run.session.ranks.on_main(finish)
 
 
 def score_shard(
@@ -161,7 +155,7 @@ def score_shard(
     )
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
-    if run.job.ranks.is_main:
+    if run.session.ranks.is_main:
         result_logger.info(
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
             "missing and writes the results.",
@@ -177,7 +171,7 @@ def score_shard(
 class Run:
     """What is left when a schedule is through; the outcome is the main process'."""
 
-    job: Job
+    session: ScoringSession
     anchor_set: AnchorSet
     outcome: Outcome | None
     dropped: dict[int, str]
@@ -210,35 +204,35 @@ def score_pairs(
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
     _check_selectable(config, len(pool), dropped)
-    with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as job:
+    with open_session(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as session:
         anchor_set, stand_in = (
-            chosen_anchors(job, dropped, whole) if anchors is None else (given_anchors(job, anchors), False)
+            chosen_anchors(session, dropped, whole) if anchors is None else (given_anchors(session, anchors), False)
         )
-        shared = SharedPrefix(template, anchor_set.rows, job.max_length)
+        shared = SharedPrefix(template, anchor_set.rows, session.max_length)
         rendering = time.monotonic()
-        prompts, reasons = _encode_share(job, shared, [i for i in rows if i not in dropped])
+        prompts, reasons = _encode_share(session, shared, [i for i in rows if i not in dropped])
         rendering_seconds = time.monotonic() - rendering
         dropped |= reasons
-        hint = _too_long_hint(anchor_set, job.max_length) if "too_long" in dropped.values() else ""
+        hint = _too_long_hint(anchor_set, session.max_length) if "too_long" in dropped.values() else ""
         _check_selectable(config, len(pool), dropped, hint)
         if hint and ranks.is_main:
             logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
         candidates = [i for i in rows if i not in dropped]
-        execution = Execution(job, anchor_set, shared, prompts, candidates)
+        execution = Execution(session, anchor_set, shared, prompts, candidates)
         num_pairs = 0
         with exit_on_sigterm():
             by_default = is_affordable(len(candidates)) and not adapter
             wanted = by_default if config.signal_check is None else config.signal_check
             if wanted and measure_seconds is None:
-                _, num_pairs = check_signal(job, anchor_set, shared, candidates, score_dir)
+                _, num_pairs = check_signal(session, anchor_set, shared, candidates, score_dir)
             outcome = execution.run(measure_seconds)
             embeddings = None
             if config.max_similarity is not None and measure_seconds is None:
-                embeddings = candidate_embeddings(job, candidates)
+                embeddings = candidate_embeddings(session, candidates)
         num_pairs += sum(ranks.gather([execution.num_pairs]))
     measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
     return Run(
-        job, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured, stand_in
+        session, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured, stand_in
     )
 
 
@@ -267,18 +261,18 @@ def _check_selectable(config: NuggetsConfig, num_rows: int, dropped: dict[int, s
 
 
 def _encode_share(
-    job: Job, shared: SharedPrefix, rows: Sequence[int]
+    session: ScoringSession, shared: SharedPrefix, rows: Sequence[int]
 ) -> tuple[dict[int, CandidatePrompt], dict[int, str]]:
     """Render this rank's candidates; return their prompts, and all ranks' rows that turned out unusable."""
     prompts: dict[int, CandidatePrompt] = {}
     reasons: list[tuple[int, str]] = []
     cause_shown = False
-    own = job.ranks.share(job.pool.longest_first(rows))  # ranks get as many tokens each, not as many rows
-    with show_phase("Rendering", "rows", len(own), job.ranks.is_main) as phase:
+    own = session.ranks.share(session.pool.longest_first(rows))  # ranks get as many tokens each, not as many rows
+    with show_phase("Rendering", "rows", len(own), session.ranks.is_main) as phase:
         for i in own:
             phase.advance()
             try:
-                prompts[i] = shared.candidate(job.pool[i])
+                prompts[i] = shared.candidate(session.pool[i])
             except UnusableRowError as error:
                 reasons.append((i, str(error)))
                 if error.__cause__ is not None and not cause_shown:
@@ -292,17 +286,17 @@ def _encode_share(
             num_unshared,
             len(prompts),
         )
-    return prompts, dict(job.ranks.gather(reasons))
+    return prompts, dict(session.ranks.gather(reasons))
 
 
 def _collect(run: Run) -> Collected:
     """Scores of the n rows; adds to `run.dropped`."""
-    job = run.job
+    session = run.session
     assert run.outcome is not None
-    candidates = np.array([i for i in range(len(job.pool)) if i not in run.dropped], dtype=np.int64)
-    scratch = Scratch(job.store.score_dir)
+    candidates = np.array([i for i in range(len(session.pool)) if i not in run.dropped], dtype=np.int64)
+    scratch = Scratch(session.store.score_dir)
     collected = collect(
-        run.outcome, run.anchor_set, candidates, len(job.pool), job.config.combine_anchor_sets, scratch
+        run.outcome, run.anchor_set, candidates, len(session.pool), session.config.combine_anchor_sets, scratch
     )
     run.dropped.update(collected.dropped)
     return collected
@@ -312,7 +306,7 @@ def _pool_scores(run: Run, collected: Collected) -> PoolScores:
     return PoolScores(
         **vars(collected.scores),
         upper_bound=collected.upper_bound,
-        dropped=[run.dropped.get(i) for i in range(len(run.job.pool))],
+        dropped=[run.dropped.get(i) for i in range(len(run.session.pool))],
         anchors=collected.anchors,
         by_set=collected.by_set,
         num_pairs_scored=run.num_pairs,

@@ -27,8 +27,9 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.prompts.templates import make_template
+from nuggets_trainer.scoring.anchors import AnchorPools, by_set_name, chosen_anchors, given_anchors
 from nuggets_trainer.scoring.execution import Execution
-from nuggets_trainer.scoring.session import AnchorPools, Job, by_set_name, chosen_anchors, given_anchors, open_job
+from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.store.files import Place, join, write_atomically
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def is_affordable(num_candidates: int) -> bool:
 
 
 def check_signal(
-    job: Job, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[int], score_dir: Place
+    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[int], score_dir: Place
 ) -> tuple[SignalCheck, int]:
     """Score some candidates and their copies on all anchors; write `signal_check.json`.
 
@@ -135,7 +136,7 @@ def check_signal(
     looked at, because a pair of equal golden scores that differs by a thousandth of a nat is no sign of anything.
 
     Args:
-        job: open; all ranks must call it.
+        session: open; all ranks must call it.
         anchor_set: the anchors.
         shared: renders candidates before them.
         rows: pool indices of the candidates, the same on all ranks.
@@ -144,9 +145,9 @@ def check_signal(
     Returns:
         The check, and the pairs that were computed for it by all ranks.
     """
-    clean, copies = _corrupted(job, anchor_set, rows)
+    clean, copies = _corrupted(session, anchor_set, rows)
     all_rows = [*clean, *(copy for found in copies.values() for copy in found.values())]
-    outcome, dropped, num_pairs = _score(job, anchor_set, shared, all_rows)
+    outcome, dropped, num_pairs = _score(session, anchor_set, shared, all_rows)
 
     def finish() -> SignalCheck:
         assert outcome is not None
@@ -164,13 +165,13 @@ def check_signal(
             **dataclasses.asdict(check),
             "verdict": check.verdict,
             "says": check.describe(),
-            "fingerprint": job.store.fingerprint,  # of the scorer it speaks of
+            "fingerprint": session.store.fingerprint,  # of the scorer it speaks of
         }
         write_atomically(join(score_dir, "signal_check.json"), json.dumps(content, indent=2).encode())
         check.log()
         return check
 
-    return job.ranks.on_main(finish), num_pairs
+    return session.ranks.on_main(finish), num_pairs
 
 
 def check_scorer(
@@ -190,13 +191,13 @@ def check_scorer(
     _, dropped = pool.read_keys()
     sets = by_set_name(anchors)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
-    with open_job(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as job:
-        anchor_set = given_anchors(job, sets) if sets is not None else chosen_anchors(job, dropped)[0]
-        shared = SharedPrefix(template, anchor_set.rows, job.max_length)
+    with open_session(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as session:
+        anchor_set = given_anchors(session, sets) if sets is not None else chosen_anchors(session, dropped)[0]
+        shared = SharedPrefix(template, anchor_set.rows, session.max_length)
         number = NUM_CANDIDATES + len(anchor_set.keys)  # anchors are left out later
-        usable = sorted((i for i in range(len(pool)) if i not in dropped), key=lambda i: job.keys[i])
+        usable = sorted((i for i in range(len(pool)) if i not in dropped), key=lambda i: session.keys[i])
         rows = list(itertools.islice((i for i in usable if _can_be_scored(shared, pool[i])), number))
-        return check_signal(job, anchor_set, shared, rows, score_dir)[0]
+        return check_signal(session, anchor_set, shared, rows, score_dir)[0]
 
 
 def _can_be_scored(shared: SharedPrefix, row: Row) -> bool:
@@ -254,11 +255,15 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _corrupted(job: Job, anchor_set: AnchorSet, rows: Sequence[int]) -> tuple[list[Row], dict[str, dict[int, Row]]]:
+def _corrupted(
+    session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]
+) -> tuple[list[Row], dict[str, dict[int, Row]]]:
     """Return the candidates, and by corruption the copies of those that it changes, by place."""
     anchors = {anchor.text_key for anchor in anchor_set.rows}
-    keys = sorted({job.keys[i]: i for i in rows if job.texts[job.keys[i]] not in anchors}.items())[:NUM_CANDIDATES]
-    clean = [job.pool[i] for _, i in keys]
+    keys = sorted({session.keys[i]: i for i in rows if session.texts[session.keys[i]] not in anchors}.items())[
+        :NUM_CANDIDATES
+    ]
+    clean = [session.pool[i] for _, i in keys]
     copies = {
         "shuffled_words": [shuffled_completion(row) for row in clean],
         "mismatched_completion": [
@@ -269,24 +274,24 @@ def _corrupted(job: Job, anchor_set: AnchorSet, rows: Sequence[int]) -> tuple[li
 
 
 def _score(
-    job: Job, anchor_set: AnchorSet, shared: SharedPrefix, rows: list[Row]
+    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: list[Row]
 ) -> tuple[tuple[LogProbs, LogProbs] | None, set[int], int]:
     """Log-probs `(m,)` and `(rows that can be scored, m)`, the main process' alone; the other rows; pairs computed."""
-    job = dataclasses.replace(
-        job,
+    session = dataclasses.replace(
+        session,
         keys=[row.key for row in rows],
         texts={row.key: row.text_key for row in rows},
-        config=dataclasses.replace(job.config, schedule="exact", race_confidence=None),
+        config=dataclasses.replace(session.config, schedule="exact", race_confidence=None),
     )
     prompts: dict[int, CandidatePrompt] = {}
     own_dropped = []
-    for i in job.ranks.share(range(len(rows))):
+    for i in session.ranks.share(range(len(rows))):
         try:
             prompts[i] = shared.candidate(rows[i])
         except UnusableRowError:
             own_dropped.append(i)
-    dropped = set(job.ranks.gather(own_dropped))
-    execution = Execution(job, anchor_set, shared, prompts, [i for i in range(len(rows)) if i not in dropped])
+    dropped = set(session.ranks.gather(own_dropped))
+    execution = Execution(session, anchor_set, shared, prompts, [i for i in range(len(rows)) if i not in dropped])
     outcome = execution.run()
-    num_pairs = sum(job.ranks.gather([execution.num_pairs]))
+    num_pairs = sum(session.ranks.gather([execution.num_pairs]))
     return None if outcome is None else (outcome.zero_shot, outcome.one_shot[outcome.row]), dropped, num_pairs

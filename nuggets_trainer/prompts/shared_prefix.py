@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.golden.scores import AnchorScores
 from nuggets_trainer.prompts.chat import system_messages
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length
 from nuggets_trainer.prompts.templates import NuggetsTemplate, Template
@@ -30,10 +29,14 @@ class AnchorSet:
         set_names: of each the anchor set it belongs to; None for one set alone.
 
     Attributes:
-        usable: positions of the anchors that can be scored. The other attributes speak of these alone, in this order.
-        rows: the rows.
-        keys: their content hashes.
-        segments: their zero-shot prompts.
+        pool_index: pool index of each anchor; None when anchors were given.
+        set_names: name of each anchor's set; "" where there is one set alone.
+        dropped: reason why an anchor cannot be scored; None for those that can.
+        num_cut: number of anchors that the template cuts at its token limit.
+        usable: positions of the anchors that can be scored.
+        rows: rows of the usable anchors, in this order.
+        keys: content hashes of the usable anchors.
+        segments: zero-shot prompts of the usable anchors.
 
     Raises:
         ValueError: if no anchor (of one of the sets) can be scored.
@@ -47,33 +50,33 @@ class AnchorSet:
         max_length: int | None,
         set_names: Sequence[str] | None = None,
     ) -> None:
-        self._pool_index = list(pool_index)
-        self._set_names = [""] * len(rows) if set_names is None else list(set_names)
+        self.pool_index = list(pool_index)
+        self.set_names = [""] * len(rows) if set_names is None else list(set_names)
         self.rows: list[Row] = []
         self.segments: list[Segment] = []
-        self._dropped: list[str | None] = []
-        self._num_cut = 0
+        self.dropped: list[str | None] = []
+        self.num_cut = 0
         cause: BaseException | None = None
         for row in rows:
             if isinstance(row, str):
-                self._dropped.append(row)
+                self.dropped.append(row)
                 continue
             try:
                 self.segments.append(_anchor_segment(template, row, max_length))
             except UnusableRowError as error:
-                self._dropped.append(str(error))
+                self.dropped.append(str(error))
                 cause = cause or error.__cause__
                 continue
             self.rows.append(row)
-            self._dropped.append(None)
-            self._num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
+            self.dropped.append(None)
+            self.num_cut += isinstance(template, NuggetsTemplate) and template.cuts(row)
         self.keys = [row.key for row in self.rows]
-        self.usable = [j for j, reason in enumerate(self._dropped) if reason is None]
-        for name in dict.fromkeys(self._set_names):
+        self.usable = [j for j, reason in enumerate(self.dropped) if reason is None]
+        for name in dict.fromkeys(self.set_names):
             self._check_usable(name, max_length, cause)
 
     def _check_usable(self, set_name: str, max_length: int | None, cause: BaseException | None) -> None:
-        dropped = [reason for reason, name in zip(self._dropped, self._set_names, strict=True) if name == set_name]
+        dropped = [reason for reason, name in zip(self.dropped, self.set_names, strict=True) if name == set_name]
         if None in dropped:
             return
         reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(dropped).most_common())
@@ -84,18 +87,6 @@ class AnchorSet:
             f"No anchor{which} can be scored: all {len(dropped)} were dropped ({reasons}).{context}{first} Expected "
             "rows with a prompt and a completion, at most half as long as the context."
         ) from cause
-
-    def scores(self, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
-        """Put the zero-shot log-probs of the usable anchors, `(len(usable),)`, in their places among all anchors."""
-        dropped = list(self._dropped)
-        values = np.full(len(dropped), np.nan, dtype=np.float32)
-        num_tokens = np.zeros(len(dropped), dtype=np.int64)
-        for j, value, segment in zip(self.usable, zero_shot, self.segments, strict=True):
-            if np.isfinite(value):
-                values[j], num_tokens[j] = value, segment.num_completion_tokens
-            else:
-                dropped[j] = "non_finite_log_prob"
-        return AnchorScores(self._pool_index, values, num_tokens, dropped, self._num_cut, self._set_names)
 
 
 def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Segment:

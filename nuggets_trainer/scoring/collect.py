@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores, combined_scores, golden_scores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.scoring.anchors import anchor_scores
 from nuggets_trainer.scoring.pairs import BLOCK
 from nuggets_trainer.store.scratch import Scratch
 
@@ -72,7 +73,7 @@ def collect(
         how: `combine_anchor_sets`.
         scratch: makes the `(n, m)` array.
     """
-    anchors = anchor_set.scores(outcome.zero_shot)
+    anchors = anchor_scores(anchor_set, outcome.zero_shot)
     one_shot = scratch.full((num_rows, len(anchors)), np.nan, np.float32)
     upper_bound = np.full(num_rows, np.nan)
     dropped: dict[int, str] = {}

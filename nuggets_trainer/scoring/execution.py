@@ -14,14 +14,14 @@ import numpy.typing as npt
 
 from nuggets_trainer.golden.forecast import ForeseeableRace
 from nuggets_trainer.golden.pilot import pilot_size
-from nuggets_trainer.pipeline.plan import Workload
 from nuggets_trainer.prompts.segment import Group
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.scoring.collect import Outcome
 from nuggets_trainer.scoring.pairs import MissingPairs, Wanted, blocks, distinct
 from nuggets_trainer.scoring.path import choose_path
 from nuggets_trainer.scoring.progress import show_phase
-from nuggets_trainer.scoring.session import Job
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.timing import Workload
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
 from nuggets_trainer.store.scratch import Scratch
@@ -36,10 +36,10 @@ Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate
 
 
 class Execution:
-    """The pairs of one job, as far as this rank computes them.
+    """The pairs of one session, as far as this rank computes them.
 
     Args:
-        job: what the stages share.
+        session: what the stages share.
         anchor_set: the anchors.
         shared: their suffixes.
         prompts: the candidates that this rank rendered.
@@ -48,16 +48,16 @@ class Execution:
 
     def __init__(
         self,
-        job: Job,
+        session: ScoringSession,
         anchor_set: AnchorSet,
         shared: SharedPrefix,
         prompts: dict[int, CandidatePrompt],
         candidates: list[int],
     ) -> None:
-        self._job, self._anchor_set, self._shared, self._prompts = job, anchor_set, shared, prompts
+        self._session, self._anchor_set, self._shared, self._prompts = session, anchor_set, shared, prompts
         self._candidates = candidates
-        self._keys = [job.keys[i] for i in candidates]
-        self._scratch = Scratch(job.store.score_dir)
+        self._keys = [session.keys[i] for i in candidates]
+        self._scratch = Scratch(session.store.score_dir)
         self._path_chosen = False
         self._outcome: Outcome | None = None
         self.num_pairs = 0  # computed by this rank
@@ -73,8 +73,10 @@ class Execution:
         """
         self._measuring, self.watch = measure_seconds is not None, Watch(measure_seconds)
         self._find_budget()
-        with PartWriter(self._job.store, self._job.config.flush_seconds, self._job.config.flush_candidates) as writer:
-            if self._job.config.schedule_in_force == "exact":
+        with PartWriter(
+            self._session.store, self._session.config.flush_seconds, self._session.config.flush_candidates
+        ) as writer:
+            if self._session.config.schedule_in_force == "exact":
                 return self._run_exact(writer)
             return self._run_race(writer)
 
@@ -82,13 +84,13 @@ class Execution:
         """Find the tokens of a forward pass, on all ranks together: it may take some passes."""
 
         def find() -> list[int]:
-            with self._job.passes.in_step():
-                return [self._job.engine.find_tokens_per_batch()]
+            with self._session.passes.in_step():
+                return [self._session.engine.find_tokens_per_batch()]
 
-        self._job.ranks.gather_from(find)
+        self._session.ranks.gather_from(find)
 
     def _run_exact(self, writer: PartWriter) -> Outcome | None:
-        ranks = self._job.ranks
+        ranks = self._session.ranks
         missing = self._missing_pairs()
         tokens = sum(self._shared.num_tokens(self._prompts[i], anchors) for i, anchors in missing)
         counts = ranks.gather([(missing.num_pairs, tokens)])
@@ -102,7 +104,7 @@ class Execution:
 
             def score() -> list[None]:
                 """Write this rank's pairs; there is nothing to tell the others but an error."""
-                with self._job.passes.in_step():
+                with self._session.passes.in_step():
                     for _ in self._score(missing, writer, stoppable=True):
                         pass
                 self.watch.finished = self.num_pairs == missing.num_pairs
@@ -131,8 +133,8 @@ class Execution:
         In a random order, so that the speed so far tells the time to come, but for the longest prefix, which is first:
         memory runs out at once or never.
         """
-        by_key = {self._job.keys[i]: i for i in sorted(self._prompts, reverse=True)}
-        stored = self._job.store.read_matrix(list(by_key), self._anchor_set.keys, self._scratch)
+        by_key = {self._session.keys[i]: i for i in sorted(self._prompts, reverse=True)}
+        stored = self._session.store.read_matrix(list(by_key), self._anchor_set.keys, self._scratch)
         needless = self._scratch.full(stored.shape, False, np.bool_)
         for keys, block in blocks(list(by_key)):
             needless[block] = known(stored[block]) | self._excluded(keys)
@@ -140,12 +142,12 @@ class Execution:
         longest = max(candidates, key=lambda i: (self._prompts[i].num_tokens(), -i), default=None)
         order = sorted(
             range(len(candidates)),
-            key=lambda row: (candidates[row] != longest, self._job.keys[candidates[row]]),
+            key=lambda row: (candidates[row] != longest, self._session.keys[candidates[row]]),
         )
         return MissingPairs(candidates, order, needless)
 
     def _read_outcome(self) -> None:
-        anchors, store = self._anchor_set.keys, self._job.store
+        anchors, store = self._anchor_set.keys, self._session.store
         row, first = distinct(self._keys)
         zero_shot, zero_known = store.read([ZERO_SHOT], anchors)
         one_shot = store.read_matrix(list(first), anchors, self._scratch)
@@ -162,7 +164,7 @@ class Execution:
         self._outcome = Outcome(zero_shot[0], one_shot, row, excluded, np.full(len(self._keys), np.nan))
 
     def _run_race(self, writer: PartWriter) -> Outcome | None:
-        ranks = self._job.ranks
+        ranks = self._session.ranks
         costs = ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in self._prompts.items()])
         with show_phase("Scoring", "pairs", None, ranks.is_main) as phase:
             self._score_zero_shot()
@@ -181,7 +183,7 @@ class Execution:
 
     def _start_race(self, prefix_tokens: dict[int, int]) -> None:
         """Set up the race between the different candidates of all ranks, in pool order."""
-        anchors, store = self._anchor_set.keys, self._job.store
+        anchors, store = self._anchor_set.keys, self._session.store
         self._row, first = distinct(self._keys)
         self._racers = [self._candidates[place] for place in first.values()]
         self._stored = store.read_matrix(list(first), anchors, self._scratch)
@@ -190,7 +192,7 @@ class Execution:
         for keys, block in blocks(list(first)):
             excluded[block] = self._excluded(keys)
         self._race = ForeseeableRace(
-            self._job.config.selection_rule,
+            self._session.config.selection_rule,
             store.read([ZERO_SHOT], anchors)[0][0],
             excluded,
             np.array([prefix_tokens[i] for i in self._racers]),
@@ -198,13 +200,13 @@ class Execution:
             self._tokens_per_wave(),
             copies=np.bincount(self._row),
             pilot=self._pilot(list(first)),
-            confidence=self._job.config.race_confidence,
+            confidence=self._session.config.race_confidence,
             full=self._scratch.full,
         )
 
     def _tokens_per_wave(self) -> int:
-        scale = max(1, self._job.ranks.world // RANKS_IN_A_WAVE)
-        return WAVE_BATCHES * scale * self._job.engine.find_tokens_per_batch()
+        scale = max(1, self._session.ranks.world // RANKS_IN_A_WAVE)
+        return WAVE_BATCHES * scale * self._session.engine.find_tokens_per_batch()
 
     def _pilot(self, keys: list[str]) -> npt.NDArray[np.int64]:
         """Choose the rows with the smallest hashes: a random sample, most of which stays when a pool grows."""
@@ -241,7 +243,7 @@ class Execution:
         self._outcome = Outcome(race.zero_shot, race.one_shot, row, excluded, upper_bound[row])
 
     def _score_together(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> list[Result]:
-        with self._job.passes.in_step():
+        with self._session.passes.in_step():
             return list(self._score(pairs.items(), writer))
 
     def _score(self, pairs: Wanted, writer: PartWriter, stoppable: bool = False) -> Iterator[Result]:
@@ -249,9 +251,9 @@ class Execution:
         for batch in self._batches(pairs):
             if stoppable and self.watch.stopped:
                 break
-            log_probs = self._job.engine.score_groups([group for _, _, group in batch])
+            log_probs = self._session.engine.score_groups([group for _, _, group in batch])
             for (i, anchors, _), values in zip(batch, log_probs, strict=True):
-                writer.add(self._job.keys[i], [self._anchor_set.keys[j] for j in anchors], values)
+                writer.add(self._session.keys[i], [self._anchor_set.keys[j] for j in anchors], values)
                 self.num_pairs += len(anchors)
                 yield i, anchors, values
             writer.end_candidates(len({i for i, _, _ in batch}))
@@ -270,7 +272,7 @@ class Execution:
                     segments = [self._shared.suffixes[j] if prefix else prompt.unshared[j] for j in own]
                     batch.append((i, np.array(own), (prefix, segments)))
                     num_tokens += len(prefix) + sum(len(s.ids) for s in segments)
-            if num_tokens >= CALL_BATCHES * self._job.engine.find_tokens_per_batch():
+            if num_tokens >= CALL_BATCHES * self._session.engine.find_tokens_per_batch():
                 yield batch
                 batch, num_tokens = [], 0
         if batch:
@@ -280,31 +282,31 @@ class Execution:
         """Have the engine choose its path, once, and let the time run from then on."""
         if not self._path_chosen:
             self._path_chosen = True
-            choose_path(self._job, self._anchor_set, self._shared, self._prompts)
+            choose_path(self._session, self._anchor_set, self._shared, self._prompts)
             self.watch.begin()
 
     def _score_zero_shot(self) -> None:
-        keys, store = self._anchor_set.keys, self._job.store
-        missing = self._job.ranks.on_main(lambda: np.flatnonzero(~store.read([ZERO_SHOT], keys)[1][0]))
+        keys, store = self._anchor_set.keys, self._session.store
+        missing = self._session.ranks.on_main(lambda: np.flatnonzero(~store.read([ZERO_SHOT], keys)[1][0]))
         if not len(missing):
             return
         self._choose_path()
 
         def score() -> list[None]:
-            with self._job.passes.in_step():
-                if self._job.ranks.is_main:
-                    log_probs = self._job.engine.score([], [self._anchor_set.segments[j] for j in missing])
+            with self._session.passes.in_step():
+                if self._session.ranks.is_main:
+                    log_probs = self._session.engine.score([], [self._anchor_set.segments[j] for j in missing])
                     store.write([None] * len(missing), [keys[j] for j in missing], log_probs)
             return []
 
-        self._job.ranks.gather_from(score)
+        self._session.ranks.gather_from(score)
 
     def _excluded(self, keys: list[str]) -> npt.NDArray[np.bool_]:
         """Where candidate and anchor have the same text and `exclude_self` holds, `(len(keys), usable anchors)`."""
-        exclude_self = self._job.config.exclude_self
+        exclude_self = self._session.config.exclude_self
         if exclude_self is None:
-            exclude_self = self._job.template.name != "nuggets"
-        texts = self._job.texts
+            exclude_self = self._session.template.name != "nuggets"
+        texts = self._session.texts
         columns: dict[str, list[int]] = {}
         for j, anchor in enumerate(self._anchor_set.rows):
             columns.setdefault(anchor.text_key, []).append(j)

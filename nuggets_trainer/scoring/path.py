@@ -5,14 +5,16 @@ from __future__ import annotations
 from nuggets_trainer.engine.log_probs import PATHS
 from nuggets_trainer.prompts.segment import Group
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.scoring.session import Job
+from nuggets_trainer.scoring.session import ScoringSession
 
 
-def choose_path(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts: dict[int, CandidatePrompt]) -> None:
+def choose_path(
+    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, prompts: dict[int, CandidatePrompt]
+) -> None:
     """Have the engine hold its paths against the naive one: longest and shortest prefix, longest anchors.
 
     Args:
-        job: its engine takes the path.
+        session: its engine takes the path.
         anchor_set: the anchors.
         shared: their suffixes.
         prompts: the candidates of this rank.
@@ -24,15 +26,15 @@ def choose_path(job: Job, anchor_set: AnchorSet, shared: SharedPrefix, prompts: 
             segments = shared.suffixes if prefix else prompts[i].unshared
             longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
             groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
-    if job.passes.sharded:
+    if session.passes.sharded:
         # The same passes on all ranks: a path that fails does so everywhere at once.
-        groups = job.ranks.on_main(lambda: groups)
+        groups = session.ranks.on_main(lambda: groups)
     anchor_tokens = sum(len(segment.ids) for segment in shared.suffixes.values())
     num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in prompts.values())
-    engine, ranks = job.engine, job.ranks
+    engine, ranks = session.engine, session.ranks
 
     def choose() -> list[tuple[str, bool]]:
-        with job.passes.in_step():
+        with session.passes.in_step():
             return [(engine.choose_path(groups, num_tokens), engine.compiles)]
 
     choices = ranks.gather_from(choose)

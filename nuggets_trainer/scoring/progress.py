@@ -1,7 +1,7 @@
 """What a person sees while a pool is scored: one live display, or a plain line now and then. Knows no model, no files.
 
 On a terminal a bar of rich's; in a notebook one line that changes in place (rich's bar would need ipywidgets there);
-elsewhere (a log file, a batch job) lines through `logging`.
+elsewhere (a log file, a batch session) lines through `logging`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class NotebookLine:
 
 
 class Phase:
-    """One phase of a job, shown while it lasts; `show_phase` makes it.
+    """One phase of a session, shown while it lasts; `show_phase` makes it.
 
     Args:
         name: what is being done.

@@ -7,9 +7,9 @@ import math
 import time
 
 from nuggets_trainer.golden.forecast import ForeseeableRace
-from nuggets_trainer.pipeline.plan import Measurement, Range, Workload, describe_time, speed_of, speed_together
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.progress import Phase
+from nuggets_trainer.scoring.timing import Measurement, Range, Workload, describe_time, speed_of, speed_together
 
 logger = logging.getLogger(__name__)
 

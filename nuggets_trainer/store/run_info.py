@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.prompts.shared_prefix import AnchorSet
-    from nuggets_trainer.scoring.session import Job
+    from nuggets_trainer.scoring.session import ScoringSession
     from nuggets_trainer.store.results import PoolScores
 
 Ints = npt.NDArray[np.int64]
@@ -78,7 +78,7 @@ Decode = Callable[[list[int]], str]
 
 def write_provenance(
     score_dir: Place,
-    job: Job,
+    session: ScoringSession,
     anchor_set: AnchorSet,
     scores: PoolScores,
     golden_set: GoldenSet,
@@ -89,7 +89,7 @@ def write_provenance(
 
     Args:
         score_dir: where the scores are; a local path, or a URL for fsspec.
-        job: of the run that is over.
+        session: of the run that is over.
         anchor_set: its anchors.
         scores: of the n pool rows.
         golden_set: what was kept.
@@ -99,19 +99,19 @@ def write_provenance(
     Raises:
         OSError: if the files cannot be written; and what a pool's own `formatting_func` may raise.
     """
-    rows = list(_shown_rows(job.pool, scores, golden_set, lambda ids: str(tokenizer.decode(ids))))
+    rows = list(_shown_rows(session.pool, scores, golden_set, lambda ids: str(tokenizer.decode(ids))))
     rows += _anchor_rows(anchor_set, scores, lambda ids: str(tokenizer.decode(ids)))
-    rows += _lengths(job, scores, golden_set)
+    rows += _lengths(session, scores, golden_set)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd")
     write_atomically(join(score_dir, ROWS_FILE), sink.getvalue())
-    run = json.dumps({"model": model.config._name_or_path, **_run(job, scores, golden_set)}, indent=1, default=str)
+    run = json.dumps({"model": model.config._name_or_path, **_run(session, scores, golden_set)}, indent=1, default=str)
     write_atomically(join(score_dir, RUN_FILE), run.encode())
 
 
-def _run(job: Job, scores: PoolScores, golden_set: GoldenSet) -> dict[str, Any]:
-    pool, engine = job.pool, job.engine
-    manifest = json.loads(read_bytes(join(job.store.directory, "manifest.json")))
+def _run(session: ScoringSession, scores: PoolScores, golden_set: GoldenSet) -> dict[str, Any]:
+    pool, engine = session.pool, session.engine
+    manifest = json.loads(read_bytes(join(session.store.directory, "manifest.json")))
     return {
         "layout": LAYOUT,
         "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -133,12 +133,12 @@ def _run(job: Job, scores: PoolScores, golden_set: GoldenSet) -> dict[str, Any]:
         "groups": golden_set.groups,
         "scoring": scores.summary(),
         "dropped": dict(Counter(reason for reason in scores.dropped if reason is not None).most_common()),
-        "config": _without_secrets(job.config),
-        "template": job.template.name,
-        "fingerprint": {"id": job.store.fingerprint, "fields": manifest["fields"]},
+        "config": _without_secrets(session.config),
+        "template": session.template.name,
+        "fingerprint": {"id": session.store.fingerprint, "fields": manifest["fields"]},
         "device": {
-            "processes": job.ranks.world,
-            "device": _device_name(job.ranks.device),
+            "processes": session.ranks.world,
+            "device": _device_name(session.ranks.device),
             "path": engine.path,
             "tokens_per_batch": engine.tokens_per_batch,
         },
@@ -194,18 +194,18 @@ def _anchor_rows(anchor_set: AnchorSet, scores: PoolScores, decode: Decode) -> I
         yield {"part": "anchor", "anchor": j, "index": index, **display_texts(row, decode)}
 
 
-def _lengths(job: Job, scores: PoolScores, golden_set: GoldenSet) -> Iterator[dict[str, Any]]:
+def _lengths(session: ScoringSession, scores: PoolScores, golden_set: GoldenSet) -> Iterator[dict[str, Any]]:
     """Completion lengths of some samples, in pool order."""
     generator = np.random.default_rng(0)
     candidates = np.array([i for i, reason in enumerate(scores.dropped) if reason is None], dtype=np.int64)
     samples = {
         "length": generator.permutation(candidates)[:NUM_LENGTHS],
         "length_kept": generator.permutation(golden_set.indices)[:NUM_LENGTHS_KEPT],
-        "pilot": _pilot(job.keys, candidates, scores) if scores.num_eliminated else candidates[:0],
+        "pilot": _pilot(session.keys, candidates, scores) if scores.num_eliminated else candidates[:0],
     }
     for part, indices in samples.items():
         for i in np.sort(indices):
-            yield {"part": part, "index": int(i), "completion_length": _completion_length(job.pool[int(i)])}
+            yield {"part": part, "index": int(i), "completion_length": _completion_length(session.pool[int(i)])}
 
 
 def _pilot(keys: list[str], candidates: Ints, scores: PoolScores) -> Ints:

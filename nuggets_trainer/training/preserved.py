@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
-import signal
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -53,26 +47,3 @@ def preserved_rng() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-@contextlib.contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM (preemption, a time limit) into an orderly exit with code 143, which launchers take for a retry.
-
-    What is open is closed on the way out; by default the signal ends a process on the spot. Elsewhere than in the main
-    thread, where no handler can be set, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the first one is heeded
-        logger.warning("SIGTERM: writing what is scored, and leaving with exit code %d.", 128 + number)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

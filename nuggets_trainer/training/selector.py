@@ -22,7 +22,7 @@ from nuggets_trainer.pipeline.score_pool import score_pool
 from nuggets_trainer.prompts.templates import Template, make_template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import warn_instead_of_raising, write_report
-from nuggets_trainer.scoring.session import AnchorPools
+from nuggets_trainer.scoring.anchors import AnchorPools
 from nuggets_trainer.store.files import join
 from nuggets_trainer.store.fingerprint import config_hash
 from nuggets_trainer.training.preserved import without_mixed_precision

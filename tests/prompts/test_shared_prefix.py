@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from nuggets_trainer.data.row import Row, UnusableRowError, read_row
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
+from nuggets_trainer.scoring.anchors import anchor_scores
 from tests.support.launch import SHARED
 from tests.support.oracle import render
 from tests.support.rows import alpaca_rows
@@ -293,7 +294,7 @@ def test_anchors_that_cannot_be_scored_keep_their_place_and_their_reason(loaded)
     assert anchor_set.rows == [good[0], good[1]]
     assert anchor_set.keys == [good[0].key, good[1].key]
     assert anchor_set.segments == [template.zero_shot(good[0]), template.zero_shot(good[1])]
-    scores = anchor_set.scores(np.array([-1.5, -2.5], dtype=np.float32))
+    scores = anchor_scores(anchor_set, np.array([-1.5, -2.5], dtype=np.float32))
     assert scores.dropped == [None, "empty_completion", "too_long", None]
     assert scores.pool_index == [5, 6, 7, 8]
     np.testing.assert_array_equal(scores.zero_shot, np.array([-1.5, np.nan, np.nan, -2.5], dtype=np.float32))
@@ -313,7 +314,7 @@ def test_an_anchor_of_exactly_the_context_is_usable(loaded):
 
 def test_an_anchor_without_a_finite_log_prob_is_dropped_after_scoring(loaded):
     anchor_set = AnchorSet(PlainTemplate(loaded("demo")), alpaca(ANCHORS)[:3], [None] * 3, max_length=None)
-    scores = anchor_set.scores(np.array([-1.0, np.nan, -np.inf], dtype=np.float32))
+    scores = anchor_scores(anchor_set, np.array([-1.0, np.nan, -np.inf], dtype=np.float32))
     assert scores.dropped == [None, "non_finite_log_prob", "non_finite_log_prob"]
     assert np.isnan(scores.zero_shot[1:]).all()
     assert scores.num_tokens.tolist()[1:] == [0, 0]
@@ -328,7 +329,11 @@ def test_an_anchor_that_the_template_refuses_or_rewrites_is_dropped(loaded):
     rows = [conversation(None, "red"), conversation(None, "bad"), conversation(None, "blue", "moody")]
     anchor_set = AnchorSet(ChatTemplate(tokenizer), rows, [None] * 3, max_length=None)
     assert anchor_set.usable == [0]
-    assert anchor_set.scores(np.zeros(1, np.float32)).dropped == [None, "not_tokenizable", "completion_changes"]
+    assert anchor_scores(anchor_set, np.zeros(1, np.float32)).dropped == [
+        None,
+        "not_tokenizable",
+        "completion_changes",
+    ]
 
 
 def test_anchors_cut_by_the_nuggets_template_are_counted_once_each(loaded):
@@ -341,7 +346,7 @@ def test_anchors_cut_by_the_nuggets_template_are_counted_once_each(loaded):
         ]
     )
     anchor_set = AnchorSet(NuggetsTemplate(loaded("demo")), rows, [None] * 4, max_length=None)
-    scores = anchor_set.scores(np.zeros(3, np.float32))
+    scores = anchor_scores(anchor_set, np.zeros(3, np.float32))
     assert scores.dropped == [None, None, "completion_cut_away", None]
     assert scores.num_cut == 2
     assert [len(segment.ids) for segment in anchor_set.segments][::2] == [200, 200]

@@ -12,9 +12,10 @@ import pexpect
 import pytest
 
 from nuggets_trainer.golden.forecast import HIGH_UNSEEN, ForeseeableRace
-from nuggets_trainer.pipeline.plan import Measurement, Plan, Workload, speed_of
+from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.scoring import progress
 from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.scoring.timing import Measurement, Workload, speed_of
 from tests.support.launch import ROOT, environment
 
 SHOWN = """
