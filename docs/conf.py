@@ -102,7 +102,7 @@ def as_markdown(field: dataclasses.Field[Any], known: set[str]) -> str:
 
 
 def lead_out_of_docs(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Have relative links to what is no part of the site, such as recipes/LOG.md, lead to the repository."""
+    """Have relative links to what is no part of the site, such as the README, lead to the repository."""
     folder = Path(app.env.doc2path(docname)).parent
 
     def led_out(link: re.Match[str]) -> str:

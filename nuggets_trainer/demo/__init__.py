@@ -9,8 +9,9 @@ clean, half with one of six corruptions: `wrong` (the typical mistake: "goed" fo
 another row), `truncated`, `garbled`, `off_format`, `empty`. The label is in the column `corruption`, which selection
 never reads.
 
-Measured (recipes/LOG.md): every corrupted row of the pool scores below every clean one but a few. What the model does
-not see is the right answer to another prompt of the same family; such rows are in `stress` (AUC 0.5), not in the pool.
+Measured (docs/log/demo.md): every corrupted row of the pool scores below every clean one but a few. What the model
+does not see is the right answer to another prompt of the same family; such rows are in `stress` (AUC 0.5), not in the
+pool.
 The demo shows the method where it works by construction; it is no evidence about real pools.
 """
 

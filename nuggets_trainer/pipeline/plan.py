@@ -13,7 +13,7 @@ from nuggets_trainer.golden.scores import standard_error
 from nuggets_trainer.scoring.timing import Measurement, Range
 from nuggets_trainer.wording import byte_size, duration, rounded
 
-STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (recipes/LOG.md)
+STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (docs/log/store_and_resuming.md)
 RESULT_BYTES_PER_PAIR = 5.0  # float32 and a mark, in memory while results are made
 WORTHWHILE = 0.9  # an option that takes more than this share of the time saves nothing worth a choice
 SMALLER_SCORER = 0.1  # parameters of the smaller scorer that is put forward, as a share

@@ -106,15 +106,11 @@ def test_a_wrong_python_block_is_found(text):
         documented.check_python(documented.Block(ROOT / "README.md", 1, "python", text))
 
 
-def test_the_list_of_files_is_complete():
-    tree = README[README.index("```text\nnuggets_trainer/") :]
-    named = set(re.findall(r"^  (\w+)(?:\.py|/) ", tree, flags=re.MULTILINE))
-    package = {path.stem for path in (ROOT / "nuggets_trainer").iterdir()}
-    assert package - {"__init__", "__pycache__", "py"} <= named
-    inner = set(re.findall(r"^    (\w+)\.py ", tree, flags=re.MULTILINE))
-    subpackages = [path.stem for path in (ROOT / "nuggets_trainer").glob("[er]*/*.py")]  # evaluation, report
-    assert set(subpackages) - {"__init__"} == inner
-    assert {"train", "demo", "control", "compare", "follows", "evaluate", "bench", "demo_assets"} <= named
+def test_every_script_is_told_in_the_guide_to_the_command_line():
+    recipes = (GUIDES / "command_line.md").read_text().split("\n## Recipes\n")[1]
+    named = set(re.findall(r"^\| `recipes/([\w/]+)\.py` \|", recipes, flags=re.MULTILINE))
+    top_level = {path.stem for path in (ROOT / "recipes").glob("*.py") if "__main__" in path.read_text()}
+    assert named == {*top_level, "bench/race"}
 
 
 def test_configs_are_listed():

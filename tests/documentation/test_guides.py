@@ -41,7 +41,7 @@ def code_in(cells: list[str]) -> set[str]:
 def reasons_in_the_code() -> set[str]:
     """Whatever an `UnusableRowError` is raised with, and what is given without one."""
     found = {UNTRAINABLE, "non_finite_log_prob", "no_scored_anchor"}
-    for path in PACKAGE.glob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         for written in re.findall(r'UnusableRowError\((f?"[^"]+")\)', path.read_text()):
             parts = ("prompt", "completion") if "{part}" in written else ("",)
             found |= {ast.literal_eval(written.removeprefix("f").replace("{part}", part)) for part in parts}

@@ -31,7 +31,10 @@ LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
 # Programs of others, whose command lines are theirs: no more than that they are called is known.
 FOREIGN = {"cd", "curl", "git", "sbatch", "source", "vllm"}
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
-FOREIGN_OPTIONS = {"--array", "--dependency", "--gres", "--requeue", "--resolution", "--time"}  # of sbatch and uv
+FOREIGN_OPTIONS = {
+    *("--array", "--dependency", "--gres", "--requeue", "--time"),  # sbatch
+    *("--nproc_per_node", "--resolution"),  # torchrun, uv
+}
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
 VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # as the scheduler would set them
 CPU = ["--use_cpu", "true", "--bf16", "false"]  # SFTConfig refuses its own defaults on a machine without a GPU
@@ -189,11 +192,11 @@ def _python(rest: list[str]) -> tuple[str, Any]:
     module = recipe(script.stem, script.parent)
     if script.stem in ("train", "control", "compare"):
         return str(script), module.parse([*options, *CPU])
-    if hasattr(module, "parse") or hasattr(module, "make_parser"):
-        return str(script), module.parse(options) if hasattr(module, "parse") else module.make_parser().parse_args(
-            options
-        )
-    # A script for us alone, which parses where it runs.
+    if hasattr(module, "make_parser"):
+        return str(script), module.make_parser().parse_args(options)
+    if getattr(module.__dict__.get("parse"), "__module__", None) == module.__name__:
+        return str(script), module.parse(options)
+    # demo.py and the benches parse in `main`.
     assert {word for word in options if word.startswith("--")} <= known_options(), options
     return str(script), options
 
