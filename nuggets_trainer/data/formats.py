@@ -63,12 +63,12 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text") 
             "`dataset.remove_columns('prompt')`."
         )
     if len(fitting) > 1:
-        _say_which(name, tuple(fitting))
+        _log_format_choice(name, tuple(fitting))
     return fitting[0]
 
 
 @functools.cache  # once for all readings of a run
-def _say_which(name: str, fitting: tuple[str, ...]) -> None:
+def _log_format_choice(name: str, fitting: tuple[str, ...]) -> None:
     logger.info(
         "`%s` has the columns of several formats (%s): %r is read, as by SFTTrainer.",
         name,

@@ -79,7 +79,7 @@ class PackedRow:
 
     Args:
         pieces: in order, without gaps.
-        prefixes: of each group.
+        prefixes: all prefixes, also of other rows.
         kernel: `loop` or `flex`.
     """
 
@@ -204,7 +204,7 @@ def _loop(
     for piece in row.pieces:
         span = slice(piece.start, piece.start + piece.length)
         q, k, v = query[:, :, span], key[:, :, span], value[:, :, span]
-        prefix = row.prefixes[piece.group]
+        prefix = row.prefixes[piece.prefix]
         if piece.segment is None:
             prefix.keep(layer, k, v)
             mask = causal_mask(0, piece.length, window, query)

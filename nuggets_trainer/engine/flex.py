@@ -37,7 +37,7 @@ def flex_row(
     earlier = earlier_prefixes(row)
     keys, values = key, value
     if earlier:
-        kept = [row.prefixes[group].layers[layer] for group in earlier]
+        kept = [row.prefixes[prefix].layers[layer] for prefix in earlier]
         num_earlier = sum(k.shape[2] for k, _ in kept)
         padding = key.new_zeros(*key.shape[:2], earlier_keys(num_earlier) - num_earlier, key.shape[3])
         values_padding = value.new_zeros(*value.shape[:2], padding.shape[2], value.shape[3])
@@ -47,7 +47,7 @@ def flex_row(
         if piece.segment is None:
             span = slice(piece.start, piece.start + piece.length)
             # A copy: a view would keep the whole row's keys and values alive.
-            row.prefixes[piece.group].layers[layer] = key[:, :, span].clone(), value[:, :, span].clone()
+            row.prefixes[piece.prefix].layers[layer] = key[:, :, span].clone(), value[:, :, span].clone()
     if window not in row.block_masks:
         row.block_masks[window] = block_mask(row, earlier, keys.shape[2], window, query.device)
     grouped = key.shape[1] != query.shape[1]
@@ -82,10 +82,10 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
 
 
 def earlier_prefixes(row: PackedRow) -> list[int]:
-    """List the groups with pieces in this row whose prefix ran in an earlier one."""
-    own = {piece.group for piece in row.pieces if piece.segment is None}
-    needed = dict.fromkeys(piece.group for piece in row.pieces if row.prefixes[piece.group].length)
-    return [group for group in needed if group not in own]
+    """List the prefixes that ran in an earlier row and have segments in this one."""
+    own = {piece.prefix for piece in row.pieces if piece.segment is None}
+    needed = dict.fromkeys(piece.prefix for piece in row.pieces if row.prefixes[piece.prefix].length)
+    return [prefix for prefix in needed if prefix not in own]
 
 
 def block_mask(
@@ -103,23 +103,23 @@ def block_mask(
     key_owner, key_position = np.full(num_keys, -2, dtype=np.int32), np.zeros(num_keys, dtype=np.int32)
     prefix_keys: dict[int, tuple[int, int]] = {}
     start = 0
-    for group in earlier:
-        length = row.prefixes[group].length
-        prefix_keys[group] = start, start + length
-        key_owner[start : start + length], key_position[start : start + length] = group, np.arange(length)
+    for prefix in earlier:
+        length = row.prefixes[prefix].length
+        prefix_keys[prefix] = start, start + length
+        key_owner[start : start + length], key_position[start : start + length] = prefix, np.arange(length)
         start += length
     for number, piece in enumerate(row.pieces, start=len(row.prefixes)):
         span = slice(piece.start, piece.start + piece.length)
         is_prefix = piece.segment is None
-        first = 0 if is_prefix else row.prefixes[piece.group].length
-        own[span] = piece.group if is_prefix else number
+        first = 0 if is_prefix else row.prefixes[piece.prefix].length
+        own[span] = piece.prefix if is_prefix else number
         position[span] = np.arange(first, first + piece.length)
         keys = offset + piece.start, offset + piece.start + piece.length
         if is_prefix:
-            prefix_keys[piece.group] = keys
+            prefix_keys[piece.prefix] = keys
         elif first:
-            behind[span] = piece.group
-            _occupy(occupied, span.start, span.stop, *prefix_keys[piece.group])
+            behind[span] = piece.prefix
+            _occupy(occupied, span.start, span.stop, *prefix_keys[piece.prefix])
         _occupy(occupied, span.start, span.stop, *keys)
     key_owner[offset:], key_position[offset:] = own, position
     arrays = [torch.from_numpy(a).to(device) for a in (own, behind, position, key_owner, key_position)]

@@ -24,7 +24,7 @@ from nuggets_trainer.engine.compiled import compiled_layers, compiling_pays
 from nuggets_trainer.engine.memory import find_tokens_per_batch
 from nuggets_trainer.engine.packed import score_packed
 from nuggets_trainer.engine.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
-from nuggets_trainer.prompts.segment import Group, Segment
+from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 from nuggets_trainer.ranks import OtherRankFailedError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 ENGINE_VERSION = 1  # part of the fingerprint: raise it when scores change by more than rounding
-PATHS: dict[str, Callable[[PreTrainedModel, Sequence[Group], int], list[list[float]]]] = {
+PATHS: dict[str, Callable[[PreTrainedModel, Sequence[PrefixedSegments], int], list[list[float]]]] = {
     "packed": score_packed,
     "cached": score_cached,
     "whole": score_whole,
@@ -54,7 +54,7 @@ class LogProbEngine:
         tokens_per_batch: upper bound on the tokens of one forward pass, padding included; a single segment that is
             longer runs alone. None finds it. Halved when memory runs out.
         autocast_dtype: run the forward passes under autocast in this dtype; None leaves the weights' dtype.
-        path: one of `PATHS`; None chooses by a check on the first groups to score, see `choose_path`.
+        path: one of `PATHS`; None chooses by a check on the first prefixes and segments to score, see `choose_path`.
         sharded: every forward pass takes all ranks of the job (a sharded model), so that none can be tried and given
             up: memory that runs out is an error.
     """
@@ -110,40 +110,40 @@ class LogProbEngine:
             One value per segment, `(len(segments),)`, nats per token, in the order given. Not finite where the
             model's log-probs are not.
         """
-        return self.score_groups([(prefix_ids, segments)])[0]
+        return self.score_prefixed([(prefix_ids, segments)])[0]
 
-    def score_groups(self, groups: Sequence[Group]) -> list[npt.NDArray[np.float32]]:
+    def score_prefixed(self, prefixed: Sequence[PrefixedSegments]) -> list[npt.NDArray[np.float32]]:
         """Score many prefixes, each with its own segments, as `score` does; short ones share forward passes.
 
         Raises:
             RuntimeError: if memory does not suffice for a single segment behind its prefix.
         """
         if self.path is None:
-            self.choose_path([(prefix_ids, segments[:3]) for prefix_ids, segments in groups[:2]])
+            self.choose_path([(prefix_ids, segments[:3]) for prefix_ids, segments in prefixed[:2]])
         assert self.path is not None
         with self.scoring():
-            results = self._within_memory(PATHS[self.path], groups)
+            results = self._within_memory(PATHS[self.path], prefixed)
         return [np.array(means, dtype=np.float32) for means in results]
 
-    def choose_path(self, groups: Sequence[Group], num_tokens: int = 0) -> str:
-        """Take the fastest path that gives, on these groups, what one sequence at a time gives.
+    def choose_path(self, prefixed: Sequence[PrefixedSegments], num_tokens: int = 0) -> str:
+        """Take the fastest path that gives, on these prefixes and segments, what one sequence at a time gives.
 
         Sliding windows, soft-caps, position biases, recurrent layers or caches of another kind can make a faster path
         wrong for a model, some of them only on long sequences: give the longest.
 
         Args:
-            groups: a few prefixes and segments of the job.
+            prefixed: a few prefixes and segments of the job.
             num_tokens: of the whole job: long ones are worth compiling for.
 
         Returns:
             The path, used from now on.
         """
         self.path, self.compiles = "naive", False
-        expected = self.score_groups(groups)
+        expected = self.score_prefixed(prefixed)
         attempts = [("packed", True)] if compiling_pays(self._model, num_tokens) else []
         attempts += [(path, False) for path in ("packed", "cached", "whole")]
         for self.path, self.compiles in attempts:
-            problem = self._problem(groups, expected)
+            problem = self._problem(prefixed, expected)
             if problem is None:
                 return self.path
             logger.warning(
@@ -156,7 +156,9 @@ class LogProbEngine:
         self.path = "naive"
         return self.path
 
-    def _problem(self, groups: Sequence[Group], expected: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    def _problem(
+        self, prefixed: Sequence[PrefixedSegments], expected: Sequence[npt.NDArray[np.float32]]
+    ) -> str | None:
         """Say what is wrong with the present path, or None."""
         tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
         if getattr(self._model, "is_quantized", False):
@@ -166,7 +168,7 @@ class LogProbEngine:
         for tokens_per_batch in (budget, 1):
             try:
                 self.tokens_per_batch = tokens_per_batch
-                found = self.score_groups(groups)
+                found = self.score_prefixed(prefixed)
             except OtherRankFailedError:
                 raise  # says nothing of the path
             except Exception as error:  # noqa: BLE001 - whatever it is, there is a path that needs less of the model

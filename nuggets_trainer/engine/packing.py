@@ -8,29 +8,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a row: the prefix of a group, or one of the segments behind it.
+    """A stretch of a row: a prefix, or one of the segments behind it.
 
     Attributes:
-        group: whose prefix it is or stands behind.
-        segment: position among the group's segments; None for the prefix itself.
+        prefix: position of the prefix that it is, or that it stands behind.
+        segment: position among the segments behind that prefix; None for the prefix itself.
         length: tokens.
         start: where it begins in its row.
     """
 
-    group: int
+    prefix: int
     segment: int | None
     length: int
     start: int
 
 
-def pack(groups: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> list[list[Piece]]:
-    """Cut the pieces of all groups, in order, into as few rows as the budget admits, about equally long.
+def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> list[list[Piece]]:
+    """Put prefixes and segments, in order, into as few rows as the budget admits, about equally long.
 
     A prefix comes before its segments: in the same row, or in an earlier one. Nothing is cut or padded; a piece that
     is longer than the budget has a row of its own.
 
     Args:
-        groups: of each the length of its prefix (0 for none) and the lengths of its segments, in tokens.
+        prefixed: length of each prefix (0 for none) and lengths of the segments behind it, in tokens.
         tokens_per_row: budget of a row.
 
     Returns:
@@ -41,10 +41,10 @@ def pack(groups: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> li
         [[(None, 0, 4), (0, 4, 3)], [(1, 0, 3), (2, 3, 2)]]
     """
     pieces: list[tuple[int, int | None, int]] = []
-    for group, (prefix_length, lengths) in enumerate(groups):
+    for prefix, (prefix_length, lengths) in enumerate(prefixed):
         if prefix_length:
-            pieces.append((group, None, prefix_length))
-        pieces += [(group, segment, length) for segment, length in enumerate(lengths)]
+            pieces.append((prefix, None, prefix_length))
+        pieces += [(prefix, segment, length) for segment, length in enumerate(lengths)]
     num_rows = _num_rows(pieces, tokens_per_row)
     even = -(-sum(length for *_, length in pieces) // max(num_rows, 1))
     # The shortest limit that needs no further row: rows of one length suit matrix products, and a short last row none.
@@ -66,10 +66,10 @@ def _num_rows(pieces: Sequence[tuple[int, int | None, int]], limit: int) -> int:
 def _fill(pieces: Sequence[tuple[int, int | None, int]], limit: int) -> list[list[Piece]]:
     rows: list[list[Piece]] = []
     used = limit
-    for group, segment, length in pieces:
+    for prefix, segment, length in pieces:
         if not rows or used + length > limit:
             rows.append([])
             used = 0
-        rows[-1].append(Piece(group, segment, length, used))
+        rows[-1].append(Piece(prefix, segment, length, used))
         used += length
     return rows

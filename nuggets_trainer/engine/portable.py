@@ -15,7 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from nuggets_trainer.engine.lm_head import segment_means
-from nuggets_trainer.prompts.segment import Group, Segment
+from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 LOGIT_ROWS = 1024  # completion positions whose logits are turned to float32 at a time
 
 
-def score_cached(model: PreTrainedModel, groups: Sequence[Group], tokens_per_batch: int) -> list[list[float]]:
-    """Mean log-prob of each segment behind its group's prefix, nats per token, one list per group."""
+def score_cached(
+    model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int
+) -> list[list[float]]:
+    """Mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
     results = []
-    for prefix_ids, segments in groups:
+    for prefix_ids, segments in prefixed:
         cache = _prefix_cache(model, prefix_ids) if len(prefix_ids) else None
         means = [0.0] * len(segments)
         for batch in batches([len(s.ids) for s in segments], len(prefix_ids), tokens_per_batch):
@@ -36,15 +38,21 @@ def score_cached(model: PreTrainedModel, groups: Sequence[Group], tokens_per_bat
     return results
 
 
-def score_whole(model: PreTrainedModel, groups: Sequence[Group], tokens_per_batch: int) -> list[list[float]]:
-    """Mean log-prob of each segment behind its group's prefix, nats per token, one list per group."""
-    whole: list[Group] = [([], [s.behind(prefix_ids) for s in segments]) for prefix_ids, segments in groups]
+def score_whole(
+    model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int
+) -> list[list[float]]:
+    """Mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
+    whole: list[PrefixedSegments] = [
+        ([], [s.behind(prefix_ids) for s in segments]) for prefix_ids, segments in prefixed
+    ]
     return score_cached(model, whole, tokens_per_batch)
 
 
-def score_naive(model: PreTrainedModel, groups: Sequence[Group], tokens_per_batch: int = 1) -> list[list[float]]:
+def score_naive(
+    model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int = 1
+) -> list[list[float]]:
     """Mean log-probs without cache, batch or padding, what the other ways are held against; any budget is one row."""
-    return score_whole(model, groups, tokens_per_batch=1)
+    return score_whole(model, prefixed, tokens_per_batch=1)
 
 
 def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -> Iterator[list[int]]:

@@ -89,7 +89,7 @@ class ChatTemplate:
         alone = self._zero_shot_once(anchor) if borrowed or self._training_chat_template is not None else None
         return self._render([*system, *turns], completion, _rendering(tools, kwargs), alone)
 
-    def joins_safely(self, boundary: list[int]) -> bool:
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Tell by a special token: text on its two sides is tokenized apart, elsewhere it may merge."""
         special = {*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()}
         return not special.isdisjoint(boundary)

@@ -49,7 +49,7 @@ class TokensTemplate:
         offset = len(shown) - num_bos
         return scored_at([*shown, *ids[num_bos:]], [position + offset for position in scored])
 
-    def joins_safely(self, boundary: list[int]) -> bool:
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True
 

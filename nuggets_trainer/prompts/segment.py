@@ -57,7 +57,7 @@ class Segment:
         return Segment(ids, self.start + by, scored)
 
 
-Group = tuple[Sequence[int], Sequence[Segment]]  # a prefix (may be empty) and the segments behind it
+PrefixedSegments = tuple[Sequence[int], Sequence[Segment]]  # a prefix (may be empty) and the segments behind it
 
 
 def scored_at(ids: list[int], positions: Sequence[int]) -> Segment:

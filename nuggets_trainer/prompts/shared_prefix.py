@@ -110,20 +110,20 @@ class CandidatePrompt:
     """One candidate as the engine takes it.
 
     Attributes:
-        groups: `(prefix ids, anchor positions)`; the prefix is empty where the template breaks sharing.
-        unshared: whole one-shot segments, by anchor position, of the groups with an empty prefix.
+        prefixes: `(prefix ids, anchor positions)`; a prefix is empty if the template does not allow a shared one.
+        unshared: whole one-shot segments, by anchor position, of the anchors with an empty prefix.
     """
 
-    groups: list[tuple[list[int], list[int]]]
+    prefixes: list[tuple[list[int], list[int]]]
     unshared: dict[int, Segment]
 
     def prefix_tokens(self) -> int:
         """Tokens of all prefixes: what a visit to the candidate costs before the first anchor."""
-        return sum(len(prefix) for prefix, _ in self.groups)
+        return sum(len(prefix) for prefix, _ in self.prefixes)
 
     def num_tokens(self) -> int:
         """Length of the longest prefix or whole segment, to sort by."""
-        return max(*(len(prefix) for prefix, _ in self.groups), *(len(s.ids) for s in self.unshared.values()), 0)
+        return max(*(len(prefix) for prefix, _ in self.prefixes), *(len(s.ids) for s in self.unshared.values()), 0)
 
 
 class SharedPrefix:
@@ -133,8 +133,8 @@ class SharedPrefix:
     alike (the candidate, and tokens that all anchors share) is prefix, the rest is suffix. At least one prompt token
     stays in each suffix, so that the completion's first token is predicted inside it. For every candidate the split is
     checked against the joint rendering with two anchors (with all, where candidate and anchor meet in plain text, as
-    tokens may merge there); where it does not hold, its pairs are rendered whole. Anchors are grouped by
-    what a conversation has at its very beginning: system message, tools, and options of the chat template.
+    tokens may merge there); where it does not hold, its pairs are rendered whole. Anchors share a prefix if they have
+    the same header: system message, tools, and options of the chat template.
 
     Args:
         template: renders the pairs.
@@ -145,15 +145,15 @@ class SharedPrefix:
     def __init__(self, template: Template, anchors: Sequence[Row], max_length: int | None = None) -> None:
         self._template, self._anchors, self._max_length = template, anchors, max_length
         self.suffixes: dict[int, Segment] = {}
-        by_beginning: dict[str, list[int]] = {}
+        by_header: dict[str, list[int]] = {}
         for j, anchor in enumerate(anchors):
-            beginning = (system_messages(anchor.prompt), anchor.tools, anchor.template_kwargs)
-            by_beginning.setdefault(str(beginning), []).append(j)
-        self._groups = list(by_beginning.values())
+            header = (system_messages(anchor.prompt), anchor.tools, anchor.template_kwargs)
+            by_header.setdefault(str(header), []).append(j)
+        self._by_header = list(by_header.values())
         self._checked: dict[int, list[int]] = {}
-        for group in self._groups:
-            self.suffixes.update(self._split_group(group))
-            self._checked[group[0]] = self._anchors_to_check(group)
+        for positions in self._by_header:
+            self.suffixes.update(self._split(positions))
+            self._checked[positions[0]] = self._anchors_to_check(positions)
         self._suffix_tokens = np.array([len(self.suffixes[j].ids) for j in range(len(anchors))])
 
     def candidate(self, row: Row) -> CandidatePrompt:
@@ -163,17 +163,17 @@ class SharedPrefix:
             UnusableRowError: if it cannot be rendered, if it changes the tokens that an anchor is scored on, or if it
                 does not fit the context together with every anchor.
         """
-        groups, unshared = [], {}
-        for group in self._groups:
-            prefix = self._prefix(row, group)
-            groups.append((prefix, group))
+        prefixes, unshared = [], {}
+        for positions in self._by_header:
+            prefix = self._prefix(row, positions)
+            prefixes.append((prefix, positions))
             if not prefix:
-                unshared.update({j: self._whole(row, j) for j in group})
+                unshared.update({j: self._whole(row, j) for j in positions})
             segments = self.suffixes if prefix else unshared
-            longest = len(prefix) + max(len(segments[j].ids) for j in group)
+            longest = len(prefix) + max(len(segments[j].ids) for j in positions)
             if self._max_length is not None and longest > self._max_length:
                 raise UnusableRowError("too_long")
-        return CandidatePrompt(groups, unshared)
+        return CandidatePrompt(prefixes, unshared)
 
     def num_tokens(self, prompt: CandidatePrompt, anchors: npt.NDArray[np.int64]) -> int:
         """Forward tokens of a candidate and these anchors, in one visit."""
@@ -182,33 +182,33 @@ class SharedPrefix:
             return prompt.prefix_tokens() + sum(len(segment.ids) for segment in segments)
         return prompt.prefix_tokens() + int(self._suffix_tokens[anchors].sum())
 
-    def _split_group(self, group: list[int]) -> dict[int, Segment]:
-        reference = self._anchors[group[0]]
-        whole = {j: self._template.one_shot(reference, self._anchors[j]) for j in group}
-        first = whole[group[0]]
+    def _split(self, positions: list[int]) -> dict[int, Segment]:
+        reference = self._anchors[positions[0]]
+        whole = {j: self._template.one_shot(reference, self._anchors[j]) for j in positions}
+        first = whole[positions[0]]
         shared = min(min(common_prefix_length(first.ids, s.ids), s.start - 1) for s in whole.values())
         return {j: s.without_first(shared) for j, s in whole.items()}
 
-    def _anchors_to_check(self, group: list[int]) -> list[int]:
+    def _anchors_to_check(self, positions: list[int]) -> list[int]:
         """Anchors to hold the split of each candidate against: two where the boundary is safe, else all.
 
         The boundary is what two prefixes of different candidates end with alike.
         """
-        first, suffix = group[0], self.suffixes[group[0]]
+        first, suffix = positions[0], self.suffixes[positions[0]]
         prefixes = []
-        for j in (group[0], group[-1]):
+        for j in (positions[0], positions[-1]):
             whole = self._template.one_shot(self._anchors[j], self._anchors[first]).ids
             prefixes.append(whole[: len(whole) - len(suffix.ids)])
         length = common_prefix_length(prefixes[0][::-1], prefixes[1][::-1])
         differ = length < min(len(prefix) for prefix in prefixes)
-        if differ and self._template.joins_safely(prefixes[0][len(prefixes[0]) - length :]):
-            return [group[0], group[-1]]
-        return group
+        if differ and self._template.boundary_is_safe(prefixes[0][len(prefixes[0]) - length :]):
+            return [positions[0], positions[-1]]
+        return positions
 
-    def _prefix(self, row: Row, group: list[int]) -> list[int]:
-        """Prefix ids of a candidate before this group of anchors, or none where it cannot be shared."""
-        whole = {j: self._whole(row, j) for j in self._checked[group[0]]}
-        first = group[0]
+    def _prefix(self, row: Row, positions: list[int]) -> list[int]:
+        """Prefix ids of a candidate before these anchors of one header, or none where it cannot be shared."""
+        whole = {j: self._whole(row, j) for j in self._checked[positions[0]]}
+        first = positions[0]
         prefix = whole[first].ids[: len(whole[first].ids) - len(self.suffixes[first].ids)]
         for j, segment in whole.items():
             if segment != self.suffixes[j].behind(prefix):

@@ -26,7 +26,7 @@ class Template(Protocol):
 
     name: str
 
-    def joins_safely(self, boundary: list[int]) -> bool:
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Whether the ids behind this stretch, between candidate and anchor, cannot depend on the candidate."""
 
     def describe(self) -> dict[str, str]:
@@ -85,7 +85,7 @@ class PlainTemplate:
         context = [*self._bos, *shown_prompt, *shown_completion, *self._separator, *prompt]
         return checked(Segment([*context, *self._closed(completion)], len(context) + self._without_context(anchor)))
 
-    def joins_safely(self, boundary: list[int]) -> bool:
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True
 
@@ -156,7 +156,7 @@ class NuggetsTemplate:
         anchor_segment = self.zero_shot(anchor)
         return Segment([*prefix, *anchor_segment.ids], len(prefix) + anchor_segment.start)
 
-    def joins_safely(self, boundary: list[int]) -> bool:
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.golden.forecast import ForeseeableRace
 from nuggets_trainer.golden.pilot import pilot_size
-from nuggets_trainer.prompts.segment import Group
+from nuggets_trainer.prompts.segment import PrefixedSegments
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.scoring.collect import Outcome
 from nuggets_trainer.scoring.pairs import MissingPairs, Wanted, blocks, distinct
@@ -251,7 +251,7 @@ class Execution:
         for batch in self._batches(pairs):
             if stoppable and self.watch.stopped:
                 break
-            log_probs = self._session.engine.score_groups([group for _, _, group in batch])
+            log_probs = self._session.engine.score_prefixed([prefixed for _, _, prefixed in batch])
             for (i, anchors, _), values in zip(batch, log_probs, strict=True):
                 writer.add(self._session.keys[i], [self._anchor_set.keys[j] for j in anchors], values)
                 self.num_pairs += len(anchors)
@@ -260,14 +260,14 @@ class Execution:
             tokens = (len(prefix) + sum(len(s.ids) for s in segments) for _, _, (prefix, segments) in batch)
             self.watch.scored(sum(len(anchors) for _, anchors, _ in batch), sum(tokens))
 
-    def _batches(self, pairs: Wanted) -> Iterator[list[tuple[int, npt.NDArray[np.int64], Group]]]:
+    def _batches(self, pairs: Wanted) -> Iterator[list[tuple[int, npt.NDArray[np.int64], PrefixedSegments]]]:
         """Yield candidates with their anchors, as many as fill some forward passes; each candidate whole."""
-        batch: list[tuple[int, npt.NDArray[np.int64], Group]] = []
+        batch: list[tuple[int, npt.NDArray[np.int64], PrefixedSegments]] = []
         num_tokens = 0
         for i, anchors in pairs:
             prompt, wanted = self._prompts[i], set(anchors.tolist())
-            for prefix, group in prompt.groups:
-                own = [j for j in group if j in wanted]
+            for prefix, sharing in prompt.prefixes:
+                own = [j for j in sharing if j in wanted]
                 if own:
                     segments = [self._shared.suffixes[j] if prefix else prompt.unshared[j] for j in own]
                     batch.append((i, np.array(own), (prefix, segments)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nuggets_trainer.engine.log_probs import PATHS
-from nuggets_trainer.prompts.segment import Group
+from nuggets_trainer.prompts.segment import PrefixedSegments
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.scoring.session import ScoringSession
 
@@ -19,23 +19,23 @@ def choose_path(
         shared: their suffixes.
         prompts: the candidates of this rank.
     """
-    groups: list[Group] = [([], anchor_set.segments[:3])]
+    prefixed: list[PrefixedSegments] = [([], anchor_set.segments[:3])]
     by_length = sorted(prompts, key=lambda i: (-prompts[i].num_tokens(), i))
     for i in by_length[:1] + by_length[-1:]:
-        for prefix, group in prompts[i].groups[:3]:
+        for prefix, sharing in prompts[i].prefixes[:3]:
             segments = shared.suffixes if prefix else prompts[i].unshared
-            longest_first = sorted(group, key=lambda j: (-len(segments[j].ids), j))
-            groups.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
+            longest_first = sorted(sharing, key=lambda j: (-len(segments[j].ids), j))
+            prefixed.append((prefix, [segments[j] for j in longest_first[:1] + longest_first[-2:]]))
     if session.passes.sharded:
         # The same passes on all ranks: a path that fails does so everywhere at once.
-        groups = session.ranks.on_main(lambda: groups)
+        prefixed = session.ranks.on_main(lambda: prefixed)
     anchor_tokens = sum(len(segment.ids) for segment in shared.suffixes.values())
     num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in prompts.values())
     engine, ranks = session.engine, session.ranks
 
     def choose() -> list[tuple[str, bool]]:
         with session.passes.in_step():
-            return [(engine.choose_path(groups, num_tokens), engine.compiles)]
+            return [(engine.choose_path(prefixed, num_tokens), engine.compiles)]
 
     choices = ranks.gather_from(choose)
     # One choice for all ranks: the slowest path that one needs.

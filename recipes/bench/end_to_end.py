@@ -52,10 +52,10 @@ def workloads(model: Any, tokenizer: Any, pool: Pool, anchors: Pool, template_na
     works = []
     for i in range(len(pool)):
         try:
-            groups = shared.candidate(pool[i]).groups
+            prefixes = shared.candidate(pool[i]).prefixes
         except UnusableRowError:
             continue
-        prefix, own = groups[0]
+        prefix, own = prefixes[0]
         segments = [shared.suffixes[j] for j in own if len(shared.suffixes[j].ids) <= MAX_ANCHOR_TOKENS]
         works.append(Workload(prefix, segments, ""))
     return sorted(works, key=lambda work: work.useful_tokens)

@@ -21,7 +21,7 @@ from datasets import (
 )
 from trl.data_utils import maybe_convert_to_chatml
 
-from nuggets_trainer.data.formats import FORMATS, _say_which, detect_format
+from nuggets_trainer.data.formats import FORMATS, _log_format_choice, detect_format
 from nuggets_trainer.data.pool import Pool, anchors_like, take_pool
 from nuggets_trainer.data.row import Row, UnusableRowError, formatted_row, joined_text, read_row
 
@@ -151,7 +151,7 @@ def test_text_is_the_column_that_trl_trains_on():
 def test_alpaca_columns_give_way_to_the_text_that_trl_trains_on(caplog):
     """The shape of tatsu-lab/alpaca: SFTTrainer trains on its `text`."""
     rows = Dataset.from_list([{"instruction": "a", "input": "", "output": "b", "text": "### a ### b"}])
-    _say_which.cache_clear()
+    _log_format_choice.cache_clear()
     with caplog.at_level(logging.INFO, logger="nuggets_trainer"):
         assert Pool(rows)[0] == Pool(rows)[0] == Row("", "### a ### b")
     assert caplog.text.count("has the columns of several formats (text, alpaca): 'text' is read") == 1

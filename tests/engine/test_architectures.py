@@ -38,7 +38,7 @@ def test_log_probs_and_wins_on_the_path_that_the_engine_takes(name, caplog):
         path = engine.choose_path([(prefix, segments[:3]) for prefix in prefixes])
     assert path == PATH_OF[name]
     assert (path == "packed") == (caplog.text == "")  # a slower path is not taken silently
-    found_zero, *found = engine.score_groups([([], segments), *((prefix, segments) for prefix in prefixes)])
+    found_zero, *found = engine.score_prefixed([([], segments), *((prefix, segments) for prefix in prefixes)])
     assert model.config._attn_implementation == implementation  # as it was
 
     # 1e-5 nats per token: what float32 leaves, four orders below what a prefix changes in these models.
@@ -55,14 +55,14 @@ def test_log_probs_and_wins_on_the_path_that_the_engine_takes(name, caplog):
 def test_flex_attention_gives_the_same_log_probs(name):
     """Uncompiled, on the CPU: the mask and the keys that it is given are those that a GPU would get."""
     model, segments, prefix = random_model(name), random_segments(9, seed=2), random_prefix(40)
-    groups = [(prefix, segments), ([], segments[:4]), (prefix[:9], segments[4:])]
+    prefixed = [(prefix, segments), ([], segments[:4]), (prefix[:9], segments[4:])]
     with LogProbEngine(model).scoring():
         if model.config._attn_implementation == "eager":
             with pytest.raises(NotImplementedError, match="softcap" if name == "Gemma 2" else "s_aux"):
-                score_packed(model, groups, 100, flex_row)
+                score_packed(model, prefixed, 100, flex_row)
             return
-        found = score_packed(model, groups, 100, flex_row)
-    for means, (prefix_ids, own) in zip(found, groups, strict=True):
+        found = score_packed(model, prefixed, 100, flex_row)
+    for means, (prefix_ids, own) in zip(found, prefixed, strict=True):
         np.testing.assert_allclose(means, expected_log_probs(model, list(prefix_ids), own), rtol=0, atol=1e-5)
 
 

@@ -20,15 +20,15 @@ from tests.support.architectures import VOCAB, random_model
 @pytest.mark.parametrize("tokens_per_row", [400, 5000])
 def test_the_block_mask_is_that_of_the_pieces(window, tokens_per_row):
     rng = np.random.default_rng(0)
-    groups = [(int(rng.integers(0, 300)), rng.integers(1, 200, 9).tolist()) for _ in range(4)]
-    prefixes = [Prefix(length, max(lengths)) for length, lengths in groups]
-    rows = pack(groups, tokens_per_row)
+    prefixed = [(int(rng.integers(0, 300)), rng.integers(1, 200, 9).tolist()) for _ in range(4)]
+    prefixes = [Prefix(length, max(lengths)) for length, lengths in prefixed]
+    rows = pack(prefixed, tokens_per_row)
     assert (len(rows) > 5) == (tokens_per_row == 400)
     for pieces in rows:
         row = PackedRow(pieces, prefixes, flex_row)
         row.fill_up(row_length(row.length, tokens_per_row))
         earlier = earlier_prefixes(row)
-        kept = sum(row.prefixes[group].length for group in earlier)
+        kept = sum(row.prefixes[prefix].length for prefix in earlier)
         num_keys = (earlier_keys(kept) if earlier else 0) + row.length
         found = block_mask(row, earlier, num_keys, window, torch.device("cpu"))
         q, k = torch.arange(row.length)[:, None], torch.arange(num_keys)[None, :]
@@ -43,20 +43,20 @@ def test_the_block_mask_is_that_of_the_pieces(window, tokens_per_row):
 def slow_mask(row, earlier, num_keys, window):
     """Token by token, from the definition."""
     start = 0
-    owner = [(None, None, None)] * num_keys  # (group, segment, position) of each key
-    for group in earlier:
-        for position in range(row.prefixes[group].length):
-            owner[start] = (group, None, position)
+    owner = [(None, None, None)] * num_keys  # (prefix, segment, position) of each key
+    for prefix in earlier:
+        for position in range(row.prefixes[prefix].length):
+            owner[start] = (prefix, None, position)
             start += 1
     tokens = []
     for piece in row.pieces:
-        first = 0 if piece.segment is None else row.prefixes[piece.group].length
-        tokens += [(piece.group, piece.segment, first + t) for t in range(piece.length)]
+        first = 0 if piece.segment is None else row.prefixes[piece.prefix].length
+        tokens += [(piece.prefix, piece.segment, first + t) for t in range(piece.length)]
     owner[num_keys - len(tokens) :] = tokens
     mask = np.zeros((len(tokens), num_keys), dtype=bool)
-    for q, (group, segment, position) in enumerate(tokens):
-        for k, (key_group, key_segment, key_position) in enumerate(owner):
-            if key_group != group or key_segment not in (None, segment) or key_position > position:
+    for q, (prefix, segment, position) in enumerate(tokens):
+        for k, (key_prefix, key_segment, key_position) in enumerate(owner):
+            if key_prefix != prefix or key_segment not in (None, segment) or key_position > position:
                 continue
             mask[q, k] = window is None or position - key_position < window
     return mask

@@ -63,12 +63,12 @@ def test_log_probs_are_averaged_over_the_scored_tokens_alone(family, path, prefi
 
 def test_groups_with_masked_segments_share_rows(rows_run):
     model, segments = tiny_model("qwen2", VOCAB), masked_segments(12, seed=14)
-    groups = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
+    prefixed = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
     engine = LogProbEngine(model, tokens_per_batch=150, path="packed")
-    together = engine.score_groups(groups)
+    together = engine.score_prefixed(prefixed)
     together_lengths = list(rows_run)
     rows_run.clear()
-    for found, (prefix, own) in zip(together, groups, strict=True):
+    for found, (prefix, own) in zip(together, prefixed, strict=True):
         np.testing.assert_allclose(found, engine.score(prefix, own), rtol=0, atol=1e-5)
     assert len(together_lengths) < len(rows_run)
 
@@ -102,14 +102,14 @@ def test_log_probs_do_not_depend_on_the_token_budget(path, rows_run):
 
 def test_log_probs_do_not_depend_on_which_other_groups_share_the_rows(rows_run):
     model, segments = tiny_model("qwen2", VOCAB), random_segments(12, seed=11)
-    groups = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
-    groups.append(([], segments))
+    prefixed = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
+    prefixed.append(([], segments))
     engine = LogProbEngine(model, tokens_per_batch=150, path="packed")
-    together = engine.score_groups(groups)
+    together = engine.score_prefixed(prefixed)
     together_lengths = list(rows_run)
     rows_run.clear()
-    backwards = engine.score_groups(groups[::-1])[::-1]
-    alone = [engine.score(prefix, own) for prefix, own in groups]
+    backwards = engine.score_prefixed(prefixed[::-1])[::-1]
+    alone = [engine.score(prefix, own) for prefix, own in prefixed]
     assert len(together_lengths) < len(rows_run) / 2  # else they did not share rows
     for a, b, c in zip(together, backwards, alone, strict=True):
         np.testing.assert_allclose(a, c, rtol=0, atol=1e-5)

@@ -7,32 +7,32 @@ from hypothesis import strategies as st
 
 from nuggets_trainer.engine.packing import pack
 
-GROUPS = st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(1, 40), max_size=12)), min_size=1, max_size=5)
+PREFIXED = st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(1, 40), max_size=12)), min_size=1, max_size=5)
 
 
-@given(GROUPS, st.integers(1, 120))
-def test_rows_hold_every_piece_once_in_order_without_gaps(groups, budget):
-    rows = pack(groups, budget)
+@given(PREFIXED, st.integers(1, 120))
+def test_rows_hold_every_piece_once_in_order_without_gaps(prefixed, budget):
+    rows = pack(prefixed, budget)
     expected = []
-    for group, (prefix_length, lengths) in enumerate(groups):
-        expected += [(group, None, prefix_length)] if prefix_length else []
-        expected += [(group, segment, length) for segment, length in enumerate(lengths)]
-    assert [(p.group, p.segment, p.length) for row in rows for p in row] == expected
+    for prefix, (prefix_length, lengths) in enumerate(prefixed):
+        expected += [(prefix, None, prefix_length)] if prefix_length else []
+        expected += [(prefix, segment, length) for segment, length in enumerate(lengths)]
+    assert [(p.prefix, p.segment, p.length) for row in rows for p in row] == expected
     for row in rows:
         assert row
         assert [p.start for p in row] == [sum(p.length for p in row[:i]) for i in range(len(row))]
         assert len(row) == 1 or sum(p.length for p in row) <= budget
 
 
-@given(GROUPS, st.integers(1, 120))
-def test_evening_out_costs_no_row(groups, budget):
-    lengths = [n for prefix_length, own in groups for n in ([prefix_length] if prefix_length else []) + own]
+@given(PREFIXED, st.integers(1, 120))
+def test_evening_out_costs_no_row(prefixed, budget):
+    lengths = [n for prefix_length, own in prefixed for n in ([prefix_length] if prefix_length else []) + own]
     rows, used = 0, budget + 1
     for length in lengths:
         if used + length > budget:
             rows, used = rows + 1, 0
         used += length
-    assert len(pack(groups, budget)) == rows
+    assert len(pack(prefixed, budget)) == rows
 
 
 def test_rows_are_about_equally_long():

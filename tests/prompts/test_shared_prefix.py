@@ -79,9 +79,9 @@ def assert_joint(template, anchors: list[Row], candidates: list[Row]) -> tuple[i
     num_shared = num_whole = 0
     for candidate in candidates:
         prompt = split.candidate(candidate)
-        assert sorted(j for _, group in prompt.groups for j in group) == list(range(len(anchors)))
-        for prefix, group in prompt.groups:
-            for j in group:
+        assert sorted(j for _, positions in prompt.prefixes for j in positions) == list(range(len(anchors)))
+        for prefix, positions in prompt.prefixes:
+            for j in positions:
                 joint = template.one_shot(candidate, anchors[j])
                 if not prefix:
                     assert prompt.unshared[j] == joint
@@ -116,7 +116,7 @@ def test_the_whole_candidate_is_in_the_prefix(name, template_name, loaded):
     for candidate in CANDIDATES:
         context, completion = render(tokenizer, template_name, ANCHORS[0], None)
         joint = sum(map(len, render(tokenizer, template_name, ANCHORS[0], candidate)))
-        ((prefix, _),) = split.candidate(read_row(candidate, "alpaca")).groups
+        ((prefix, _),) = split.candidate(read_row(candidate, "alpaca")).prefixes
         shown = joint - len(context) - len(completion)
         assert len(prefix) >= shown > 1
     assert longest <= max(sum(map(len, render(tokenizer, template_name, anchor, None))) for anchor in ANCHORS)
@@ -150,7 +150,7 @@ def test_anchors_are_grouped_by_system_message(name, loaded):
     candidates = [conversation(system, f"dog {i}") for i, system in enumerate([None, "red", "green"])]
     assert assert_joint(template, anchors, candidates) == (15, 0)
     split = SharedPrefix(template, anchors)
-    assert [group for _, group in split.candidate(candidates[0]).groups] == [[0, 2], [1, 4], [3]]
+    assert [positions for _, positions in split.candidate(candidates[0]).prefixes] == [[0, 2], [1, 4], [3]]
 
 
 def test_a_system_message_of_the_candidate_does_not_change_the_scored_tokens(loaded):
@@ -182,9 +182,9 @@ def test_anchors_are_grouped_by_tools_and_options_of_the_chat_template(loaded):
     shown = [{}, {"tools": [{"name": "sun"}]}, {"template_kwargs": {"style": "night"}}]
     candidates = [replace(conversation(None, f"dog {i}"), **kind) for i, kind in enumerate(shown)]
     assert assert_joint(template, anchors, candidates) == (15, 0)
-    groups = SharedPrefix(template, anchors).candidate(candidates[0]).groups
-    assert [group for _, group in groups] == [[0, 4], [1, 3], [2]]
-    assert len({tuple(prefix) for prefix, _ in groups}) == 3
+    prefixes = SharedPrefix(template, anchors).candidate(candidates[0]).prefixes
+    assert [positions for _, positions in prefixes] == [[0, 4], [1, 3], [2]]
+    assert len({tuple(prefix) for prefix, _ in prefixes}) == 3
 
 
 def test_a_candidate_that_changes_the_scored_tokens_of_an_anchor_is_dropped(loaded):
@@ -196,7 +196,7 @@ def test_a_candidate_that_changes_the_scored_tokens_of_an_anchor_is_dropped(load
         "{% if add_generation_prompt %}<|assistant|> {% endif %}"
     )
     split = SharedPrefix(ChatTemplate(tokenizer), [conversation(None, "red"), conversation(None, "blue")])
-    assert split.candidate(conversation(None, "even")).groups
+    assert split.candidate(conversation(None, "even")).prefixes
     with pytest.raises(UnusableRowError, match="^completion_changes$"):
         split.candidate(conversation(None, "odd"))
 
@@ -231,8 +231,8 @@ def test_only_the_candidates_that_break_sharing_are_rendered_whole(loaded):
 def test_an_anchor_in_the_middle_that_breaks_sharing_is_found(loaded):
     """Line breaks in a row are one token of GPT-2, wherever candidate and anchor part.
 
-    Looking at the first and the last anchor of a group does not show it, and the pair in the middle is scored on other
-    tokens than those of the joint rendering.
+    A look at the first and the last anchor does not show it, and the pair in the middle is scored on other tokens than
+    those of the joint rendering.
     """
     tokenizer = copy.deepcopy(loaded("tokenizers/gpt2"))
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
@@ -267,7 +267,7 @@ def test_a_candidate_that_cannot_be_rendered_has_a_reason(loaded):
         "{{ m.content }} {% endfor %}"
     )
     split = SharedPrefix(ChatTemplate(tokenizer), [conversation(None, "red"), conversation(None, "blue")])
-    assert split.candidate(conversation(None, "good")).groups
+    assert split.candidate(conversation(None, "good")).prefixes
     with pytest.raises(UnusableRowError, match="^not_tokenizable$"):
         split.candidate(conversation(None, "bad"))
 
@@ -276,7 +276,7 @@ def test_candidates_are_sorted_by_what_one_forward_pass_holds(loaded):
     tokenizer = loaded("demo")
     anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
     prompts = [SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(row) for row in candidates]
-    assert [prompt.num_tokens() for prompt in prompts] == [len(prompt.groups[0][0]) for prompt in prompts]
+    assert [prompt.num_tokens() for prompt in prompts] == [len(prompt.prefixes[0][0]) for prompt in prompts]
     tokenizer.chat_template = BREAKING
     whole = SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(candidates[0])
     assert whole.num_tokens() == max(len(segment.ids) for segment in whole.unshared.values())

@@ -80,8 +80,8 @@ def assert_same_tokens_and_right_split(template: ChatTemplate, candidates: list[
     split, num_shared = SharedPrefix(template, anchors), 0
     for candidate in candidates:
         prompt = split.candidate(candidate)
-        for prefix, group in prompt.groups:
-            for j in group:
+        for prefix, positions in prompt.prefixes:
+            for j in positions:
                 zero, joint = template.zero_shot(anchors[j]), template.one_shot(candidate, anchors[j])
                 assert joint.targets == zero.targets
                 assert joint.start > zero.start >= 1
