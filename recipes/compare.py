@@ -142,8 +142,6 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
             raise ValueError(f"`{name}` limits which rows go together; the arms of a comparison do not. Drop it.")
     if len(nuggets.anchor_sets or {}) > 1:
         raise ValueError(f"A comparison measures one anchor set, got {sorted(nuggets.anchor_sets)}. Keep one of them.")
-    if nuggets.race_confidence is not None:
-        raise ValueError("A comparison scores all pairs, because its arms rank by them: drop `race_confidence`.")
     if nuggets.reselect != "no" or nuggets.match_full_steps:
         name = "match_full_steps" if nuggets.match_full_steps else "reselect"
         raise ValueError(f"`{name}` is of the main job: a comparison trains every arm on fixed rows. Drop it.")

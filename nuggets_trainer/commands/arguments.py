@@ -15,6 +15,7 @@ from trl import TrlParser
 
 from nuggets_trainer.commands.parser import make_parser, unknown_options
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.removed import refuse_removed
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
 
@@ -235,6 +236,7 @@ def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
         raise ValueError(f"Config file {path} must hold a YAML mapping of argument names to values.")
     for key in config:
         if key not in known and key != "env":
+            refuse_removed([str(key)])
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else " See `--help` for the names."
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has.{hint}")

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.config.removed import refuse_removed
+
 if TYPE_CHECKING:
     from trl import TrlParser
 
@@ -22,10 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "score_dir",
         "score_dtype",
         "schedule",
-        "race_confidence",
         "tokens_per_batch",
-        "flush_seconds",
-        "flush_candidates",
     ),
     "another model for scoring": ("scorer_model", "scorer_model_init_kwargs"),
     "selection during training (`nuggets train`)": ("reselect", "reselect_steps", "match_full_steps"),
@@ -83,7 +82,9 @@ class Parser(argparse.ArgumentParser):
 def unknown_options(words: list[str], parser: argparse.ArgumentParser) -> str:
     """Say which words of a command line a parser does not know, and what may have been meant."""
     options = [name for action in parser._actions for name in action.option_strings]
-    near = difflib.get_close_matches(words[0].split("=")[0], options, n=1)
+    name = words[0].split("=")[0]
+    refuse_removed([name.removeprefix("--").replace("-", "_")])
+    near = difflib.get_close_matches(name, options, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"There is no option {' '.join(words)}.{hint} `--help` lists the options."
 

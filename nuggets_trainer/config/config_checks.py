@@ -42,10 +42,6 @@ def check_config(config: NuggetsConfig) -> None:
     check_bool("match_full_steps", config.match_full_steps, optional=False)
     check_bool("signal_check", config.signal_check, optional=True)
     check_int("anchor_seed", config.anchor_seed, minimum=0)
-    check_int("flush_candidates", config.flush_candidates, minimum=1)
-    check_number("flush_seconds", config.flush_seconds)
-    if not config.flush_seconds >= 0:
-        raise ValueError(f"`flush_seconds` must be 0 or more, got {config.flush_seconds}.")
     for name in ("num_anchors", "pool_size", "reselect_steps", "tokens_per_batch"):
         if getattr(config, name) is not None:
             check_int(name, getattr(config, name), minimum=1)
@@ -123,19 +119,10 @@ def _check_diversity(config: NuggetsConfig) -> None:
 
 
 def _check_race(config: NuggetsConfig) -> None:
-    if config.race_confidence is not None:
-        check_number("race_confidence", config.race_confidence)
-        if not 0 < config.race_confidence < 1:
-            raise ValueError(
-                f"`race_confidence` must be in (0, 1), got {config.race_confidence}. Leave it out for the exact "
-                "golden set."
-            )
-        if config.schedule == "exact":
-            raise ValueError("`race_confidence` is of the race, but `schedule=exact`. Drop one of the two.")
-    if config.every_pair_for and (config.schedule == "race" or config.race_confidence is not None):
+    if config.every_pair_for and config.schedule == "race":
         raise ValueError(
             f"A race leaves out pairs, but with {' and '.join(config.every_pair_for)} the golden set depends on all "
-            "of them. Leave `schedule` at `auto` and `race_confidence` unset."
+            "of them. Leave `schedule` at `auto`."
         )
 
 

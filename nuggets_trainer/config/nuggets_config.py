@@ -16,6 +16,7 @@ from nuggets_trainer.config.config_checks import (
     TEMPLATES,
     check_config,
 )
+from nuggets_trainer.config.removed import refuse_removed
 
 DEFAULT_TOP_FRACTION = 0.1
 DEFAULT_NUM_ANCHORS = 100
@@ -114,17 +115,6 @@ class NuggetsConfig:
             "choices": list(SCHEDULES),
         },
     )
-    race_confidence: float | None = field(
-        default=None,
-        metadata={
-            "help": "Let the race also stop candidates that are unlikely to be selected: each row of the exact golden "
-            "set is lost with probability at most 1 - race_confidence (over the random order of its anchors, whatever "
-            "model and data). Needs a random order of anchors, so that it saves only where the golden score at the "
-            "cut is low (below about 0.5), and costs more than the exact race where it is high: try it on your scores "
-            "with `recipes/bench/race.py --confidence`. Kept rows are scored on all anchors. Default: the golden set "
-            "is exact."
-        },
-    )
     signal_check: bool | None = field(
         default=None,
         metadata={
@@ -165,17 +155,6 @@ class NuggetsConfig:
             " Default: 1,024 on CPU; on CUDA what fits 60%% of the free memory, at most 16,384. Halved when memory "
             "runs out. Scores do not depend on it."
         },
-    )
-    flush_seconds: float = field(
-        default=30.0,
-        metadata={
-            "help": "Scored pairs are written to the store at least this often, in seconds (and every "
-            "`flush_candidates`): what a killed job can lose."
-        },
-    )
-    flush_candidates: int = field(
-        default=1000,
-        metadata={"help": "Scored pairs are written to the store at least every this many candidates."},
     )
     top_fraction: float | None = field(
         default=None,
@@ -249,6 +228,11 @@ class NuggetsConfig:
             "must share it."
         },
     )
+
+    def __new__(cls, *_: Any, **options: Any) -> NuggetsConfig:
+        """Refuse options of earlier versions with the reason, before `__init__` refuses them as unknown."""
+        refuse_removed(options)
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         check_config(self)

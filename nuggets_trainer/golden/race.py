@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.pilot import pilot_size, shrunk_rate, upper_quantile
-from nuggets_trainer.golden.stopping import out_of_reach, own_order
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -58,9 +57,7 @@ class Race:
         tokens_per_wave: forward tokens of one wave, about: a wave ends with the group that reaches it.
         copies: how many rows of the pool each candidate stands for, `(n,)`; None is 1 for each.
         pilot: candidates to score on all anchors first; None draws `pilot_size(n)` of them.
-        confidence: None for the exact golden set; else each row of it may be lost with probability `1 - confidence`,
-            over the random order of its anchors (`confidence.py`). Those that are kept are complete all the same.
-        seed: of the pilot, and of the random orders.
+        seed: of the pilot.
         full: makes the `(n, m)` arrays, as `np.full` does; another may put them in a file.
 
     Attributes:
@@ -94,7 +91,6 @@ class Race:
         *,
         copies: Ints | None = None,
         pilot: Ints | None = None,
-        confidence: float | None = None,
         seed: int = 0,
         full: Callable[..., Any] = np.full,
     ) -> None:
@@ -120,8 +116,6 @@ class Race:
         self._expected_bound = -np.inf
         self._learned = False
         self._outstanding = 0
-        self._confidence, self._seed = confidence, seed
-        self._stopped = np.zeros(n, dtype=np.bool_)
 
     @property
     def num_kept(self) -> int:
@@ -173,7 +167,6 @@ class Race:
             block = self._queue[self._position : self._position + BLOCK]
             if len(block) == 0:
                 break
-            self._stop_improbable(block)
             places = np.flatnonzero(self._alive(block))
             rows = block[places]
             chosen = self._choose_anchors(rows)
@@ -218,30 +211,14 @@ class Race:
         out = best < self.bound
         if self._rule[0] == "threshold":
             out &= best <= self._rule[1]
-        alive: Bools = (self._num_pending[rows] > 0) & ~self.dropped[rows] & ~self._stopped[rows] & ~out
+        alive: Bools = (self._num_pending[rows] > 0) & ~self.dropped[rows] & ~out
         return alive
-
-    def _stop_improbable(self, rows: Ints) -> None:
-        """With a confidence, stop those of these rows that have lost too much for chance."""
-        if self._confidence is None or not self._learned:
-            return
-        rows = rows[self._alive(rows)]
-        one_shot, scored = self.one_shot[rows], ~np.isnan(self.one_shot[rows])
-        need = self._rule[1] if self._rule[0] == "threshold" else self.bound
-        max_losses = np.floor(self.num_anchors[rows] * (1 - max(need, 0.0)) + 1e-9)
-        lost, rate = scored & ~(one_shot > self.zero_shot), (scored | self._pending[rows]) * self._loss_rate
-        order = own_order(rows, len(self.zero_shot), self._seed)
-        lost, scored, rate = (np.take_along_axis(array, order, axis=1) for array in (lost, scored, rate))
-        num_anchors = self.num_anchors[rows]
-        self._stopped[rows] = out_of_reach(lost, scored, rate, num_anchors, max_losses, self._confidence)
 
     def _choose_anchors(self, rows: Ints) -> Bools:
         """Anchors of the next visit, `(len(rows), m)`: by expectation, just enough losses to be eliminated."""
         pending = self._pending[rows]
         if not self._learned:
             return pending
-        if self._confidence is not None:
-            return self._next_in_own_order(rows)
         ordered = pending[:, self._order]
         losses = np.cumsum(ordered * self._loss_rate[self._order], axis=1) * self._own_rate(rows)[:, None]
         before = np.concatenate([np.zeros((len(rows), 1)), losses[:, :-1]], axis=1)
@@ -252,16 +229,6 @@ class Race:
         taken |= ordered & (rest <= LAST_VISIT * self._prefix_tokens[rows])[:, None]
         chosen = np.empty_like(pending)
         chosen[:, self._order] = taken
-        return chosen
-
-    def _next_in_own_order(self, rows: Ints) -> Bools:
-        """Anchors of the next visit, an eighth of all and then half as many again as are scored."""
-        order = own_order(rows, len(self.zero_shot), self._seed)
-        ordered = np.take_along_axis(self._pending[rows], order, axis=1)
-        number = np.maximum(self.num_anchors[rows] // 8 + 1, self.num_scored[rows] // 2)
-        taken = ordered & (np.cumsum(ordered, axis=1) <= number[:, None])
-        chosen = np.empty_like(ordered)
-        np.put_along_axis(chosen, order, taken, axis=1)
         return chosen
 
     def _own_rate(self, rows: Ints) -> Floats:

@@ -22,10 +22,10 @@ def with_schedule_for(config: NuggetsConfig, sets: Mapping[str, Pool] | None) ->
     """
     if sets is None or len(sets) == 1 or config.schedule_in_force == "exact":
         return config
-    if config.schedule == "race" or config.race_confidence is not None:
+    if config.schedule == "race":
         raise ValueError(
             f"A race leaves out pairs, but with several anchor sets ({', '.join(sets)}) the golden set depends on all "
-            "of them. Leave `schedule` at `auto` and `race_confidence` unset."
+            "of them. Leave `schedule` at `auto`."
         )
     return dataclasses.replace(config, schedule="exact")
 

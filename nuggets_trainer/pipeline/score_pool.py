@@ -150,9 +150,7 @@ def score_shard(
     sets = by_set_name(anchors)
     check_choice(pool, sets, config)  # refuses a wrong column now, and not once all shards are scored
     # What speaks of the whole pool is for the job that writes the results.
-    config = dataclasses.replace(
-        config, schedule="exact", race_confidence=None, signal_check=False, max_similarity=None
-    )
+    config = dataclasses.replace(config, schedule="exact", signal_check=False, max_similarity=None)
     template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
     run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
     if run.session.ranks.is_main:

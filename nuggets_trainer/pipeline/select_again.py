@@ -133,11 +133,9 @@ def _refusal(rule: tuple[str, float], config: dict[str, Any], num_open: int, rea
     name, value = rule
     own = [f"`--{n} {config[n]:g}`" for n in ("top_fraction", "top_k", "threshold") if config.get(n) is not None]
     in_place = f" in place of {own[0]}" if own else ""
-    confidence = config.get("race_confidence")
-    without = "" if confidence is None else f" without `race_confidence` (it was {confidence:g}) and"
     return (
         f"`{name}={value:g}` cannot be told from these scores: a race stopped {num_open:,} rows before they had a "
-        f"golden score, and {reason}. Run the command that scored the pool again, on the same `score_dir`,{without} "
+        f"golden score, and {reason}. Run the command that scored the pool again, on the same `score_dir`, "
         f"with `--{name} {value:g}`{in_place}: it scores what this rule needs, reuses the rest, and writes this "
         "golden set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then "
         "`nuggets select` again."

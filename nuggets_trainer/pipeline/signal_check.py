@@ -281,7 +281,7 @@ def _score(
         session,
         keys=[row.key for row in rows],
         texts={row.key: row.text_key for row in rows},
-        config=dataclasses.replace(session.config, schedule="exact", race_confidence=None),
+        config=dataclasses.replace(session.config, schedule="exact"),
     )
     prompts: dict[int, CandidatePrompt] = {}
     own_dropped = []

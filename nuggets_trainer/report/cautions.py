@@ -172,6 +172,7 @@ def _size(cut: dict[str, Any], run: dict[str, Any]) -> Iterator[Caution]:
 
 def _eliminated(cut: dict[str, Any], run: dict[str, Any]) -> Iterator[Caution]:
     if cut["num_eliminated"]:
+        # Runs of before 0.2 could let the race err: the option `race_confidence` was removed then.
         exact = run["config"].get("race_confidence") is None
         kept = "The golden set is that of scoring everything" if exact else "Unlikely rows were stopped as well"
         yield _note(

@@ -73,9 +73,7 @@ class Execution:
         """
         self._measuring, self.watch = measure_seconds is not None, Watch(measure_seconds)
         self._find_budget()
-        with PartWriter(
-            self._session.store, self._session.config.flush_seconds, self._session.config.flush_candidates
-        ) as writer:
+        with PartWriter(self._session.store) as writer:
             if self._session.config.schedule_in_force == "exact":
                 return self._run_exact(writer)
             return self._run_race(writer)
@@ -200,7 +198,6 @@ class Execution:
             self._tokens_per_wave(),
             copies=np.bincount(self._row),
             pilot=self._pilot(list(first)),
-            confidence=self._session.config.race_confidence,
             full=self._scratch.full,
         )
 

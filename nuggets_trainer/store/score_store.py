@@ -44,6 +44,8 @@ from nuggets_trainer.store.scratch import Scratch
 
 logger = logging.getLogger(__name__)
 
+# A part is written after this time or this many candidates, whichever comes first: what a killed job can lose.
+FLUSH_SECONDS = 30.0
 FLUSH_CANDIDATES = 1000
 ZERO_SHOT = ""  # stands for "no candidate" where pairs are looked up
 COPY_ROWS = 65536  # rows handled at once where a matrix may be larger than memory
@@ -208,14 +210,14 @@ class ScoreStore:
 class PartWriter:
     """Collects scored pairs and writes them as parts, at candidate boundaries, also when scoring is interrupted.
 
+    A part holds the pairs of `FLUSH_CANDIDATES` candidates, or of `FLUSH_SECONDS` seconds if these are fewer.
+
     Args:
-        store: where to.
-        flush_seconds: a part is written after this time,
-        flush_candidates: or when as many candidates have come together.
+        store: the store that gets the parts.
     """
 
-    def __init__(self, store: ScoreStore, flush_seconds: float, flush_candidates: int = FLUSH_CANDIDATES) -> None:
-        self._store, self._flush_seconds, self._flush_candidates = store, flush_seconds, flush_candidates
+    def __init__(self, store: ScoreStore) -> None:
+        self._store = store
         self._clear()
 
     def _clear(self) -> None:
@@ -245,7 +247,7 @@ class PartWriter:
     def end_candidates(self, number: int) -> None:
         """Write a part if enough has come together since the last one."""
         self._num_candidates += number
-        if self._num_candidates >= self._flush_candidates or time.monotonic() - self._since >= self._flush_seconds:
+        if self._num_candidates >= FLUSH_CANDIDATES or time.monotonic() - self._since >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from nuggets_trainer.config.removed import REMOVED
 from nuggets_trainer.golden.selection import GoldenSet
 from nuggets_trainer.store.files import write_atomically
 
@@ -84,7 +85,8 @@ def load_selection(path: Path, settings: dict[str, str]) -> tuple[GoldenSet, Res
             "saving it. Resume from an earlier checkpoint, or start anew without `resume_from_checkpoint`."
         )
     fields = json.loads(path.read_text())
-    saved = fields.pop("settings")
+    # Checkpoints of earlier versions name options that are gone; their golden set holds all the same.
+    saved = {name: value for name, value in fields.pop("settings").items() if name not in REMOVED}
     names = sorted(name for name in saved.keys() | settings.keys() if saved.get(name) != settings.get(name))
     if names:
         changes = ", ".join(f"{name} was {saved.get(name)} and is now {settings.get(name)}" for name in names)

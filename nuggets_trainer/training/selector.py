@@ -42,7 +42,6 @@ AnchorDataset: TypeAlias = "Dataset | dict[str, Dataset]"  # the anchors, or sev
 IF_SET = (
     "scorer_model",
     "scorer_model_init_kwargs",
-    "race_confidence",
     "reselect_steps",
     "coverage_weight",
     "group_by",

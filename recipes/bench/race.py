@@ -84,16 +84,14 @@ def read(pairs: Path, lengths: Path | None) -> Matrix:
     return Matrix(str(pairs), zero_shot, one_shot, prefix_tokens, anchor_tokens)
 
 
-def replay(
-    matrix: Matrix, fraction: float, tokens_per_wave: int, seed: int = 0, confidence: float | None = None
-) -> dict[str, Any]:
+def replay(matrix: Matrix, fraction: float, tokens_per_wave: int, seed: int = 0) -> dict[str, Any]:
     """Race for the top fraction; return shares of pairs and tokens, and whether the golden set is the exact one."""
     n, m = matrix.one_shot.shape
     started = time.monotonic()
     excluded = np.isnan(matrix.one_shot)
     prefix, suffix = matrix.prefix_tokens, matrix.anchor_tokens
     rule = ("top_fraction", fraction)
-    race = Race(rule, matrix.zero_shot, excluded, prefix, suffix, tokens_per_wave, seed=seed, confidence=confidence)
+    race = Race(rule, matrix.zero_shot, excluded, prefix, suffix, tokens_per_wave, seed=seed)
     waves = visits = tokens = 0
     while wave := race.next_wave():
         race.update([(i, anchors, matrix.one_shot[i, anchors]) for i, anchors in wave])
@@ -176,7 +174,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--top_fractions", type=float, nargs="+", default=[0.01, 0.05, 0.1])
     parser.add_argument("--tokens_per_wave", type=int, default=65_536)
-    parser.add_argument("--confidence", type=float, help="as `race_confidence`; default: the exact golden set")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     return parser
 
@@ -189,7 +186,7 @@ def main(argv: Sequence[str]) -> list[dict[str, Any]]:
         print("top    pairs  tokens  at least  identical  visits  waves  seconds  matrix")
     for matrix, seed in _matrices(options):
         for fraction in options.top_fractions:
-            row = {"seed": seed, **replay(matrix, fraction, options.tokens_per_wave, seed, options.confidence)}
+            row = {"seed": seed, **replay(matrix, fraction, options.tokens_per_wave, seed)}
             rows.append(row)
             print(json.dumps(row) if options.json else _line(row), flush=True)
     return rows

@@ -33,7 +33,7 @@ from nuggets_trainer.store.score_store import ScoreStore, known
 from nuggets_trainer.store.scratch import Scratch
 
 FloatArray = npt.NDArray[Any]
-PART = 1000  # candidates, as `flush_candidates`
+PART = 1000  # candidates, as the store's FLUSH_CANDIDATES
 
 
 @contextmanager

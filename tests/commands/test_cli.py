@@ -215,23 +215,6 @@ def test_select_takes_a_smaller_set_of_a_race_and_refuses_one_that_it_left_open(
     assert "`top_fraction=1` cannot be told" in capsys.readouterr().err
 
 
-def test_the_advice_after_a_race_with_a_confidence_leads_out(scored, tmp_path, capsys):
-    """It was to run the same command with another rule: two rules at once, and rows stopped by chance again."""
-    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
-    options += ["--score_dir", str(tmp_path), "--tokens_per_batch", "64"]
-    assert main(["score", *options, "--top_k", "3", "--race_confidence", "0.5"]) == 0
-    assert main(["select", str(tmp_path), "--top_k", "30"]) == 1
-    told = capsys.readouterr().err
-    assert "without `race_confidence` (it was 0.5) and with `--top_k 30` in place of `--top_k 3`" in told
-    assert main(["score", *options, "--top_k", "30"]) == 0  # as it says
-    assert main(["select", str(scored / "exact"), "--top_k", "30", "--json"]) == 0
-    expected = json.loads(capsys.readouterr().out.splitlines()[-1])["indices"]
-    assert main(["select", str(tmp_path), "--top_k", "30", "--json"]) == 0
-    assert result(capsys)["indices"] == expected
-    assert main(["score", *options, "--schedule", "exact"]) == 0
-    assert main(["select", str(tmp_path), "--top_fraction", "1"]) == 0
-
-
 def test_select_refuses_rows_that_were_not_scored(scored, tmp_path, capsys):
     pool = load_rows(str(scored / "pool.jsonl"))
     pool.select(range(len(pool) - 1)).to_json(tmp_path / "fewer.jsonl")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.golden.stopping import out_of_reach
 
 RULES = st.one_of(
     st.tuples(st.just("top_k"), st.integers(1, 40)),
@@ -31,11 +30,9 @@ class Case:
     anchor_tokens: np.ndarray
     copies: np.ndarray
 
-    def race(self, seed: int = 0, tokens_per_wave: int = 60, confidence: float | None = None) -> Race:
+    def race(self, seed: int = 0, tokens_per_wave: int = 60) -> Race:
         tokens = (self.prefix_tokens, self.anchor_tokens, tokens_per_wave)
-        return Race(
-            self.rule, self.zero_shot, self.excluded, *tokens, copies=self.copies, confidence=confidence, seed=seed
-        )
+        return Race(self.rule, self.zero_shot, self.excluded, *tokens, copies=self.copies, seed=seed)
 
     def scores(self, one_shot: np.ndarray, keep: np.ndarray, dropped: np.ndarray):
         """Golden scores of these rows, all others without one; equal rows repeated at the end of the pool."""
@@ -240,48 +237,3 @@ def test_a_candidate_that_can_only_reach_the_threshold_itself_is_out():
     assert race.eliminated.tolist() == [False, False, False]  # nobody passes yet: the best of the pool has to be found
     give(race, case, 0, range(4))
     assert race.eliminated.tolist() == [False, True, False]
-
-
-@FAST
-@given(case=cases(), world=st.integers(1, 4), confidence=st.sampled_from([0.5, 0.99]))
-def test_with_a_confidence_what_is_kept_is_complete_and_the_waves_are_the_same(case, world, confidence):
-    race = case.race(confidence=confidence)
-    waves = run(race, case.log_probs, world)
-    assert waves == run(case.race(confidence=confidence), case.log_probs)
-    assert (race.complete | race.eliminated | race.dropped).all()
-    counted = np.isfinite(case.zero_shot) & ~case.excluded
-    np.testing.assert_array_equal(
-        race.one_shot[race.complete], np.where(counted, case.log_probs, np.nan)[race.complete]
-    )
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("num_losses", [5, 20, 60])
-def test_a_candidate_at_the_cut_is_stopped_as_seldom_as_promised(confidence, num_losses):
-    """The worst case for the promise: a candidate that just makes it, 4,000 random orders of its anchors."""
-    generator = np.random.default_rng(0)
-    rate = generator.beta(1, 2, 80)
-    losses = np.zeros(80, dtype=bool)
-    losses[np.argsort(-rate * generator.random(80))[:num_losses]] = True
-    orders = np.argsort(generator.random((4000, 80)), axis=1)
-    everything = np.full((4000, 80), True), rate[orders], np.full(4000, 80)
-    at_the_cut, below = (
-        out_of_reach(losses[orders], *everything, np.full(4000, float(most)), confidence)
-        for most in (num_losses, num_losses - 4)
-    )
-    # Four standard errors of 4,000 draws.
-    assert at_the_cut.mean() <= 1 - confidence + 4 * np.sqrt(confidence * (1 - confidence) / 4000)
-    assert below.mean() > at_the_cut.mean()  # it does stop those that do not make it
-
-
-def test_a_confidence_saves_pairs_where_candidates_lose_much():
-    case = easy_case(m=400)
-    generator = np.random.default_rng(1)  # anchors alike and a low cut: exact elimination waits for many losses
-    case.log_probs[:] = -2.05 + 0.04 * generator.normal(size=(3000, 1)) + 0.1 * generator.normal(size=(3000, 400))
-    exact, race = case.race(tokens_per_wave=100_000), case.race(tokens_per_wave=100_000, confidence=0.9)
-    run(exact, case.log_probs)
-    run(race, case.log_probs)
-    assert race.num_scored.sum() < 0.8 * exact.num_scored.sum()
-    scores, _ = case.exact()
-    golden = select_golden_set(scores, case.rule).indices
-    assert race.complete[golden].mean() >= 0.9

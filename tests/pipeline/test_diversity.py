@@ -177,8 +177,6 @@ def test_schedule_auto_scores_every_pair_where_the_set_depends_on_it():
         assert NuggetsConfig(**options).schedule_in_force == "exact"
         with pytest.raises(ValueError, match="A race leaves out pairs, but with .*Leave `schedule` at `auto`"):
             NuggetsConfig(**options, schedule="race")
-        with pytest.raises(ValueError, match="A race leaves out pairs"):
-            NuggetsConfig(**options, race_confidence=0.9)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import sys
 import time
 
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from nuggets_trainer import load_rows
 from nuggets_trainer.cli import main
 from nuggets_trainer.commands.arguments import parse_shard
-from tests.support.launch import BIN, ROOT, TORCHRUN, run, start
+from tests.support.launch import BIN, ROOT, TORCHRUN, at_pace, run, start
 
 CPU = {"ACCELERATE_USE_CPU": "true"}
 FSDP = {
@@ -159,10 +160,11 @@ def test_a_shard_is_i_of_n(text):
 def test_sigterm_writes_what_is_scored_and_leaves_with_a_code_for_retry(rows, tmp_path):
     pool = load_rows("nuggets-demo/pool")
     pool.to_json(rows / "large.jsonl")
-    command = [str(BIN / "nuggets"), "score", *options(rows, score_dir=tmp_path, flush_seconds=1000)]
+    command = [sys.executable, *at_pace(1000, 100_000), str(BIN / "nuggets"), "score"]
+    command += options(rows, score_dir=tmp_path)
     command[command.index("--dataset_name") + 1] = str(rows / "large.jsonl")
     # The check would store pairs of its own, sooner or later than the signal comes.
-    process = start([*command, "--schedule", "exact", "--flush_candidates", "100000", "--signal_check", "false"])
+    process = start([*command, "--schedule", "exact", "--signal_check", "false"])
     deadline = time.monotonic() + 200
     while not any(tmp_path.glob("*/parts/*.parquet")) and time.monotonic() < deadline:  # the zero-shot part
         time.sleep(0.1)

@@ -158,20 +158,3 @@ def test_waves_are_a_few_forward_passes_long(model, tokenizer, tmp_path, monkeyp
     assert num_waves[0] > num_waves[1] > num_waves[2]
     assert_same_golden_set(golden_sets[0], golden_sets[1])
     assert_same_golden_set(golden_sets[0], golden_sets[2])
-
-
-def test_with_a_confidence_unlikely_candidates_are_stopped_and_the_golden_set_is_complete(model, tokenizer, tmp_path):
-    scores, golden_set = run(model, tokenizer, tmp_path, top_k=3, race_confidence=0.5)
-    assert len(golden_set) == 3 and (scores.num_anchors[golden_set.indices] == 14).all()
-    assert np.nanmax(scores.upper_bound) >= golden_set.cut  # could still be selected: not out for certain
-
-
-@pytest.mark.parametrize("value", [0, 1, 1.5, -0.1])
-def test_a_confidence_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match=r"`race_confidence` must be in \(0, 1\), got"):
-        NuggetsConfig(race_confidence=value)
-
-
-def test_a_confidence_without_a_race_is_refused():
-    with pytest.raises(ValueError, match="`race_confidence` is of the race, but `schedule=exact`"):
-        NuggetsConfig(race_confidence=0.9, schedule="exact")

@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from nuggets_trainer.store import files
+from nuggets_trainer.store import files, score_store
 from nuggets_trainer.store.files import (
     check_writable,
     join,
@@ -153,8 +153,9 @@ def test_a_directory_is_proved_writable_and_left_clean(place):
 # ---------------------------------------------------------------- remote places
 
 
-def test_a_store_on_a_remote_is_read_by_another_job(remote, caplog):
-    with PartWriter(ScoreStore(remote, FIELDS), 1e9, 1) as writer:
+def test_a_store_on_a_remote_is_read_by_another_job(remote, caplog, monkeypatch):
+    monkeypatch.setattr(score_store, "FLUSH_CANDIDATES", 1)
+    with PartWriter(ScoreStore(remote, FIELDS)) as writer:
         for i in range(3):
             writer.add(f"c{i}", ["x", "y"], np.float32([i, -i]))
             writer.end_candidates(1)

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nuggets_trainer.store import score_store
 from nuggets_trainer.store.score_store import SCHEMA, PartWriter, ScoreStore, known
 from nuggets_trainer.store.scratch import Scratch
 from tests.support.launch import ROOT, environment
@@ -254,7 +255,7 @@ def test_a_full_disk_loses_nothing_that_was_written_or_collected(full_disk):
     ballast = full_disk / "ballast"
     ballast.write_bytes(bytes(700_000))
     everything = {path: path.read_bytes() for path in full_disk.rglob("*") if path.is_file()}
-    writer = PartWriter(store, flush_seconds=1e9)
+    writer = PartWriter(store)
     values = add_random(writer, 1000)
     for _ in range(2):
         with pytest.raises(
@@ -307,9 +308,10 @@ def test_a_full_disk_or_quota_is_told_apart(code, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- the writer
 
 
-def test_a_part_is_written_after_so_many_candidates(tmp_path):
+def test_a_part_is_written_after_so_many_candidates(tmp_path, monkeypatch):
+    monkeypatch.setattr(score_store, "FLUSH_CANDIDATES", 2)
     store = ScoreStore(tmp_path, FIELDS)
-    with PartWriter(store, flush_seconds=1e9, flush_candidates=2) as writer:
+    with PartWriter(store) as writer:
         for i in range(5):
             writer.add(f"c{i}", ["x"], np.float32([i]))
             writer.end_candidates(1)
@@ -324,11 +326,11 @@ def test_a_writer_that_cannot_write_shows_the_first_error(tmp_path, monkeypatch,
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(store, "write", fail)
-    with pytest.raises(KeyboardInterrupt), PartWriter(store, 1e9) as writer:
+    with pytest.raises(KeyboardInterrupt), PartWriter(store) as writer:
         writer.add("c", ["x"], np.float32([1]))
         raise KeyboardInterrupt
     assert "1 pairs that were scored could not be stored: [Errno 28] full" in caplog.text
-    with pytest.raises(OSError, match="full"), PartWriter(store, 1e9) as writer:
+    with pytest.raises(OSError, match="full"), PartWriter(store) as writer:
         writer.add("c", ["x"], np.float32([1]))
     monkeypatch.undo()
     writer.flush()  # it was kept
@@ -354,13 +356,15 @@ def test_of_two_values_the_first_part_by_name_counts_whatever_was_written_first(
 JOB = """
 import sys
 import numpy as np
+from nuggets_trainer.store import score_store
 from nuggets_trainer.store.score_store import PartWriter, ScoreStore
+score_store.FLUSH_CANDIDATES = 3
 score_dir, first = sys.argv[1], int(sys.argv[2])
 store = ScoreStore(score_dir, {"engine": "1", "template": "chat"})
 print("ready", flush=True)
 sys.stdin.readline()
 anchors = [f"x{j}" for j in range(5)]
-with PartWriter(store, 1e9, 3) as writer:
+with PartWriter(store) as writer:
     for i in range(first, first + 200):
         writer.add(f"c{i}", anchors, np.arange(5, dtype=np.float32) + i)
         writer.end_candidates(1)

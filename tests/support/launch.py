@@ -19,6 +19,11 @@ ONE_PROCESS = [
 TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node"]
 
 
+def at_pace(seconds: float, candidates: int = 1000) -> list[str]:
+    """Words before a script that let its store write parts at another pace."""
+    return ["tests/support/at_pace.py", str(seconds), str(candidates)]
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Environment of a launched job: offline, one thread for each process."""
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nuggets_trainer import load_rows
-from tests.support.launch import BIN, TORCHRUN, run, start
+from tests.support.launch import BIN, TORCHRUN, at_pace, run, start
 
 RESULTS = ("scores.parquet", "pairs.parquet", "anchors.parquet")
 CPU = {"ACCELERATE_USE_CPU": "true"}
@@ -27,19 +27,20 @@ NUM_PAIRS = 160 * 8
 
 def score_command(rows: Path, output_dir: Path, num_ranks: int) -> list[str]:
     return [
-        *(*TORCHRUN, str(num_ranks), str(BIN / "nuggets"), "score"),
+        *(*TORCHRUN, str(num_ranks), *at_pace(0.1), str(BIN / "nuggets"), "score"),
         *("--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(rows / "pool.jsonl")),
         *("--anchors", str(rows / "anchors.jsonl"), "--top_k", "12", "--schedule", "exact"),
-        *("--score_dir", str(output_dir / "nuggets"), "--flush_seconds", "0.1"),
+        *("--score_dir", str(output_dir / "nuggets")),
     ]
 
 
 def train_command(rows: Path, output_dir: Path, num_ranks: int) -> list[str]:
     return [
-        *(*TORCHRUN, str(num_ranks), "recipes/train.py", "--use_cpu", "--bf16", "false", "--report_to", "none"),
+        *(*TORCHRUN, str(num_ranks), *at_pace(0.1), "recipes/train.py"),
+        *("--use_cpu", "--bf16", "false", "--report_to", "none"),
         *("--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(rows / "pool.jsonl")),
         *("--anchors", str(rows / "anchors.jsonl"), "--top_k", "12", "--schedule", "exact"),
-        *("--output_dir", str(output_dir), "--flush_seconds", "0.1", "--use_peft", "--num_train_epochs", "4"),
+        *("--output_dir", str(output_dir), "--use_peft", "--num_train_epochs", "4"),
         *("--per_device_train_batch_size", "2", "--save_strategy", "steps", "--save_steps", "2"),
     ]
 

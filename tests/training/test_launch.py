@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.demo import demo_path
-from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, run, start
+from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, at_pace, run, start
 
 JOB = {
     "model_name_or_path": "nuggets-demo/model",
@@ -121,7 +121,7 @@ def kill(process) -> None:
 def test_a_killed_job_continues_with_the_same_command(rows, tmp_path):
     """SIGKILL while scoring, then SIGKILL while training; the third start ends as if nothing had happened."""
     run(train_command(ONE_PROCESS, tmp_path / "whole", **rows))
-    command = train_command(ONE_PROCESS, tmp_path / "killed", **rows, flush_seconds="0")
+    command = train_command([*ONE_PROCESS, *at_pace(0)], tmp_path / "killed", **rows)
 
     process = start(command)
     wait_for(lambda: len(list(tmp_path.glob("killed/nuggets/*/parts/*.parquet"))) >= 3, process)

@@ -14,7 +14,9 @@ from transformers import LlamaModel, TrainerCallback, TrainingArguments, set_see
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, load_scorer, score_pool
-from nuggets_trainer.training.checkpoints import last_complete_checkpoint
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.selection import select_golden_set
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint, load_selection, save_selection
 from tests.support.training import (
     ANCHORS,
     CHAT_POOL,
@@ -209,7 +211,7 @@ def test_a_resumed_checkpoint_trains_on_its_own_golden_set_and_never_scores(mode
     [
         ({"train_dataset": CHAT_POOL.select(range(20))}, "pool_sha256 was"),
         ({"nuggets_config": NuggetsConfig(top_k=8)}, "rule was top_k=9 and is now top_k=8"),
-        ({"nuggets_config": NuggetsConfig(top_k=9, race_confidence=0.9)}, "race_confidence was None and is now 0.9"),
+        ({"nuggets_config": NuggetsConfig(top_k=9, coverage_weight=0.5)}, "coverage_weight was None and is now 0.5"),
         ({"nuggets_config": NuggetsConfig(top_k=9, template="plain")}, ".*, template was chat and is now plain"),
         ({"anchor_dataset": ANCHORS.select(range(4))}, "anchors was given"),
     ],
@@ -221,6 +223,15 @@ def test_a_checkpoint_whose_golden_set_was_chosen_otherwise_is_refused(change, n
     changed = SelectedSFTTrainer(model_dir, args, **{"train_dataset": CHAT_POOL, **SELECT, **change})
     with pytest.raises(ValueError, match=f"chosen otherwise: {named}.*start anew in another `output_dir`"):
         changed.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_before_an_option_was_removed_is_read(tmp_path):
+    zero_shot, one_shot = np.full(2, -2, np.float32), np.array([[-1, -1], [-3, -3]], np.float32)
+    golden_set = select_golden_set(golden_scores(zero_shot, one_shot), ("top_k", 1))
+    settings = {"rule": "top_k=1"}
+    save_selection(tmp_path / "old.json", golden_set, {**settings, "race_confidence": "0.9"})
+    loaded, _ = load_selection(tmp_path / "old.json", settings)
+    assert loaded.indices.tolist() == [0]
 
 
 def test_a_checkpoint_without_a_golden_set_is_refused(model_dir, tmp_path):
