@@ -1,11 +1,11 @@
 """Shared-prefix attention: each piece of a packed row sees its own prefix and itself, and nothing else.
 
-Registered with transformers' `AttentionInterface`, so that any decoder whose layers dispatch through it runs
-unmodified, on one row `(1, S)` without an attention mask. A prefix's keys and values are computed once and kept, by
-layer, for the rows that follow.
+It is registered with transformers' `AttentionInterface`, so any decoder whose layers dispatch through that interface
+runs unmodified, on one row `(1, S)` without an attention mask. The keys and values of a prefix are computed once and
+kept, by layer, for the rows that follow.
 
-Here the pieces are taken one by one: a segment's keys and values are written behind those of its prefix, into room
-kept for them, so that the prefix is never copied. The arithmetic is the model's own `eager` function where the model
+This module takes the pieces one by one. The keys and values of a segment are written behind those of its prefix, into
+room reserved there, so the prefix is never copied. The arithmetic is the model's own `eager` function if the model
 runs eager (soft-caps, sinks), else `scaled_dot_product_attention`. `flex.py` takes a whole row at once, for CUDA.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "nuggets"
-# What scaled_dot_product_attention cannot express; None and absent are fine.
+# Arguments that scaled_dot_product_attention cannot express, unless they are None.
 _BEYOND_SDPA = ("softcap", "s_aux", "position_bias")
 
 Kernel = Callable[..., torch.Tensor]
@@ -38,8 +38,11 @@ class Prefix:
     """Keys and values of one prefix, by layer, with room for the longest segment behind it.
 
     Args:
-        length: tokens of the prefix; 0 for none.
-        room: tokens of the longest segment.
+        length: number of tokens of the prefix; 0 for none.
+        room: number of tokens of the longest segment.
+
+    Attributes:
+        layers: keys and values by layer number, each `(1, H, P + room, D)`.
     """
 
     def __init__(self, length: int, room: int) -> None:
@@ -48,11 +51,11 @@ class Prefix:
         self._masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = {}
 
     def keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Keep the prefix's own keys and values, `(1, H, P, D)`."""
+        """Store the prefix's own keys and values, `(1, H, P, D)`, with room behind them."""
         self.layers[layer] = self._with_room(key), self._with_room(value)
 
     def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write a segment's keys and values behind the prefix's; overwritten by the next segment."""
+        """Write a segment's keys and values behind the prefix's and return both; the next segment overwrites them."""
         if not self.length:
             return key, value
         end = self.length + key.shape[2]
@@ -62,7 +65,7 @@ class Prefix:
         return keys[:, :, :end], values[:, :, :end]
 
     def mask(self, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """Additive causal mask of a segment behind the prefix, `(1, 1, length, P + length)`."""
+        """Return the additive causal mask of a segment behind the prefix, `(1, 1, length, P + length)`."""
         mask = self._masks.get((window, like.dtype))
         if mask is None or mask.shape[2] < length:
             mask = self._masks[window, like.dtype] = causal_mask(self.length, max(self._room, length), window, like)
@@ -78,9 +81,12 @@ class PackedRow:
     """One packed row while its forward pass runs.
 
     Args:
-        pieces: in order, without gaps.
-        prefixes: all prefixes, also of other rows.
-        kernel: `loop` or `flex`.
+        pieces: pieces of the row, in order, without gaps.
+        prefixes: prefixes of all rows, by number.
+        kernel: `sdpa_loop`, `eager_loop` or `flex_row`.
+
+    Attributes:
+        block_masks: masks of flex attention, by window.
     """
 
     def __init__(self, pieces: Sequence[Piece], prefixes: Sequence[Prefix], kernel: Kernel) -> None:
@@ -89,11 +95,11 @@ class PackedRow:
 
     @property
     def length(self) -> int:
-        """Tokens of the row."""
+        """Number of tokens in the row."""
         return self.pieces[-1].start + self.pieces[-1].length
 
     def fill_up(self, length: int) -> None:
-        """Add a piece that nobody reads, so that rows have few lengths."""
+        """Add a piece that is never read, so that rows have few different lengths."""
         rest = length - self.length
         if rest:
             self.pieces.append(Piece(len(self.prefixes), 0, rest, self.length))
@@ -112,22 +118,22 @@ def shared_prefix_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one layer over the row in `current_row`, in the form that `AttentionInterface` asks for.
+    """Compute the attention of one layer over the row in `current_row`, as `AttentionInterface` calls it.
 
     Args:
-        module: the attention layer; its `layer_idx` tells whose keys and values these are.
-        query: `(1, H, S, D)`.
-        key: the same, perhaps with fewer heads.
-        value: like `key`, perhaps with another D.
-        attention_mask: none: the row says who sees whom.
-        scaling: of the scores; None for `1 / sqrt(D)`.
-        kwargs: what the layer passes on; `sliding_window` is honoured.
+        module: the attention layer, with its number in `layer_idx`.
+        query: queries, `(1, H, S, D)`.
+        key: keys, `(1, H, S, D)`, possibly with fewer heads.
+        value: values, shaped like `key`, possibly with another D.
+        attention_mask: must be None: the row decides which tokens see each other.
+        scaling: factor of the scores; None for `1 / sqrt(D)`.
+        kwargs: further arguments of the layer; `sliding_window` is used.
 
     Returns:
-        `(1, S, H, D)`, and no weights.
+        The output, `(1, S, H, D)`, and None for the attention weights.
 
     Raises:
-        NotImplementedError: for what the row cannot express; the engine then takes the portable path.
+        NotImplementedError: if the row cannot express the arguments; the engine then takes a portable path.
     """
     row = _ROW.get()
     if query.shape[0] != 1 or query.shape[2] != row.length or key.shape[2] != row.length or attention_mask is not None:
@@ -140,7 +146,7 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 
 @contextlib.contextmanager
 def current_row(row: PackedRow) -> Iterator[None]:
-    """Let the attention layers that run meanwhile see this row."""
+    """Make this the row that attention layers compute on."""
     token = _ROW.set(row)
     try:
         yield
@@ -150,15 +156,20 @@ def current_row(row: PackedRow) -> Iterator[None]:
 
 @contextlib.contextmanager
 def shared_prefix_model(model: PreTrainedModel) -> Iterator[str]:
-    """Switch a model to shared-prefix attention and back; gives the name of its text model's own implementation.
+    """Switch a model to shared-prefix attention and back.
+
+    Yields:
+        Name of the attention implementation that the text model had before.
 
     Raises:
         NotImplementedError: if its layers do not dispatch through `AttentionInterface`.
     """
-    # A model made of several has one for each; a mapping sets them back as they were.
     config = model.config
-    own = {"": config._attn_implementation} | {k: getattr(config, k)._attn_implementation for k in config.sub_configs}
     text_own: str = config.get_text_config()._attn_implementation
+    # A model made of several has an implementation for each; a mapping sets all of them back.
+    own = {"": config._attn_implementation}
+    for name in config.sub_configs:
+        own[name] = getattr(config, name)._attn_implementation
     if not model._can_set_attn_implementation():
         raise NotImplementedError(f"{type(model).__name__} does not dispatch its attention")
     model.set_attn_implementation(NAME)
@@ -169,7 +180,7 @@ def shared_prefix_model(model: PreTrainedModel) -> Iterator[str]:
 
 
 def causal_mask(prefix_length: int, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
-    """Additive mask `(1, 1, length, prefix_length + length)` in the dtype and on the device of `like`."""
+    """Return an additive mask, `(1, 1, length, prefix_length + length)`, in the dtype and on the device of `like`."""
     queries = torch.arange(prefix_length, prefix_length + length, device=like.device)[:, None]
     keys = torch.arange(prefix_length + length, device=like.device)[None, :]
     seen = keys <= queries
@@ -180,12 +191,12 @@ def causal_mask(prefix_length: int, length: int, window: int | None, like: torch
 
 
 def sdpa_loop(row: PackedRow, *args: Any) -> torch.Tensor:
-    """Piece by piece with `scaled_dot_product_attention`."""
+    """Compute a row piece by piece with `scaled_dot_product_attention`."""
     return _loop(_sdpa, row, *args)
 
 
 def eager_loop(row: PackedRow, *args: Any) -> torch.Tensor:
-    """Piece by piece with the model's own eager function, whatever it does between scores and softmax."""
+    """Compute a row piece by piece with the model's own eager function, including its soft-caps or sinks."""
     return _loop(_eager, row, *args)
 
 
@@ -244,7 +255,11 @@ def _eager(
 
 
 def refuse_beyond_sdpa(kwargs: dict[str, Any]) -> None:
-    """Raise NotImplementedError where a layer passes on what only its own eager function knows."""
+    """Refuse arguments of a layer that only its own eager function implements.
+
+    Raises:
+        NotImplementedError: if there is one.
+    """
     for name in _BEYOND_SDPA:
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"attention with `{name}`")

@@ -1,7 +1,7 @@
-"""Shared-prefix attention over a whole row in one `flex_attention` call.
+"""Shared-prefix attention over a whole row in one `flex_attention` call, for CUDA.
 
-For CUDA, where a launch for every piece and layer would cost more than the arithmetic. Rows are filled up to few
-lengths, because a kernel is compiled for each.
+There a kernel launch for every piece and layer would cost more than the arithmetic. Rows are filled up to a few
+lengths, because a kernel is compiled for each length.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from nuggets_trainer.engine.attention import PackedRow, refuse_beyond_sdpa
 
-BLOCK = 128  # rows and keys of a flex attention block
-MIN_EARLIER = 512  # keys of earlier rows' prefixes are padded to this times a power of two
-GRAPHS = 64  # kernels that may be compiled, by length of row and keys, and by window; a job needs fewer than ten
+BLOCK = 128  # queries and keys in a flex attention block
+MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two
+GRAPHS = 64  # kernels that may be compiled, one per row length, number of keys and window; fewer than ten are needed
 
 
 def flex_row(
@@ -31,35 +31,45 @@ def flex_row(
     scaling: float | None,
     kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    """Take the whole row in one `flex_attention` call: the keys of earlier rows' prefixes, then the row's own."""
+    """Compute a row in one `flex_attention` call.
+
+    The keys are those of prefixes in earlier rows, padding, and the row's own.
+    """
     refuse_beyond_sdpa(kwargs)
     layer, window = module.layer_idx, kwargs.get("sliding_window")
     earlier = earlier_prefixes(row)
     keys, values = key, value
     if earlier:
         kept = [row.prefixes[prefix].layers[layer] for prefix in earlier]
-        num_earlier = sum(k.shape[2] for k, _ in kept)
-        padding = key.new_zeros(*key.shape[:2], earlier_keys(num_earlier) - num_earlier, key.shape[3])
-        values_padding = value.new_zeros(*value.shape[:2], padding.shape[2], value.shape[3])
-        keys = torch.cat([*(k for k, _ in kept), padding, key], dim=2)
-        values = torch.cat([*(v for _, v in kept), values_padding, value], dim=2)
+        keys = _with_earlier([prefix_keys for prefix_keys, _ in kept], key)
+        values = _with_earlier([prefix_values for _, prefix_values in kept], value)
     for piece in row.pieces:
         if piece.segment is None:
             span = slice(piece.start, piece.start + piece.length)
-            # A copy: a view would keep the whole row's keys and values alive.
+            # A copy, because a view would keep the keys and values of the whole row alive.
             row.prefixes[piece.prefix].layers[layer] = key[:, :, span].clone(), value[:, :, span].clone()
     if window not in row.block_masks:
         row.block_masks[window] = block_mask(row, earlier, keys.shape[2], window, query.device)
     grouped = key.shape[1] != query.shape[1]
     flex = _compiled_flex() if query.is_cuda else cast("Callable[..., torch.Tensor]", flex_attention)
-    # Beyond its limit torch would take an unfused kernel, which holds all scores, without an error.
+    # Beyond its limit torch would silently take an unfused kernel, which holds all attention scores in memory.
     with torch._dynamo.config.patch(cache_size_limit=GRAPHS):
         output = flex(query, keys, values, block_mask=row.block_masks[window], scale=scaling, enable_gqa=grouped)
     return output.transpose(1, 2)
 
 
+def _with_earlier(kept: list[torch.Tensor], own: torch.Tensor) -> torch.Tensor:
+    """Put the keys (or values) of prefixes in earlier rows, and padding, before the row's own."""
+    num_earlier = sum(tensor.shape[2] for tensor in kept)
+    padding = own.new_zeros(*own.shape[:2], earlier_keys(num_earlier) - num_earlier, own.shape[3])
+    return torch.cat([*kept, padding, own], dim=2)
+
+
 def row_length(length: int, tokens_per_row: int) -> int:
-    """Length that a row is filled up to: budget, half or quarter, in whole blocks; a longer row to whole blocks."""
+    """Return the length that a row is filled up to, in whole blocks.
+
+    It is a quarter, half or all of the budget; a row that is longer than the budget gets the next whole block.
+    """
     for share in (4, 2, 1):
         size = -(-tokens_per_row // share // BLOCK) * BLOCK
         if length <= size:
@@ -68,7 +78,7 @@ def row_length(length: int, tokens_per_row: int) -> int:
 
 
 def earlier_keys(number: int) -> int:
-    """Keys that those of earlier rows' prefixes are padded to: 512 times a power of two."""
+    """Return the number of keys that those of earlier prefixes are padded to: 512 times a power of two."""
     size = MIN_EARLIER
     while size < number:
         size *= 2
@@ -91,38 +101,53 @@ def earlier_prefixes(row: PackedRow) -> list[int]:
 def block_mask(
     row: PackedRow, earlier: Sequence[int], num_keys: int, window: int | None, device: torch.device
 ) -> BlockMask:
-    """Who sees whom in a row: every piece its prefix and, causally, itself.
+    """Return the mask of a row: every piece sees its prefix and, causally, itself.
 
-    Blocks are found from the pieces' ends on the host: evaluating the mask at every pair of tokens, as
-    `create_block_mask` does, takes longer than the attention.
+    The blocks are found from the ends of the pieces, on the host. `create_block_mask` evaluates the mask at every
+    pair of tokens, which takes longer than the attention.
+
+    Args:
+        row: the row.
+        earlier: prefixes that ran in an earlier row, by number, in the order of their keys.
+        num_keys: number of keys: those of earlier prefixes, padding, and the row's own.
+        window: number of keys that a query sees under a sliding window; None without one.
+        device: device of the mask.
     """
-    offset = num_keys - row.length
+    offset = num_keys - row.length  # where the row's own keys begin
     occupied = np.zeros((-(-row.length // BLOCK), -(-num_keys // BLOCK)), dtype=np.bool_)
-    # Per token: the piece it is in, the piece that is its prefix, its position; -1 and below match nothing.
-    own, behind, position = (np.full(row.length, -1, dtype=np.int32) for _ in range(3))
-    key_owner, key_position = np.full(num_keys, -2, dtype=np.int32), np.zeros(num_keys, dtype=np.int32)
+    # Pieces are numbered: a prefix keeps its number, segments have numbers above those. Each query has the
+    # number of its piece (own) and of its prefix (behind), each key that of its piece; -1 and -2 match nothing.
+    own = np.full(row.length, -1, dtype=np.int32)
+    behind = np.full(row.length, -1, dtype=np.int32)
+    position = np.full(row.length, -1, dtype=np.int32)
+    key_owner = np.full(num_keys, -2, dtype=np.int32)
+    key_position = np.zeros(num_keys, dtype=np.int32)
     prefix_keys: dict[int, tuple[int, int]] = {}
     start = 0
     for prefix in earlier:
-        length = row.prefixes[prefix].length
-        prefix_keys[prefix] = start, start + length
-        key_owner[start : start + length], key_position[start : start + length] = prefix, np.arange(length)
-        start += length
+        end = start + row.prefixes[prefix].length
+        prefix_keys[prefix] = start, end
+        key_owner[start:end] = prefix
+        key_position[start:end] = np.arange(end - start)
+        start = end
     for number, piece in enumerate(row.pieces, start=len(row.prefixes)):
-        span = slice(piece.start, piece.start + piece.length)
-        is_prefix = piece.segment is None
-        first = 0 if is_prefix else row.prefixes[piece.prefix].length
-        own[span] = piece.prefix if is_prefix else number
-        position[span] = np.arange(first, first + piece.length)
-        keys = offset + piece.start, offset + piece.start + piece.length
-        if is_prefix:
+        queries = piece.start, piece.start + piece.length
+        keys = offset + queries[0], offset + queries[1]
+        span = slice(*queries)
+        if piece.segment is None:
+            first = 0
+            own[span] = piece.prefix
             prefix_keys[piece.prefix] = keys
-        elif first:
-            behind[span] = piece.prefix
-            _occupy(occupied, span.start, span.stop, *prefix_keys[piece.prefix])
-        _occupy(occupied, span.start, span.stop, *keys)
+        else:
+            first = row.prefixes[piece.prefix].length
+            own[span] = number
+            if first:
+                behind[span] = piece.prefix
+                _occupy(occupied, queries, prefix_keys[piece.prefix])
+        position[span] = np.arange(first, first + piece.length)
+        _occupy(occupied, queries, keys)
     key_owner[offset:], key_position[offset:] = own, position
-    arrays = [torch.from_numpy(a).to(device) for a in (own, behind, position, key_owner, key_position)]
+    arrays = [torch.from_numpy(array).to(device) for array in (own, behind, position, key_owner, key_position)]
     num_blocks = torch.from_numpy(occupied.sum(axis=1).astype(np.int32)).to(device)
     indices = torch.from_numpy(np.argsort(~occupied, axis=1, kind="stable").astype(np.int32)).to(device)
     return BlockMask.from_kv_blocks(
@@ -134,11 +159,15 @@ def block_mask(
     )
 
 
-def _occupy(occupied: npt.NDArray[np.bool_], q_start: int, q_stop: int, k_start: int, k_stop: int) -> None:
-    occupied[q_start // BLOCK : (q_stop - 1) // BLOCK + 1, k_start // BLOCK : (k_stop - 1) // BLOCK + 1] = True
+def _occupy(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], keys: tuple[int, int]) -> None:
+    """Mark the blocks that contain a pair of these ranges of queries and keys."""
+    query_blocks = slice(queries[0] // BLOCK, (queries[1] - 1) // BLOCK + 1)
+    key_blocks = slice(keys[0] // BLOCK, (keys[1] - 1) // BLOCK + 1)
+    occupied[query_blocks, key_blocks] = True
 
 
 def _mask_mod(arrays: Sequence[torch.Tensor], window: int | None) -> Callable[..., torch.Tensor]:
+    """Return the function that says whether a query sees a key, from the arrays of `block_mask`."""
     own, behind, position, key_owner, key_position = arrays
 
     def sees(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Scoring with a model whose weights are spread over the ranks (FSDP2, DeepSpeed ZeRO-3). Knows no prompts.
+"""Forward passes of a model whose weights are spread over the ranks (FSDP2, DeepSpeed ZeRO-3).
 
 Each layer of such a model gathers its weights from all ranks in every forward pass, so all ranks must make the same
-number of passes, while their shares of the work are never the same. So they ask each other before each pass, and a
-rank that has nothing left to score passes a single token through until the others are done.
+number of passes, although each has its own amount of work. The ranks therefore agree before each pass. A rank that has
+nothing left to score passes a single token through the model until the others are done.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a rank is about to do; where ranks differ, the largest is done first. The language model gathers other weights
-# than its decoder alone, so that all must make the same kind of pass.
+# What a rank is about to do. Where ranks differ, the largest is done first. The language model gathers other weights
+# than its decoder alone, so all ranks must make the same kind of pass.
 IDLE, DECODER, WHOLE, FAILED = range(4)
 
 
@@ -34,9 +34,9 @@ class ForwardPassesInStep:
     """Keeps the forward passes of all ranks in step; does nothing for a model that each rank has whole.
 
     Args:
-        model: as the job has it.
-        base: the language model in it, whose passes (or those of its decoder alone) are counted.
-        ranks: the processes of the job.
+        model: the model as the caller has it, possibly wrapped (FSDP2, PEFT).
+        base: the language model inside it. Its passes, and those of its decoder alone, are kept in step.
+        ranks: the processes.
 
     Attributes:
         sharded: whether the weights are spread over the ranks.
@@ -50,15 +50,16 @@ class ForwardPassesInStep:
 
     @contextlib.contextmanager
     def in_step(self) -> Iterator[None]:
-        """Make forward passes on any of the ranks; all ranks must enter, and leave when the last one is done.
+        """Allow forward passes on any rank. All ranks must enter; each leaves when the last one is done.
 
         Raises:
-            OtherRankFailedError: if another rank fails meanwhile; it raises its own error.
+            OtherRankFailedError: if another rank fails meanwhile; that rank raises its own error.
         """
         if not self.sharded:
             yield
             return
-        # Before the hooks that gather weights: a rank must not wait for others that have nothing left to pass.
+        # These hooks run before those that gather weights: a rank must not wait inside a gathering for ranks that
+        # have nothing left to pass.
         hooks = []
         for module in (self._base, self._base.base_model):
             hooks.append(module.register_forward_pre_hook(self._before, prepend=True))
@@ -70,8 +71,8 @@ class ForwardPassesInStep:
             raise
         except BaseException as error:
             if self._unfinished and not isinstance(error, SystemExit):
-                # The others are inside the same pass: whatever is asked now, they would take for a layer's weights.
-                logger.exception("A forward pass failed; this process ends, and its launcher ends the others.")
+                # The others are inside the same pass: they would take any message for the weights of a layer.
+                logger.exception("A forward pass failed. This process ends, and its launcher ends the others.")
                 raise SystemExit(1) from error
             if not self._unfinished:
                 self._ranks.maximum(FAILED)
@@ -84,8 +85,9 @@ class ForwardPassesInStep:
                 hook.remove()
 
     def _before(self, module: torch.nn.Module, _: Any) -> None:
+        """Agree with all ranks on this pass; join the passes that others make first."""
         if self._within_pass:
-            return  # the decoder, called by the language model around it
+            return  # the language model is calling its decoder
         own = WHOLE if module is self._base else DECODER
         while (agreed := self._ranks.maximum(own)) != own:
             self._join_pass(agreed)
@@ -94,25 +96,30 @@ class ForwardPassesInStep:
         self._unfinished = True
 
     def _finished(self, module: torch.nn.Module, *_: Any) -> None:
+        """Note that a pass ended without an error."""
         if module is self._base or not self._within_pass:
             self._unfinished = False
 
     def _left(self, module: torch.nn.Module, *_: Any) -> None:
+        """Note that a pass ended, with or without an error."""
         if module is self._base:
             self._within_pass = False
 
     def _wait_for_others(self) -> None:
+        """Join the passes of the other ranks until all are idle."""
         while (agreed := self._ranks.maximum(IDLE)) != IDLE:
             self._join_pass(agreed)
 
     def _join_pass(self, agreed: int) -> None:
-        """Pass one token through what another rank is about to use."""
+        """Pass one token through the part of the model that another rank is about to use."""
         if agreed == FAILED:
             raise OtherRankFailedError
         self._gather_outer_weights()
-        self._within_pass = self._unfinished = True  # this pass asks nobody
+        self._within_pass = True  # the ranks have agreed already: this pass does not synchronise
+        self._unfinished = True
         try:
-            _pass_one_token(self._base if agreed == WHOLE else self._base.base_model, self._ranks.device)
+            module = self._base if agreed == WHOLE else self._base.base_model
+            _pass_one_token(module, self._ranks.device)
         finally:
             self._within_pass = False
         self._unfinished = False
@@ -120,8 +127,8 @@ class ForwardPassesInStep:
     def _gather_outer_weights(self) -> None:
         if isinstance(self._model, FSDPModule):
             if self._unfinished:
-                self._model.reset_iter_state()  # layers that the failed pass left gathered
-            self._model.unshard()  # a pass of the whole model gives them up again
+                self._model.reset_iter_state()  # releases layers that the failed pass left gathered
+            self._model.unshard()  # again before each pass: a pass of the whole model releases these weights
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -135,26 +142,29 @@ def _is_zero3(model: torch.nn.Module) -> bool:
 
 @contextlib.contextmanager
 def outer_weights(model: torch.nn.Module, base: PreTrainedModel) -> Iterator[None]:
-    """Gather the weights that belong to no layer (embeddings, last norm, head), which the engine reads by themselves.
+    """Gather the weights outside the layers (embeddings, last norm, head), which the engine reads directly.
 
-    All ranks must enter it. The layers gather their own in each pass.
+    All ranks must enter. The layers gather their own weights in each pass.
 
     Args:
-        model: as the job has it.
-        base: the language model in it.
+        model: the model as the caller has it, possibly wrapped (FSDP2, PEFT).
+        base: the language model inside it.
+
+    Raises:
+        RuntimeError: if the model is under FSDP2 and torch is too old for that.
     """
     if isinstance(model, FSDPModule):
         if not hasattr(model, "reset_iter_state"):
             raise RuntimeError(
-                "Scoring a model under FSDP2 needs a newer torch (with `FSDPModule.reset_iter_state`), this one is "
-                f"{torch.__version__}. Upgrade, or score with `nuggets score` in one process or under DDP."
+                "Scoring a model under FSDP2 needs a torch that has `FSDPModule.reset_iter_state`, got torch "
+                f"{torch.__version__}. Upgrade torch, or score with `nuggets score` in one process or under DDP."
             )
-        _pass_one_token(model, base.device)  # tells the layers that they are not the outermost ones
+        _pass_one_token(model, base.device)  # this first pass marks `model` as the outermost module
         model.unshard()
         try:
             yield
         finally:
-            # Gives the weights up, and forgets the order of these passes: the backward pass would prefetch by it.
+            # Releases the weights and forgets the order of these passes: the backward pass would prefetch by it.
             model.reset_iter_state()
     elif _is_zero3(model):
         from deepspeed import zero
@@ -171,7 +181,10 @@ def _pass_one_token(model: torch.nn.Module, device: torch.device) -> None:
 
 
 def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Gather a weight that is spread over the ranks; all of them must ask for it. Any other as it is."""
+    """Return the whole of a weight that is spread over the ranks, and any other tensor as it is.
+
+    All ranks must ask for the same weight.
+    """
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
     if hasattr(tensor, "ds_id"):
@@ -183,5 +196,5 @@ def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def class_name(model: torch.nn.Module) -> str:
-    """Name the model's class; FSDP2 gives each model it shards one of its own."""
+    """Name the model's own class: FSDP2 gives each sharded model a class derived from it."""
     return next(c for c in type(model).__mro__ if not issubclass(c, FSDPModule)).__name__

@@ -1,4 +1,4 @@
-"""The language-model head on completion rows only, in blocks over rows and vocabulary. Knows tensors, not prompts."""
+"""The language-model head at completion positions only, in blocks over positions and vocabulary."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from torch.nn.functional import linear
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Completion positions and entries of the vocabulary whose float32 logits are held at a time, whatever the model: on
-# the CPU as much as stays in its caches (8 MB), elsewhere enough to keep the device busy (256 MB).
+# Completion positions and vocabulary entries whose float32 logits are held at a time: on the CPU as many as fit its
+# caches (8 MB), elsewhere enough to keep the device busy (256 MB).
 CPU_BLOCK = (512, 4096)
 DEVICE_BLOCK = (4096, 16384)
 
 
 def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> npt.NDArray[np.float64]:
-    """Log-prob of each target under the head's distribution, without ever holding all logits.
+    """Return the log-prob of each target without holding all logits at once.
+
+    It equals `log_softmax(logits)[r, targets[r]]` with `logits` from the model's own head.
 
     Args:
-        model: gives the head, and from its config what becomes of the logits (scale, soft-cap).
+        model: language model with its head; its config tells how logits are scaled and capped.
         hidden: last hidden states at the positions that predict the targets, `(R, d)`.
         targets: token ids, `(R,)`, on the same device.
 
     Returns:
-        `(R,)`, nats. Each is computed in float32, whatever the dtype of the hidden states.
+        Log-probs, `(R,)`, nats, computed in float32, whatever the dtype of the hidden states.
     """
     blocks = []
     num_rows, num_entries = CPU_BLOCK if hidden.device.type == "cpu" else DEVICE_BLOCK
@@ -40,14 +42,16 @@ def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torc
 
 
 def segment_means(token_log_probs: npt.NDArray[np.float64], counts: list[int]) -> npt.NDArray[np.float64]:
-    """Mean of consecutive stretches of `counts` tokens, `(len(counts),)`."""
-    means: npt.NDArray[np.float64] = np.add.reduceat(token_log_probs, np.cumsum([0, *counts[:-1]])) / counts
+    """Return the means of consecutive stretches of `counts` tokens, `(len(counts),)`."""
+    starts = np.cumsum([0, *counts[:-1]])
+    means: npt.NDArray[np.float64] = np.add.reduceat(token_log_probs, starts) / counts
     return means
 
 
 def _row_log_probs(logit_blocks: Iterator[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    total = targets.new_full(targets.shape, -torch.inf, dtype=torch.float32)
-    found = total
+    """Return the log-probs of the targets, `(R,)`, from blocks of logits that cover the vocabulary in order."""
+    total = targets.new_full(targets.shape, -torch.inf, dtype=torch.float32)  # log of the sum of exp(logits) so far
+    found = total  # logits of the targets
     first = 0
     for logits in logit_blocks:
         total = torch.logaddexp(total, logits.logsumexp(dim=1))
@@ -61,7 +65,7 @@ def _row_log_probs(logit_blocks: Iterator[torch.Tensor], targets: torch.Tensor) 
 def _logit_blocks(model: PreTrainedModel, hidden: torch.Tensor, num_entries: int) -> Iterator[torch.Tensor]:
     """Yield the float32 logits of consecutive blocks of the vocabulary, each `(R, block)`."""
     head, finish = model.get_output_embeddings(), _logits_transform(model)
-    # A quantized or adapted head is called whole: its weight cannot be cut.
+    # A quantized or adapted head is called whole: its weight cannot be cut into blocks.
     if type(head) is not torch.nn.Linear or not head.weight.is_floating_point():
         yield finish(head(hidden).float())
         return
@@ -72,14 +76,20 @@ def _logit_blocks(model: PreTrainedModel, hidden: torch.Tensor, num_entries: int
 
 
 def _logits_transform(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Give what the model does to its logits after the head, elementwise; the engine's self-check holds it to that."""
+    """Return the elementwise function that the model applies to its logits after the head.
+
+    The engine compares the packed path with the model's own logits, so an unknown transform is found there.
+    """
     config = model.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
     factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite
     cap = getattr(config, "final_logit_softcapping", None)  # Gemma
 
     def transform(logits: torch.Tensor) -> torch.Tensor:
-        logits = logits if factor == 1.0 else logits * factor
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        if factor != 1.0:
+            logits = logits * factor
+        if cap is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
 
     return transform

@@ -17,10 +17,14 @@ def load_scorer(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
     Args:
         name: hub name, local directory, or `nuggets-demo/model`.
-        kwargs: for `AutoModelForCausalLM.from_pretrained` (`dtype`, `device_map`, `quantization_config`, ...);
-            `revision` and `trust_remote_code` go to the tokenizer too.
+        kwargs: arguments of `AutoModelForCausalLM.from_pretrained` (`dtype`, `device_map`, `quantization_config`,
+            ...); `revision` and `trust_remote_code` go to the tokenizer too.
+
+    Returns:
+        The model and its tokenizer.
 
     Raises:
+        OSError: if there is no such model.
         ValueError: if the checkpoint is not a decoder-only language model with its head.
     """
     from transformers import AutoModelForCausalLM
@@ -30,23 +34,34 @@ def load_scorer(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
 
 def load_scorer_of(config: NuggetsConfig, name: str, device: Any, own: dict[str, Any]) -> tuple[Any, Any]:
-    """Load the scorer model that a config names, or else the model itself.
+    """Load the scorer model that a config names, or else the model that is to be tuned.
 
     Args:
-        config: its `scorer_model` comes with arguments of its own.
-        name: of the model that is taken without one.
-        device: where to; `device_map` and not `.to`, because quantized weights cannot be moved.
-        own: arguments for `from_pretrained` of that model.
+        config: the options; `scorer_model` is loaded with its own `scorer_kwargs`.
+        name: name of the model to load if `scorer_model` is None.
+        device: device to load the model to.
+        own: arguments of `from_pretrained` for the model `name`.
+
+    Returns:
+        The model and its tokenizer.
     """
-    kwargs = own if config.scorer_model is None else config.scorer_kwargs
-    return load_scorer(config.scorer_model or name, **{"device_map": {"": device}, **kwargs})
+    if config.scorer_model is None:
+        scorer, kwargs = name, own
+    else:
+        scorer, kwargs = config.scorer_model, config.scorer_kwargs
+    # `device_map` instead of `.to`, because quantized weights cannot be moved.
+    return load_scorer(scorer, **{"device_map": {"": device}, **kwargs})
 
 
 def read_model_config(name: str, **kwargs: Any) -> Any:
-    """Read the config of a model, as `AutoConfig` does, but say in short if there is none.
+    """Read the config of a model, as `AutoConfig` does, but with a short error if there is none.
+
+    Args:
+        name: hub name, local directory, or `nuggets-demo/model`.
+        kwargs: arguments of `AutoConfig.from_pretrained`.
 
     Raises:
-        OSError: if the model is neither here nor on the hub, as far as that is reached.
+        OSError: if neither this machine nor the hub has the model, or the hub cannot be reached.
     """
     from transformers import AutoConfig
 
@@ -57,14 +72,23 @@ def read_model_config(name: str, **kwargs: Any) -> Any:
         if Path(path).is_dir():
             raise
         raise OSError(
-            f"There is no model {name!r}: no directory of this name is here, and the Hugging Face hub and its cache "
-            "on this machine do not have it, or cannot be reached. Check the spelling; fetch it before with `hf "
-            f"download {name}` where this machine has no network; `hf auth login` opens private and gated ones."
+            f"There is no model {name!r}: there is no such directory, and the Hugging Face hub and its cache on this "
+            "machine do not have the model, or the hub cannot be reached. Check the spelling. Run `hf auth login` for "
+            f"a private or gated model. Without a network, download it before: `hf download {name}`."
         ) from error
 
 
 def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:
-    """Load the tokenizer of a model, as `load_scorer` does, once its config says that the model can score."""
+    """Load the tokenizer of a scorer model, after checking by its config that the model can score.
+
+    Args:
+        name: hub name, local directory, or `nuggets-demo/model`.
+        kwargs: arguments of the model; `revision` and `trust_remote_code` go to the tokenizer.
+
+    Raises:
+        ValueError: if the checkpoint is not a decoder-only language model with its head.
+        OSError: if there is no such model.
+    """
     from transformers import AutoTokenizer
 
     path = resolve_demo(name)

@@ -1,11 +1,13 @@
-"""Log-probs of completions, alone or behind a shared prefix, on any decoder-only Hugging Face model.
+"""Mean log-probs of completions, alone or behind a shared prefix, on any decoder-only Hugging Face model.
 
-Knows token ids and the model; knows nothing of golden scores, files or ranks.
+There are three fast paths, fastest first:
 
-There are three ways to compute them, fastest first: `packed` (many segments in one row behind a prefix that is
-computed once, through shared-prefix attention), `cached` (the prefix' key/value cache repeated over batches of
-segments) and `whole` (prefix and segment together). They never differ by more than rounding: which of them a model can
-use is found by holding them, on the actual model, against one sequence at a time without cache, batch or padding.
+- `packed`: many segments in one row behind a prefix that is computed once, through shared-prefix attention;
+- `cached`: the key/value cache of the prefix, repeated over batches of segments;
+- `whole`: prefix and segment together.
+
+The fourth path, `naive`, takes one sequence at a time without cache, batch or padding. Every fast path is compared
+with it on the actual model before it is used, so that the paths never differ by more than rounding.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ PATHS: dict[str, Callable[[PreTrainedModel, Sequence[PrefixedSegments], int], li
     "whole": score_whole,
     "naive": score_naive,
 }
-# Largest difference, in nats per token, that rounding can explain.
+# The largest difference, in nats per token, that rounding can explain.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
@@ -51,12 +53,12 @@ class LogProbEngine:
 
     Args:
         model: a decoder-only language model with its head, on its device.
-        tokens_per_batch: upper bound on the tokens of one forward pass, padding included; a single segment that is
-            longer runs alone. None finds it. Halved when memory runs out.
-        autocast_dtype: run the forward passes under autocast in this dtype; None leaves the weights' dtype.
-        path: one of `PATHS`; None chooses by a check on the first prefixes and segments to score, see `choose_path`.
-        sharded: every forward pass takes all ranks of the job (a sharded model), so that none can be tried and given
-            up: memory that runs out is an error.
+        tokens_per_batch: upper bound on the tokens of one forward pass, padding included; None finds it from the
+            device's memory. A single segment that is longer runs alone. The bound is halved when memory runs out.
+        autocast_dtype: dtype to run the forward passes under autocast in; None computes in the dtype of the weights.
+        path: one of `PATHS`; None chooses by a check on the first segments to score, see `choose_path`.
+        sharded: whether the weights are spread over several processes. Every forward pass then takes all of them, so
+            none can be tried and given up: memory that runs out is an error.
     """
 
     def __init__(
@@ -69,13 +71,13 @@ class LogProbEngine:
     ) -> None:
         self._model = model
         self._autocast_dtype = autocast_dtype
+        self._sharded = sharded
         self.tokens_per_batch = tokens_per_batch
         self.path = path
-        self._sharded = sharded
         self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
 
     def find_tokens_per_batch(self) -> int:
-        """Upper bound on the tokens of one forward pass, as given, found or halved."""
+        """Return the upper bound on the tokens of one forward pass, as given, found or halved."""
         if self.tokens_per_batch is None:
             with self.scoring():
                 self.tokens_per_batch = find_tokens_per_batch(self._model)
@@ -89,68 +91,80 @@ class LogProbEngine:
         autocast = torch.autocast(
             self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         )
-        fusion = compiled_layers(self._model) if self.compiles else contextlib.nullcontext()
+        layers = compiled_layers(self._model) if self.compiles else contextlib.nullcontext()
         try:
-            with torch.no_grad(), autocast, fusion:
+            with torch.no_grad(), autocast, layers:
                 yield
         finally:
             self._model.train(was_training)
 
     def score(self, prefix_ids: Sequence[int], segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
-        """Mean log-prob of each segment's completion behind the prefix.
+        """Return the mean log-prob of each segment's completion behind the prefix.
 
-        Equal, up to rounding, to running `prefix_ids + segment.ids` through the model one by one and averaging
+        It equals, up to rounding, running `prefix_ids + segment.ids` through the model one by one and averaging
         `log_softmax(logits)[t - 1, ids[t]]` over the completion span.
 
         Args:
             prefix_ids: token ids shared by all segments; may be empty.
-            segments: what stands behind the prefix, each with its completion span.
+            segments: token ids that follow the prefix, each segment with its completion span.
 
         Returns:
-            One value per segment, `(len(segments),)`, nats per token, in the order given. Not finite where the
+            One value per segment, `(len(segments),)`, nats per token, in the order given; not finite where the
             model's log-probs are not.
+
+        Raises:
+            RuntimeError: if memory does not suffice for a single segment behind the prefix.
         """
         return self.score_prefixed([(prefix_ids, segments)])[0]
 
     def score_prefixed(self, prefixed: Sequence[PrefixedSegments]) -> list[npt.NDArray[np.float32]]:
         """Score many prefixes, each with its own segments, as `score` does; short ones share forward passes.
 
+        Args:
+            prefixed: prefixes, each with the segments that follow it.
+
+        Returns:
+            One array per prefix, see `score`.
+
         Raises:
             RuntimeError: if memory does not suffice for a single segment behind its prefix.
         """
         if self.path is None:
-            self.choose_path([(prefix_ids, segments[:3]) for prefix_ids, segments in prefixed[:2]])
+            sample = [(prefix_ids, segments[:3]) for prefix_ids, segments in prefixed[:2]]
+            self.choose_path(sample)
         assert self.path is not None
         with self.scoring():
             results = self._within_memory(PATHS[self.path], prefixed)
         return [np.array(means, dtype=np.float32) for means in results]
 
     def choose_path(self, prefixed: Sequence[PrefixedSegments], num_tokens: int = 0) -> str:
-        """Take the fastest path that gives, on these prefixes and segments, what one sequence at a time gives.
+        """Choose the fastest path that gives the naive path's log-probs on these segments.
 
-        Sliding windows, soft-caps, position biases, recurrent layers or caches of another kind can make a faster path
-        wrong for a model, some of them only on long sequences: give the longest.
+        Sliding windows, soft-caps, position biases, recurrent layers or another kind of cache can make a faster path
+        wrong for a model, some of them on long sequences only. So give the longest prefixes and segments.
 
         Args:
-            prefixed: a few prefixes and segments of the job.
-            num_tokens: of the whole job: long ones are worth compiling for.
+            prefixed: a few prefixes, each with a few segments.
+            num_tokens: forward tokens to score in all; only a large number is worth compiling layers for.
 
         Returns:
-            The path, used from now on.
+            The path, which is used from now on.
         """
         self.path, self.compiles = "naive", False
         expected = self.score_prefixed(prefixed)
-        attempts = [("packed", True)] if compiling_pays(self._model, num_tokens) else []
-        attempts += [(path, False) for path in ("packed", "cached", "whole")]
-        for self.path, self.compiles in attempts:
+        attempts = [("packed", False), ("cached", False), ("whole", False)]
+        if compiling_pays(self._model, num_tokens):
+            attempts.insert(0, ("packed", True))
+        for path, compiles in attempts:
+            self.path, self.compiles = path, compiles
             problem = self._problem(prefixed, expected)
             if problem is None:
-                return self.path
+                return path
             logger.warning(
-                "%s cannot take the %s path%s (%s); trying the next, slower one. Scores are right on any of them.",
+                "%s cannot take the %s path%s (%s). Trying the next, slower path; scores are right on any of them.",
                 type(self._model).__name__,
-                self.path,
-                " with compiled layers" if self.compiles else "",
+                path,
+                " with compiled layers" if compiles else "",
                 problem,
             )
         self.path = "naive"
@@ -159,29 +173,29 @@ class LogProbEngine:
     def _problem(
         self, prefixed: Sequence[PrefixedSegments], expected: Sequence[npt.NDArray[np.float32]]
     ) -> str | None:
-        """Say what is wrong with the present path, or None."""
+        """Describe what is wrong with the present path; None if it gives the expected log-probs."""
         tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
         if getattr(self._model, "is_quantized", False):
             tolerance = TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
         budget = self.tokens_per_batch
-        # With as much in one forward pass as fits, and with as little: prefixes that are kept for later ones.
+        # First with as much in a forward pass as fits, then with as little: prefixes are then kept for later passes.
         for tokens_per_batch in (budget, 1):
             try:
                 self.tokens_per_batch = tokens_per_batch
                 found = self.score_prefixed(prefixed)
             except OtherRankFailedError:
-                raise  # says nothing of the path
-            except Exception as error:  # noqa: BLE001 - whatever it is, there is a path that needs less of the model
+                raise  # this is no fault of the path
+            except Exception as error:  # noqa: BLE001 - whatever it is, another path needs less of the model
                 return f"{type(error).__name__}: {error}"
             finally:
-                self.tokens_per_batch = budget  # running out of memory tells of this path alone
+                self.tokens_per_batch = budget  # it may have been halved, but only for this path
             problem = _difference(np.concatenate(found), np.concatenate(expected), tolerance)
             if problem is not None:
                 return problem
         return None
 
     def embed(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """Mean of the last hidden states over each sequence's tokens, without padding: `(len(sequences), d)`."""
+        """Return the mean of the last hidden states over each sequence's tokens, `(len(sequences), d)`."""
         with self.scoring():
             rows: list[npt.NDArray[np.float32]] = self._within_memory(_embed, sequences)
         return np.stack(rows)
@@ -189,40 +203,41 @@ class LogProbEngine:
     def _within_memory(
         self, compute: Callable[[PreTrainedModel, Sequence[Item], int], list[Result]], items: Sequence[Item]
     ) -> list[Result]:
-        """Compute with the token budget, halving it as long as memory runs out."""
+        """Compute within the token budget, and halve the budget as long as memory runs out."""
         while True:
             tokens_per_batch = self.find_tokens_per_batch()
             try:
                 return compute(self._model, items, tokens_per_batch)
-            except Exception as error:  # each backend reports a lack of memory by another type; others are raised on
+            except Exception as error:  # each backend has its own type for a lack of memory
                 if not should_reduce_batch_size(error):
                     raise
                 if self._sharded:
                     raise RuntimeError(
-                        f"Out of memory with tokens_per_batch={tokens_per_batch}. A sharded model cannot try again: "
-                        "the other ranks are in the middle of the same forward pass. Set a smaller "
-                        "`tokens_per_batch`; what is scored is stored."
+                        f"Memory ran out with `tokens_per_batch={tokens_per_batch}`. A sharded model cannot try "
+                        "again, because the other ranks are inside the same forward pass. Set a smaller "
+                        "`tokens_per_batch` and start again: the pairs scored so far are stored."
                     ) from error
                 if tokens_per_batch <= 1:
                     raise RuntimeError(
                         "Memory does not suffice to score a single pair. Use a smaller `scorer_model`, a smaller "
                         "dtype, or shorter rows."
                     ) from error
-            # Outside the except clause: the traceback holds on to the tensors of the failed forward pass.
+            # Outside the except clause: the traceback keeps the tensors of the failed forward pass alive.
             self.tokens_per_batch = tokens_per_batch // 2
             clear_device_cache(garbage_collection=True)
-            logger.warning("Out of memory: going on with tokens_per_batch=%d.", self.tokens_per_batch)
+            logger.warning("Memory ran out: going on with tokens_per_batch=%d.", self.tokens_per_batch)
 
 
 def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float) -> str | None:
-    """Say how two ways to compute the same log-probs differ beyond rounding, or None."""
-    # A NaN on both sides is the model's own; on one side it is the path's.
+    """Describe how log-probs differ from the expected ones by more than rounding; None if they do not."""
+    # A NaN on both sides comes from the model, a NaN on one side from the path.
     with np.errstate(invalid="ignore"):
         difference = np.where(found == expected, 0, found - expected)
     difference = difference[~(np.isnan(found) & np.isnan(expected))]
     if not len(difference):
-        return "no log-prob is a number, so that nothing can be compared"
-    # Rounding goes both ways: an error on one side is found below the tolerance of a single value.
+        return "no log-prob is a number, so nothing can be compared"
+    # Rounding errors have both signs, so their mean is smaller: a bias is found below the tolerance of single values.
+    # Both conditions are negated because a NaN fails every comparison.
     if not (np.abs(difference) <= tolerance).all() or not abs(difference.mean()) <= tolerance / 3:
         return f"log-probs differ by {np.abs(difference).max():.2g} nats per token"
     return None
@@ -231,6 +246,7 @@ def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32
 def _embed(
     model: PreTrainedModel, sequences: Sequence[Sequence[int]], tokens_per_batch: int
 ) -> list[npt.NDArray[np.float32]]:
+    """Return the mean last hidden state of each sequence, `(d,)`; padding is left out of the mean."""
     rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
     for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
         ids, mask = pad([sequences[i] for i in batch], model.device)

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Where matrix products are fastest on a CPU: caches hold the activations, and memory stays in the tens of MB.
+# Matrix products are fastest at this size on a CPU: caches hold the activations, and memory stays in the tens of MB.
 CPU_TOKENS = 1024
-CUDA_TOKENS = 16384  # beyond it, kernels gain nothing from longer rows
+CUDA_TOKENS = 16384  # kernels gain nothing from longer rows
 PROBE_TOKENS = 512
 SHARE_OF_FREE = 0.6  # the rest is for prefixes, the head's blocks and fragmentation
 
 
 def find_tokens_per_batch(model: PreTrainedModel) -> int:
-    """Tokens per forward pass for this model on its device.
+    """Find how many tokens a forward pass of this model should have on its device.
 
-    On CPU a constant; on CUDA what a probe says would fill 60% of the free memory, at most 16,384. It need not be
-    exact: the engine halves it when memory runs out.
+    On a CPU this is a constant. On CUDA a probe estimates what fills 60% of the free memory, at most 16,384 tokens.
+    The number need not be exact: the engine halves it when memory runs out.
     """
     if model.device.type != "cuda":
         return CPU_TOKENS
@@ -41,6 +41,6 @@ def find_tokens_per_batch(model: PreTrainedModel) -> int:
 
 
 def affordable_tokens(free_bytes: float, bytes_per_token: float) -> int:
-    """Multiple of 512, between 512 and 16,384, that fits a share of the free memory."""
+    """Return the multiple of 512, between 512 and 16,384, that fits 60% of the free memory."""
     tokens = int(SHARE_OF_FREE * free_bytes / bytes_per_token) // PROBE_TOKENS * PROBE_TOKENS
     return min(CUDA_TOKENS, max(PROBE_TOKENS, tokens))

@@ -1,4 +1,4 @@
-"""What the project asks of a model: that it is a decoder with its head, how much it reads, in what arithmetic."""
+"""Checks and properties of a model: that it is a decoder with its head, its context length, its arithmetic."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def base_model(model: PreTrainedModel | PeftModel, adapter: bool = False) -> Iterator[PreTrainedModel]:
-    """Give the base model of a `PeftModel` with the adapter switched off; any other model as it is.
+    """Yield the base model of a `PeftModel` with the adapter switched off, and any other model as it is.
 
     Args:
-        model: the model.
-        adapter: leave the adapter on, whose layers (of LoRA and its like) are inside the base model.
+        model: the model, with or without an adapter.
+        adapter: whether to leave the adapter on; the layers of LoRA and its like are inside the base model.
     """
     from peft import PeftModel
 
@@ -38,22 +38,25 @@ def check_causal_lm(config: PreTrainedConfig, model: PreTrainedModel | None = No
     """Refuse a model that is not a decoder-only language model with its head.
 
     Args:
-        config: its `architectures` say what the checkpoint was saved as.
-        model: once it is loaded.
+        config: the model's config; its `architectures` name the class that the checkpoint was saved from.
+        model: the model itself; None if it is not loaded yet.
 
     Raises:
-        ValueError: for an encoder, an encoder-decoder, or a body saved without its head (which `from_pretrained` would
-            complete with random weights).
+        ValueError: if it is an encoder, an encoder-decoder, or a body saved without its head (which `from_pretrained`
+            would complete with random weights).
     """
-    names = config.architectures or ([type(model).__name__] if model is not None else [])
+    names = list(config.architectures or [])
     causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    has_head = all(
-        n in causal or n.endswith(("ForCausalLM", "ForConditionalGeneration")) for n in config.architectures or []
-    )
+    endings = ("ForCausalLM", "ForConditionalGeneration")
+    has_head = all(name in causal or name.endswith(endings) for name in names)
+    if not names and model is not None:
+        names = [type(model).__name__]
     if model is not None and model.get_output_embeddings() is None:
         has_head = False
-    looks_ahead = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
-    if config.is_encoder_decoder or not has_head or looks_ahead:
+    sees_later_tokens = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if getattr(config, "is_decoder", False):
+        sees_later_tokens = False
+    if config.is_encoder_decoder or not has_head or sees_later_tokens:
         raise ValueError(
             f"The scorer model must be a decoder-only language model with its head, got {', '.join(names)} "
             f"({config.model_type}). Expected an architecture that AutoModelForCausalLM loads, e.g. LlamaForCausalLM."
@@ -61,7 +64,7 @@ def check_causal_lm(config: PreTrainedConfig, model: PreTrainedModel | None = No
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that the model reads at once, or None without a limit.
+    """Return how many tokens the model reads at once; None if there is no limit.
 
     With `longrope` (Phi-3's long-context models) a sequence beyond the original context changes the positions of all
     others in its batch, so the original context is the limit.
@@ -70,8 +73,8 @@ def context_length(config: PreTrainedConfig) -> int | None:
     length: int | None = getattr(text, "max_position_embeddings", None)
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     if length is not None and "longrope" in (rope.get("rope_type"), rope.get("type")):
-        names = "original_max_position_embeddings"
-        original = rope.get(names) or getattr(text, names, None)
+        name = "original_max_position_embeddings"
+        original = rope.get(name) or getattr(text, name, None)
         length = min(length, original or length)
     return length
 
@@ -79,22 +82,23 @@ def context_length(config: PreTrainedConfig) -> int | None:
 def resolve_autocast_dtype(
     score_dtype: str, weights_dtype: torch.dtype, training_dtype: torch.dtype | None = None
 ) -> torch.dtype | None:
-    """Dtype to autocast scoring to, or None to compute in the dtype of the weights.
+    """Return the dtype to autocast scoring to; None to compute in the dtype of the weights.
 
     Args:
-        score_dtype: `NuggetsConfig.score_dtype`.
-        weights_dtype: of the loaded model.
-        training_dtype: what mixed precision training autocasts to, None without it; `auto` follows it.
+        score_dtype: `NuggetsConfig.score_dtype`: `auto`, `float32`, `bfloat16` or `float16`.
+        weights_dtype: dtype of the loaded weights.
+        training_dtype: dtype that mixed precision training autocasts to, which `auto` follows; None without it.
 
     Raises:
-        ValueError: if float32 scores are asked of weights that were loaded in half precision.
+        ValueError: if `score_dtype` is float32 and the weights were loaded in half precision.
     """
     wanted = training_dtype if score_dtype == "auto" else getattr(torch, score_dtype)
     if wanted is None or wanted == weights_dtype:
         return None
     if wanted == torch.float32:
+        found = str(weights_dtype).removeprefix("torch.")
         raise ValueError(
-            f"`score_dtype=float32`, but the weights were loaded as {str(weights_dtype).removeprefix('torch.')}. Load "
-            "the model with `dtype=float32`, or set `score_dtype` to the dtype of the weights."
+            f"`score_dtype=float32` needs weights in float32, got {found}. Load the model with `dtype=float32`, or "
+            "set `score_dtype` to the dtype of the weights."
         )
     return wanted

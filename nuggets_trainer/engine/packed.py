@@ -28,33 +28,36 @@ if TYPE_CHECKING:
 def score_packed(
     model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int, kernel: Kernel | None = None
 ) -> list[list[float]]:
-    """Mean log-prob of each segment behind its prefix, nats per token.
+    """Return the mean log-prob of each segment behind its prefix, nats per token.
 
     Args:
-        model: in evaluation mode.
-        prefixed: prefixes, each with its segments; several share a row.
-        tokens_per_batch: budget of a row.
-        kernel: `sdpa_loop`, `eager_loop` or `flex_row`; None for what suits model and device.
+        model: language model in evaluation mode.
+        prefixed: prefixes, each with the segments that follow it; several share a row.
+        tokens_per_batch: budget of a row, in tokens.
+        kernel: `sdpa_loop`, `eager_loop` or `flex_row`; None chooses by model and device.
 
     Returns:
-        One list per prefix, one value per segment.
+        One list per prefix, with one value per segment.
 
     Raises:
         NotImplementedError: if the model's attention cannot be expressed.
     """
-    lengths = [[len(s.ids) - 1 for s in segments] for _, segments in prefixed]  # the last token is only ever a target
-    prefixes = [Prefix(len(ids), max(own)) for (ids, _), own in zip(prefixed, lengths, strict=True)]
-    means: list[list[float]] = [[float("nan")] * len(segments) for _, segments in prefixed]
+    lengths: list[tuple[int, list[int]]] = []
+    prefixes: list[Prefix] = []
+    means: list[list[float]] = []
+    for prefix_ids, segments in prefixed:
+        segment_lengths = [len(s.ids) - 1 for s in segments]  # the last token is a target only
+        lengths.append((len(prefix_ids), segment_lengths))
+        prefixes.append(Prefix(len(prefix_ids), max(segment_lengths)))
+        means.append([float("nan")] * len(segments))
     with shared_prefix_model(model) as implementation:
         kernel = kernel or _kernel(implementation, model.device)
-        for pieces in pack(
-            [(len(ids), own) for (ids, _), own in zip(prefixed, lengths, strict=True)], tokens_per_batch
-        ):
+        for pieces in pack(lengths, tokens_per_batch):
             row = PackedRow(pieces, prefixes, kernel)
-            for (prefix, segment), mean in _score_row(model, row, prefixed, tokens_per_batch):
-                means[prefix][segment] = mean
-            for finished in prefixes[: pieces[-1].prefix]:
-                finished.layers.clear()  # all its segments are through
+            for (number, segment), mean in _score_row(model, row, prefixed, tokens_per_batch):
+                means[number][segment] = mean
+            for prefix in prefixes[: pieces[-1].prefix]:
+                prefix.layers.clear()  # all its segments are scored
     return means
 
 
@@ -67,7 +70,7 @@ def _kernel(implementation: str, device: torch.device) -> Kernel:
 def _score_row(
     model: PreTrainedModel, row: PackedRow, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int
 ) -> list[tuple[tuple[int, int], float]]:
-    """Mean log-probs of the segments in a row, by position of the prefix and position behind it."""
+    """Return the mean log-probs of the segments in a row, each with the numbers of its prefix and of itself."""
     ids, positions = _inputs(row, prefixed)
     own_pieces = list(row.pieces)
     if row.kernel is flex_row:
@@ -96,12 +99,16 @@ def _score_row(
 
 
 def _inputs(row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> tuple[list[int], list[int]]:
-    """Token ids and positions of a row; positions go on behind the prefix in each segment."""
+    """Return the token ids and positions of a row; each segment's positions continue those of its prefix."""
     ids: list[int] = []
     positions: list[int] = []
     for piece in row.pieces:
         prefix_ids, segments = prefixed[piece.prefix]
-        first = 0 if piece.segment is None else len(prefix_ids)
-        ids += prefix_ids if piece.segment is None else segments[piece.segment].ids[:-1]
+        if piece.segment is None:
+            first = 0
+            ids += prefix_ids
+        else:
+            first = len(prefix_ids)
+            ids += segments[piece.segment].ids[:-1]
         positions += range(first, first + piece.length)
     return ids, positions

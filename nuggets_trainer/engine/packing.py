@@ -1,8 +1,8 @@
-"""Which tokens share a row of a packed forward pass. Pure: knows lengths, no tokens, no model."""
+"""Which prefixes and segments share a row of a packed forward pass, decided from their lengths alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -11,10 +11,10 @@ class Piece:
     """A stretch of a row: a prefix, or one of the segments behind it.
 
     Attributes:
-        prefix: position of the prefix that it is, or that it stands behind.
-        segment: position among the segments behind that prefix; None for the prefix itself.
-        length: tokens.
-        start: where it begins in its row.
+        prefix: number of the prefix that the piece is or belongs to.
+        segment: position among the segments of that prefix; None for the prefix itself.
+        length: number of tokens.
+        start: position of its first token in the row.
     """
 
     prefix: int
@@ -24,14 +24,14 @@ class Piece:
 
 
 def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> list[list[Piece]]:
-    """Put prefixes and segments, in order, into as few rows as the budget admits, about equally long.
+    """Lay prefixes and segments, in order, into as few rows as the budget admits, about equally long.
 
     A prefix comes before its segments: in the same row, or in an earlier one. Nothing is cut or padded; a piece that
     is longer than the budget has a row of its own.
 
     Args:
-        prefixed: length of each prefix (0 for none) and lengths of the segments behind it, in tokens.
-        tokens_per_row: budget of a row.
+        prefixed: length of each prefix (0 for none) and lengths of its segments, in tokens.
+        tokens_per_row: budget of a row, in tokens.
 
     Returns:
         The rows, each a list of pieces.
@@ -40,36 +40,48 @@ def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> 
         >>> [[(p.segment, p.start, p.length) for p in row] for row in pack([(4, [3, 3, 2])], 8)]
         [[(None, 0, 4), (0, 4, 3)], [(1, 0, 3), (2, 3, 2)]]
     """
-    pieces: list[tuple[int, int | None, int]] = []
-    for prefix, (prefix_length, lengths) in enumerate(prefixed):
+    lengths: list[int] = []
+    for prefix_length, segment_lengths in prefixed:
         if prefix_length:
-            pieces.append((prefix, None, prefix_length))
-        pieces += [(prefix, segment, length) for segment, length in enumerate(lengths)]
-    num_rows = _num_rows(pieces, tokens_per_row)
-    even = -(-sum(length for *_, length in pieces) // max(num_rows, 1))
-    # The shortest limit that needs no further row: rows of one length suit matrix products, and a short last row none.
+            lengths.append(prefix_length)
+        lengths += segment_lengths
+    num_rows = _num_rows(lengths, tokens_per_row)
+    even = -(-sum(lengths) // max(num_rows, 1))
+    # The smallest limit that needs no further row: matrix products suit rows of one length, and a short last row
+    # would waste a pass.
     limit = even
-    while limit < tokens_per_row and _num_rows(pieces, limit) > num_rows:
+    while limit < tokens_per_row and _num_rows(lengths, limit) > num_rows:
         limit += max(1, even // 32)
-    return _fill(pieces, min(limit, tokens_per_row))
+    return _fill(prefixed, min(limit, tokens_per_row))
 
 
-def _num_rows(pieces: Sequence[tuple[int, int | None, int]], limit: int) -> int:
-    rows, used = 0, limit
-    for *_, length in pieces:
+def _num_rows(lengths: Sequence[int], limit: int) -> int:
+    """Count the rows that pieces of these lengths fill in order."""
+    num_rows, used = 0, limit
+    for length in lengths:
         if used + length > limit:
-            rows, used = rows + 1, 0
+            num_rows += 1
+            used = 0
         used += length
-    return rows
+    return num_rows
 
 
-def _fill(pieces: Sequence[tuple[int, int | None, int]], limit: int) -> list[list[Piece]]:
+def _fill(prefixed: Sequence[tuple[int, Sequence[int]]], limit: int) -> list[list[Piece]]:
     rows: list[list[Piece]] = []
     used = limit
-    for prefix, segment, length in pieces:
+    for prefix, segment, length in _in_order(prefixed):
         if not rows or used + length > limit:
             rows.append([])
             used = 0
         rows[-1].append(Piece(prefix, segment, length, used))
         used += length
     return rows
+
+
+def _in_order(prefixed: Sequence[tuple[int, Sequence[int]]]) -> Iterator[tuple[int, int | None, int]]:
+    """Yield prefix, segment and length of every piece; a prefix itself has None for a segment."""
+    for prefix, (prefix_length, lengths) in enumerate(prefixed):
+        if prefix_length:
+            yield prefix, None, prefix_length
+        for segment, length in enumerate(lengths):
+            yield prefix, segment, length

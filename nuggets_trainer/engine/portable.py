@@ -1,6 +1,6 @@
-"""The portable paths: stock transformers only, for models that the packed path cannot express.
+"""The portable paths: unmodified transformers, for models that the packed path cannot express.
 
-`score_cached` computes a prefix once and repeats its key/value cache over batches of segments; `score_whole` runs
+`score_cached` computes a prefix once and repeats its key/value cache over batches of segments. `score_whole` runs
 prefix and segment together, for models whose cache cannot be repeated (recurrent layers). Both pad on the right.
 """
 
@@ -20,19 +20,21 @@ from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOGIT_ROWS = 1024  # completion positions whose logits are turned to float32 at a time
+LOGIT_ROWS = 1024  # completion positions whose logits are held in float32 at a time
 
 
 def score_cached(
     model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int
 ) -> list[list[float]]:
-    """Mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
+    """Return the mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
     results = []
     for prefix_ids, segments in prefixed:
-        cache = _prefix_cache(model, prefix_ids) if len(prefix_ids) else None
+        prefix_length = len(prefix_ids)
+        cache = _prefix_cache(model, prefix_ids) if prefix_length else None
         means = [0.0] * len(segments)
-        for batch in batches([len(s.ids) for s in segments], len(prefix_ids), tokens_per_batch):
-            for i, mean in zip(batch, _score_batch(model, cache, len(prefix_ids), segments, batch), strict=True):
+        for batch in batches([len(s.ids) for s in segments], prefix_length, tokens_per_batch):
+            batch_means = _score_batch(model, cache, prefix_length, [segments[i] for i in batch])
+            for i, mean in zip(batch, batch_means, strict=True):
                 means[i] = mean
         results.append(means)
     return results
@@ -41,24 +43,35 @@ def score_cached(
 def score_whole(
     model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int
 ) -> list[list[float]]:
-    """Mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
-    whole: list[PrefixedSegments] = [
-        ([], [s.behind(prefix_ids) for s in segments]) for prefix_ids, segments in prefixed
-    ]
+    """Return what `score_cached` does, from prefix and segment run together."""
+    whole: list[PrefixedSegments] = []
+    for prefix_ids, segments in prefixed:
+        whole.append(([], [s.behind(prefix_ids) for s in segments]))
     return score_cached(model, whole, tokens_per_batch)
 
 
 def score_naive(
     model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int = 1
 ) -> list[list[float]]:
-    """Mean log-probs without cache, batch or padding, what the other ways are held against; any budget is one row."""
+    """Return what `score_cached` does, without cache, batch or padding: the reference for the other paths.
+
+    It ignores `tokens_per_batch`: every sequence runs alone.
+    """
     return score_whole(model, prefixed, tokens_per_batch=1)
 
 
 def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -> Iterator[list[int]]:
-    """Group positions of similar length; a batch holds `rows * (prefix + longest)` tokens within the budget.
+    """Group sequences of similar length into batches of at most `tokens_per_batch` tokens, padding included.
 
-    A single sequence that is longer runs alone.
+    A batch takes `rows * (prefix_length + longest)` tokens. A single sequence that is longer makes a batch of its own.
+
+    Args:
+        lengths: length of each sequence behind the prefix, in tokens.
+        prefix_length: length of the prefix that is repeated for each sequence, in tokens.
+        tokens_per_batch: upper bound on the tokens of a batch.
+
+    Yields:
+        Positions in `lengths`; each position is in one batch.
     """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
@@ -71,22 +84,25 @@ def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -
 
 
 def pad(sequences: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and their mask, `(len(sequences), longest)`; the pad id is never attended to."""
+    """Return right-padded ids and their mask, `(len(sequences), longest)`; no token attends to the padding."""
     longest = max(len(ids) for ids in sequences)
-    padded = [[*ids, *[0] * (longest - len(ids))] for ids in sequences]
-    mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences]
+    padded, mask = [], []
+    for ids in sequences:
+        rest = longest - len(ids)
+        padded.append([*ids] + [0] * rest)
+        mask.append([1] * len(ids) + [0] * rest)
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
 def logits_to_keep(model: PreTrainedModel, number: int) -> dict[str, int]:
-    """Give the argument that has the head computed at the last positions only; none where a model does not know it."""
-    # The class' signature: TRL replaces `forward` on the instance.
+    """Return the argument that limits the head to the last positions; none if the model does not take it."""
+    # The signature of the class, because TRL replaces `forward` on the instance.
     known = "logits_to_keep" in inspect.signature(type(model).forward).parameters
     return {"logits_to_keep": number} if known else {}
 
 
 def cache_argument(model: PreTrainedModel, cache: DynamicCache) -> dict[str, DynamicCache]:
-    """Give the key/value cache under the name that the model knows: transformers 5.24 renamed it."""
+    """Return the key/value cache under the argument name that the model takes: transformers 5.24 renamed it."""
     name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
     return {name: cache}
 
@@ -102,12 +118,10 @@ def _score_batch(
     model: PreTrainedModel,
     cache: DynamicCache | None,
     prefix_length: int,
-    all_segments: Sequence[Segment],
-    batch: Sequence[int],
+    segments: Sequence[Segment],
 ) -> list[float]:
-    """Mean log-prob per segment of the batch; the cache is left as it was."""
-    segments = [all_segments[i] for i in batch]
-    ids, mask = pad([s.ids[:-1] for s in segments], model.device)  # the last token is only ever a target
+    """Return the mean log-prob of each segment, from one forward pass; the cache is left as it was."""
+    ids, mask = pad([s.ids[:-1] for s in segments], model.device)  # the last token is a target only
     first = min(s.start for s in segments) - 1  # no completion of this batch is predicted before this position
     kwargs: dict[str, Any] = {"use_cache": False}
     if cache is not None:
@@ -121,16 +135,25 @@ def _score_batch(
 
 
 def _mean_log_probs(logits: torch.Tensor, segments: Sequence[Segment], offset: int) -> list[float]:
-    """Average `log_softmax(logits)` at the targets: `(B, T, V)` logits of positions from `offset` on.
+    """Average `log_softmax(logits)` over the targets of each segment.
 
-    Token log-probs are float32, whatever the dtype of the logits; their sum is float64 (on the host, because MPS has
-    no float64).
+    Token log-probs are float32, whatever the dtype of the logits. Their sum is float64, on the host, because MPS has
+    no float64.
+
+    Args:
+        logits: logits of the positions from `offset` on, `(B, T, V)`.
+        segments: the B segments.
+        offset: position in the segments of the first logits.
     """
     counts = [s.num_completion_tokens for s in segments]
+    positions: list[int] = []
+    target_ids: list[int] = []
+    for segment in segments:
+        positions += segment.positions
+        target_ids += segment.targets
     rows = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(counts)).to(logits.device)
-    positions = [position for s in segments for position in s.positions]
     columns = (torch.tensor(positions) - 1 - offset).to(logits.device)
-    targets = torch.tensor([target for s in segments for target in s.targets]).to(logits.device)
+    targets = torch.tensor(target_ids).to(logits.device)
     log_probs = []
     for first in range(0, len(rows), LOGIT_ROWS):
         chunk = slice(first, first + LOGIT_ROWS)

@@ -292,6 +292,6 @@ def test_score_dtype_resolves_to_autocast_only_where_it_changes_the_arithmetic()
     assert resolve_autocast_dtype("bfloat16", float32) is bfloat16
     assert resolve_autocast_dtype("bfloat16", bfloat16) is None
     with pytest.raises(
-        ValueError, match=r"`score_dtype=float32`, but the weights were loaded as bfloat16.*dtype=float32"
+        ValueError, match=r"`score_dtype=float32` needs weights in float32, got bfloat16.*dtype=float32"
     ):
         resolve_autocast_dtype("float32", bfloat16)
