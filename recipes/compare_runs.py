@@ -32,7 +32,8 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import base_model
 from nuggets_trainer.prompts.segment import Segment, scored_at
-from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.prompts.templates import resolve_alpaca_template
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, hub_options, is_alpaca
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash
@@ -89,7 +90,7 @@ class Laboratory:
         self._tokenizer = AutoTokenizer.from_pretrained(self._path, **hub_options(args))
         self._engine_path: str | None = None
         self._ranks = Ranks()
-        template = alpaca_template(template_name, self._tokenizer.chat_template)
+        template = resolve_alpaca_template(template_name, self._tokenizer.chat_template)
         disable_progress_bars()  # a comparison is many short jobs
         rows = pool.select(candidates).add_column(POOL_INDEX, candidates)
         trainer = self._trainer(_trl_rows(rows, template), 0, {"packing": False}, _trl_rows(heldout, template))

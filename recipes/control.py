@@ -28,7 +28,8 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows
 from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.demo import resolve_demo
-from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.prompts.templates import resolve_alpaca_template
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, hub_options, is_alpaca
 from nuggets_trainer.training.job import model_init_kwargs
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
@@ -72,7 +73,7 @@ def main(
     rows = choose_rows(rows, args.dataset_text_field, control.num_rows, control.rows_seed)
     if is_alpaca(rows.column_names, args.dataset_text_field):
         chat_template = AutoTokenizer.from_pretrained(name, **hub_options(args)).chat_template
-        rows = alpaca_to_trl(rows, alpaca_template(nuggets.template, chat_template))
+        rows = alpaca_to_trl(rows, resolve_alpaca_template(nuggets.template, chat_template))
     quantization_config = get_quantization_config(model)
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
     trainer = SFTTrainer(model=name, args=args, train_dataset=rows, peft_config=get_peft_config(model), **quantization)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nuggets_trainer.data.row import SEPARATOR, read_row
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.model import check_causal_lm
-from nuggets_trainer.prompts.templates import train_columns
+from nuggets_trainer.prompts.templates import resolve_alpaca_template, train_columns
 from nuggets_trainer.prompts.tokenize import without_eos
-from nuggets_trainer.prompts.trl_columns import alpaca_template
 from nuggets_trainer.store.fingerprint import tokenizer_hash, weights_hash
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def resolve_answer_template(name: str, tokenizer: PreTrainedTokenizerBase) -> st
             "`template='chat'`, but the tokenizer has no chat template. Name the template the model was tuned with: "
             "`plain` or `nuggets`."
         )
-    return alpaca_template(name, tokenizer.chat_template)
+    return resolve_alpaca_template(name, tokenizer.chat_template)
 
 
 def model_fields(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -166,17 +166,49 @@ class NuggetsTemplate:
         return ids, len(encode(self._tokenizer, prompt))
 
 
-def resolve_template(name: str, *, has_chat_template: bool, pool: Pool) -> str:
-    """Name the template that `auto` stands for: `chat` where tokenizer and rows allow it, else `plain`.
+def resolve_template(name: str, *, has_chat_template: bool, row_format: str, is_conversational: bool = False) -> str:
+    """Return the template that `auto` stands for; any other name comes back as it is.
 
-    Rows with text in TRL's own columns are `plain`, because TRL trains on that text without a chat template; rows that
-    are tokenized already are `tokens`. Any other name is returned as it is.
+    `auto` is `chat` for conversations and Alpaca columns if the tokenizer has a chat template, `tokens` for rows that
+    are tokenized already, and else `plain`: TRL trains on the text in its own columns without a chat template.
+
+    Args:
+        name: name of a template, or `auto`.
+        has_chat_template: whether the tokenizer has a chat template.
+        row_format: format of the rows, as `Pool.format` names it.
+        is_conversational: whether the rows are made of messages.
+
+    Example:
+        >>> resolve_template("auto", has_chat_template=True, row_format="alpaca")
+        'chat'
     """
     if name != "auto":
         return name
-    if pool.format == "tokenized":
+    if row_format == "tokenized":
         return "tokens"
-    return "chat" if has_chat_template and (pool.is_conversational or pool.format == "alpaca") else "plain"
+    if has_chat_template and (is_conversational or row_format == "alpaca"):
+        return "chat"
+    return "plain"
+
+
+def resolve_pool_template(name: str, pool: Pool, has_chat_template: bool) -> str:
+    """Return the template that `auto` stands for with the rows of this pool."""
+    return resolve_template(
+        name,
+        has_chat_template=has_chat_template,
+        row_format=pool.format,
+        is_conversational=pool.is_conversational,
+    )
+
+
+def resolve_alpaca_template(name: str, chat_template: str | None) -> str:
+    """Return the template that `auto` stands for with rows that have Alpaca columns.
+
+    Args:
+        name: name of a template, or `auto`.
+        chat_template: Jinja text of the tokenizer's chat template, if there is one.
+    """
+    return resolve_template(name, has_chat_template=bool(chat_template), row_format="alpaca")
 
 
 def make_template(
@@ -206,7 +238,7 @@ def make_template(
     if "tokenized" in [p.format for p in pools]:
         _check_tokenized(name, pools)
         return TokensTemplate(tokenizer)
-    resolved = resolve_template(name, has_chat_template=bool(tokenizer.chat_template), pool=pool)
+    resolved = resolve_pool_template(name, pool, has_chat_template=bool(tokenizer.chat_template))
     if resolved == "plain":
         return PlainTemplate(tokenizer)
     text_only = [p.name for p in pools if p.is_text_only]

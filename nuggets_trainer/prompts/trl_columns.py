@@ -8,22 +8,20 @@ from transformers import AutoTokenizer
 
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, read_row
-from nuggets_trainer.prompts.templates import train_columns
+from nuggets_trainer.prompts.templates import resolve_alpaca_template, train_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
-
-def first_row_in_trl_columns(arguments: dict[str, Any], config: NuggetsConfig, pool: Pool) -> Dataset:
+def first_row_in_trl_columns(arguments: dict[str, Any], template_name: str, pool: Pool) -> Dataset:
     """Give one row of a pool with Alpaca columns as TRL would be shown it.
 
     TRL looks at the first row of the training set to decide what to put loss on, before it has anything else.
 
     Args:
         arguments: of `SFTTrainer.__init__`.
-        config: names the template.
+        template_name: name of a template, or `auto`.
         pool: rows with Alpaca columns.
 
     Raises:
@@ -39,7 +37,7 @@ def first_row_in_trl_columns(arguments: dict[str, Any], config: NuggetsConfig, p
     first = [i for i in range(len(pool)) if i not in dropped][:1]
     if not first:
         raise ValueError(f"No row of `train_dataset` is usable: {sorted(set(dropped.values()))}.")
-    return alpaca_to_trl(pool.dataset.select(first), alpaca_template(config.template, chat_template))
+    return alpaca_to_trl(pool.dataset.select(first), resolve_alpaca_template(template_name, chat_template))
 
 
 def hub_options(args: Any) -> dict[str, Any]:
@@ -54,13 +52,6 @@ def is_alpaca(column_names: list[str] | None, text_field: str = "text") -> bool:
     names = set(column_names or ())
     trained_on = {"input_ids", "prompt", "messages", "conversations", text_field}
     return names >= {"instruction", "output"} and not trained_on & names
-
-
-def alpaca_template(name: str, chat_template: str | None) -> str:
-    """Name the template that rows with Alpaca columns get: for `auto`, `chat` where there is a chat template."""
-    if name != "auto":
-        return name
-    return "chat" if chat_template else "plain"
 
 
 def alpaca_to_trl(dataset: Dataset, template_name: str) -> Dataset:

@@ -9,7 +9,7 @@ from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.pool import Pool, check_dataset
 from nuggets_trainer.data.row import SEPARATOR, Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.chat import ChatTemplate
-from nuggets_trainer.prompts.templates import resolve_template
+from nuggets_trainer.prompts.templates import resolve_pool_template
 from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ def pool_as_tokenized(
 
 def _first_difference(raw: Pool, tokenizer: PreTrainedTokenizerBase, training_chat_template: str | None) -> str | None:
     """Say how the first row that can be rendered differs from its `input_ids`; None where it does not."""
-    has_chat_template = bool(tokenizer.chat_template)
     chat = None
-    if resolve_template("auto", has_chat_template=has_chat_template, pool=raw) == "chat":
+    if resolve_pool_template("auto", raw, has_chat_template=bool(tokenizer.chat_template)) == "chat":
         chat = ChatTemplate(tokenizer, training_chat_template)
     for i in range(len(raw)):
         try:

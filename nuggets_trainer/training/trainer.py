@@ -16,8 +16,8 @@ from trl import SFTTrainer
 
 from nuggets_trainer.data.pool import Pool, take_pool
 from nuggets_trainer.engine.model import check_causal_lm
+from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import (
-    alpaca_template,
     alpaca_to_trl,
     first_row_in_trl_columns,
     hub_options,
@@ -93,7 +93,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
-            arguments["train_dataset"] = first_row_in_trl_columns(arguments, nuggets_config, pool)
+            arguments["train_dataset"] = first_row_in_trl_columns(arguments, nuggets_config.template, pool)
         super().__init__(**arguments)
         self.train_dataset = pool.dataset
         self._nuggets.drive(self, pool, anchors, functools.partial(self._prepare_rows, packing=None))
@@ -122,7 +122,9 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             return dataset
         if is_alpaca(dataset.column_names, self._text_field) and not self._formats_itself:
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
-            dataset = alpaca_to_trl(dataset, alpaca_template(self.nuggets_config.template, tokenizer.chat_template))
+            dataset = alpaca_to_trl(
+                dataset, resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
+            )
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:

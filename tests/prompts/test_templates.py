@@ -24,7 +24,8 @@ from nuggets_trainer.prompts.templates import (
     NuggetsTemplate,
     PlainTemplate,
     make_template,
-    resolve_template,
+    resolve_alpaca_template,
+    resolve_pool_template,
     train_columns,
 )
 from tests.support.launch import SHARED
@@ -398,9 +399,11 @@ POOLS = {
 )
 def test_auto_is_chat_where_tokenizer_and_rows_allow_it(pool_name, has_chat_template, expected, loaded):
     pool = Pool(Dataset.from_list(POOLS[pool_name]))
-    assert resolve_template("auto", has_chat_template=has_chat_template, pool=pool) == expected
+    assert resolve_pool_template("auto", pool, has_chat_template) == expected
+    if pool_name == "alpaca":
+        assert resolve_alpaca_template("auto", "x" if has_chat_template else None) == expected
     for name in TEMPLATES:
-        assert resolve_template(name, has_chat_template=has_chat_template, pool=pool) == name
+        assert resolve_pool_template(name, pool, has_chat_template) == name
     tokenizer = loaded("demo")
     tokenizer.chat_template = tokenizer.chat_template if has_chat_template else None
     assert make_template("auto", tokenizer, pool).name == expected

@@ -6,7 +6,8 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer.data.formats import FORMATS, detect_format
-from nuggets_trainer.prompts.trl_columns import alpaca_template, alpaca_to_trl, is_alpaca
+from nuggets_trainer.prompts.templates import resolve_alpaca_template
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, is_alpaca
 
 ROW = {"instruction": "Say", "input": "red", "output": "one", "source": "x"}
 
@@ -34,7 +35,7 @@ def test_alpaca_columns_are_not_converted_where_trl_trains_on_another():
     [("auto", "x", "chat"), ("auto", None, "plain"), ("nuggets", "x", "nuggets")],
 )
 def test_auto_gives_alpaca_columns_the_chat_template_where_there_is_one(name, chat_template, expected):
-    assert alpaca_template(name, chat_template) == expected
+    assert resolve_alpaca_template(name, chat_template) == expected
 
 
 def test_alpaca_columns_are_replaced_and_the_others_stay():
