@@ -14,7 +14,6 @@ COMMANDS = {
     "report": "write the report of a scored pool as one HTML page",
     "train": "score a pool, keep its golden set, tune on it with TRL SFT and PEFT: one job",
     "configs": "list the config files that ship with the package, or print the path of one",
-    "completion": "print a completion script for bash, zsh or tcsh",
 }
 
 EXIT_CODES = """exit codes:

@@ -293,15 +293,6 @@ def test_the_shipped_configs_are_found_by_name(capsys):
     assert capsys.readouterr().out.strip().endswith("configs/accelerate/fsdp2.yaml")
 
 
-def test_bash_completes_commands_and_options(capsys, tmp_path):
-    assert main(["completion", "bash"]) == 0
-    script = tmp_path / "nuggets.bash"
-    script.write_text(capsys.readouterr().out)
-    code = f"source {script}; COMP_WORDS=(nuggets score --top); COMP_CWORD=2; _shtab_nuggets; echo ${{COMPREPLY[@]}}"
-    completed = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
-    assert "--top_fraction" in completed.stdout and "--top_k" in completed.stdout
-
-
 def test_a_reader_that_has_read_enough_is_no_error():
     """`nuggets configs | head -3` told of a broken pipe."""
     command = f"{sys.executable} -m nuggets_trainer.cli configs | true; echo ${{PIPESTATUS[0]}}"

@@ -48,7 +48,7 @@ SMALLER = {
 }
 # What the stand-ins cannot be asked for: their rows reach no golden score of the paper's thresholds, and are too few.
 OF_STAND_INS = {r"recipes/train\.py --config configs/(paper/)?alpaca_": "--threshold 0.2 --num_anchors 20"}
-RUN = {"nuggets", "nuggets completion", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
+RUN = {"nuggets", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
 RUN |= {"recipes/follows.py", "source", *APPENDED}
 # By a pattern that a command, or a statement of a Python block, has. The first that fits holds.
 NOT_RUN = {
