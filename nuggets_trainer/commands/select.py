@@ -1,4 +1,4 @@
-"""`nuggets select`: another selection rule for scores that are there. Thin over `recut.py`; loads no model."""
+"""`nuggets select`: another selection rule for scores that are there. Loads no model."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from nuggets_trainer.pipeline.select_again import (
     check_output_file,
     check_ranked,
     check_same_pool,
-    read_config,
-    read_scores,
     select_again,
     write_rows,
 )
+from nuggets_trainer.store.read_results import read_config, read_scores
 
 logger = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.golden.pilot import pilot_size
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.request import check_choice, diversity_of, row_groups, with_schedule_for
 from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
@@ -37,8 +38,9 @@ from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.sigterm import exit_on_sigterm
 from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
-from nuggets_trainer.store.run_info import write_provenance
+from nuggets_trainer.store.run_info import RunFacts, write_run_info
 from nuggets_trainer.store.scratch import Scratch
+from nuggets_trainer.store.shown_rows import write_shown_rows
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +109,7 @@ def score_pool(
         for line in describe_results(scores, golden_set):
             result_logger.info("%s", line)
         with warn_instead_of_raising(score_dir):
-            write_provenance(score_dir, run.session, run.anchor_set, scores, golden_set, model, tokenizer)
+            _write_run_files(run, scores, golden_set, model, tokenizer)
             cautions = write_report(score_dir)["cautions"]
             tell_warnings(cautions, score_dir)
             scores = dataclasses.replace(scores, cautions=cautions)
@@ -310,3 +312,45 @@ def _pool_scores(run: Run, collected: Collected) -> PoolScores:
         num_pairs_scored=run.num_pairs,
         seconds=time.monotonic() - run.started,
     )
+
+
+def _write_run_files(run: Run, scores: PoolScores, golden_set: GoldenSet, model: Any, tokenizer: Any) -> None:
+    """Write rows.parquet and run.json, from which the report is made."""
+    session, score_dir = run.session, run.session.store.score_dir
+    anchor_rows = dict(zip(run.anchor_set.usable, run.anchor_set.rows, strict=True))
+    pilot = _pilot_rows(session, scores) if scores.num_eliminated else []
+    write_shown_rows(
+        score_dir, session.pool, anchor_rows, scores, golden_set, pilot, lambda ids: str(tokenizer.decode(ids))
+    )
+    facts = RunFacts(
+        model=model.config._name_or_path,
+        config=session.config,
+        template=session.template.name,
+        fingerprint=session.store.fingerprint,
+        fingerprint_fields=session.store.fields,
+        num_processes=session.ranks.world,
+        device=_device_name(session.ranks.device),
+        engine_path=session.engine.path,
+        tokens_per_batch=session.engine.tokens_per_batch,
+    )
+    write_run_info(score_dir, facts, session.pool, scores, golden_set)
+
+
+def _pilot_rows(session: ScoringSession, scores: PoolScores) -> list[int]:
+    """Pool indices of the rows that a race scores on all anchors whatever they are worth: the smallest hashes.
+
+    All other rows with a golden score have it because they were good: what is counted over these is counted over a
+    selection.
+    """
+    first: dict[str, int] = {}
+    for i, reason in enumerate(scores.dropped):
+        if reason is None:
+            first.setdefault(session.keys[i], i)
+    pilot = [first[key] for key in sorted(first)[: pilot_size(len(first))]]
+    return [i for i in pilot if np.isnan(scores.upper_bound[i])]
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

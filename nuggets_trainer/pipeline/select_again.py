@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-from nuggets_trainer.store.files import Place, join, read_bytes
-from nuggets_trainer.store.parquet import read_table
+from nuggets_trainer.store.files import Place
+from nuggets_trainer.store.read_results import StoredScores
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WRITERS = {".parquet": "to_parquet", ".jsonl": "to_json", ".json": "to_json", ".csv": "to_csv"}
-
-
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
-class StoredScores:
-    """What scores.parquet says of a pool of `n` rows.
-
-    Attributes:
-        scores: golden scores, `(n,)`; NaN for rows that were dropped or eliminated.
-        upper_bound: of rows that a race eliminated, `(n,)`; NaN for the others.
-        num_candidates: rows that were not dropped.
-        pool_sha256: content hash of the rows; None where the file does not say.
-        pool_format: how they were read; None likewise.
-    """
-
-    scores: GoldenScores
-    upper_bound: npt.NDArray[np.float64]
-    num_candidates: int
-    pool_sha256: str | None
-    pool_format: str | None
-
-
-def read_scores(score_dir: Place) -> StoredScores:
-    """Read the scores.parquet of an earlier run.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it has not the columns that this package writes.
-    """
-    path = join(score_dir, "scores.parquet")
-    try:
-        table = read_table(read_bytes(path))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no {path}: nothing was scored there, or not to the end. `nuggets score --score_dir {score_dir} "
-            "...` scores a pool."
-        ) from error
-    needed = ["golden_score", "standard_error", "mean_gain", "num_anchors", "upper_bound", "dropped"]
-    missing = sorted(set(needed) - set(table.column_names))
-    if missing:
-        raise ValueError(f"{path} has no columns {missing}: it was not written by this version of nuggets_trainer.")
-    floats = {name: table[name].to_numpy().astype(np.float64) for name in (*needed[:3], "upper_bound")}
-    upper_bound = floats.pop("upper_bound")
-    metadata = table.schema.metadata or {}
-    return StoredScores(
-        scores=GoldenScores(**floats, num_anchors=table["num_anchors"].to_numpy()),
-        upper_bound=upper_bound,
-        num_candidates=table["dropped"].null_count,
-        pool_sha256=metadata[b"pool_sha256"].decode() if b"pool_sha256" in metadata else None,
-        pool_format=metadata[b"pool_format"].decode() if b"pool_format" in metadata else None,
-    )
-
-
-def read_config(score_dir: Place) -> dict[str, Any]:
-    """Return the configuration of the run, from run.json; nothing where there is none."""
-    try:
-        return dict(json.loads(read_bytes(join(score_dir, "run.json")))["config"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return {}  # written by hand, or by a run that could not write it
 
 
 def check_ranked(score_dir: Place, config: dict[str, Any]) -> None:
@@ -113,20 +51,20 @@ def select_again(stored: StoredScores, rule: tuple[str, float], config: dict[str
         )
     open_rows = stored.upper_bound[~np.isnan(stored.upper_bound)]
     if not len(open_rows):
-        return select_golden_set(stored.scores, rule, stored.num_candidates)
-    num_scored = int((~np.isnan(stored.scores.golden_score)).sum())
+        return select_golden_set(stored, rule, stored.num_candidates)
+    num_scored = int((~np.isnan(stored.golden_score)).sum())
     if name == "threshold":
         within, cut = open_rows > value, value
     else:
         needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
         if needed > num_scored:
             raise ValueError(_refusal(rule, config, len(open_rows), f"of {needed:,.0f} rows {num_scored:,} have one"))
-        cut = select_golden_set(stored.scores, rule, stored.num_candidates).cut
+        cut = select_golden_set(stored, rule, stored.num_candidates).cut
         within = open_rows >= cut  # at the cut the mean gain decides, and theirs is not known
     if within.any():
         reach = f"{int(within.sum()):,} could still reach {cut:.3f}, the best of them {open_rows.max():.3f}"
         raise ValueError(_refusal(rule, config, len(open_rows), reach))
-    return select_golden_set(stored.scores, rule, stored.num_candidates)
+    return select_golden_set(stored, rule, stored.num_candidates)
 
 
 def _refusal(rule: tuple[str, float], config: dict[str, Any], num_open: int, reason: str) -> str:

@@ -30,7 +30,7 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import (
     Bools,
     Ints,
-    ScoreTable,
+    StoredScores,
     read_anchors,
     read_optional,
     read_pairs,
@@ -92,7 +92,7 @@ def _signal_check(score_dir: Place, run: dict[str, Any]) -> Any:
 
 
 def _tally_pairs(
-    score_dir: Place, table: ScoreTable, tally: AnchorTally, heat_rows: Ints, sample: Bools
+    score_dir: Place, table: StoredScores, tally: AnchorTally, heat_rows: Ints, sample: Bools
 ) -> npt.NDArray[np.float32]:
     """Count all pairs; return the gains of the rows of the heat map, `(len(heat_rows), m)`."""
     heat = np.full((len(heat_rows), len(tally.zero_shot)), np.nan, dtype=np.float32)
@@ -106,7 +106,7 @@ def _tally_pairs(
     return heat
 
 
-def _sampled(table: ScoreTable, shown: pa.Table) -> Bools:
+def _sampled(table: StoredScores, shown: pa.Table) -> Bools:
     """Which rows stand for all candidates, `(n,)`: all with a golden score, or after a race those of its pilot."""
     if not table.eliminated.any():
         return table.complete
@@ -115,7 +115,7 @@ def _sampled(table: ScoreTable, shown: pa.Table) -> Bools:
     return sample
 
 
-def _cut(table: ScoreTable, sample: Bools) -> dict[str, Any]:
+def _cut(table: StoredScores, sample: Bools) -> dict[str, Any]:
     """Say what is known of the cut: where it is, how sure, and who is near."""
     kept = np.flatnonzero(table.selected)
     last = kept[np.argmax(table.rank[kept])]
@@ -151,7 +151,7 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _score_figures(table: ScoreTable) -> dict[str, Any]:
+def _score_figures(table: StoredScores) -> dict[str, Any]:
     edges = score_edges(int(table.num_anchors.max()))
     return {
         "edges": edges,
@@ -161,7 +161,7 @@ def _score_figures(table: ScoreTable) -> dict[str, Any]:
     }
 
 
-def _gain_figures(table: ScoreTable) -> dict[str, Any]:
+def _gain_figures(table: StoredScores) -> dict[str, Any]:
     complete = table.complete
     edges = spread_edges(table.mean_gain[complete])
     return {
@@ -172,7 +172,7 @@ def _gain_figures(table: ScoreTable) -> dict[str, Any]:
     }
 
 
-def _length_figures(unit: str, table: ScoreTable, shown: pa.Table) -> dict[str, Any]:
+def _length_figures(unit: str, table: StoredScores, shown: pa.Table) -> dict[str, Any]:
     """Score against completion length over the sample; an eliminated row enters with what it could have had."""
     indices, lengths = _sample(shown, "length")
     _, of_kept = _sample(shown, "length_kept")
@@ -232,14 +232,14 @@ def _spread(values: Ints, number: int) -> Ints:
     return taken
 
 
-def _heat_rows(table: ScoreTable) -> Ints:
+def _heat_rows(table: StoredScores) -> Ints:
     """Pool indices for the heat map, best first: evenly through the ranking, then through the eliminated rows."""
     ranked, out = np.flatnonzero(table.rank > 0), np.flatnonzero(table.eliminated)
     ranked = ranked[np.argsort(table.rank[ranked])]
     return _spread(np.concatenate([ranked, out[np.argsort(-table.upper_bound[out], kind="stable")]]), HEAT_ROWS)
 
 
-def _heat_map(table: ScoreTable, tally: AnchorTally, rows: Ints, gains: npt.NDArray[np.float32]) -> dict[str, Any]:
+def _heat_map(table: StoredScores, tally: AnchorTally, rows: Ints, gains: npt.NDArray[np.float32]) -> dict[str, Any]:
     """Gains of the sampled rows; anchors from the one that is won most to the one that is won least."""
     usable = np.flatnonzero(tally.scored > 0)
     won = tally.won_sample[usable] / np.maximum(tally.scored_sample[usable], 1)
@@ -255,7 +255,7 @@ def _heat_map(table: ScoreTable, tally: AnchorTally, rows: Ints, gains: npt.NDAr
     }
 
 
-def _row_figures(table: ScoreTable, cut: dict[str, Any], shown: pa.Table) -> list[dict[str, Any]]:
+def _row_figures(table: StoredScores, cut: dict[str, Any], shown: pa.Table) -> list[dict[str, Any]]:
     """Rows with their texts, scores, and why they were kept or not: best first, dropped ones last."""
     rows = []
     for row in shown.filter(pc.is_in(shown["part"], pa.array(["kept", "rejected", "dropped"]))).to_pylist():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import ScoreTable, read_scores, reselections
+from nuggets_trainer.store.read_results import StoredScores, read_scores, reselections
 
 MOST_GROUPS = 30
 
@@ -24,7 +24,7 @@ def what_is_kept(run: dict[str, Any]) -> str:
     return ", ".join([f"{best.get(rule, f'All above {value:g}')} are kept", *limits])
 
 
-def set_figures(table: ScoreTable, anchors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def set_figures(table: StoredScores, anchors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean golden score on each of several anchor sets; empty where there is one."""
     return [
         {
@@ -46,7 +46,7 @@ def group_figures(run: dict[str, Any]) -> dict[str, Any] | None:
     return {"column": run["config"]["group_by"], "rows": rows[:MOST_GROUPS], "num_more": len(rows[MOST_GROUPS:])}
 
 
-def reselection_figures(score_dir: Place, table: ScoreTable) -> list[dict[str, Any]]:
+def reselection_figures(score_dir: Place, table: StoredScores) -> list[dict[str, Any]]:
     """One entry per golden set, the first one included; empty where it was chosen once."""
     steps = reselections(score_dir)
     if not steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuggets_trainer.store.read_results import ScoreTable
+from nuggets_trainer.store.read_results import StoredScores
 
 # What a reason to drop a row means, and what can be done.
 REASONS = {
@@ -24,7 +24,7 @@ REASONS = {
 }
 
 
-def verdict(table: ScoreTable, i: int, cut: dict[str, Any]) -> tuple[str, str]:
+def verdict(table: StoredScores, i: int, cut: dict[str, Any]) -> tuple[str, str]:
     """Return what became of a row, and why.
 
     Args:
@@ -68,7 +68,7 @@ def _eliminated(bound: float, num_anchors: int, cut: float) -> str:
     return f"Stopped after {num_anchors:,} anchors as unlikely to be kept; it could have had {bound:.3f} at most."
 
 
-def _tie(table: ScoreTable, i: int, cut: dict[str, Any]) -> str:
+def _tie(table: StoredScores, i: int, cut: dict[str, Any]) -> str:
     gain = float(table.mean_gain[i])
     if gain < cut["mean_gain"]:
         return f"its mean gain, {gain:+.3f}, is below that of the last row kept, {cut['mean_gain']:+.3f}"

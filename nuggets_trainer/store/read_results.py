@@ -1,4 +1,7 @@
-"""Reads the files that a scoring run leaves: scores, anchors, pairs, run.json, rows.parquet. Knows no figures."""
+"""The one reader of what a scoring run leaves: scores, anchors, pairs, run.json, rows.parquet.
+
+Files of earlier versions are read too. What they lack is refused with the command that writes it.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +15,53 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.store.files import Place, join, list_directory, open_binary, read_bytes
 from nuggets_trainer.store.parquet import read_table
-from nuggets_trainer.store.run_info import ROWS_FILE, RUN_FILE
+from nuggets_trainer.store.results import ANCHORS_FILE, PAIRS_FILE, SCORES_FILE
+from nuggets_trainer.store.run_info import RUN_FILE
+from nuggets_trainer.store.shown_rows import ROWS_FILE
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 BLOCK = 16384  # rows of pairs in memory at once
-NUMBERS = ("golden_score", "standard_error", "mean_gain", "upper_bound")
-COUNTS = ("num_anchors", "rank")
+NEEDED = ("golden_score", "standard_error", "mean_gain", "num_anchors", "upper_bound", "dropped", "rank", "selected")
 BY_SET = "golden_score_"  # and the name of the set
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
-class ScoreTable:
-    """scores.parquet as arrays `(n,)`: NaN for null, 0 for no rank.
+class StoredScores(GoldenScores):
+    """The columns of scores.parquet as arrays `(n,)`, in pool order: NaN for null.
 
     Attributes:
-        reason: code of the reason why a row was dropped, -1 where it was not.
-        reasons: what the codes stand for.
-        by_set: golden scores on each of several anchor sets, `(n,)` each; empty where there is one.
+        upper_bound: highest golden score that a row eliminated by a race could have had; NaN for the other rows.
+        rank: place in the ranking, 1 is best; 0 if the row has none.
+        selected: whether the row is in the golden set.
+        reason: position in `reasons` of the reason why the row was dropped; -1 if it was not dropped.
+        reasons: all reasons that occur.
+        by_set: golden scores on each of several anchor sets, by name; empty if there was one set.
+        pool_sha256: content hash of the rows that were scored; None if the file does not have it.
+        pool_format: format in which the rows were read; None if the file does not have it.
     """
 
-    golden_score: Floats
-    standard_error: Floats
-    mean_gain: Floats
     upper_bound: Floats
-    num_anchors: Ints
     rank: Ints
     selected: Bools
     reason: npt.NDArray[np.int32]
     reasons: list[str]
     by_set: dict[str, Floats]
+    pool_sha256: str | None
+    pool_format: str | None
 
     def __len__(self) -> int:
         return len(self.rank)
+
+    @property
+    def num_candidates(self) -> int:
+        """Number of rows that were not dropped."""
+        return int((self.reason < 0).sum())
 
     @property
     def complete(self) -> Bools:
@@ -62,53 +75,96 @@ class ScoreTable:
 
     @property
     def best_known(self) -> Floats:
-        """Golden score, or of an eliminated row what it could have had at most."""
+        """Golden score, or the upper bound of a row that was eliminated."""
         return np.where(self.complete, self.golden_score, self.upper_bound)
 
 
-def read_run(score_dir: Place) -> dict[str, Any]:
-    """Return what is in run.json.
+def read_scores(score_dir: Place) -> StoredScores:
+    """Read scores.parquet.
 
     Raises:
-        FileNotFoundError: if it is not there, with what to do; so do the other functions.
+        FileNotFoundError: if it is not there; the error says what to run.
+        ValueError: if it lacks columns that this package writes.
+    """
+    table = _table(score_dir, SCORES_FILE)
+    missing = sorted(set(NEEDED) - set(table.column_names))
+    if missing:
+        raise ValueError(
+            f"{join(score_dir, SCORES_FILE)} has no columns {missing}: this version of nuggets_trainer did not write "
+            "it. Run the `nuggets score` that made it again: it reads the stored pairs and writes the file anew."
+        )
+    dropped = table["dropped"].combine_chunks().dictionary_encode()
+    set_names = [name.removeprefix(BY_SET) for name in table.column_names if name.startswith(BY_SET)]
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return StoredScores(
+        golden_score=_floats(table, "golden_score"),
+        standard_error=_floats(table, "standard_error"),
+        mean_gain=_floats(table, "mean_gain"),
+        num_anchors=_counts(table, "num_anchors"),
+        upper_bound=_floats(table, "upper_bound"),
+        rank=_counts(table, "rank"),
+        selected=table["selected"].to_numpy(),
+        reason=dropped.indices.fill_null(-1).to_numpy(zero_copy_only=False),
+        reasons=dropped.dictionary.to_pylist(),
+        by_set={name: _floats(table, BY_SET + name) for name in set_names},
+        pool_sha256=metadata.get("pool_sha256"),
+        pool_format=metadata.get("pool_format"),
+    )
+
+
+def _floats(table: pa.Table, column: str) -> Floats:
+    """Return a column as float64, NaN for null."""
+    return np.asarray(table[column].to_numpy(), dtype=np.float64)
+
+
+def _counts(table: pa.Table, column: str) -> Ints:
+    """Return a column of integers, 0 for null."""
+    return np.asarray(table[column].fill_null(0).to_numpy())
+
+
+def read_run(score_dir: Place) -> dict[str, Any]:
+    """Read run.json.
+
+    Raises:
+        FileNotFoundError: if it is not there; the error says what to run.
     """
     run: dict[str, Any] = json.loads(_read(score_dir, RUN_FILE))
     return run
 
 
-def read_scores(score_dir: Place) -> ScoreTable:
-    """Return what is in scores.parquet."""
-    table = _table(score_dir, "scores.parquet")
-    dropped = table["dropped"].combine_chunks().dictionary_encode()
-    return ScoreTable(
-        **{name: table[name].to_numpy().astype(np.float64) for name in NUMBERS},
-        **{name: table[name].fill_null(0).to_numpy() for name in COUNTS},
-        selected=table["selected"].to_numpy(),
-        reason=dropped.indices.fill_null(-1).to_numpy(zero_copy_only=False),
-        reasons=dropped.dictionary.to_pylist(),
-        by_set={
-            name.removeprefix(BY_SET): table[name].to_numpy().astype(np.float64)
-            for name in table.column_names
-            if name.startswith(BY_SET)
-        },
-    )
+def read_config(score_dir: Place) -> dict[str, Any]:
+    """Return the configuration of the run, from run.json; empty if that file does not say it.
+
+    Scores may lie there without it: a run writes it after them, and warns if it cannot.
+    """
+    run = read_optional(score_dir, RUN_FILE)
+    config = run.get("config") if isinstance(run, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
 def read_anchors(score_dir: Place) -> list[dict[str, Any]]:
-    """Return the rows of anchors.parquet."""
-    rows: list[dict[str, Any]] = _table(score_dir, "anchors.parquet").to_pylist()
+    """Read anchors.parquet: one dict per anchor.
+
+    Raises:
+        FileNotFoundError: if it is not there; the error says what to run.
+    """
+    rows: list[dict[str, Any]] = _table(score_dir, ANCHORS_FILE).to_pylist()
     return rows
 
 
 def read_shown_rows(score_dir: Place) -> pa.Table:
-    """Return what is in rows.parquet."""
+    """Read rows.parquet: texts and lengths of some rows.
+
+    Raises:
+        FileNotFoundError: if it is not there; the error says what to run.
+    """
     return _table(score_dir, ROWS_FILE)
 
 
 def read_pairs(score_dir: Place) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the log-probs of pairs.parquet in blocks of rows `(b, m)`, NaN where not scored."""
-    with open_binary(join(score_dir, "pairs.parquet")) as file:
-        # Without a buffer a whole column of a row group would be held.
+    """Yield the log-probs of pairs.parquet in blocks of rows `(b, m)`; NaN for pairs that were not scored."""
+    with open_binary(join(score_dir, PAIRS_FILE)) as file:
+        # Without a buffer, a whole column of a row group would be held in memory.
         table = pq.ParquetFile(file, buffer_size=1 << 20)
         for batch in table.iter_batches(BLOCK, columns=["one_shot"], use_threads=False):
             values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
@@ -116,7 +172,7 @@ def read_pairs(score_dir: Place) -> Iterator[npt.NDArray[np.float32]]:
 
 
 def read_optional(score_dir: Place, name: str) -> Any:
-    """Return what is in a JSON file; None if there is none, or a torn one that another job is writing."""
+    """Read a JSON file; None if there is none, or if it is torn because another job is writing it."""
     try:
         return json.loads(read_bytes(join(score_dir, name)))
     except (FileNotFoundError, ValueError):
@@ -124,14 +180,16 @@ def read_optional(score_dir: Place, name: str) -> Any:
 
 
 def reselections(score_dir: Place) -> list[tuple[int, Place]]:
-    """Step and place of the scores of each choice during training, in order."""
-    steps = sorted(
-        int(number)
-        for name, is_file in list_directory(score_dir).items()
-        if not is_file and (number := name.removeprefix("step-")).isdecimal() and number != name
-    )
-    places = [(step, join(score_dir, f"step-{step}")) for step in steps]
-    return [(step, place) for step, place in places if "scores.parquet" in list_directory(place)]
+    """Return step and directory of each selection during training that has scores, in order."""
+    found = []
+    for name, is_file in list_directory(score_dir).items():
+        number = name.removeprefix("step-")
+        if is_file or number == name or not number.isdecimal():
+            continue
+        place = join(score_dir, name)
+        if SCORES_FILE in list_directory(place):
+            found.append((int(number), place))
+    return sorted(found, key=lambda item: item[0])
 
 
 def _table(score_dir: Place, name: str) -> pa.Table:
@@ -143,6 +201,7 @@ def _read(score_dir: Place, name: str) -> bytes:
         return read_bytes(join(score_dir, name))
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{score_dir} has no {name}, which a scoring run writes at its end. Expected the `score_dir` of a run "
-            "that is over; one that an older version wrote is completed by the same run again, which computes nothing."
+            f"There is no {join(score_dir, name)}. Name the `score_dir` of a finished run: a run writes this file at "
+            f"its end. `nuggets score --score_dir {score_dir} ...` scores a pool; if an earlier version did so there, "
+            "the same command writes the file without computing anything again."
         ) from error

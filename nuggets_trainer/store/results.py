@@ -24,6 +24,7 @@ from nuggets_trainer.golden.selection import GoldenSet, rank_candidates
 from nuggets_trainer.store.files import Place, join, stream_atomically, write_atomically
 from nuggets_trainer.wording import duration
 
+SCORES_FILE, ANCHORS_FILE, PAIRS_FILE = "scores.parquet", "anchors.parquet", "pairs.parquet"
 ROWS_PER_GROUP = 65536  # of pairs.parquet
 MOST_GROUPS = 10  # in a summary for people
 
@@ -150,9 +151,9 @@ def write_results(
         golden_set: for `selected`.
         pool: what tells later whether rows are those that were scored, into the metadata of scores.parquet.
     """
-    _write(join(score_dir, "scores.parquet"), _scores_table(scores, golden_set).replace_schema_metadata(pool))
-    _write(join(score_dir, "anchors.parquet"), _anchors_table(scores.anchors))
-    stream_atomically(join(score_dir, "pairs.parquet"), lambda file: _write_pairs(file, one_shot))
+    _write(join(score_dir, SCORES_FILE), _scores_table(scores, golden_set).replace_schema_metadata(pool))
+    _write(join(score_dir, ANCHORS_FILE), _anchors_table(scores.anchors))
+    stream_atomically(join(score_dir, PAIRS_FILE), lambda file: _write_pairs(file, one_shot))
 
 
 def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:

@@ -72,6 +72,7 @@ class ScoreStore:
 
     def __init__(self, score_dir: Place, fields: dict[str, str]) -> None:
         self.score_dir = score_dir
+        self.fields = fields
         self.fingerprint = fingerprint_id(fields)
         self.directory = join(score_dir, self.fingerprint)
         self._parts = join(self.directory, "parts")

@@ -14,7 +14,7 @@ from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from nuggets_trainer.report.tallies import score_edges
-from nuggets_trainer.store.run_info import display_texts
+from nuggets_trainer.store.shown_rows import display_texts
 from nuggets_trainer.wording import visible
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from store import stage
 
 from nuggets_trainer import NuggetsConfig
@@ -30,8 +29,9 @@ from nuggets_trainer.golden.scores import AnchorScores, golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
 from nuggets_trainer.report import write_report
 from nuggets_trainer.store.results import PoolScores, write_results
-from nuggets_trainer.store.run_info import write_provenance
+from nuggets_trainer.store.run_info import RunFacts, write_run_info
 from nuggets_trainer.store.score_store import ScoreStore
+from nuggets_trainer.store.shown_rows import write_shown_rows
 
 WORDS = ["the", "of", "a", "river", "machine", "small", "answer", "because", "green", "if", "then", "list", "seven"]
 
@@ -84,20 +84,23 @@ def main(num_candidates: int, num_anchors: int, directory: Path, keep: Path | No
         with stage("write the results"):
             write_results(place, scores, one_shot, golden_set)
         del one_shot
-        pool = SimulatedPool(num_candidates)
-        job: Any = SimpleNamespace(
-            pool=pool,
-            keys=[],
+        pool: Any = SimulatedPool(num_candidates)
+        anchor_rows = {j: pool[-1 - j] for j in range(num_anchors)}
+        store = ScoreStore(place, {"simulated": "yes"})
+        facts = RunFacts(
+            model="simulated",
             config=NuggetsConfig(),
-            template=SimpleNamespace(name="plain"),
-            engine=SimpleNamespace(path="packed", tokens_per_batch=16384),
-            store=ScoreStore(place, {"simulated": "yes"}),
-            ranks=SimpleNamespace(world=1, device=torch.device("cpu")),
+            template="plain",
+            fingerprint=store.fingerprint,
+            fingerprint_fields=store.fields,
+            num_processes=1,
+            device="cpu",
+            engine_path="packed",
+            tokens_per_batch=16384,
         )
-        anchor_set: Any = SimpleNamespace(usable=range(num_anchors), rows=[pool[-1 - j] for j in range(num_anchors)])
-        model = SimpleNamespace(config=SimpleNamespace(_name_or_path="simulated"))
         with stage("write run.json and rows.parquet"):
-            write_provenance(place, job, anchor_set, scores, golden_set, model, None)
+            write_shown_rows(place, pool, anchor_rows, scores, golden_set, [], str)
+            write_run_info(place, facts, pool, scores, golden_set)
         del scores
         subprocess.run([sys.executable, __file__, "--report_on", place], check=True)  # its memory alone is seen
         for path in sorted(Path(place).glob("*.*")):

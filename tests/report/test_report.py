@@ -21,7 +21,8 @@ from nuggets_trainer import report as report_module
 from nuggets_trainer.data.row import read_row
 from nuggets_trainer.report import write_report
 from nuggets_trainer.report.page import ASSETS, TEXT_BUDGET, render_page, text_length
-from nuggets_trainer.store.run_info import _storable, _without_secrets, display_texts
+from nuggets_trainer.store.run_info import _without_secrets
+from nuggets_trainer.store.shown_rows import _storable, display_texts
 from nuggets_trainer.wording import visible
 from tests.support.hostile import HOSTILE, hostile_rows
 from tests.support.launch import ROOT
@@ -223,7 +224,7 @@ def test_a_report_reads_and_writes_behind_a_url(scored):
 
 
 def test_a_directory_without_scores_is_an_error_that_says_what_was_expected(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has no run.json.*`score_dir` of a run that is over"):
+    with pytest.raises(FileNotFoundError, match="There is no .*run.json. Name the `score_dir` of a finished run"):
         write_report(tmp_path)
 
 
