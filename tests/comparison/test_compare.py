@@ -1,8 +1,7 @@
-"""recipes/compare.py: the arms, the intervals, and the whole of it on a few rows of the demo."""
+"""recipes/compare.py and recipes/follows.py as a whole, on a few rows of the demo."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -10,11 +9,11 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.comparison.arms import ARMS, LABELS
+from nuggets_trainer.comparison.runs import TuningRuns, read_run
 from tests.support.launch import ONE_PROCESS, ROOT, run, start
 
 
@@ -24,99 +23,6 @@ def recipes():
     patch.syspath_prepend(str(ROOT / "recipes"))
     yield
     patch.undo()
-
-
-@pytest.fixture(scope="module")
-def evidence():
-    from compare_arms import Evidence
-
-    generator = np.random.default_rng(0)
-    one_shot = generator.normal(np.linspace(-1, 1, 200)[:, None], 1, (200, 20))
-    one_shot[7] = np.nan  # dropped
-    lengths = generator.integers(5, 30, 200)
-    return Evidence(np.zeros(20), one_shot, lengths, generator.uniform(0.5, 1.5, 200), 0.5)
-
-
-def test_every_arm_takes_as_many_different_rows_that_have_a_score(evidence):
-    from compare_arms import ARMS
-
-    for name, arm in ARMS.items():
-        rows = arm(evidence, 20, 3)
-        assert len(rows) == len(set(rows.tolist())) == (199 if name == "full" else 20), name
-        assert 7 not in rows
-        np.testing.assert_array_equal(rows, arm(evidence, 20, 3))
-        same = np.array_equal(np.sort(rows), np.sort(arm(evidence, 20, 4)))
-        assert same != name.startswith("random"), name
-
-
-def test_arms_take_what_they_say(evidence):
-    from compare_arms import ARMS
-
-    scores = golden_scores(evidence.zero_shot, evidence.one_shot)
-    golden, bottom = ARMS["golden"](evidence, 20, 0), ARMS["bottom"](evidence, 20, 0)
-    assert scores.golden_score[golden].min() >= np.nanpercentile(scores.golden_score, 88)
-    assert scores.golden_score[bottom].max() <= np.nanpercentile(scores.golden_score, 12)
-    gain = np.where(np.isnan(scores.mean_gain), -np.inf, scores.mean_gain)
-    assert set(ARMS["mean_gain"](evidence, 20, 0)) == set(np.argsort(-gain)[:20])
-    assert evidence.lengths[ARMS["longest"](evidence, 20, 0)].min() >= np.sort(evidence.lengths)[-21]
-    ifd = evidence.ifd[ARMS["ifd"](evidence, 20, 0)]
-    assert ifd.max() <= 1 and ifd.min() >= np.sort(evidence.ifd[evidence.ifd <= 1])[-22]
-    assert len(ARMS["ifd"](evidence, 190, 0)) == (evidence.ifd[evidence.ranked] <= 1).sum()  # there are no more
-    ranking = dataclasses.replace(evidence, coverage_weight=1e-9)
-    assert len(set(ARMS["coverage"](ranking, 20, 0)) & set(golden)) >= 19
-    one_shot = -np.ones((20, 20))
-    one_shot[:10, :12] = one_shot[10:, 12:] = 1.0  # two kinds of rows, each helps other anchors
-    kinds = dataclasses.replace(evidence, one_shot=one_shot, coverage_weight=0.9)
-    assert set(ARMS["golden"](kinds, 10, 0)) == set(range(10))
-    assert 2 <= (ARMS["coverage"](kinds, 10, 0) >= 10).sum() <= 8
-
-
-def test_length_matched_random_rows_have_the_lengths_of_the_golden_set(evidence):
-    from compare_arms import ARMS
-
-    wanted = np.sort(evidence.lengths[ARMS["golden"](evidence, 20, 0)])
-    differences, rows = [], []
-    for seed in range(20):
-        rows.append(ARMS["random_length"](evidence, 20, seed))
-        differences.append(np.abs(np.sort(evidence.lengths[rows[-1]]) - wanted).mean())
-    assert np.mean(differences) < 0.3  # tokens
-    by_chance = [
-        np.abs(np.sort(evidence.lengths[ARMS["random"](evidence, 20, seed)]) - wanted).mean() for seed in range(20)
-    ]
-    assert np.mean(by_chance) > 3 * np.mean(differences)
-    assert len({tuple(sorted(r)) for r in rows}) > 15  # and they are drawn anew
-    golden = set(ARMS["golden"](evidence, 20, 0).tolist())
-    assert np.mean([len(golden & set(r.tolist())) for r in rows]) < 10
-
-
-def test_intervals_are_those_of_resampling_one_by_one():
-    from compare_table import Bootstrap
-
-    generator = np.random.default_rng(0)
-    tokens = generator.integers(1, 9, 30)
-    a, b = generator.gamma(2, 1, (3, 30)), generator.gamma(2, 1, (3, 30))
-    found = Bootstrap(tokens, 3, 2000).difference(a, b)
-    draws = []
-    for _ in range(2000):
-        rows, seeds = generator.integers(0, 30, 30), generator.integers(0, 3, 3)
-        one, other = (np.average(x[seeds].mean(axis=0)[rows], weights=tokens[rows]) for x in (a, b))
-        draws.append(one - other)
-    assert found[0] == pytest.approx(np.average((a - b).mean(axis=0), weights=tokens))
-    assert found[1:] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.1)
-
-
-def test_differences_are_paired():
-    """Rows that are hard for both arms widen neither: only what differs counts."""
-    from compare_table import Bootstrap
-
-    generator = np.random.default_rng(0)
-    hard = generator.gamma(1, 5, 50) + np.zeros((4, 1))
-    a, b = hard + generator.normal(0, 0.1, (4, 50)), hard + 0.2 + generator.normal(0, 0.1, (4, 50))
-    bootstrap = Bootstrap(np.ones(50, dtype=np.int64), 4, 1000)
-    value, low, high = bootstrap.difference(a, b)
-    assert low < value < high < 0 and high - low < 0.1
-    interval = bootstrap.interval(a)
-    assert interval[1] - interval[0] > 1
 
 
 OPTIONS = {
@@ -166,8 +72,6 @@ def runs_of(output_dir: Path) -> dict[str, list[float]]:
 
 
 def test_all_arms_are_there_and_take_as_many_steps(finished):
-    from compare_arms import ARMS
-
     _, lines = finished
     found = [(line.arm, line.fraction) for line in lines]
     others = [arm for arm in ARMS if arm != "full"]
@@ -181,8 +85,6 @@ def test_all_arms_are_there_and_take_as_many_steps(finished):
 
 
 def test_the_table_is_the_one_of_the_json(finished):
-    from compare_arms import LABELS
-
     output_dir, lines = finished
     stored = json.loads((output_dir / "compare.json").read_text())
     assert [line["loss"] for line in stored["lines"]] == [line.loss for line in lines]
@@ -214,26 +116,24 @@ def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
 
 @pytest.mark.slow
 def test_killed_between_runs_and_continued_it_gives_the_same(finished, files, tmp_path, monkeypatch):
-    from compare_runs import Laboratory
-
     expected, _ = finished
     output_dir = tmp_path / "out"
     shutil.copytree(expected / "nuggets", output_dir / "nuggets")  # the scores, which have tests of their own
-    compute, computed = Laboratory._compute, []
+    compute, computed = TuningRuns._compute, []
 
-    def fail_late(laboratory, *run):
+    def fail_late(runs, *run):
         if len(computed) == 3:
             raise RuntimeError("out of luck")
         computed.append(1)
-        return compute(laboratory, *run)
+        return compute(runs, *run)
 
-    monkeypatch.setattr(Laboratory, "_compute", fail_late)
+    monkeypatch.setattr(TuningRuns, "_compute", fail_late)
     changes = {"num_seeds": 2, "arms": "random golden"}
     with pytest.raises(RuntimeError, match="out of luck"):
         compare_in_process(files, output_dir, **changes)
     before = {p.name: p.stat().st_mtime_ns for p in (output_dir / "runs").glob("*.json")}
     assert len(before) == 3
-    monkeypatch.setattr(Laboratory, "_compute", compute)
+    monkeypatch.setattr(TuningRuns, "_compute", compute)
     again = compare_in_process(files, output_dir, **changes)
     after = {p.name: p.stat().st_mtime_ns for p in (output_dir / "runs").glob("*.json")}
     assert after.items() >= before.items() and len(after) == 1 + 2 * 2  # none is run twice
@@ -241,21 +141,19 @@ def test_killed_between_runs_and_continued_it_gives_the_same(finished, files, tm
     common = runs_of(output_dir).keys() & runs_of(expected).keys()  # the base model, and both arms with the first seed
     assert len(common) == 3 and all(runs_of(output_dir)[name] == runs_of(expected)[name] for name in common)
 
-    monkeypatch.setattr(Laboratory, "_compute", lambda *_: pytest.fail("everything is on disk"))
+    monkeypatch.setattr(TuningRuns, "_compute", lambda *_: pytest.fail("everything is on disk"))
     compare_in_process(files, output_dir, **changes)
     with pytest.raises(pytest.fail.Exception, match="everything is on disk"):
         compare_in_process(files, output_dir, **changes, learning_rate=1e-3)  # never mixed in
 
 
 def test_a_damaged_run_is_no_run(finished):
-    from compare_runs import _read
-
     path = sorted((finished[0] / "runs").glob("*.json"))[0]
     key = json.loads(path.read_text())["key"]
-    assert _read(path, key) is not None and _read(path, {**key, "seed": -1}) is None
+    assert read_run(path, key) is not None and read_run(path, {**key, "seed": -1}) is None
     torn = path.with_suffix(".torn")
     torn.write_text(path.read_text()[:50])
-    assert _read(torn, key) is None
+    assert read_run(torn, key) is None
 
 
 @pytest.mark.slow
@@ -280,10 +178,10 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"golden_fractions": "10"}, r"`golden_fractions` must be between 0 and 1, got 10.0. Write 0.1 for 10%"),
         ({"num_seeds": 0}, "`num_seeds` must be at least 1"),
         ({"budget": "tokens"}, "`budget` must be one of steps, epochs|invalid choice"),
-        ({"top_k": 5}, "`top_k=5` is one size: set `golden_fractions`"),
-        ({"reselect": "epoch"}, "`reselect` is of the main job"),
-        ({"packing": "true"}, "`packing=True` gives arms of short rows fewer steps"),
-        ({"group_by": "family"}, "`group_by` limits which rows go together"),
+        ({"top_k": 5}, "`top_k` is not supported .*, got 5: it gives one size. Set `golden_fractions`"),
+        ({"reselect": "epoch"}, "`reselect` is not supported by recipes/compare.py"),
+        ({"packing": "true"}, "`packing` must be false .* arms of short rows would get fewer steps"),
+        ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
     ],
 )
 def test_what_it_cannot_compare_is_refused_before_any_work(changes, message, files, tmp_path, capsys):
@@ -314,14 +212,6 @@ def test_equal_epochs_give_arms_the_steps_of_their_own_rows(files, tmp_path, fin
     assert steps["golden"] == steps["random"] == 4 and steps["full"] == 16  # 15 and 62 rows in batches of 4
 
 
-@pytest.mark.parametrize(("metric", "right", "close"), [("exact_match", 1, 0), ("rouge_l", 1, 0.8)])
-def test_generated_texts_are_held_against_the_given_ones(metric, right, close):
-    from compare_generation import compare_texts
-
-    assert compare_texts("a b c", "a b c", metric) == right
-    assert compare_texts("a b", "a b c", metric) == pytest.approx(close)
-
-
 def test_the_base_model_completes_what_it_knows(finished):
     """Greedy completions of clean held-out prompts, through the chat template."""
     _, lines = finished
@@ -341,7 +231,7 @@ def test_what_scores_follow_is_read_from_disk(finished, files, capsys):
         found["within_groups"]["completion_characters"]["plain"]["groups"] == 8
     )  # one family has golden scores that do not differ
     assert "golden score against corruption: eta squared" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="`familly` is no column"):
+    with pytest.raises(ValueError, match="`familly` must be a column"):
         follows.main([*options, "--group_by", "familly"])
     with pytest.raises(ValueError, match="Give the rows that were scored"):
         follows.main([*options[:3], str(files / "heldout.jsonl")])

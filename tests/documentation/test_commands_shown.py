@@ -9,6 +9,7 @@ import re
 
 import pytest
 
+from nuggets_trainer.comparison.arms import LABELS
 from tests.support import documented
 from tests.support.documented import LANGUAGES, blocks, blocks_of, commands, pages
 from tests.support.launch import ROOT
@@ -130,12 +131,11 @@ def test_what_the_demo_prints_is_shown():
 
 
 def test_the_comparison_that_is_shown_has_every_arm_at_every_fraction():
-    labels = documented.recipe("compare_arms").LABELS
     section = (GUIDES / "does_it_pay.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
-    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in labels.values()]
-    assert {label for _, label in shown} == set(labels.values())
+    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in LABELS.values()]
+    assert {label for _, label in shown} == set(LABELS.values())
     assert {fraction for fraction, _ in shown} == {"", "1%", "5%", "10%", "25%"}
-    assert len(shown) == 2 + 4 * (len(labels) - 2)
+    assert len(shown) == 2 + 4 * (len(LABELS) - 2)
     plot = re.search(r"!\[[^]]*\]\(([^)]+)\)", section)
     assert plot and (GUIDES / plot.group(1)).is_file()

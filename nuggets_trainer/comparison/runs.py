@@ -1,7 +1,8 @@
-"""One run of a comparison: tune on these rows with this seed, then the loss of every held-out row. Kept on disk.
+"""The runs of a comparison: tune on chosen rows with a seed, measure the loss of every held-out row, keep it on disk.
 
-A finished run is one small JSON file, named by a hash of all that decides its result and spelling it out: rows, seed,
-training arguments, adapter, base model, held-out rows, versions. A changed setting is another file.
+A finished run is one small JSON file. Its name is a hash of everything that decides the result, and the file spells
+all of it out: rows, seed, training arguments, adapter, base model, held-out rows, versions. A changed setting gives
+another file.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,11 +23,11 @@ import peft
 import torch
 import transformers
 import trl
-from compare_generation import generated_quality
 from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
+from nuggets_trainer.comparison.generation import generated_quality
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import base_model
@@ -39,16 +39,24 @@ from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash
 from nuggets_trainer.training.job import model_init_kwargs
 
-logger = logging.getLogger("nuggets_trainer.compare")
-
 POOL_INDEX = "_pool_index"
-# Arguments of training that no weight depends on.
-NO_MATTER = ("logging_", "save_", "eval_", "hub_", "push_", "report_", "disable_tqdm", "output_dir", "run_name")
+# Training arguments that cannot change a weight, by the beginnings of their names.
+NOT_DECIDING = ("logging_", "save_", "eval_", "hub_", "push_", "report_", "disable_tqdm", "output_dir", "run_name")
+# Columns of prepared rows that decide where the loss is: `labels`, or masks in older versions of TRL.
+LOSS_COLUMNS = ("input_ids", "labels", "completion_mask", "assistant_masks")
+QUIET = {
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "load_best_model_at_end": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """What one run gave: `losses` of the held-out rows, `(h,)`, nats per completion token."""
+class TuningRun:
+    """Result of one run; `losses` are those of the held-out rows, `(h,)`, nats per completion token."""
 
     losses: list[float]
     steps: int
@@ -57,21 +65,21 @@ class Run:
     generation: float | None
 
 
-class Laboratory:
-    """Tunes the same base model on other rows of one pool, with the arguments of the main job.
+class TuningRuns:
+    """Tunes the same base model on different rows of one pool, with the training arguments of the main job.
 
     Args:
-        args: of the main job; `max_steps` is set by the runs.
-        model: of the main job.
-        template_name: how rows with Alpaca columns are written, as `NuggetsConfig.template`.
+        args: training arguments; each run sets `max_steps` and `seed` itself.
+        model: model arguments.
+        template_name: template of rows with Alpaca columns, as `NuggetsConfig.template`.
         pool: all rows.
-        candidates: pool indices of those that can be in an arm.
+        candidates: pool indices of the rows that an arm can take.
         heldout: rows to measure on.
-        directory: where runs are kept.
-        generation: None, or metric and number of held-out rows to generate from.
+        directory: directory of the finished runs.
+        generation: metric, and number of held-out rows to complete; None if nothing is generated.
 
     Raises:
-        ValueError: if held-out rows have nothing to measure, or if the model would be sharded.
+        ValueError: if no held-out row can be measured, or if the model would be sharded.
     """
 
     def __init__(
@@ -95,32 +103,32 @@ class Laboratory:
         rows = pool.select(candidates).add_column(POOL_INDEX, candidates)
         trainer = self._trainer(_trl_rows(rows, template), 0, {"packing": False}, _trl_rows(heldout, template))
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise ValueError("A comparison needs the whole model on each device: launch without FSDP and DeepSpeed.")
+            raise ValueError("A comparison needs the whole model on each device. Launch without FSDP and DeepSpeed.")
         self._prepared = trainer.train_dataset
-        place = np.array(self._prepared[POOL_INDEX])
-        self._place_of = {int(i): p for p, i in enumerate(place)}
-        self.usable = place  # pool indices; TRL leaves out rows that have no completion token in `max_length`
+        # Pool indices of the prepared rows: TRL leaves out rows without a completion token within `max_length`.
+        self.usable = np.array(self._prepared[POOL_INDEX])
+        self._place_of = {int(index): place for place, index in enumerate(self.usable)}
         self.segments = [_segment(row, trainer.data_collator) for row in trainer.eval_dataset]
         if not self.segments:
             raise ValueError("No held-out row has a completion token in `max_length`. Raise it, or give shorter rows.")
         self.num_tokens = np.array([segment.num_completion_tokens for segment in self.segments])
         self._deciding = self._what_decides(trainer)
-        self.full_steps = self._steps_of(len(self._prepared))
+        self.full_steps = self._steps_of_an_epoch(len(self._prepared))
 
-    def run(self, rows: npt.NDArray[np.int64], seed: int, max_steps: int | None) -> tuple[Run, bool]:
-        """Tune and measure, unless this was done before; an empty `rows` measures the base model.
+    def run(self, rows: npt.NDArray[np.int64], seed: int, max_steps: int | None) -> tuple[TuningRun, bool]:
+        """Tune and measure, unless the run is on disk; without rows measure the base model.
 
         Args:
-            rows: pool indices, in any order: they are trained on in pool order, shuffled by the seed.
-            seed: of the Trainer: order of the rows, and first weights of the adapter.
-            max_steps: optimizer steps; None for `num_train_epochs` over these rows.
+            rows: pool indices in any order; training shuffles the rows by the seed.
+            seed: seed of the Trainer: the order of the rows, and the first weights of the adapter.
+            max_steps: number of optimizer steps; None for `num_train_epochs` over these rows.
 
         Returns:
             The run, and whether it was on disk.
         """
         key = {**self._deciding, "seed": seed, "max_steps": max_steps, "rows_sha256": self._rows_hash(rows)}
         path = self._directory / f"{_digest(key)[:20]}.json"
-        stored = self._ranks.on_main(lambda: _read(path, key))
+        stored = self._ranks.on_main(lambda: read_run(path, key))
         if stored is not None:
             return stored, True
         found = self._compute(rows, seed, max_steps)
@@ -132,48 +140,44 @@ class Laboratory:
         make_directory(self._directory)
         write_atomically(path, content.encode())
 
-    def _compute(self, rows: npt.NDArray[np.int64], seed: int, max_steps: int | None) -> Run:
+    def _compute(self, rows: npt.NDArray[np.int64], seed: int, max_steps: int | None) -> TuningRun:
         started = time.monotonic()
-        places = sorted(self._place_of[int(i)] for i in rows)
+        places = self._places(rows)
         steps = {"max_steps": -1 if max_steps is None else max_steps}
         trainer = self._trainer(self._prepared.select(places or [0]), seed, steps)
         if places:
             trainer.train()
         trained = time.monotonic()
-        losses = self._losses(trainer.accelerator.unwrap_model(trainer.model))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        losses = self._losses(model)
         measured = time.monotonic()
         quality = None
         if self._generation is not None:
-            model = trainer.accelerator.unwrap_model(trainer.model)
             metric, number = self._generation
             quality = generated_quality(model, self._tokenizer, self.segments[:number], metric)
-        return Run(losses, trainer.state.global_step, trained - started, measured - trained, quality)
+        return TuningRun(losses, trainer.state.global_step, trained - started, measured - trained, quality)
 
     def _losses(self, model: Any) -> list[float]:
-        """Loss of every held-out row; each rank measures its share."""
+        """Measure the loss of every held-out row; each rank measures its share."""
         with base_model(model, adapter=True) as base:
             engine = LogProbEngine(base, path=self._engine_path)
             own = self._ranks.share(range(len(self.segments)))
 
             def measure() -> list[tuple[int, float]]:
-                return list(zip(own, engine.score([], [self.segments[i] for i in own]).tolist(), strict=True))
+                log_probs = engine.score([], [self.segments[i] for i in own])
+                return list(zip(own, log_probs.tolist(), strict=True))
 
             measured = dict(self._ranks.gather_from(measure))
-        self._engine_path = engine.path  # of the same architecture: checked once
+        self._engine_path = engine.path  # all runs have the same architecture: one check is enough
         return [-measured[i] for i in range(len(self.segments))]
 
     def _trainer(
         self, rows: Dataset, seed: int, changes: dict[str, Any], heldout: Dataset | None = None
     ) -> SFTTrainer:
+        model = AutoModelForCausalLM.from_pretrained(self._path, **model_init_kwargs(self._args, self._model_config))
         with tempfile.TemporaryDirectory() as output_dir:
-            quiet = {"save_strategy": "no", "eval_strategy": "no", "logging_strategy": "no", "report_to": "none"}
-            args = dataclasses.replace(
-                self._args, output_dir=output_dir, seed=seed, disable_tqdm=True, load_best_model_at_end=False, **quiet
-            )
+            args = dataclasses.replace(self._args, output_dir=output_dir, seed=seed, **QUIET)
             args = dataclasses.replace(args, **changes)
-            model = AutoModelForCausalLM.from_pretrained(
-                self._path, **model_init_kwargs(self._args, self._model_config)
-            )
             trainer = SFTTrainer(
                 model=model,
                 args=dataclasses.replace(args, model_init_kwargs=None),
@@ -182,43 +186,60 @@ class Laboratory:
                 processing_class=self._tokenizer,
                 peft_config=get_peft_config(self._model_config),
             )
-        trainer.remove_callback(PrinterCallback)  # a line for each run is enough
+        trainer.remove_callback(PrinterCallback)  # one log line for each run is enough
         return trainer
 
     def _what_decides(self, trainer: SFTTrainer) -> dict[str, Any]:
-        """Name all that a result depends on, apart from rows, seed and steps."""
-        args = {n: v for n, v in self._args.to_dict().items() if not n.startswith(NO_MATTER)}
-        for name in ("seed", "max_steps"):
-            args.pop(name)
+        """Return everything that a result depends on, apart from rows, seed and steps."""
+        args = {}
+        for name, value in self._args.to_dict().items():
+            if not name.startswith(NOT_DECIDING) and name not in ("seed", "max_steps"):
+                args[name] = value
         model = trainer.accelerator.unwrap_model(trainer.model)
         adapter = get_peft_config(self._model_config)
+        heldout = [[segment.ids, list(segment.positions)] for segment in self.segments]
+        packages = (accelerate, peft, torch, transformers, trl)
         key = {
             "model_sha256": weights_hash(base_weights(model)),
             "config_sha256": config_hash(model),
             "tokenizer_sha256": tokenizer_hash(self._tokenizer),
             "adapter": None if adapter is None else adapter.to_dict(),
             "training": args,
-            "heldout_sha256": _digest([[s.ids, list(s.positions)] for s in self.segments]),
+            "heldout_sha256": _digest(heldout),
             "generation": self._generation,
             "processes": self._ranks.world,
             "device": self._ranks.device.type,
-            "versions": {m.__name__: m.__version__ for m in (accelerate, peft, torch, transformers, trl)},
+            "versions": {package.__name__: package.__version__ for package in packages},
         }
-        spelled: dict[str, Any] = json.loads(json.dumps(key, sort_keys=True, default=_spelled))
+        # The key is compared with one that was read from JSON.
+        spelled: dict[str, Any] = json.loads(json.dumps(key, sort_keys=True, default=_json_value))
         return spelled
 
-    def _rows_hash(self, rows: npt.NDArray[np.int64]) -> str:
-        places = sorted(self._place_of[int(i)] for i in rows)
-        prepared = self._prepared.select(places)
-        # Where the loss is, is in `labels`, or with older versions of TRL in masks.
-        deciding = ("input_ids", "labels", "completion_mask", "assistant_masks")
-        return _digest([prepared[name][:] for name in deciding if name in prepared.column_names] if places else [])
+    def _places(self, rows: npt.NDArray[np.int64]) -> list[int]:
+        """Return the places of pool indices among the prepared rows, ascending."""
+        return sorted(self._place_of[int(index)] for index in rows)
 
-    def _steps_of(self, num_rows: int) -> int:
-        """Optimizer steps of `num_train_epochs` over so many rows."""
+    def _rows_hash(self, rows: npt.NDArray[np.int64]) -> str:
+        if not len(rows):
+            return _digest([])
+        prepared = self._prepared.select(self._places(rows))
+        return _digest([prepared[name][:] for name in LOSS_COLUMNS if name in prepared.column_names])
+
+    def _steps_of_an_epoch(self, num_rows: int) -> int:
+        """Return the optimizer steps of `num_train_epochs` over so many rows."""
         args = self._args
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * self._ranks.world
-        return int(np.ceil(args.num_train_epochs * max(1, int(np.ceil(num_rows / batch)))))
+        steps_per_epoch = max(1, int(np.ceil(num_rows / batch)))
+        return int(np.ceil(args.num_train_epochs * steps_per_epoch))
+
+
+def read_run(path: Path, key: dict[str, Any]) -> TuningRun | None:
+    """Read a finished run; None if there is none, if the file is damaged or if it belongs to another key."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return TuningRun(**content["run"]) if content.get("key") == key else None
 
 
 def _trl_rows(rows: Dataset, template: str) -> Dataset:
@@ -226,20 +247,14 @@ def _trl_rows(rows: Dataset, template: str) -> Dataset:
 
 
 def _segment(row: dict[str, Any], collate: Callable[[list[Any]], Any]) -> Segment:
-    """Return what TRL puts loss on, of a prepared row, as its collator says; the first token has no context."""
+    """Return the tokens of a prepared row on which TRL puts loss, as its collator says."""
     labels = collate([row])["labels"][0].tolist()
-    return scored_at(list(row["input_ids"]), [p for p, label in enumerate(labels) if label != -100 and p > 0])
+    # The first token has no context, so it has no loss.
+    positions = [position for position, label in enumerate(labels) if label != -100 and position > 0]
+    return scored_at(list(row["input_ids"]), positions)
 
 
-def _read(path: Path, key: dict[str, Any]) -> Run | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return Run(**content["run"]) if content.get("key") == key else None
-
-
-def _spelled(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(value)
 
 

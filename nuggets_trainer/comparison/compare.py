@@ -1,0 +1,236 @@
+"""A comparison from scored rows to the written table: run every arm, measure it, and write what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from datasets import Dataset
+from trl import ModelConfig, SFTConfig
+
+from nuggets_trainer.comparison.arms import ARMS, COSTS, EVERY_FRACTION, LABELS, Evidence, golden_set_size
+from nuggets_trainer.comparison.bootstrap import Bootstrap
+from nuggets_trainer.comparison.completion_losses import CompletionLosses
+from nuggets_trainer.comparison.follows import describing_columns, follow_scores
+from nuggets_trainer.comparison.options import CompareArguments
+from nuggets_trainer.comparison.plot import draw_losses
+from nuggets_trainer.comparison.runs import TuningRun, TuningRuns
+from nuggets_trainer.comparison.table import ArmResult, TableLine, make_lines, to_markdown
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.wording import counted
+
+logger = logging.getLogger("nuggets_trainer.compare")
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class ScoredPool:
+    """What was computed about the rows of a pool before any arm is trained.
+
+    Attributes:
+        evidence: arrays that the arms choose by.
+        losses: losses of the completions.
+        costs: seconds of `scoring` and of `ifd`; None for what another job computed.
+        signal_check: content of signal_check.json; None if the check was not made.
+    """
+
+    evidence: Evidence
+    losses: CompletionLosses
+    costs: dict[str, float | None]
+    signal_check: dict[str, Any] | None
+
+
+def compare_arms(
+    pool: Dataset,
+    scored: ScoredPool,
+    heldout: Dataset,
+    args: SFTConfig,
+    model: ModelConfig,
+    template_name: str,
+    options: CompareArguments,
+) -> list[TableLine]:
+    """Run every arm, then write and print the table; return its lines. All ranks must call it.
+
+    Args:
+        pool: all rows.
+        scored: what was computed about them.
+        heldout: rows to measure on.
+        args: training arguments.
+        model: model arguments.
+        template_name: template of rows with Alpaca columns, as `NuggetsConfig.template`.
+        options: options of the comparison.
+    """
+    output_dir, num_devices = Path(args.output_dir), Ranks().world
+    generation = None
+    if options.generation_metric is not None:
+        generation = (options.generation_metric, options.num_generations)
+    candidates = scored.evidence.usable.tolist()
+    runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation)
+    scored = dataclasses.replace(scored, evidence=scored.evidence.restricted_to(runs.usable))
+    results = run_all_arms(runs, scored, args, options)
+    bootstrap = Bootstrap(runs.num_tokens, options.num_seeds, options.num_resamples)
+    lines = make_lines(results, bootstrap, num_devices)
+    explanation = explain_table(options, len(runs.segments), num_devices)
+    Ranks().on_main(lambda: _write(lines, explanation, pool, scored, options, len(runs.segments), output_dir))
+    return lines
+
+
+def run_all_arms(runs: TuningRuns, scored: ScoredPool, args: SFTConfig, options: CompareArguments) -> list[ArmResult]:
+    """Run every arm at every fraction with every seed; an arm that depends on no fraction is run once."""
+    steps: int | None = None  # each arm takes the epochs over its own rows
+    if options.budget == "steps":
+        steps = args.max_steps if args.max_steps > 0 else runs.full_steps
+    planned: list[tuple[str, float | None]] = [("base", None)]
+    planned += [(arm, None) for arm in options.arms if arm in EVERY_FRACTION]
+    for size in options.golden_fractions:
+        planned += [(arm, size) for arm in options.arms if arm not in EVERY_FRACTION]
+    results = []
+    for arm, fraction in planned:
+        if arm == "base":
+            result = _measure_base_model(runs, args.seed, options.num_seeds)
+        else:
+            seeds = range(args.seed, args.seed + options.num_seeds)
+            result = _run_arm(runs, scored, arm, fraction, seeds, steps)
+        results.append(result)
+    return results
+
+
+def _measure_base_model(runs: TuningRuns, seed: int, num_seeds: int) -> ArmResult:
+    """Measure the base model once; it stands for all seeds, because no seed changes it."""
+    run, was_stored = runs.run(np.array([], dtype=np.int64), seed, 0)
+    _log(runs, "base", None, 0, seed, run, was_stored)
+    return _result("base", None, 0, None, [run] * num_seeds, 0.0, 0.0)
+
+
+def _run_arm(
+    runs: TuningRuns, scored: ScoredPool, arm: str, fraction: float | None, seeds: Sequence[int], steps: int | None
+) -> ArmResult:
+    """Run one arm at one fraction with every seed."""
+    evidence = scored.evidence
+    k = 0 if fraction is None else golden_set_size(evidence, fraction)
+    golden_set = evidence.ranked[:k]
+    finished, golden_shares = [], []
+    num_rows = 0
+    for seed in seeds:
+        rows = ARMS[arm](evidence, k, seed)
+        num_rows = len(rows)
+        if num_rows == 0:
+            raise ValueError(f"The arm `{arm}` found no row at all. Leave it out of `arms`.")
+        run, was_stored = runs.run(rows, seed, steps)
+        _log(runs, arm, fraction, num_rows, seed, run, was_stored)
+        finished.append(run)
+        golden_shares.append(np.isin(rows, golden_set).mean())
+    golden_share = None if fraction is None else float(np.mean(golden_shares))
+    choosing_seconds: float | None = 0.0
+    if arm in COSTS:
+        choosing_seconds = scored.costs[COSTS[arm]]
+    training_seconds = float(np.mean([run.training_seconds for run in finished]))
+    return _result(arm, fraction, num_rows, golden_share, finished, choosing_seconds, training_seconds)
+
+
+def _result(
+    arm: str,
+    fraction: float | None,
+    num_rows: int,
+    golden_share: float | None,
+    finished: Sequence[TuningRun],
+    choosing_seconds: float | None,
+    training_seconds: float,
+) -> ArmResult:
+    generation = [run.generation for run in finished if run.generation is not None]
+    return ArmResult(
+        arm=arm,
+        fraction=fraction,
+        num_rows=num_rows,
+        golden_share=golden_share,
+        losses=np.array([run.losses for run in finished]),
+        choosing_seconds=choosing_seconds,
+        training_seconds=training_seconds,
+        steps=finished[0].steps,
+        generation=generation or None,
+    )
+
+
+def _log(
+    runs: TuningRuns, arm: str, fraction: float | None, num_rows: int, seed: int, run: TuningRun, was_stored: bool
+) -> None:
+    if not Ranks().is_main:
+        return
+    size = "" if fraction is None else f" {fraction:.3g} of the pool,"
+    loss = float(np.average(run.losses, weights=runs.num_tokens))
+    time = "was on disk" if was_stored else f"{run.training_seconds + run.evaluation_seconds:.0f} s"
+    rows = counted(num_rows, "row")
+    logger.info("%s,%s %s, seed %d: held-out loss %.4f (%s)", LABELS[arm], size, rows, seed, loss, time)
+
+
+def explain_table(options: CompareArguments, num_heldout: int, num_devices: int) -> str:
+    """Say what the numbers of the table are."""
+    budget = "the same number of optimizer steps"
+    if options.budget == "epochs":
+        budget = "the same number of epochs over its own rows"
+    return (
+        f"The loss is in nats per completion token on {counted(num_heldout, 'held-out row')}: mean and standard "
+        f"deviation of {counted(options.num_seeds, 'seed')}. Each arm takes {budget}. Differences are paired; their "
+        "95% intervals, in brackets, are from a bootstrap over seeds and held-out rows "
+        f"({counted(options.num_resamples, 'resample')}). `golden` is the share of the rows that are in the golden "
+        f"set of that size. `s` is the wall time of choosing and of one training run, on "
+        f"{counted(num_devices, 'device')}. What choosing needs is computed once for all arms that need it; a control "
+        "that is matched to the golden set needs the scores too."
+    )
+
+
+def _write(
+    lines: Sequence[TableLine],
+    explanation: str,
+    pool: Dataset,
+    scored: ScoredPool,
+    options: CompareArguments,
+    num_heldout: int,
+    output_dir: Path,
+) -> None:
+    """Write compare.json, compare.md and compare.svg, and print the table."""
+    found = _follow(pool, scored, options)
+    text = found.pop("text")
+    content = {
+        "lines": [dataclasses.asdict(line) for line in lines],
+        "heldout_rows": num_heldout,
+        "budget": options.budget,
+        "num_candidates": len(scored.evidence.ranked),
+        "signal_check": scored.signal_check,
+        "follows": found,
+    }
+    report = f"{to_markdown(lines)}\n\n{explanation}\n\n{text}\n"
+    if scored.signal_check is not None:
+        report += f"{scored.signal_check['says']}\n"
+    write_atomically(output_dir / "compare.json", json.dumps(content, indent=2).encode())
+    write_atomically(output_dir / "compare.md", report.encode())
+    print(f"\n{report}")
+    try:
+        draw_losses(lines, output_dir / "compare.svg")
+    except ImportError:
+        logger.warning("No plot: matplotlib is not installed. Run `pip install nuggets_trainer[plot]`.")
+
+
+def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dict[str, Any]:
+    """Find what the golden scores follow; a golden set of all rows has no reliability."""
+    evidence, losses = scored.evidence, scored.losses
+    columns: dict[str, Any] = {
+        "completion_tokens": losses.num_tokens,
+        "completion_loss": losses.with_prompt,
+        "ifd": losses.ifd,
+        **describing_columns(pool),
+    }
+    sizes = []
+    for fraction in options.golden_fractions:
+        k = golden_set_size(evidence, fraction)
+        if k < len(evidence.ranked):
+            sizes.append(k)
+    lengths: npt.NDArray[np.float64] = losses.num_tokens.astype(np.float64)
+    return follow_scores(evidence.zero_shot, evidence.one_shot, columns, lengths, sizes)

@@ -1,0 +1,136 @@
+"""What golden scores follow, from scores on disk: columns of the rows, and the choice of the anchors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from datasets import Dataset
+from scipy import stats
+
+from nuggets_trainer.comparison.association import associate, without_length
+from nuggets_trainer.comparison.reliability import measure_reliability
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import UnusableRowError, joined_text
+from nuggets_trainer.golden.scores import golden_scores
+
+Floats = npt.NDArray[np.floating]
+# Columns that rows consist of. All other columns describe a row.
+TEXTS = {"instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text", "tools"}
+TOKENS = {"input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"}
+
+
+def read_log_probs(score_dir: Path) -> tuple[Floats, Floats]:
+    """Read the zero-shot log-probs `(m,)` and the one-shot log-probs `(n, m)` that `score_pool` wrote."""
+    zero_shot = pq.read_table(score_dir / "anchors.parquet")["zero_shot"].to_numpy(zero_copy_only=False)
+    lists = pq.read_table(score_dir / "pairs.parquet")["one_shot"].combine_chunks()
+    one_shot = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(zero_shot))
+    return zero_shot.astype(np.float32), one_shot.astype(np.float32)
+
+
+def describing_columns(rows: Dataset) -> dict[str, list[Any]]:
+    """Return the columns that describe rows, by name."""
+    return {name: rows[name][:] for name in rows.column_names if name not in TEXTS | TOKENS}
+
+
+def follow_scores(
+    zero_shot: Floats, one_shot: Floats, columns: Mapping[str, Any], lengths: Floats, sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Compare golden scores with columns, and measure their reliability for each size of the golden set.
+
+    Args:
+        zero_shot: zero-shot log-probs, `(m,)`.
+        one_shot: one-shot log-probs, `(n, m)`.
+        columns: values `(n,)` by column name.
+        lengths: lengths of the completions, `(n,)`.
+        sizes: sizes of golden sets.
+
+    Returns:
+        `associations` and `reliability`, ready for JSON, and `text` for the terminal.
+    """
+    score = golden_scores(zero_shot, one_shot).golden_score
+    associations, reliabilities, lines = [], [], []
+    for name, values in columns.items():
+        association = associate(score, name, values, lengths)
+        if association is not None:
+            associations.append(dataclasses.asdict(association))
+            lines.append(f"golden score against {association.describe()}")
+    for k in sizes:
+        reliability = measure_reliability(zero_shot, one_shot, k)
+        reliabilities.append(dataclasses.asdict(reliability))
+        lines += [f"golden set of {k:,}: {line}" for line in reliability.describe().splitlines()]
+    return {"associations": associations, "reliability": reliabilities, "text": "\n".join(lines)}
+
+
+def within_groups(score: Floats, values: Floats, groups: Sequence[str], lengths: Floats | None) -> dict[str, float]:
+    """Return the rank correlation of score and values inside each group: mean over groups and its standard error.
+
+    Args:
+        score: golden scores, `(n,)`.
+        values: numbers to compare with, `(n,)`.
+        groups: name of each row's group, `(n,)`.
+        lengths: lengths of the completions, whose effect is removed inside each group; None to leave it in.
+
+    Raises:
+        ValueError: if fewer than two groups can be measured.
+    """
+    found = []
+    usable = np.isfinite(score) & np.isfinite(values)
+    group_of = np.asarray(groups)
+    for group in np.unique(group_of):
+        rows = usable & (group_of == group)
+        if rows.sum() < 4:
+            continue
+        a, b = stats.rankdata(score[rows]), stats.rankdata(values[rows])
+        if lengths is not None:
+            a, b = without_length(a, lengths[rows]), without_length(b, lengths[rows])
+        if a.std() > 1e-9 and b.std() > 1e-9:
+            found.append(float(np.corrcoef(a, b)[0, 1]))
+    if len(found) < 2:
+        raise ValueError(
+            "`--group_by` compares rows within groups, but fewer than two groups have four or more rows whose scores "
+            "and values differ. Name a column that more rows share, or leave it out."
+        )
+    return {"mean": float(np.mean(found)), "standard_error": float(stats.sem(found)), "groups": len(found)}
+
+
+def follow_within_groups(
+    score: Floats, columns: Mapping[str, Any], groups: Sequence[str], lengths: Floats
+) -> dict[str, dict[str, Any]]:
+    """Measure `within_groups` for each column, plain and at equal length.
+
+    Args:
+        score: golden scores, `(n,)`.
+        columns: numbers `(n,)` by column name.
+        groups: name of each row's group, `(n,)`.
+        lengths: lengths of the completions, `(n,)`.
+
+    Returns:
+        `plain` and `at_equal_length` by column name; the latter is None if the column is the length itself.
+    """
+    found = {}
+    for name, column in columns.items():
+        values = np.asarray(column, dtype=np.float64)
+        at_equal_length = None
+        if not np.array_equal(values, lengths, equal_nan=True):
+            at_equal_length = within_groups(score, values, groups, lengths)
+        found[name] = {"plain": within_groups(score, values, groups, None), "at_equal_length": at_equal_length}
+    return found
+
+
+def completion_characters(rows: Dataset) -> Floats:
+    """Return the length of each completion in characters, `(n,)`; tokens for tokenized rows, NaN for unusable rows."""
+    pool = Pool(rows)
+    lengths = np.full(len(rows), np.nan)
+    for i in range(len(pool)):
+        try:
+            row = pool[i]
+        except UnusableRowError:
+            continue
+        lengths[i] = len(joined_text(row.completion)) if row.tokens is None else len(row.tokens[1])
+    return lengths

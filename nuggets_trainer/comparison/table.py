@@ -1,0 +1,165 @@
+"""The table of a comparison: from the losses of all runs to lines with intervals, and to Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.comparison.arms import LABELS
+from nuggets_trainer.comparison.bootstrap import Bootstrap, Interval
+
+Floats = npt.NDArray[np.float64]
+Difference = tuple[float, float, float]  # mean, and the ends of its 95% interval
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class ArmResult:
+    """What the runs of one arm at one fraction gave.
+
+    Attributes:
+        arm: key of `LABELS`.
+        fraction: share of the pool; None for arms that do not depend on it.
+        num_rows: number of rows tuned on, the same for every seed.
+        golden_share: share of these rows that are in the golden set of that fraction, mean over seeds.
+        losses: losses of the held-out rows, `(seeds, h)`, nats per completion token.
+        choosing_seconds: wall time of computing what the choice needs; 0 for arms that need nothing, None if it was
+            not measured (the scores are from another job).
+        training_seconds: wall time of one run, mean over seeds.
+        steps: number of optimizer steps.
+        generation: generation metric of each seed; None if nothing was generated.
+    """
+
+    arm: str
+    fraction: float | None
+    num_rows: int
+    golden_share: float | None
+    losses: Floats
+    choosing_seconds: float | None
+    training_seconds: float
+    steps: int
+    generation: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """One line of the table; losses are in nats per completion token, intervals are 95% intervals.
+
+    `minus_random` and `minus_full` are the mean loss minus that of random rows of the same number and of the full
+    pool, each with its interval: below zero the arm is better. `seed_deviation` is the standard deviation over seeds.
+    Device seconds are wall seconds times the number of devices.
+    """
+
+    arm: str
+    fraction: float | None
+    num_rows: int
+    golden_share: float | None
+    steps: int
+    num_seeds: int
+    loss: float
+    seed_deviation: float
+    interval: Interval
+    minus_random: Difference | None
+    minus_full: Difference | None
+    choosing_seconds: float | None
+    training_seconds: float
+    device_seconds: float | None
+    generation: float | None
+
+
+def make_lines(results: Sequence[ArmResult], bootstrap: Bootstrap, num_devices: int) -> list[TableLine]:
+    """Compare every arm with random rows of its fraction and with the full pool, if these arms were run."""
+    random_losses: dict[float | None, Floats] = {}
+    full_losses = None
+    for result in results:
+        if result.arm == "random":
+            random_losses[result.fraction] = result.losses
+        if result.arm == "full":
+            full_losses = result.losses
+    lines = []
+    for result in results:
+        line = _make_line(result, bootstrap, random_losses.get(result.fraction), full_losses, num_devices)
+        lines.append(line)
+    return lines
+
+
+def _make_line(
+    result: ArmResult, bootstrap: Bootstrap, random: Floats | None, full: Floats | None, num_devices: int
+) -> TableLine:
+    means = bootstrap.mean(result.losses)
+    minus_random = minus_full = device_seconds = generation = None
+    if random is not None and result.arm != "random":
+        minus_random = bootstrap.difference(result.losses, random)
+    if full is not None and result.arm != "full":
+        minus_full = bootstrap.difference(result.losses, full)
+    if result.choosing_seconds is not None:
+        device_seconds = (result.choosing_seconds + result.training_seconds) * num_devices
+    if result.generation is not None:
+        generation = float(np.mean(result.generation))
+    return TableLine(
+        arm=result.arm,
+        fraction=result.fraction,
+        num_rows=result.num_rows,
+        golden_share=result.golden_share,
+        steps=result.steps,
+        num_seeds=len(means),
+        loss=float(means.mean()),
+        seed_deviation=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
+        interval=bootstrap.interval(result.losses),
+        minus_random=minus_random,
+        minus_full=minus_full,
+        choosing_seconds=result.choosing_seconds,
+        training_seconds=result.training_seconds,
+        device_seconds=device_seconds,
+        generation=generation,
+    )
+
+
+def to_markdown(lines: Sequence[TableLine]) -> str:
+    """Write the table, padded so that a terminal shows it well too."""
+    cells = [_cells(line) for line in lines]
+    names = list(cells[0])
+    if not any(line.generation is not None for line in lines):
+        names.remove("generated")
+    rows = [names]
+    for cell in cells:
+        rows.append([cell[name] for name in names])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(_markdown_row(row, widths) for row in rows)
+
+
+def _markdown_row(texts: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
+    return f"| {' | '.join(padded)} |"
+
+
+def _cells(line: TableLine) -> dict[str, str]:
+    """Return the text of each column, by its heading."""
+    return {
+        "of the pool": _formatted(line.fraction, ".4g", percent=True),
+        "tuned on": LABELS[line.arm],
+        "rows": f"{line.num_rows:,}",
+        "held-out loss": f"{line.loss:.4f} +- {line.seed_deviation:.4f}",
+        "minus random": _difference(line.minus_random),
+        "minus full": _difference(line.minus_full),
+        "golden": _formatted(line.golden_share, ".0f", percent=True),
+        "generated": _formatted(line.generation, ".3f"),
+        "s": f"{_formatted(line.choosing_seconds, '.0f', missing='?')} + {line.training_seconds:.0f}",
+        "device s": _formatted(line.device_seconds, ".0f", missing="?"),
+    }
+
+
+def _formatted(value: float | None, form: str, missing: str = "", percent: bool = False) -> str:
+    if value is None:
+        return missing
+    return f"{100 * value:{form}}%" if percent else f"{value:{form}}"
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    value, low, high = found
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
