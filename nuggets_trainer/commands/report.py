@@ -1,4 +1,4 @@
-"""`nuggets report`: the report of a scored pool as one HTML page. Thin over `report.py`; loads no model."""
+"""`nuggets report`: the report of a scored pool as one HTML page. Loads no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nuggets_trainer.commands.parser import HelpFormatter, Parser
 
 EPILOG = f"""examples:
   nuggets report scores
-  nuggets report scores --output_dir report --plots
+  nuggets report scores --output_dir report
 
 {EXIT_CODES}"""
 
@@ -20,7 +20,7 @@ def make_report_parser() -> argparse.ArgumentParser:
     """Parser of the command."""
     parser = Parser(
         prog="nuggets report",
-        usage="nuggets report S [--output_dir DIR] [--plots] [--json]",
+        usage="nuggets report S [--output_dir DIR] [--json]",
         description=f"{COMMANDS['report'].capitalize()}.",
         epilog=EPILOG,
         formatter_class=HelpFormatter,
@@ -29,28 +29,26 @@ def make_report_parser() -> argparse.ArgumentParser:
     parser.add_argument("--score_dir", required=True, metavar="TEXT", help=text)
     text = "Where report.html and report.json go. Default: beside the scores."
     parser.add_argument("--output_dir", metavar="TEXT", help=text)
-    text = "Also write plots/*.png, for papers (needs the extra `plot`)."
-    parser.add_argument("--plots", action="store_true", help=text)
     text = "Print one JSON object on stdout: where the report is, and its cautions."
     parser.add_argument("--json", action="store_true", help=text)
     return parser
 
 
-def parse(argv: Sequence[str]) -> tuple[str, str | None, bool, bool]:
+def parse(argv: Sequence[str]) -> tuple[str, str | None, bool]:
     """Read the command line."""
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--score_dir")
     options = make_report_parser().parse_args(argv)
-    return options.score_dir, options.output_dir, options.plots, options.json
+    return options.score_dir, options.output_dir, options.json
 
 
-def run(score_dir: str, output_dir: str | None, plots: bool, as_json: bool) -> None:
+def run(score_dir: str, output_dir: str | None, as_json: bool) -> None:
     """Write the page, tell its warnings, and print where it is."""
     from nuggets_trainer.report import tell_warnings, write_report
 
     with stdout_kept_for_result() as stdout:
-        cautions = write_report(score_dir, output_dir, plots=plots)["cautions"]
+        cautions = write_report(score_dir, output_dir)["cautions"]
         output_dir = (output_dir or score_dir).rstrip("/")
         tell_warnings(cautions, output_dir)
         page = f"{output_dir}/report.html"

@@ -18,32 +18,24 @@ from nuggets_trainer.store.files import Place, join, make_directory, write_atomi
 logger = logging.getLogger(__name__)
 
 
-def write_report(score_dir: Place, output_dir: Place | None = None, *, plots: bool = False) -> dict[str, Any]:
+def write_report(score_dir: Place, output_dir: Place | None = None) -> dict[str, Any]:
     """Write a report on the scores in a directory.
 
     Args:
         score_dir: of a scoring run that is over; a local path, or a URL for fsspec.
         output_dir: where to; default: beside the scores.
-        plots: also write `plots/*.png`, for papers (needs matplotlib, `pip install nuggets_trainer[plot]`).
 
     Returns:
         What report.json holds.
 
     Raises:
         FileNotFoundError: if the scores are not there, with what to do.
-        ImportError: if plots are asked for without matplotlib.
     """
     figures = read_figures(score_dir)
     output_dir = score_dir if output_dir is None else output_dir
     make_directory(output_dir)
     write_atomically(join(output_dir, "report.json"), json.dumps(figures, allow_nan=False).encode())
     write_atomically(join(output_dir, "report.html"), render_page(figures).encode())
-    if plots:
-        from nuggets_trainer.report.plots import draw_plots
-
-        make_directory(join(output_dir, "plots"))
-        for name, image in draw_plots(figures).items():
-            write_atomically(join(output_dir, "plots", name), image)
     return figures
 
 

@@ -1,4 +1,4 @@
-"""The result files of a scoring run -> all that a report shows, as plain numbers and texts. Knows no HTML, no plots.
+"""The result files of a scoring run -> all that a report shows, as plain numbers and texts.
 
 Pairs are read in blocks of rows, and texts are those of rows.parquet, so that a report on millions of rows takes
 minutes and little memory. What comes out is what report.json holds.

@@ -75,7 +75,7 @@ def test_a_mistyped_command_or_option_of_any_command_is_named_with_the_right_one
     for argv, meant in (
         (["scroe"], "Did you mean `score`?"),
         (["--hlep"], "Did you mean `--help`?"),
-        (["report", "s", "--plot", "--output_dri", "r"], "Did you mean --output_dir?"),
+        (["report", "s", "--json", "--output_dri", "r"], "Did you mean --output_dir?"),
         (["configs", "demo", "--jsn"], "There is no option --jsn."),
         (["plan", "--mesure_seconds", "1"], "Did you mean --measure_seconds?"),
         (["select", "s", "--output", "x.jsonl"], "Did you mean --output_file?"),  # it was "ambiguous"

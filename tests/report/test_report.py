@@ -211,7 +211,6 @@ def test_a_report_is_written_again_from_the_directory_alone_also_elsewhere(score
     before = (score_dir / "report.html").read_text()
     write_report(score_dir, tmp_path / "new")
     assert (tmp_path / "new" / "report.html").read_text() == before
-    assert not (tmp_path / "new" / "plots").exists()
 
 
 def test_a_report_reads_and_writes_behind_a_url(scored):
@@ -275,16 +274,6 @@ def test_the_signal_check_of_another_scorer_is_not_shown(scored, tmp_path):
 def test_secrets_in_the_configuration_are_not_shown():
     config = NuggetsConfig(scorer_model="x", scorer_model_init_kwargs='{"token": "hf_abc", "dtype": "float32"}')
     assert _without_secrets(config)["scorer_model_init_kwargs"] == {"token": "(not shown)", "dtype": "float32"}
-
-
-def test_plots_are_pngs_for_papers(scored, tmp_path):
-    pytest.importorskip("matplotlib")
-    write_report(scored[0], tmp_path, plots=True)
-    images = sorted((tmp_path / "plots").iterdir())
-    assert [path.name for path in images] == [
-        *("anchors.png", "golden_score.png", "heat_map.png", "length.png", "mean_gain.png")
-    ]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in images)
 
 
 def test_rows_of_any_format_are_shown_as_text(tokenizer):
