@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nuggets_trainer.data.formats import detect_format, fitting_formats
-from nuggets_trainer.data.row import Row, UnusableRowError, formatted_row, read_row
+from nuggets_trainer.data.read_row import formatted_row, read_row
+from nuggets_trainer.data.row import Row, UnusableRowError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.data.row import SEPARATOR, read_row
+from nuggets_trainer.data.read_row import read_row
+from nuggets_trainer.data.row import SEPARATOR
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.prompts.templates import resolve_alpaca_template, train_columns

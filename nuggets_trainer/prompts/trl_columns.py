@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer
 
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import UnusableRowError, read_row
+from nuggets_trainer.data.read_row import read_row
+from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.prompts.templates import resolve_alpaca_template, train_columns
 
 if TYPE_CHECKING:

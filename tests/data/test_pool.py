@@ -23,7 +23,8 @@ from trl.data_utils import maybe_convert_to_chatml
 
 from nuggets_trainer.data.formats import FORMATS, _log_format_choice, detect_format
 from nuggets_trainer.data.pool import Pool, anchors_like, take_pool
-from nuggets_trainer.data.row import Row, UnusableRowError, formatted_row, joined_text, read_row
+from nuggets_trainer.data.read_row import formatted_row, read_row
+from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from nuggets_trainer.data.row import Row, UnusableRowError, read_row
+from nuggets_trainer.data.read_row import read_row
+from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
 from nuggets_trainer.scoring.anchors import anchor_scores

@@ -15,7 +15,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import Row, UnusableRowError, read_row
+from nuggets_trainer.data.read_row import read_row
+from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts import pretokenized as tokens
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.templates import (

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, golden_scores, score_pool
 from nuggets_trainer import report as report_module
-from nuggets_trainer.data.row import read_row
+from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.report import write_report
 from nuggets_trainer.report.page import ASSETS, TEXT_BUDGET, render_page, text_length
 from nuggets_trainer.store.run_info import _without_secrets
