@@ -1,42 +1,22 @@
-"""`NuggetsDataCallback`: drives selection for a trainer, reports and saves it. Knows no formulas.
-
-Before training it makes the golden set the training set; with `reselect` again between two optimizer steps.
-"""
+"""`NuggetsDataCallback`: makes a trainer train on its golden set, at the events that the Trainer announces."""
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report.cards import add_section, selection_section, wrap_create_model_card
 from nuggets_trainer.training.attached_pool import attached_pool
-from nuggets_trainer.training.checkpoints import (
-    SELECTION_FILE,
-    Reselection,
-    last_complete_checkpoint,
-    load_selection,
-    save_selection,
-)
-from nuggets_trainer.training.preserved import preserved_rng
-from nuggets_trainer.training.selector import Selector, anchor_pools
-from nuggets_trainer.training.slots import Slots
-from nuggets_trainer.training.trackers import log_selection
-from nuggets_trainer.training.training_set import (
-    TrainingSet,
-    check_attachable,
-    check_plan,
-    warn_of_few_steps,
-    warn_of_no_reselection,
-)
+from nuggets_trainer.training.checkpoints import sigterm_checkpoint
+from nuggets_trainer.training.selector import anchor_pools
+from nuggets_trainer.training.trainer_checks import check_attachable, warn_of_few_steps, warn_of_no_reselection
+from nuggets_trainer.training.trainer_selection import TrainerSelection
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,20 +30,19 @@ if TYPE_CHECKING:
 
 
 class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Train a plain `SFTTrainer` or `Trainer` on the golden set of its `train_dataset`.
+    """Callback that makes a plain `SFTTrainer` or `Trainer` train on the golden set of its `train_dataset`.
 
-    A callback is never told its trainer, so it has to be attached. `SelectedSFTTrainer` makes one of its own. State
-    lives in a file, because the Trainer replaces callbacks that restore themselves from a checkpoint.
+    The golden set becomes the training set before the first step. With `reselect` it is chosen again between two
+    optimizer steps.
+
+    Transformers does not tell a callback which trainer it belongs to, so call `attach`. `SelectedSFTTrainer` makes a
+    callback of its own. What a resumed job needs is in a file beside each checkpoint, because the Trainer replaces
+    callbacks that restore themselves from a checkpoint.
 
     Args:
-        nuggets_config: how to score and what to keep.
-        anchor_dataset: the anchors, in any format that the pool may have, several sets as a dict by name; default:
-            `nuggets_config.anchors`, or else chosen from the pool.
-
-    Attributes:
-        golden_set: the `GoldenSet` in force, once it is chosen; else None. Its indices are those of the trainer's
-            `train_dataset` as it was when the callback was attached.
-        scores: the `PoolScores` it was chosen by; None before, and after resuming from a checkpoint.
+        nuggets_config: config that says how to score and what to keep.
+        anchor_dataset: anchors in any format that the pool may have, or a dict of several anchor sets by name.
+            Default: `nuggets_config.anchors`, or else anchors that are chosen from the pool.
 
     Example:
         ```python
@@ -76,244 +55,154 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
     def __init__(self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: AnchorDataset | None = None):
         self._config = nuggets_config or NuggetsConfig()
         self._anchor_dataset = anchor_dataset
-        self._trainer: Trainer | None = None
-        self._reselection: Reselection | None = None
-        self.golden_set: GoldenSet | None = None
-        self.scores: PoolScores | None = None
+        self._selection: TrainerSelection | None = None
 
-    def attach(self, trainer: Trainer) -> None:
-        """Select before this trainer trains; in one process and under DDP.
+    @property
+    def golden_set(self) -> GoldenSet | None:
+        """The `GoldenSet` in force; None before it is chosen.
 
-        Args:
-            trainer: built, not trained yet. What it has prepared of its `train_dataset` is the pool.
+        Its indices are those of the trainer's `train_dataset` at the time when the callback was attached.
+        """
+        return None if self._selection is None else self._selection.golden_set
+
+    @property
+    def scores(self) -> PoolScores | None:
+        """The `PoolScores` that the golden set was chosen by; None before that, and after resuming."""
+        return None if self._selection is None else self._selection.scores
+
+    @property
+    def selection(self) -> TrainerSelection:
+        """The golden set of the trainer that this callback is attached to.
 
         Raises:
-            TypeError, ValueError: if there is nothing that can be selected from; the error says what to do.
+            RuntimeError: if the callback is attached to no trainer.
         """
-        if self._trainer is not None:
-            raise ValueError("This NuggetsDataCallback is attached already. Make one callback for each trainer.")
-        check_attachable(trainer)
-        others = (c for c in trainer.callback_handler.callbacks if isinstance(c, NuggetsDataCallback))
-        if any(other._trainer is trainer for other in others):
-            raise ValueError("Another NuggetsDataCallback selects for this trainer already. Keep one.")
-        pool = attached_pool(trainer)
-        self.drive(trainer, pool, anchor_pools(self._config, self._anchor_dataset, pool), prepare=lambda rows: rows)
-        train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
-
-        @functools.wraps(train)
-        def train_on_golden_set(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-            return train(self.begin(resume_from_checkpoint), *args, **kwargs)
-
-        trainer.train = train_on_golden_set
-        trainer.create_model_card = wrap_create_model_card(trainer.create_model_card, self.complete_model_card)
-        trainer.get_train_dataloader = lambda: self.golden_loader(get_train_dataloader)
-
-    def drive(
-        self, trainer: Trainer, pool: Pool, anchors: AnchorPools | None, prepare: Callable[[Dataset], Dataset]
-    ) -> None:
-        """Take over the training set of a trainer; `attach` and `SelectedSFTTrainer` call it.
-
-        Args:
-            trainer: built, and not trained yet.
-            pool: the candidates.
-            anchors: the anchors by set; None chooses them from the pool.
-            prepare: turns rows of the pool into what the trainer reads.
-        """
-        self._trainer, self._pool = trainer, pool
-        self._selector = Selector(trainer, self._config, pool, anchors)
-        self._training_set = TrainingSet(trainer, pool, prepare)
-        self._selector.check()
-        check_plan(self._config, trainer.args, self._selector.waits_for_sharding)
-        if self not in trainer.callback_handler.callbacks:
-            trainer.add_callback(self)
-
-    def begin(self, resume_from_checkpoint: str | bool | None) -> str | None:
-        """Select, or take the golden set of a checkpoint; return the checkpoint to resume from.
-
-        Raises:
-            ValueError: if the last checkpoint is asked for and there is none.
-        """
-        if resume_from_checkpoint is True:
-            output_dir = self._driven().args.output_dir
-            resume_from_checkpoint = Ranks().on_main(lambda: last_complete_checkpoint(output_dir))
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"`resume_from_checkpoint=True`, but {output_dir} has no complete checkpoint (one with a "
-                    f"{SELECTION_FILE}). Start without it: stored scores are used again."
-                )
-        if resume_from_checkpoint:
-            self._resume(Path(resume_from_checkpoint) / SELECTION_FILE)
-        elif self.golden_set is None and self._selector.waits_for_sharding:
-            self._plan()
-        elif self.golden_set is None:
-            self.select()
-        elif self._reselection is not None:  # trained before: again, from the golden set of its end
-            self._use(self.golden_set, Reselection.start(self.golden_set, self._reselection.anchor_indices))
-        return resume_from_checkpoint or None
-
-    def select(self) -> GoldenSet:
-        """Choose the golden set, once, and make it the training set.
-
-        Raises:
-            RuntimeError: if the model can score only once training begins.
-            ValueError: if nothing can be scored.
-        """
-        if self._driven() and self.golden_set is not None:
-            return self.golden_set
-        if self._selector.waits_for_sharding:
-            raise RuntimeError(
-                "Under FSDP and DeepSpeed the golden set is chosen when training begins, once the model is wrapped: "
-                "call `trainer.train()`."
-            )
-        with preserved_rng():
-            if self._config.reselect != "no":
-                self._training_set.prepare_whole_pool()
-            self.scores, golden_set = self._selector.choose()
-            self._use(golden_set, self._begun(golden_set))
-        return golden_set
-
-    def _resume(self, path: Path) -> None:
-        golden_set, reselection = load_selection(path, self._selector.settings)
-        self.scores = None
-        with preserved_rng():
-            if reselection is not None:
-                self._training_set.prepare_whole_pool()
-            self._use(golden_set, reselection)
-
-    def _use(self, golden_set: GoldenSet, reselection: Reselection | None) -> None:
-        self.golden_set, self._reselection = golden_set, reselection
-        if reselection is None:
-            self._training_set.use(golden_set.indices)
-        else:
-            self._training_set.use_slots(Slots.from_state(reselection.refills))
-        self._plan_steps()
-        self._save(Path(self._driven().args.output_dir))
-
-    def _plan_steps(self) -> None:
-        trainer = self._driven()
-        if self._config.match_full_steps:
-            trainer.args = copy.copy(trainer.args)  # the user's own may serve another trainer
-            trainer.args.max_steps = self._training_set.full_steps()
-
-    def _plan(self) -> None:
-        """Set training up for a golden set that is chosen once the Trainer has wrapped the model."""
-        if self._training_set.slots is None:
-            with preserved_rng():
-                self._training_set.prepare_whole_pool()
-                self._training_set.use_slots(Slots(np.arange(self._selector.planned_size(), dtype=np.int64)))
-                self._plan_steps()
-
-    def _choose_late(self, slots: Slots) -> GoldenSet:
-        with preserved_rng():
-            self.scores, self.golden_set = self._selector.choose_planned(len(slots))
-        slots.fill(self.golden_set.indices)
-        self._reselection = self._begun(self.golden_set)
-        self._save(Path(self._driven().args.output_dir))
-        return self.golden_set
-
-    def golden_loader(self, make_loader: Callable[[], Any]) -> Any:
-        """Make the trainer's loader over the golden set."""
-        if self.golden_set is None and self._selector.waits_for_sharding:
-            self._plan()
-        else:
-            self.select()
-        return self._training_set.loader(make_loader)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Log the summary through the Trainer's own `report_to`; warn below 50 optimizer steps.
-
-        Raises:
-            RuntimeError: if this callback is attached to no trainer, or to another one.
-        """
-        mine, slots, golden_set = self._driven().state is state, self._training_set.slots, self.golden_set
-        if mine and golden_set is None and slots is not None:
-            golden_set = self._choose_late(slots)
-        if not mine or golden_set is None:
-            raise RuntimeError(
-                "This NuggetsDataCallback is attached to another trainer than the one that trains with it, or its "
-                "trainer was started in another way than by `trainer.train()`. Make one callback for each trainer, "
-                "and call `callback.attach(trainer)` before `trainer.train()`."
-            )
-        log_selection(self._driven(), self._pool, golden_set.summary(), golden_set, self.scores)
-        if state.is_world_process_zero:
-            warn_of_few_steps(len(golden_set), state.max_steps, args)
-            if self._reselection is not None:
-                warn_of_no_reselection(self._interval(kwargs["train_dataloader"]), state.max_steps)
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Tell the training set which epoch its loader draws for."""
-        self._training_set.begin_epoch(state.global_step, kwargs["train_dataloader"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Choose the golden set again, when it is time; before this step's checkpoint is written."""
-        step, loader = state.global_step, kwargs["train_dataloader"]
-        if self._reselection is None or step >= state.max_steps or control.should_training_stop:
-            return
-        self._training_set.forget_before(step, loader)
-        if step % self._interval(loader) == 0:
-            should_log = control.should_log
-            self._choose_again(self._reselection, step, loader)
-            control.should_log = should_log  # any log takes it back, and the loss of this step waits for its own
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Put the golden set beside the checkpoint that was just written; its presence marks it complete."""
-        self._save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Complete the checkpoint that SIGTERM had written (`enable_jit_checkpoint`): no `on_save` tells of it."""
-        if getattr(args, "enable_jit_checkpoint", False) and state.global_step < state.max_steps:
-            steps = (state.global_step, state.global_step - 1)  # it is written before a step that still ends
-            paths = [Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}" for step in steps]
-            for checkpoint in [path for path in paths if path.is_dir()][:1]:
-                self._save(checkpoint)
-
-    def complete_model_card(self) -> None:
-        """Say in the model card that the trainer has just written how its training data was chosen."""
-        if self.golden_set is None or not self._driven().is_world_process_zero():
-            return
-        num_reselections = None if self._reselection is None else len(self._reselection.history) - 1
-        section = selection_section(self.golden_set, self._config, self.scores, num_reselections)
-        add_section(Path(self._driven().args.output_dir) / "README.md", section)
-
-    def _interval(self, loader: Any) -> int:
-        """Optimizer steps between two choices."""
-        return self._config.reselect_steps or self._training_set.steps_per_epoch(loader)
-
-    def _begun(self, golden_set: GoldenSet) -> Reselection | None:
-        if self._config.reselect == "no" or self.scores is None:
-            return None
-        # The anchors that the first scoring chose; none if they were given.
-        anchor_indices = [i for i in self.scores.anchors.pool_index if i is not None]
-        return Reselection.start(golden_set, anchor_indices or None)
-
-    def _choose_again(self, reselection: Reselection, step: int, loader: Any) -> None:
-        slots = self._training_set.slots
-        assert slots is not None
-        with preserved_rng():
-            self.scores, self.golden_set = self._selector.choose_again(len(slots), reselection.anchor_indices, step)
-        indices = self.golden_set.indices
-        summary = reselection.record(step, slots.latest, self.golden_set)
-        self._training_set.refill(indices, step, loader)
-        log_selection(self._driven(), self._pool, summary, self.golden_set, self.scores)
-        self._save(Path(self._driven().args.output_dir))
-
-    def _save(self, directory: Path) -> None:
-        if self.golden_set is None or not self._driven().is_world_process_zero():
-            return
-        if self._reselection is not None and self._training_set.slots is not None:
-            self._reselection.refills = self._training_set.slots.state()
-        save_selection(directory / SELECTION_FILE, self.golden_set, self._selector.settings, self._reselection)
-
-    def _driven(self) -> Any:
-        if self._trainer is None:
+        if self._selection is None:
             raise RuntimeError(
                 "This NuggetsDataCallback is attached to no trainer. Call `callback.attach(trainer)` before "
                 "`trainer.train()`, or use `SelectedSFTTrainer(..., nuggets_config=...)`, which makes its own."
             )
-        return self._trainer
+        return self._selection
+
+    def attach(self, trainer: Trainer) -> None:
+        """Select before this trainer trains. It may run in one process or under DDP.
+
+        Args:
+            trainer: trainer that is built and not trained yet. The rows of its `train_dataset` are the pool.
+
+        Raises:
+            TypeError, ValueError: if selection from this `train_dataset` is not possible; the error says what to do.
+        """
+        if self._selection is not None:
+            raise ValueError("This NuggetsDataCallback is attached already. Make one callback for each trainer.")
+        check_attachable(trainer)
+        for other in trainer.callback_handler.callbacks:
+            if isinstance(other, NuggetsDataCallback) and other._is_attached_to(trainer):
+                raise ValueError("Another NuggetsDataCallback selects for this trainer already. Attach only one.")
+        pool = attached_pool(trainer)
+        anchors = anchor_pools(self._config, self._anchor_dataset, pool)
+        self.take_over(trainer, pool, anchors, prepare=lambda rows: rows)  # the trainer has prepared them already
+        train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
+
+        @functools.wraps(train)
+        def train_on_golden_set(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+            return train(self.selection.prepare_training(resume_from_checkpoint), *args, **kwargs)
+
+        trainer.train = train_on_golden_set
+        trainer.create_model_card = wrap_create_model_card(trainer.create_model_card, self.complete_model_card)
+        trainer.get_train_dataloader = lambda: self.selection.golden_loader(get_train_dataloader)
+
+    def take_over(
+        self, trainer: Trainer, pool: Pool, anchors: AnchorPools | None, prepare: Callable[[Dataset], Dataset]
+    ) -> None:
+        """Take over the training set of a trainer. `attach` and `SelectedSFTTrainer` call this.
+
+        Args:
+            trainer: trainer that is built and not trained yet.
+            pool: candidates.
+            anchors: anchors by set; None if they are chosen from the pool.
+            prepare: function that turns rows of the pool into rows that the trainer reads.
+        """
+        self._selection = TrainerSelection(trainer, self._config, pool, anchors, prepare)
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+
+    def select(self) -> GoldenSet:
+        """Choose the golden set and make it the training set. The first call scores; later calls return the same.
+
+        Raises:
+            RuntimeError: if the callback is attached to no trainer, or if the model can score only after training has
+                begun.
+            ValueError: if nothing can be scored.
+        """
+        return self.selection.select()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log the golden set through the Trainer's own `report_to`. Warn if training is short.
+
+        Raises:
+            RuntimeError: if this callback is attached to no trainer, or to another one.
+        """
+        selection = self.selection
+        is_own_trainer = selection.trainer.state is state
+        if is_own_trainer:
+            selection.choose_planned()
+        if not is_own_trainer or selection.golden_set is None:
+            raise RuntimeError(
+                "This NuggetsDataCallback has no golden set for the trainer that now trains. Either it is attached to "
+                "another trainer, or training was not started by `trainer.train()`. Make one callback for each "
+                "trainer, and call `callback.attach(trainer)` before `trainer.train()`."
+            )
+        selection.log()
+        if state.is_world_process_zero:
+            warn_of_few_steps(len(selection.golden_set), state.max_steps, args)
+            if selection.reselection is not None:
+                warn_of_no_reselection(selection.interval(kwargs["train_dataloader"]), state.max_steps)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the training set which epoch the loader draws."""
+        self.selection.training_set.begin_epoch(state.global_step, kwargs["train_dataloader"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Choose the golden set again when it is time, before the checkpoint of this step is written."""
+        selection, step, loader = self.selection, state.global_step, kwargs["train_dataloader"]
+        if selection.reselection is None or step >= state.max_steps or control.should_training_stop:
+            return
+        selection.training_set.forget_before(step, loader)
+        if selection.is_due(step, loader):
+            # Any log resets the flag, but the loss of this step is still to be logged.
+            should_log = control.should_log
+            selection.choose_again(step, loader)
+            control.should_log = should_log
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save the golden set with the checkpoint that was just written. Its file marks the checkpoint complete."""
+        self.selection.save(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Save the golden set with the checkpoint that was written because of SIGTERM, if there is one.
+
+        With `enable_jit_checkpoint` the Trainer writes such a checkpoint, but it calls no `on_save` for it.
+        """
+        if getattr(args, "enable_jit_checkpoint", False) and state.global_step < state.max_steps:
+            checkpoint = sigterm_checkpoint(args.output_dir, state.global_step)
+            if checkpoint is not None:
+                self.selection.save(checkpoint)
+
+    def complete_model_card(self) -> None:
+        """Add a section on how the training data was chosen to the model card that the trainer has just written."""
+        selection = self.selection
+        if selection.golden_set is None or not selection.trainer.is_world_process_zero():
+            return
+        num_reselections = None if selection.reselection is None else len(selection.reselection.history) - 1
+        section = selection_section(selection.golden_set, self._config, selection.scores, num_reselections)
+        add_section(Path(selection.trainer.args.output_dir) / "README.md", section)
+
+    def _is_attached_to(self, trainer: Trainer) -> bool:
+        return self._selection is not None and self._selection.trainer is trainer

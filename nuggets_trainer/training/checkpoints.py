@@ -1,9 +1,10 @@
-"""The file that keeps a golden set with its checkpoint. Knows no trainer and no model."""
+"""The file beside each checkpoint that holds the golden set the checkpoint was trained on."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ SELECTION_FILE = "nuggets_selection.json"
 
 @dataclass
 class Reselection:
-    """What a job that chooses its golden set again needs to go on where it was.
+    """State of a job that chooses its golden set again during training; with it a resumed job goes on.
 
     Attributes:
-        anchor_indices: pool indices of the anchors that were chosen for the first golden set; None when given.
+        anchor_indices: pool indices of the anchors that were chosen from the pool; None if the user gave anchors.
         first: pool indices of the first golden set.
-        refills: what is in the slots of the golden set, and from when on: dicts with `epoch`, `position` (rows of the
-            epoch before it) and `rows` (pool indices, one per slot).
+        refills: contents of the slots over time, as `Slots.state` returns them: dicts with `epoch`, `position` (number
+            of rows of this epoch that were drawn before) and `rows` (pool indices, one per slot).
         history: one summary per golden set, the first one included.
     """
 
@@ -38,7 +39,7 @@ class Reselection:
 
     @classmethod
     def start(cls, golden_set: GoldenSet, anchor_indices: list[int] | None) -> Reselection:
-        """Begin with this golden set, in pool order."""
+        """Build the state of a job whose slots hold this golden set, in pool order, from the first row on."""
         rows = np.sort(golden_set.indices).tolist()
         return cls(
             anchor_indices=anchor_indices,
@@ -48,7 +49,17 @@ class Reselection:
         )
 
     def record(self, step: int, before: npt.NDArray[np.int64], golden_set: GoldenSet) -> dict[str, float]:
-        """Add a golden set to the history; return its summary, with what it has kept of the last and of the first."""
+        """Add a golden set to the history; return its summary.
+
+        Args:
+            step: number of optimizer steps taken so far.
+            before: pool indices of the golden set that it replaces.
+            golden_set: new golden set.
+
+        Returns:
+            Numbers by name. `kept` is the number of rows that were in the golden set before, and `kept_of_first` the
+            number of rows that were in the first one.
+        """
         summary = {
             "kept": float(np.isin(before, golden_set.indices).sum()),
             "kept_of_first": float(np.isin(self.first, golden_set.indices).sum()),
@@ -61,50 +72,106 @@ class Reselection:
 def save_selection(
     path: Path, golden_set: GoldenSet, settings: dict[str, str], reselection: Reselection | None = None
 ) -> None:
-    """Write as JSON: the settings a golden set was chosen under, all fields of `GoldenSet`, and of `Reselection`."""
-    fields = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(golden_set).items()
-    }
+    """Write a golden set as JSON.
+
+    Args:
+        path: file to write.
+        golden_set: golden set in force.
+        settings: settings that the golden set depends on; a resumed job compares its own with them.
+        reselection: state of choosing again; None if the golden set stays the same during training.
+    """
+    fields: dict[str, Any] = {"settings": settings}
+    for name, value in vars(golden_set).items():
+        fields[name] = value.tolist() if isinstance(value, np.ndarray) else value
     if reselection is not None:
         fields["reselection"] = dataclasses.asdict(reselection)
-    write_atomically(path, json.dumps({"settings": settings, **fields}, indent=1).encode())
+    write_atomically(path, json.dumps(fields, indent=1).encode())
 
 
 def load_selection(path: Path, settings: dict[str, str]) -> tuple[GoldenSet, Reselection | None]:
-    """Read a golden set back, and how far its choosing again had got.
+    """Read what `save_selection` wrote.
+
+    Args:
+        path: file in the directory of a checkpoint.
+        settings: settings of this job.
 
     Raises:
         FileNotFoundError: if no golden set was saved with the checkpoint.
-        ValueError: if it was chosen under other settings; the error names those that differ.
+        ValueError: if the golden set was chosen under other settings; the error names those that differ.
     """
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no checkpoint {path.parent}.")
+        raise FileNotFoundError(
+            f"There is no checkpoint {path.parent}. Name a directory that exists, or start without "
+            "`resume_from_checkpoint`."
+        )
     if not path.is_file():
         raise FileNotFoundError(
-            f"The checkpoint {path.parent} has no {path.name}: it was not made with selection, or the job died while "
-            "saving it. Resume from an earlier checkpoint, or start anew without `resume_from_checkpoint`."
+            f"The checkpoint {path.parent} has no {path.name}. Either it was trained without selection, or the job "
+            "was killed while it saved the checkpoint. Resume from an earlier checkpoint, or start again without "
+            "`resume_from_checkpoint`."
         )
     fields = json.loads(path.read_text())
-    # Checkpoints of earlier versions name options that are gone; their golden set holds all the same.
-    saved = {name: value for name, value in fields.pop("settings").items() if name not in REMOVED}
-    names = sorted(name for name in saved.keys() | settings.keys() if saved.get(name) != settings.get(name))
-    if names:
-        changes = ", ".join(f"{name} was {saved.get(name)} and is now {settings.get(name)}" for name in names)
-        raise ValueError(
-            f"The checkpoint {path.parent} was trained on a golden set that was chosen otherwise: {changes}. Resume "
-            "with the settings it was started with, or start anew in another `output_dir` (with this one's "
-            "`score_dir`, its scores are reused)."
-        )
+    saved = fields.pop("settings")
+    for name in REMOVED:  # a checkpoint of an earlier version may name options that are gone; it can still be used
+        saved.pop(name, None)
+    _check_settings(path.parent, saved=saved, given=settings)
     reselection = fields.pop("reselection", None)
+    fields["rule"] = tuple(fields["rule"])
     fields["indices"] = np.array(fields["indices"], dtype=np.int64)
     for name in ("golden_score", "standard_error", "mean_gain"):
         fields[name] = np.array(fields[name], dtype=np.float64)
-    golden_set = GoldenSet(**{**fields, "rule": tuple(fields["rule"])})
+    golden_set = GoldenSet(**fields)
     return golden_set, None if reselection is None else Reselection(**reselection)
 
 
+def _check_settings(checkpoint: Path, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
+    changes = []
+    for name in sorted(saved.keys() | given.keys()):
+        if saved.get(name) != given.get(name):
+            changes.append(f"{name} was {saved.get(name)} and is now {given.get(name)}")
+    if changes:
+        raise ValueError(
+            f"The golden set of the checkpoint {checkpoint} was chosen under other settings: {', '.join(changes)}. "
+            "Resume with the settings that the job was started with. Or start again in another `output_dir`; the "
+            "scores are used again if you give the `score_dir` of the first job."
+        )
+
+
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """Path of the newest checkpoint whose golden set was saved, which is the last thing written; None without one."""
-    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{SELECTION_FILE}")
-    steps = {int(step): path.parent for path in found if (step := path.parent.name.rsplit("-", 1)[1]).isdigit()}
+    """Find the newest checkpoint that has a golden set; None if there is no such checkpoint.
+
+    The golden set is the last file that is written to a checkpoint, so its presence marks the checkpoint complete.
+    """
+    steps = {}
+    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{SELECTION_FILE}"):
+        step = path.parent.name.rsplit("-", 1)[1]
+        if step.isdigit():
+            steps[int(step)] = path.parent
     return str(steps[max(steps)]) if steps else None
+
+
+def require_complete_checkpoint(output_dir: str | Path) -> str:
+    """Find the newest checkpoint that has a golden set.
+
+    Raises:
+        ValueError: if there is no such checkpoint.
+    """
+    checkpoint = last_complete_checkpoint(output_dir)
+    if checkpoint is None:
+        raise ValueError(
+            f"`resume_from_checkpoint=True`, but {output_dir} has no complete checkpoint: none of its checkpoints has "
+            f"the file {SELECTION_FILE}. Start without `resume_from_checkpoint`: stored scores are used again."
+        )
+    return checkpoint
+
+
+def sigterm_checkpoint(output_dir: str | Path, global_step: int) -> Path | None:
+    """Find the checkpoint that the Trainer wrote when SIGTERM arrived (`enable_jit_checkpoint`); None without one.
+
+    The Trainer writes it before a step that it still finishes, so the number may be one below `global_step`.
+    """
+    for step in (global_step, global_step - 1):
+        path = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if path.is_dir():
+            return path
+    return None

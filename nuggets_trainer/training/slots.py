@@ -1,9 +1,11 @@
-"""Which row of the pool a training step reads while the golden set changes. Knows no scores and no trainer.
+"""Slots: the row of the pool that a training step reads while the golden set changes.
 
-A golden set has a fixed number of slots, so that the length of an epoch, the scheduler and resuming stay as they were
-planned. The sampler shuffles slots; a slot becomes a row when it is drawn. Loaders draw ahead of the training step, by
-a number of batches that is known but whose timing is not: so each change of rows holds from a position in the epoch
-that no loader can have drawn yet, and a resumed job, which draws from the start of the epoch, sees the same rows.
+A golden set has a fixed number of slots, so that the length of an epoch, the learning rate schedule and resuming stay
+as they were planned. The sampler shuffles slots. A slot becomes a row when it is drawn.
+
+A loader draws some batches ahead of the training step. How many at most is known, but not when it draws them. A new
+golden set therefore takes effect at a position of the epoch that no loader can have reached yet. A resumed job draws
+the epoch again from its start and reads the same rows.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ Rows = npt.NDArray[np.int64]
 
 
 class Slots:
-    """Rows of the golden set by slot, and from when on.
+    """Rows of the golden set by slot, and the position from which each golden set is in force.
 
     Args:
-        rows: pool indices, one per slot; in force from the start.
+        rows: pool indices, one per slot; in force from the first row of the first epoch.
 
     Example:
         >>> slots = Slots(np.array([3, 5, 8]))
@@ -44,52 +46,61 @@ class Slots:
 
     @property
     def latest(self) -> Rows:
-        """Rows by slot as last refilled."""
+        """Pool indices of the latest golden set, one per slot."""
         return self._rows[-1]
 
     def fill(self, rows: Sized) -> None:
-        """Put the first golden set into the slots, before anything was drawn."""
+        """Put the first golden set into the slots, in pool order, before a row is drawn."""
         self.refill(rows, epoch=0, position=0)
         del self._starts[0], self._rows[0]
         self._rows[0].sort()
 
     def refill(self, rows: Sized, epoch: int, position: int) -> None:
-        """Put a new golden set of the same size into the slots, from this position of this epoch on.
+        """Put a new golden set of the same size into the slots.
 
-        Rows that stay keep their slot, so that an epoch shows none of them twice; new ones take, in pool order, the
-        slots of those that left.
+        A row that was in the last golden set keeps its slot, so that no epoch reads it twice. New rows take the slots
+        that became free, in pool order.
+
+        Args:
+            rows: pool indices of the new golden set.
+            epoch: number of the epoch, from 0, in which it takes effect.
+            position: number of rows of this epoch that are drawn before it takes effect.
         """
         if len(rows) != len(self):
-            raise ValueError(f"{len(rows)} rows do not fill {len(self)} slots.")
+            raise ValueError(f"A golden set of {len(rows)} rows does not fill {len(self)} slots.")
         if (epoch, position) < self._starts[-1]:
             raise ValueError(
-                f"Slots were refilled for {self._starts[-1]} already, which is after {(epoch, position)}."
+                f"The slots were refilled at (epoch, position) {self._starts[-1]}, so they cannot be refilled at the "
+                f"earlier {(epoch, position)}."
             )
         new = np.sort(np.asarray(rows, dtype=np.int64))
         slots = self.latest.copy()
-        slots[~np.isin(slots, new)] = new[~np.isin(new, slots)]
+        free = ~np.isin(slots, new)
+        is_new = ~np.isin(new, slots)
+        slots[free] = new[is_new]
         self._starts.append((epoch, position))
         self._rows.append(slots)
 
     def row(self, epoch: int, position: int, slot: int) -> int:
-        """Pool index of the row that stands in this slot when that many rows of the epoch were drawn before it."""
+        """Return the pool index of the row in this slot, if `position` rows of the epoch were drawn before."""
         return int(self._rows[self._in_force(epoch, position)][slot])
 
     def _in_force(self, epoch: int, position: int) -> int:
         number = bisect.bisect_right(self._starts, (epoch, position)) - 1
         if number < 0:
             raise IndexError(
-                f"What the slots held at {(epoch, position)} is forgotten; known from {self._starts[0]} on."
+                f"The rows in the slots at (epoch, position) {(epoch, position)} are forgotten; they are known from "
+                f"{self._starts[0]} on."
             )
         return number
 
     def forget_epochs_before(self, epoch: int) -> None:
-        """Drop the refills that were replaced when this epoch began: a resumed job draws from its beginning."""
+        """Forget golden sets that were replaced before this epoch: a resumed job draws from its first row on."""
         first = self._in_force(epoch, 0)
         del self._starts[:first], self._rows[:first]
 
     def state(self) -> list[dict[str, Any]]:
-        """Return what `from_state` takes, for a JSON file."""
+        """Return the rows over time as JSON values, see `from_state`."""
         return [
             {"epoch": epoch, "position": position, "rows": rows.tolist()}
             for (epoch, position), rows in zip(self._starts, self._rows, strict=True)
@@ -97,7 +108,7 @@ class Slots:
 
     @classmethod
     def from_state(cls, state: list[dict[str, Any]]) -> Slots:
-        """Build the slots that gave this `state`."""
+        """Build slots from the result of `state`."""
         slots = cls(np.empty(0, dtype=np.int64))
         slots._starts = [(refill["epoch"], refill["position"]) for refill in state]
         slots._rows = [np.array(refill["rows"], dtype=np.int64) for refill in state]
@@ -105,14 +116,14 @@ class Slots:
 
 
 class SlotSampler(Sampler[int]):
-    """Turns the slots that another sampler draws into pool indices.
+    """Sampler that replaces the slots drawn by another sampler by pool indices.
 
     Args:
-        sampler: draws slots in `[0, len(slots))`; reached by `set_epoch` of the loader.
-        slots: what is in them.
+        sampler: sampler that draws slots in `[0, len(slots))`.
+        slots: rows by slot.
 
     Attributes:
-        epoch: the epoch to draw for next.
+        epoch: number of the epoch that is drawn next.
     """
 
     def __init__(self, sampler: Any, slots: Slots) -> None:
@@ -128,18 +139,18 @@ class SlotSampler(Sampler[int]):
             yield self._slots.row(epoch, position, slot)
 
     def set_epoch(self, epoch: int) -> None:
-        """Seed the shuffling of this epoch."""
+        """Tell the other sampler the epoch, which seeds its shuffling."""
         if hasattr(self._sampler, "set_epoch"):
             self._sampler.set_epoch(epoch)
 
 
 class SlotView(Dataset[Any]):
-    """All prepared rows of the pool, read by pool index, but only as long as its golden set.
+    """All prepared rows of the pool, read by pool index; its length is that of the golden set.
 
     Args:
-        rows: prepared by TRL, in any order.
-        place: position in `rows` of each pool index, `(n,)`; -1 where TRL left the row out.
-        slots: for the length.
+        rows: rows as the trainer prepared them, in any order.
+        place: position in `rows` of each pool index, `(n,)`; -1 if the trainer left the row out.
+        slots: slots of the golden set; their number is the length.
     """
 
     def __init__(self, rows: datasets.Dataset, place: Rows, slots: Slots) -> None:

@@ -1,8 +1,8 @@
-"""`SelectedSFTTrainer`: TRL's SFTTrainer that first chooses what it trains on. Knows no formulas and no file formats.
+"""`SelectedSFTTrainer`: TRL's SFTTrainer that first chooses the rows it trains on.
 
-Order of the stages: the pool waits untokenized until `train()`; it is scored with the base model; TRL prepares
-(tokenizes, truncates, packs) the golden set alone; training goes on as in `SFTTrainer`. So training with selection is,
-bit for bit, `SFTTrainer` on `pool.select(golden_set)`.
+The stages, in order: the pool waits, not tokenized, until `train()` is called. The base model scores it. TRL prepares
+(tokenizes, truncates, packs) the golden set alone. Training goes on as in `SFTTrainer`. Training with selection is
+therefore, bit for bit, `SFTTrainer` on `pool.select(golden_set)`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig
 from trl import SFTTrainer
 
 from nuggets_trainer.data.pool import Pool, take_pool
-from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import (
     alpaca_to_trl,
     first_row_in_trl_columns,
-    hub_options,
     is_alpaca,
 )
 from nuggets_trainer.training.callback import NuggetsDataCallback
 from nuggets_trainer.training.preserved import silent_progress_bars
 from nuggets_trainer.training.selector import anchor_pools
+from nuggets_trainer.training.trainer_checks import check_trainer_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,23 +34,21 @@ if TYPE_CHECKING:
     from nuggets_trainer.store.results import PoolScores
     from nuggets_trainer.training.selector import AnchorDataset
 
-# The others (pissa, olora, corda, loftq, ...) move part of the base weights into the adapter.
-ADAPTERS_THAT_LEAVE_THE_BASE = ("gaussian", "orthogonal", "eva")
-
 
 class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
     """`trl.SFTTrainer` that scores its `train_dataset` with the base model and trains on the golden set.
 
-    Takes every argument of `SFTTrainer`, in the same position. Without `nuggets_config` it is `SFTTrainer`, bit for
+    It takes every argument of `SFTTrainer`, in the same position. Without `nuggets_config` it is `SFTTrainer`, bit for
     bit.
 
     Args:
-        anchor_dataset: the anchors, a `Dataset` in any format that the pool may have, or several sets as a dict by
-            name; default: `nuggets_config.anchors`, or else chosen from the pool.
-        nuggets_config: switches selection on.
+        anchor_dataset: anchors, a `Dataset` in any format that the pool may have, or a dict of several anchor sets by
+            name. Default: `nuggets_config.anchors`, or else anchors that are chosen from the pool.
+        nuggets_config: config that says how to score and what to keep; None trains on all rows.
 
     Raises:
-        TypeError, ValueError: for a pool, anchors or options that selection cannot work with, before any work.
+        TypeError, ValueError: if selection cannot work with the pool, the anchors or the options. Nothing is scored
+            before these checks.
 
     Example:
         ```python
@@ -81,7 +77,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if nuggets_config is None:
             if anchor_dataset is not None:
                 raise ValueError(
-                    "`anchor_dataset` is given without `nuggets_config`. Pass `nuggets_config` to select."
+                    "`anchor_dataset` is given without `nuggets_config`. Pass a `nuggets_config` to select rows, or "
+                    "leave `anchor_dataset` out."
                 )
             super().__init__(*args, **kwargs)
             return
@@ -89,91 +86,107 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments.pop("self")
         pool = _pool(arguments, nuggets_config)
         anchors = anchor_pools(nuggets_config, anchor_dataset, pool)
-        _check_supported(arguments, pool)
+        check_trainer_arguments(arguments, pool)
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
             arguments["train_dataset"] = first_row_in_trl_columns(arguments, nuggets_config.template, pool)
         super().__init__(**arguments)
         self.train_dataset = pool.dataset
-        self._nuggets.drive(self, pool, anchors, functools.partial(self._prepare_rows, packing=None))
-        _, dropped = pool.read_keys()
-        usable = next((i for i in range(len(pool)) if i not in dropped), None)
-        if usable is not None:  # find out now what would stop TRL after hours of scoring
-            with silent_progress_bars():
-                self._prepare_rows(pool.dataset.select([usable]), packing=False)
+        self._nuggets.take_over(self, pool, anchors, functools.partial(self._prepare_rows, packing=None))
+        self._try_one_row(pool)
 
     @property
     def golden_set(self) -> GoldenSet | None:
-        """The `GoldenSet` in force, once `train()` (or `select()`) has chosen it; else None."""
+        """The `GoldenSet` in force; None before `train()` or `select()` has chosen it."""
         return self._nuggets.golden_set
 
     @property
     def scores(self) -> PoolScores | None:
-        """The `PoolScores` it was chosen by; None before, and after resuming from a checkpoint."""
+        """The `PoolScores` that the golden set was chosen by; None before that, and after resuming."""
         return self._nuggets.scores
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, *args: Any, **kwargs: Any) -> Any:
         if self.nuggets_config is None:
             return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
-        # TRL prepares the training set first, then each evaluation set: the first one is the pool, and waits.
+        # TRL prepares the training set first, then each evaluation set. The first call is for the pool, which waits.
         if self._deferred is None:
             self._deferred = (processing_class, *args), kwargs
             return dataset
         if is_alpaca(dataset.column_names, self._text_field) and not self._formats_itself:
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
-            dataset = alpaca_to_trl(
-                dataset, resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
-            )
+            template = resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
+            dataset = alpaca_to_trl(dataset, template)
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Select, then train as `SFTTrainer.train` does.
 
         Args:
-            resume_from_checkpoint: as in `Trainer.train`. A checkpoint is resumed on the golden set saved in it.
-            args: for `Trainer.train`.
-            kwargs: for `Trainer.train`.
+            resume_from_checkpoint: directory of a checkpoint, or True, as in `Trainer.train`. Training goes on with
+                the golden set that is saved in the checkpoint.
+            args: other positional arguments of `Trainer.train`.
+            kwargs: other keyword arguments of `Trainer.train`.
         """
         if self.nuggets_config is not None:
-            resume_from_checkpoint = self._nuggets.begin(resume_from_checkpoint)
+            resume_from_checkpoint = self._nuggets.selection.prepare_training(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
-        """Give the dataloader over the golden set (over all rows without `nuggets_config`)."""
+        """Return the loader over the golden set; without `nuggets_config`, over all rows."""
         if self.nuggets_config is None:
             return super().get_train_dataloader()
-        return self._nuggets.golden_loader(super().get_train_dataloader)
+        return self._nuggets.selection.golden_loader(super().get_train_dataloader)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write the model card as `SFTTrainer` does, with a section on how the training data was chosen.
+        """Write the model card as `SFTTrainer` does, and add a section on how the training data was chosen.
 
         Args:
-            args: for `SFTTrainer.create_model_card`.
-            kwargs: for `SFTTrainer.create_model_card`.
+            args: positional arguments of `SFTTrainer.create_model_card`.
+            kwargs: keyword arguments of `SFTTrainer.create_model_card`.
         """
         super().create_model_card(*args, **kwargs)
         if self.nuggets_config is not None:
             self._nuggets.complete_model_card()
 
     def select(self, resume_from_checkpoint: str | bool | None = None) -> GoldenSet:
-        """Choose the golden set, once, and make it the training set.
+        """Choose the golden set and make it the training set. The first call scores; later calls return the same.
 
         Args:
-            resume_from_checkpoint: a checkpoint whose golden set to take instead of scoring; True for the last one in
-                `output_dir`.
+            resume_from_checkpoint: directory of a checkpoint whose golden set is used, so that nothing is scored; True
+                for the newest checkpoint in `output_dir`.
 
         Raises:
             FileNotFoundError: if no golden set was saved with the checkpoint.
-            ValueError: if nothing can be scored, or the checkpoint's golden set was chosen under other settings.
+            ValueError: if nothing can be scored, or if the checkpoint's golden set was chosen under other settings, or
+                without `nuggets_config`.
         """
-        assert self.nuggets_config is not None, "`select` needs a `nuggets_config`"
+        if self.nuggets_config is None:
+            raise ValueError("`select` needs a config. Build the SelectedSFTTrainer with a `nuggets_config`.")
         if resume_from_checkpoint:
-            self._nuggets.begin(resume_from_checkpoint)
+            self._nuggets.selection.prepare_training(resume_from_checkpoint)
         return self._nuggets.select()
 
+    def _try_one_row(self, pool: Pool) -> None:
+        """Prepare one row as TRL will prepare the golden set, to raise now what would stop TRL after hours of scoring.
+
+        Rows are not packed here: one row may not fill a packed one.
+        """
+        _, dropped = pool.read_keys()
+        for i in range(len(pool)):
+            if i not in dropped:
+                with silent_progress_bars():
+                    self._prepare_rows(pool.dataset.select([i]), packing=False)
+                return
+
     def _prepare_rows(self, rows: Dataset, packing: bool | None) -> Dataset:
-        if self._deferred is None:  # `skip_prepare_dataset`: the rows are for the user's own collator
+        """Prepare rows of the pool as TRL would have prepared them in the pool.
+
+        Args:
+            rows: rows of the pool.
+            packing: whether rows are packed; None leaves this to TRL's arguments.
+        """
+        if self._deferred is None:  # `skip_prepare_dataset`: the user's own collator reads the rows as they are
             return rows
         args, kwargs = self._deferred
         bound = inspect.signature(super()._prepare_dataset).bind(rows, *args, **kwargs)
@@ -183,7 +196,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
 
 def _pool(arguments: dict[str, Any], config: NuggetsConfig) -> Pool:
-    """Read `train_dataset` as a pool, in memory where it is a stream."""
+    """Read `train_dataset` as a pool. A stream is read into memory up to `pool_size`."""
     rows = take_pool(arguments.get("train_dataset"), config.pool_size, "train_dataset")
     args = arguments.get("args")
     return Pool(
@@ -194,22 +207,3 @@ def _pool(arguments: dict[str, Any], config: NuggetsConfig) -> Pool:
         text_field=getattr(args, "dataset_text_field", "text"),
         completion_only_loss=getattr(args, "completion_only_loss", None),
     )
-
-
-def _check_supported(arguments: dict[str, Any], pool: Pool) -> None:
-    images = {"image", "images"} & set(pool.dataset.column_names)
-    if images:
-        raise ValueError(f"`train_dataset` has the column {images.pop()!r}: selection works on text alone.")
-    model = arguments.get("model")
-    if isinstance(model, str):
-        check_causal_lm(AutoConfig.from_pretrained(model, **hub_options(arguments.get("args"))))
-    elif model is not None:
-        check_causal_lm(model.config)
-    for adapter in [arguments.get("peft_config"), *getattr(model, "peft_config", {}).values()]:
-        start = getattr(adapter, "init_lora_weights", True)
-        if isinstance(start, str) and start not in ADAPTERS_THAT_LEAVE_THE_BASE:
-            raise ValueError(
-                f"`init_lora_weights={start!r}` changes the base model's weights, so that switching the adapter off "
-                "does not give the base model's scores. Score with `nuggets score` and train on the rows that are "
-                "`selected` in scores.parquet, or use another initialisation."
-            )

@@ -56,7 +56,7 @@ def test_an_attached_trainer_resumes_on_the_golden_set_of_its_checkpoint(model_d
     args = tmp_path / "empty"
     nothing = sft_trainer(model_dir, args)
     callback().attach(nothing)
-    with pytest.raises(ValueError, match="no complete checkpoint.*Start without it"):
+    with pytest.raises(ValueError, match="no complete checkpoint.*Start without `resume_from_checkpoint`"):
         nothing.train(resume_from_checkpoint=True)
 
 

@@ -75,14 +75,14 @@ def test_slots_hold_each_golden_set_and_keep_who_stays_where_it_was(data):
     assert {restored.row(len(sets), 0, slot) for slot in range(size)} == sets[-1]
     assert len(restored.state()) == 1
     if len(sets) > 1:
-        with pytest.raises(IndexError, match="is forgotten"):
+        with pytest.raises(IndexError, match="are forgotten"):
             restored.row(0, 0, 0)
-        with pytest.raises(ValueError, match="were refilled for"):
+        with pytest.raises(ValueError, match="were refilled at"):
             restored.refill(list(sets[0]), epoch=0, position=0)
 
 
 def test_a_golden_set_of_another_size_does_not_fill_the_slots():
-    with pytest.raises(ValueError, match="2 rows do not fill 3 slots"):
+    with pytest.raises(ValueError, match="of 2 rows does not fill 3 slots"):
         Slots(np.arange(3)).refill([1, 2], 1, 0)
 
 
@@ -229,7 +229,7 @@ def test_a_checkpoint_wins_over_a_golden_set_that_was_selected_before(model_dir,
     assert losses(resumed) == losses(whole)
     other = selected(model_dir, tmp_path / "other", config={"top_k": 8}, peft_config=lora())
     other.select()
-    with pytest.raises(ValueError, match="chosen otherwise: .*rule was top_k=12"):
+    with pytest.raises(ValueError, match="under other settings: .*rule was top_k=12"):
         other.train(resume_from_checkpoint=checkpoint)
 
 

@@ -221,7 +221,7 @@ def test_a_checkpoint_whose_golden_set_was_chosen_otherwise_is_refused(change, n
     args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
     SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT).train()
     changed = SelectedSFTTrainer(model_dir, args, **{"train_dataset": CHAT_POOL, **SELECT, **change})
-    with pytest.raises(ValueError, match=f"chosen otherwise: {named}.*start anew in another `output_dir`"):
+    with pytest.raises(ValueError, match=f"under other settings: {named}.*start again in another `output_dir`"):
         changed.train(resume_from_checkpoint=True)
 
 
@@ -238,7 +238,7 @@ def test_a_checkpoint_without_a_golden_set_is_refused(model_dir, tmp_path):
     args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
     SFTTrainer(model_dir, args, train_dataset=CHAT_POOL).train()
     trainer = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
-    with pytest.raises(FileNotFoundError, match="has no nuggets_selection.json.*start anew without"):
+    with pytest.raises(FileNotFoundError, match="has no nuggets_selection.json.*start again without"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
@@ -316,7 +316,7 @@ def test_rows_that_trl_cuts_away_are_warned_of(model_dir, tmp_path, caplog):
         trainer.select()
     if len(trainer.train_dataset) == 9:
         pytest.skip("this version of TRL keeps rows whose completion it cut away")
-    assert "of the 9 rows of the golden set out of training: cut at `max_length=6`" in caplog.text
+    assert "of the 9 rows of the golden set: cut at `max_length=6`" in caplog.text
 
 
 def test_bfloat16_training_scores_in_bfloat16_unless_told_otherwise(model_dir, tmp_path):

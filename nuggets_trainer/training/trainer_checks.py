@@ -1,0 +1,164 @@
+"""Checks of a trainer and its arguments before anything is scored, and warnings when training begins."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig
+
+from nuggets_trainer.engine.model import check_causal_lm
+from nuggets_trainer.prompts.trl_columns import hub_options
+from nuggets_trainer.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from nuggets_trainer.config.nuggets_config import NuggetsConfig
+    from nuggets_trainer.data.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+FEW_STEPS = 50
+# The other initialisations of LoRA (pissa, olora, corda, loftq, ...) move part of the base weights into the adapter.
+ADAPTERS_THAT_LEAVE_THE_BASE = ("gaussian", "orthogonal", "eva")
+
+
+def check_trainer_arguments(arguments: dict[str, Any], pool: Pool) -> None:
+    """Refuse arguments of `SFTTrainer` that selection does not support.
+
+    Args:
+        arguments: arguments of `SFTTrainer` by name.
+        pool: candidates.
+
+    Raises:
+        ValueError: if rows have images, or if the model is no decoder-only language model, or if its adapter changes
+            the base weights.
+    """
+    images = {"image", "images"} & set(pool.dataset.column_names)
+    if images:
+        raise ValueError(
+            f"`train_dataset` has the column {images.pop()!r}: selection works on text alone. Remove the column if "
+            "the text is enough."
+        )
+    model = arguments.get("model")
+    if isinstance(model, str):
+        check_causal_lm(AutoConfig.from_pretrained(model, **hub_options(arguments.get("args"))))
+    elif model is not None:
+        check_causal_lm(model.config)
+    for adapter in [arguments.get("peft_config"), *getattr(model, "peft_config", {}).values()]:
+        start = getattr(adapter, "init_lora_weights", True)
+        if isinstance(start, str) and start not in ADAPTERS_THAT_LEAVE_THE_BASE:
+            raise ValueError(
+                f"`init_lora_weights={start!r}` changes the base model's weights, so the model with its adapter "
+                "switched off does not give the base model's scores. Use another initialisation. Or score with "
+                "`nuggets score`, and train on the rows that are `selected` in scores.parquet."
+            )
+
+
+def check_attachable(trainer: Trainer) -> None:
+    """Refuse a trainer that a `NuggetsDataCallback` cannot select for.
+
+    Raises:
+        ValueError: if the trainer selects by itself, if its rows are packed already, or if it has no tokenizer.
+    """
+    if getattr(trainer, "nuggets_config", None) is not None:
+        raise ValueError(
+            "A SelectedSFTTrainer with a `nuggets_config` selects by itself. Do not attach a NuggetsDataCallback."
+        )
+    if getattr(trainer.args, "packing", False):
+        raise ValueError(
+            "`train_dataset` is packed already: a packed row mixes several examples, and selection needs single ones. "
+            "Set `packing=False`, or use `SelectedSFTTrainer`, which selects before rows are packed."
+        )
+    if trainer.processing_class is None:
+        raise ValueError(
+            "Scoring needs a tokenizer, but the trainer has none. Build the trainer with `processing_class=tokenizer`."
+        )
+
+
+def check_plan(config: NuggetsConfig, args: TrainingArguments, steps_first: bool) -> None:
+    """Refuse training arguments that do not fit the way in which the golden set is chosen.
+
+    Args:
+        config: user's config.
+        args: arguments of the trainer.
+        steps_first: whether the steps are planned before the golden set is chosen.
+
+    Raises:
+        ValueError: as in `check_refillable`, or if two options say how long to train.
+    """
+    if config.reselect != "no":
+        check_refillable(args, "`reselect`")
+    elif steps_first:
+        check_refillable(args, "Selection under FSDP and DeepSpeed (steps are planned first)")
+    if config.match_full_steps and args.max_steps > 0:
+        raise ValueError(
+            f"`match_full_steps` and `max_steps={args.max_steps}` both say how long to train. Set only one of them."
+        )
+
+
+def check_refillable(args: TrainingArguments, feature: str) -> None:
+    """Refuse training arguments under which rows cannot be replaced after the steps are planned.
+
+    Args:
+        args: arguments of the trainer.
+        feature: option that needs to replace rows; the error begins with it.
+
+    Raises:
+        ValueError: if rows are packed, or if batch size or order are not known beforehand.
+    """
+    if getattr(args, "packing", False):
+        raise ValueError(
+            f"{feature} exchanges single rows, but `packing=True` mixes several rows in one. Set `packing=False`; "
+            "`padding_free=True` saves the padding as well."
+        )
+    if args.auto_find_batch_size:
+        raise ValueError(
+            f"{feature} plans with one batch size, but `auto_find_batch_size=True` may change it during training. "
+            "Leave `auto_find_batch_size` out, and set `per_device_train_batch_size`."
+        )
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            f"{feature} needs each process to draw its own batches, but with `dispatch_batches` the first process "
+            "draws for all. Leave `dispatch_batches` out of `accelerator_config`."
+        )
+    if args.ignore_data_skip:
+        raise ValueError(
+            f"{feature} needs to know where in an epoch a resumed job is, but with `ignore_data_skip=True` the job "
+            "does not go on at the same row. Leave `ignore_data_skip` out."
+        )
+    strategy = getattr(args, "train_sampling_strategy", "random")
+    if strategy not in ("random", "sequential"):
+        raise ValueError(
+            f"{feature} needs an order that does not depend on the rows, but `train_sampling_strategy={strategy!r}` "
+            "sorts them by length. Use 'random' or 'sequential'."
+        )
+
+
+def warn_of_few_steps(num_rows: int, max_steps: int, args: TrainingArguments) -> None:
+    """Warn if the golden set gives fewer than `FEW_STEPS` optimizer steps."""
+    if max_steps >= FEW_STEPS:
+        return
+    batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    logger.warning(
+        "A golden set of %s gives %s (%g epochs, effective batch of %s). With fewer than %d steps the model hardly "
+        "changes. Set `match_full_steps`, raise `num_train_epochs`, set `max_steps`, lower the "
+        "batch size, or keep more rows.",
+        counted(num_rows, "row"),
+        counted(max_steps, "optimizer step"),
+        args.num_train_epochs,
+        counted(batch_size, "row"),
+        FEW_STEPS,
+    )
+
+
+def warn_of_no_reselection(interval: int, max_steps: int) -> None:
+    """Warn if training ends before the golden set is chosen again for the first time."""
+    if interval >= max_steps:
+        logger.warning(
+            "`reselect` never chooses again: the first time would be after step %d of %d. Train longer, or set "
+            "`reselect='steps'` with a smaller `reselect_steps`.",
+            interval,
+            max_steps,
+        )
