@@ -308,7 +308,7 @@ REFUSED = {
         {"train_dataset": Dataset.from_dict({"input_ids": [[5, 6]], "seq_lengths": [[2]]})},
         "is packed",
     ),
-    "a tokenized pool with anchors that are not": (
+    "a tokenized pool with anchors that are not tokenized": (
         {"train_dataset": Dataset.from_dict({"input_ids": [[5, 6]]})},
         "must both be tokenized already or neither",
     ),
