@@ -12,8 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.forecast import ForeseeableRace
+from nuggets_trainer.golden.forecast import tokens_of_all
 from nuggets_trainer.golden.pilot import pilot_size
+from nuggets_trainer.golden.race import Race
+from nuggets_trainer.golden.standings import Standings
 from nuggets_trainer.prompts.segment import PrefixedSegments
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.scoring.collect import Outcome
@@ -120,10 +122,10 @@ class Execution:
 
     def _count_race(self) -> tuple[int, float]:
         """Pairs that are not stored, and their tokens."""
-        num_pairs = int(self._race.num_anchors.sum())
+        num_pairs = int(self._race.standings.num_anchors.sum())
         num_stored = sum(int(known(self._stored[block]).sum()) for _, block in blocks(self._racers))
         num_needed = num_pairs - min(num_pairs, num_stored)
-        return num_needed, self._race.tokens_of_all() * num_needed / max(1, num_pairs)
+        return num_needed, tokens_of_all(self._race) * num_needed / max(1, num_pairs)
 
     def _missing_pairs(self) -> MissingPairs:
         """Find the pairs that this rank has to score; equal rows are scored once.
@@ -189,16 +191,14 @@ class Execution:
         excluded = self._scratch.full((len(first), len(anchors)), False, np.bool_)
         for keys, block in blocks(list(first)):
             excluded[block] = self._excluded(keys)
-        self._race = ForeseeableRace(
-            self._session.config.selection_rule,
-            store.read([ZERO_SHOT], anchors)[0][0],
-            excluded,
+        zero_shot = store.read([ZERO_SHOT], anchors)[0][0]
+        rule, copies = self._session.config.selection_rule, np.bincount(self._row)
+        self._race = Race(
+            Standings(rule, zero_shot, excluded, copies, self._scratch.full),
             np.array([prefix_tokens[i] for i in self._racers]),
             np.array([len(self._shared.suffixes[j].ids) for j in range(len(anchors))]),
             self._tokens_per_wave(),
-            copies=np.bincount(self._row),
             pilot=self._pilot(list(first)),
-            full=self._scratch.full,
         )
 
     def _tokens_per_wave(self) -> int:
@@ -231,13 +231,13 @@ class Execution:
         self._race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])
 
     def _end_race(self) -> None:
-        race, row = self._race, self._row
+        standings, row = self._race.standings, self._row
         del self._stored  # as large as what follows
-        upper_bound = np.where(race.eliminated, race.upper_bound(), np.nan)
+        upper_bound = np.where(standings.eliminated, standings.upper_bound(), np.nan)
         excluded = self._scratch.full((len(row), len(self._anchor_set.keys)), False, np.bool_)
         for keys, block in blocks(self._keys):
             excluded[block] = self._excluded(keys)
-        self._outcome = Outcome(race.zero_shot, race.one_shot, row, excluded, upper_bound[row])
+        self._outcome = Outcome(standings.zero_shot, standings.one_shot, row, excluded, upper_bound[row])
 
     def _score_together(self, pairs: dict[int, npt.NDArray[np.int64]], writer: PartWriter) -> list[Result]:
         with self._session.passes.in_step():

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 
-from nuggets_trainer.golden.forecast import ForeseeableRace
+from nuggets_trainer.golden.forecast import tokens_left, tokens_of_all
+from nuggets_trainer.golden.race import Race
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.progress import Phase
 from nuggets_trainer.scoring.timing import Measurement, Range, Workload, describe_time, speed_of, speed_together
@@ -91,21 +92,22 @@ class Watch:
             speed, spread = speed_of(self.calls)
             logger.info("plan: %s", describe_time(self.tokens_left, self._sharing * speed, spread))
 
-    def look_at(self, race: ForeseeableRace, last: bool) -> None:
+    def look_at(self, race: Race, last: bool) -> None:
         """See how far a race is, now and then and at its end."""
         assert self._phase is not None
         if not last and time.monotonic() - self._looked_at < LOOK_SECONDS and self._foreseen:
             return
         self._looked_at = time.monotonic()
-        state, left, complete = self._phase.state, race.tokens_left(), race.complete
-        state.done, state.eliminated = int(race.num_scored.sum()), race.num_eliminated
-        state.best = float(race.upper_bound()[complete].max()) if complete.any() else None
-        state.cut = race.cut
+        state, left, standings = self._phase.state, tokens_left(race), race.standings
+        complete = standings.complete
+        state.done, state.eliminated = int(standings.num_scored.sum()), standings.num_eliminated
+        state.best = float(standings.upper_bound()[complete].max()) if complete.any() else None
+        state.cut = standings.cut
         self._foreseen = not math.isnan(left[0])
         if self._foreseen:
             self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]
         else:
-            low, expected, high = (share * race.tokens_of_all() for share in UNKNOWN)
+            low, expected, high = (share * tokens_of_all(race) for share in UNKNOWN)
             self.tokens_left, state.work_left = (low, expected, high), None
         self._phase.show()
 

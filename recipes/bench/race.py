@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
+from nuggets_trainer.golden.standings import Standings
 
 QUANTILES = ((0, 0.02, 0.18, 0.5, 0.855, 0.988, 0.999, 1), (0.22, 0.33, 0.503, 0.672, 0.7985, 0.8395, 0.86, 0.88))
 ANCHOR_SPREAD = {"P": 1.9, "H": 0.4}
@@ -91,7 +92,8 @@ def replay(matrix: Matrix, fraction: float, tokens_per_wave: int, seed: int = 0)
     excluded = np.isnan(matrix.one_shot)
     prefix, suffix = matrix.prefix_tokens, matrix.anchor_tokens
     rule = ("top_fraction", fraction)
-    race = Race(rule, matrix.zero_shot, excluded, prefix, suffix, tokens_per_wave, seed=seed)
+    standings = Standings(rule, matrix.zero_shot, excluded)
+    race = Race(standings, prefix, suffix, tokens_per_wave, seed=seed)
     waves = visits = tokens = 0
     while wave := race.next_wave():
         race.update([(i, anchors, matrix.one_shot[i, anchors]) for i, anchors in wave])
@@ -100,15 +102,15 @@ def replay(matrix: Matrix, fraction: float, tokens_per_wave: int, seed: int = 0)
     seconds = time.monotonic() - started
     scorable = ~excluded & np.isfinite(matrix.zero_shot)
     exact = select_golden_set(golden_scores(matrix.zero_shot, matrix.one_shot), rule)
-    race.one_shot[~race.complete] = np.nan
-    num_candidates = int((~race.dropped).sum())
-    raced = select_golden_set(golden_scores(matrix.zero_shot, race.one_shot), rule, num_candidates)
+    standings.one_shot[~standings.complete] = np.nan
+    num_candidates = int((~standings.dropped).sum())
+    raced = select_golden_set(golden_scores(matrix.zero_shot, standings.one_shot), rule, num_candidates)
     return {
         "matrix": matrix.name,
         "n": n,
         "m": m,
         "top": fraction,
-        "pairs": float(race.num_scored.sum() / scorable.sum()),
+        "pairs": float(standings.num_scored.sum() / scorable.sum()),
         "tokens": float(tokens / (prefix[scorable.any(axis=1)].sum() + (scorable @ suffix).sum())),
         "at_least": _least_tokens(matrix, exact.cut),
         "identical": bool(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
+from nuggets_trainer.golden.standings import Standings
 
 RULES = st.one_of(
     st.tuples(st.just("top_k"), st.integers(1, 40)),
@@ -31,8 +32,8 @@ class Case:
     copies: np.ndarray
 
     def race(self, seed: int = 0, tokens_per_wave: int = 60) -> Race:
-        tokens = (self.prefix_tokens, self.anchor_tokens, tokens_per_wave)
-        return Race(self.rule, self.zero_shot, self.excluded, *tokens, copies=self.copies, seed=seed)
+        standings = Standings(self.rule, self.zero_shot, self.excluded, self.copies)
+        return Race(standings, self.prefix_tokens, self.anchor_tokens, tokens_per_wave, seed=seed)
 
     def scores(self, one_shot: np.ndarray, keep: np.ndarray, dropped: np.ndarray):
         """Golden scores of these rows, all others without one; equal rows repeated at the end of the pool."""
@@ -45,7 +46,7 @@ class Case:
         return self.scores(self.log_probs, np.full(len(dropped), True), dropped), dropped
 
     def raced(self, race: Race):
-        return self.scores(race.one_shot, race.complete, race.dropped)
+        return self.scores(race.standings.one_shot, race.standings.complete, race.standings.dropped)
 
 
 @st.composite
@@ -111,9 +112,9 @@ def test_the_golden_set_of_a_race_is_that_of_scoring_everything(case, world, see
     run(race, case.log_probs, world, seed)
     scores, dropped = case.exact()
     # A race may miss a log-prob that is not finite on a pair it never scores; then it keeps a larger fraction.
-    assert not (race.dropped & ~dropped & (race.num_anchors > 0)).any()
+    assert not (race.standings.dropped & ~dropped & (race.standings.num_anchors > 0)).any()
     expected = outcome(lambda: select_golden_set(scores, case.rule))
-    num_candidates = int(case.copies[~race.dropped].sum())
+    num_candidates = int(case.copies[~race.standings.dropped].sum())
     found = outcome(lambda: select_golden_set(case.raced(race), case.rule, num_candidates))
     if isinstance(expected, str) or isinstance(found, str):
         assert isinstance(expected, str) and isinstance(found, str)
@@ -121,7 +122,7 @@ def test_the_golden_set_of_a_race_is_that_of_scoring_everything(case, world, see
         return
     size = len(expected)
     assert size <= len(found)
-    if case.rule[0] != "top_fraction" or (dropped <= race.dropped).all():
+    if case.rule[0] != "top_fraction" or (dropped <= race.standings.dropped).all():
         assert size == len(found)
         assert (expected.cut, expected.ties_at_cut) == (found.cut, found.ties_at_cut)
     for field in ("indices", "golden_score", "mean_gain", "standard_error"):
@@ -130,28 +131,26 @@ def test_the_golden_set_of_a_race_is_that_of_scoring_everything(case, world, see
 
 @FAST
 @given(case=cases(), world=st.integers(1, 4))
-def test_what_is_said_of_a_candidate_is_true(case, world):
+def test_standings_of_every_candidate_are_true(case, world):
     race = case.race()
     run(race, case.log_probs, world)
     counted = np.isfinite(case.zero_shot) & ~case.excluded
     wins = counted & (case.log_probs > case.zero_shot)
-    assert (race.complete | race.eliminated | race.dropped).all()
-    assert not (race.complete & race.eliminated).any() and not (race.eliminated & race.dropped).any()
-    np.testing.assert_array_equal(race.num_anchors, counted.sum(axis=1))
-    np.testing.assert_array_equal(
-        race.num_scored[~race.dropped], (~np.isnan(race.one_shot)).sum(axis=1)[~race.dropped]
-    )
-    np.testing.assert_array_equal(race.wins, (~np.isnan(race.one_shot) & wins).sum(axis=1))
+    standings = race.standings
+    complete, eliminated, dropped = standings.complete, standings.eliminated, standings.dropped
+    np.testing.assert_array_equal(complete.astype(int) + eliminated + dropped, 1)  # each is exactly one of the three
+    np.testing.assert_array_equal(standings.num_anchors, counted.sum(axis=1))
+    scored = ~np.isnan(standings.one_shot)
+    np.testing.assert_array_equal(standings.num_scored[~dropped], scored.sum(axis=1)[~dropped])
+    np.testing.assert_array_equal(standings.wins, (scored & wins).sum(axis=1))
     final = wins.sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
-    upper = race.upper_bound()
-    np.testing.assert_array_equal(upper[race.complete], final[race.complete])
-    assert (final <= upper)[race.eliminated].all()
-    assert (upper < race.bound)[race.eliminated].all()
+    upper = standings.upper_bound()
+    np.testing.assert_array_equal(upper[complete], final[complete])
+    assert (final <= upper)[eliminated].all()
+    assert (upper < standings.bound)[eliminated].all()
     if case.rule[0] == "threshold":
-        assert (upper <= case.rule[1])[race.eliminated].all()
-    np.testing.assert_array_equal(
-        race.one_shot[race.complete], np.where(counted, case.log_probs, np.nan)[race.complete]
-    )
+        assert (upper <= case.rule[1])[eliminated].all()
+    np.testing.assert_array_equal(standings.one_shot[complete], np.where(counted, case.log_probs, np.nan)[complete])
 
 
 @FAST
@@ -169,7 +168,7 @@ def test_no_pair_is_scored_twice_or_without_need(case, seed):
         assert len({i for i, _ in wave}) == len(wave)
         for i, anchors in wave:
             assert len(anchors) and not seen[i, anchors].any()
-            assert not race.dropped[i] and not race.eliminated[i]
+            assert not race.standings.dropped[i] and not race.standings.eliminated[i]
             seen[i, anchors] = True
         race.update([(i, anchors, case.log_probs[i, anchors]) for i, anchors in wave])
 
@@ -192,13 +191,13 @@ def test_a_race_scores_a_fraction_of_the_pairs_in_full_waves():
     case = easy_case()
     race = case.race(tokens_per_wave=100_000)
     waves = run(race, case.log_probs)
-    assert race.num_scored.sum() < 0.25 * case.log_probs.size
+    assert race.standings.num_scored.sum() < 0.25 * case.log_probs.size
     tokens = [sum(case.prefix_tokens[i] + case.anchor_tokens[a].sum() for i, a in wave) for wave in waves]
     assert np.mean(tokens) > 0.8 * 100_000  # the pilot's last wave and those of the end are short
     assert max(tokens) < 1.2 * 100_000
     visits = sum(len(wave) for wave in waves)
     assert visits < 3.5 * len(case.prefix_tokens)
-    assert race.eliminated.sum() > 0.9 * len(case.prefix_tokens)
+    assert race.standings.eliminated.sum() > 0.9 * len(case.prefix_tokens)
 
 
 def test_a_wave_waits_for_the_results_of_the_last():
@@ -220,12 +219,12 @@ def test_the_bound_counts_equal_rows_as_often_as_they_are_in_the_pool():
     case = easy_case(n=20, m=10, rule=("top_k", 3))
     case.copies[0] = 3
     race = case.race()
-    assert race.bound == -np.inf
+    assert race.standings.bound == -np.inf
     give(race, case, 0, range(10))
-    assert race.bound == np.mean(case.log_probs[0] > case.zero_shot)
+    assert race.standings.bound == np.mean(case.log_probs[0] > case.zero_shot)
     wider = dataclasses.replace(case, rule=("top_k", 4)).race()
     give(wider, case, 0, range(10))
-    assert wider.bound == -np.inf
+    assert wider.standings.bound == -np.inf
 
 
 def test_a_candidate_that_can_only_reach_the_threshold_itself_is_out():
@@ -234,6 +233,7 @@ def test_a_candidate_that_can_only_reach_the_threshold_itself_is_out():
     case.log_probs[1, 0] = -3
     race = case.race()
     give(race, case, 1, [0])
-    assert race.eliminated.tolist() == [False, False, False]  # nobody passes yet: the best of the pool has to be found
+    # No candidate passes yet, so the best of the pool has to be found.
+    assert race.standings.eliminated.tolist() == [False, False, False]
     give(race, case, 0, range(4))
-    assert race.eliminated.tolist() == [False, True, False]
+    assert race.standings.eliminated.tolist() == [False, True, False]
