@@ -38,7 +38,7 @@ from nuggets_trainer.comparison.completion_losses import CompletionLosses, compl
 from nuggets_trainer.comparison.follows import read_log_probs
 from nuggets_trainer.comparison.options import CompareArguments, check_comparable
 from nuggets_trainer.comparison.table import TableLine
-from nuggets_trainer.data.pool import take_pool
+from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.ranks import Ranks

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.loading import check_there
+from nuggets_trainer.data.loading import check_paths
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -49,7 +49,7 @@ def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsCo
         FileNotFoundError, ValueError: with the option that names the path.
     """
     name = scorer.model_name_or_path if config.scorer_model is None else None  # another model scores
-    check_there(config, {"dataset_name": rows.dataset_name}, {"model_name_or_path": name})
+    check_paths(config, {"dataset_name": rows.dataset_name}, {"model_name_or_path": name})
 
 
 def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
@@ -59,8 +59,9 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
     import transformers
     from accelerate import PartialState
 
+    from nuggets_trainer.data.dataset import take_pool
     from nuggets_trainer.data.loading import load_rows
-    from nuggets_trainer.data.pool import Pool, take_pool
+    from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.engine.loading import load_scorer_of
     from nuggets_trainer.engine.model import resolve_autocast_dtype
     from nuggets_trainer.training.selector import anchor_pools

@@ -19,8 +19,9 @@ from nuggets_trainer.commands.arguments import (
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.loading import check_there, load_rows
-from nuggets_trainer.data.pool import Pool, take_pool
+from nuggets_trainer.data.dataset import take_pool
+from nuggets_trainer.data.loading import check_paths, load_rows
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.pipeline.select_again import (
     as_json,
     check_output_file,
@@ -67,7 +68,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
 
 def run(choice: SelectArguments, rows: PoolArguments, output: OutputArguments, rule: tuple[str, float]) -> None:
     """Choose, and write the rows if asked to."""
-    check_there(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
+    check_paths(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:
         score_dir = choice.score_dir or ""
         stored, config = read_scores(score_dir), read_config(score_dir)

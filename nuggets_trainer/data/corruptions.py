@@ -1,7 +1,4 @@
-"""A row -> copies of it that are worth less as an example: words shuffled, or the completion of another row.
-
-Knows no tokenizer and no model.
-"""
+"""A row -> copies of it that are worth less as an example: words shuffled, or the completion of another row."""
 
 from __future__ import annotations
 
@@ -18,66 +15,85 @@ _WORDS_AND_SPACES = re.compile(r"\s+|\S+")
 def shuffled_completion(row: Row) -> Row | None:
     """Put the words of the completion into another order; white space stays where it is.
 
-    Of a row that is tokenized already, token ids change places, but for the last one, which is most often EOS.
+    In a row that is tokenized already, the scored token ids change places, except for the last one, which is most
+    often EOS.
 
     Returns:
-        The copy, the same for the same row; None where fewer than two words differ.
+        The copy, always the same for the same row; None if fewer than two words differ.
 
     Example:
-        >>> shuffled_completion(Row("Say it.", "one two"))
-        Row(prompt='Say it.', completion='two one', separator='', alpaca=None, tools=None, template_kwargs=None, tokens=None)
-    """  # noqa: E501
+        >>> shuffled = shuffled_completion(Row("Say it.", "one two"))
+        >>> shuffled.prompt, shuffled.completion
+        ('Say it.', 'two one')
+    """
     generator = np.random.default_rng(int(row.key, 16))
     if row.tokens is not None:
-        ids, scored = row.tokens
-        order = _other_order([str(ids[position]) for position in scored[:-1]], generator)
-        if order is None:
-            return None
-        changed = list(ids)
-        for place, source in enumerate(order):
-            changed[scored[place]] = ids[scored[source]]
-        return dataclasses.replace(row, tokens=(tuple(changed), scored))
+        return _with_shuffled_tokens(row, generator)
     if isinstance(row.completion, str):
-        text = _shuffled(row.completion, generator)
+        text = _shuffled_text(row.completion, generator)
         return None if text is None else dataclasses.replace(row, completion=text)
-    messages = [_shuffled_message(message, generator) for message in row.completion]
-    if all(message is None for message in messages):
-        return None
-    kept = [new or old for new, old in zip(messages, row.completion, strict=True)]
-    return dataclasses.replace(row, completion=kept)
+    messages = []
+    has_changed = False
+    for message in row.completion:
+        shuffled = _shuffled_message(message, generator)
+        has_changed |= shuffled is not None
+        messages.append(shuffled or message)
+    return dataclasses.replace(row, completion=messages) if has_changed else None
 
 
 def mismatched_completion(row: Row, donor: Row) -> Row | None:
-    """Answer the prompt of a row with the completion of another one.
+    """Answer the prompt of one row with the completion of another.
+
+    Args:
+        row: row whose prompt is kept.
+        donor: row whose completion is taken.
 
     Returns:
-        The copy; None where the row has no prompt, or the completions are equal.
+        The copy; None if the row has no prompt, or if the two completions are equal.
     """
     if row.tokens is not None and donor.tokens is not None:
-        (ids, scored), (other_ids, other_scored) = row.tokens, donor.tokens
-        start, other_start = scored[0], other_scored[0]
-        if start < 2 or ids[start:] == other_ids[other_start:]:
-            return None  # behind BOS at most: no prompt
-        moved = tuple(position - other_start + start for position in other_scored)
-        return dataclasses.replace(row, tokens=(ids[:start] + other_ids[other_start:], moved))
+        ids, scored = row.tokens
+        donor_ids, donor_scored = donor.tokens
+        start, donor_start = scored[0], donor_scored[0]
+        # With fewer than two tokens before the completion there is at most BOS, and no prompt.
+        if start < 2 or ids[start:] == donor_ids[donor_start:]:
+            return None
+        moved = tuple(position - donor_start + start for position in donor_scored)
+        return dataclasses.replace(row, tokens=(ids[:start] + donor_ids[donor_start:], moved))
     if not row.prompt or row.completion == donor.completion:
         return None
     return dataclasses.replace(row, completion=donor.completion)
 
 
+def _with_shuffled_tokens(row: Row, generator: np.random.Generator) -> Row | None:
+    assert row.tokens is not None
+    ids, scored = row.tokens
+    order = _other_order([str(ids[position]) for position in scored[:-1]], generator)
+    if order is None:
+        return None
+    changed = list(ids)
+    for place, source in enumerate(order):
+        changed[scored[place]] = ids[scored[source]]
+    return dataclasses.replace(row, tokens=(tuple(changed), scored))
+
+
 def _shuffled_message(message: Message, generator: np.random.Generator) -> Message | None:
+    """Shuffle the words of each text of a message; None if no text has another order."""
     content = message.get("content", "")
     if isinstance(content, str):
-        text = _shuffled(content, generator)
+        text = _shuffled_text(content, generator)
         return None if text is None else {**message, "content": text}
-    texts = [_shuffled(part["text"], generator) for part in content]
-    if all(text is None for text in texts):
-        return None
-    parts = [part if text is None else {**part, "text": text} for part, text in zip(content, texts, strict=True)]
-    return {**message, "content": parts}
+    parts = []
+    has_changed = False
+    for part in content:
+        text = _shuffled_text(part["text"], generator)
+        has_changed |= text is not None
+        parts.append(part if text is None else {**part, "text": text})
+    return {**message, "content": parts} if has_changed else None
 
 
-def _shuffled(text: str, generator: np.random.Generator) -> str | None:
+def _shuffled_text(text: str, generator: np.random.Generator) -> str | None:
+    """Shuffle the words of a text; None if there is no other order."""
     pieces = _WORDS_AND_SPACES.findall(text)
     places = [place for place, piece in enumerate(pieces) if not piece.isspace()]
     order = _other_order([pieces[place] for place in places], generator)
@@ -90,7 +106,7 @@ def _shuffled(text: str, generator: np.random.Generator) -> str | None:
 
 
 def _other_order(words: list[str], generator: np.random.Generator) -> list[int] | None:
-    """Draw an order that reads differently, or None where there is none."""
+    """Draw an order that reads differently, or return None if there is none."""
     if len(set(words)) < 2:
         return None
     while True:

@@ -1,4 +1,4 @@
-"""Which columns of a dataset are read: the first format that SFTTrainer would train on. Knows no rows."""
+"""Formats by their columns: of several that a dataset has, the one that SFTTrainer would train on is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {  # in the order in which TRL looks for them; Alpaca's columns, which it does not know, come last
+# In the order in which TRL looks for them. Alpaca columns come last: TRL does not read them.
+FORMATS = {
     "tokenized": ("input_ids",),
     "prompt_completion": ("prompt", "completion"),
     "messages": ("messages",),
@@ -19,7 +20,7 @@ FORMATS = {  # in the order in which TRL looks for them; Alpaca's columns, which
 
 
 def formats_help(text_field: str = "text") -> str:
-    """List what is read, for errors."""
+    """List the formats that can be read, for errors."""
     return (
         "`prompt` + `completion` (text, or lists of messages), `messages`, ShareGPT's `conversations`, Alpaca's "
         f"`instruction` + `output` (+ optional `input`), `{text_field}` (the `dataset_text_field` of SFTConfig), or "
@@ -28,7 +29,7 @@ def formats_help(text_field: str = "text") -> str:
 
 
 def fitting_formats(column_names: Iterable[str], text_field: str = "text") -> list[str]:
-    """Name all formats that these columns have, in the order of `FORMATS`.
+    """Return all formats that these columns have, in the order of `FORMATS`.
 
     Example:
         >>> fitting_formats(["instruction", "output", "text"])
@@ -40,10 +41,15 @@ def fitting_formats(column_names: Iterable[str], text_field: str = "text") -> li
 
 
 def detect_format(column_names: list[str], name: str, text_field: str = "text") -> str:
-    """Name the format (a key of `FORMATS`) that these columns have; the first that fits.
+    """Return the format that is read: the first in `FORMATS` whose columns are there.
+
+    Args:
+        column_names: columns of the dataset.
+        name: name of the dataset in errors.
+        text_field: column of the format `text`.
 
     Raises:
-        ValueError: if there is none, or if TRL would fail on these columns.
+        ValueError: if no format fits, or if TRL would fail on these columns.
 
     Example:
         >>> detect_format(["instruction", "input", "output"], "pool")
@@ -52,25 +58,25 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text") 
     fitting = fitting_formats(column_names, text_field)
     if not fitting:
         raise ValueError(
-            f"`{name}` has columns {sorted(column_names)}, which is no known format. Expected "
+            f"`{name}` has the columns {sorted(column_names)}, which match no known format. Expected "
             f"{formats_help(text_field)}. Rename the columns (`dataset.rename_columns`), map the rows to one of "
-            "these, or give a `formatting_func`."
+            "these formats, or pass a `formatting_func`."
         )
     if "prompt" in column_names and fitting[0] not in ("tokenized", "prompt_completion"):
         raise ValueError(
-            f"`{name}` has the columns {sorted(column_names)}: TRL takes a row with `prompt` for prompt and "
-            f"completion, but there is no `completion`. To train on the format {fitting[0]!r}, remove that column: "
-            "`dataset.remove_columns('prompt')`."
+            f"`{name}` has the columns {sorted(column_names)}. TRL reads a row with `prompt` as prompt and "
+            f"completion, but there is no column `completion`. To train on the format {fitting[0]!r}, remove the "
+            "column `prompt`: `dataset.remove_columns('prompt')`."
         )
     if len(fitting) > 1:
         _log_format_choice(name, tuple(fitting))
     return fitting[0]
 
 
-@functools.cache  # once for all readings of a run
+@functools.cache  # a run reads the same dataset several times; one message is enough
 def _log_format_choice(name: str, fitting: tuple[str, ...]) -> None:
     logger.info(
-        "`%s` has the columns of several formats (%s): %r is read, as by SFTTrainer.",
+        "`%s` has the columns of several formats (%s). %r is read, because SFTTrainer trains on it.",
         name,
         ", ".join(fitting),
         fitting[0],

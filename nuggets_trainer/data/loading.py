@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def check_there(config: NuggetsConfig, rows: Mapping[str, str | None], models: Mapping[str, str | None]) -> None:
-    """Refuse paths that lead nowhere, before anything is imported or loaded; names of the hub pass.
+def check_paths(config: NuggetsConfig, rows: Mapping[str, str | None], models: Mapping[str, str | None]) -> None:
+    """Refuse local paths that do not exist, before anything is imported or loaded; names on the hub pass.
 
     Args:
-        config: its `anchors` and `scorer_model` are looked for.
-        rows: names of rows by the option that gives them.
-        models: names of models likewise.
+        config: config whose `anchors` and `scorer_model` are checked too.
+        rows: names of datasets, by the option that gives them.
+        models: names of models, by the option that gives them.
 
     Raises:
         FileNotFoundError: if a name can only be a path and nothing is there; the error names the option.
@@ -34,15 +34,15 @@ def check_there(config: NuggetsConfig, rows: Mapping[str, str | None], models: M
     for name in (config.anchor_sets or {}).values():
         _check_rows("--anchors", name)
     for option, name in {**models, "scorer_model": config.scorer_model}.items():
-        if name is not None and _is_path(name) and not Path(name).exists():
+        if name is not None and _must_be_path(name) and not Path(name).exists():
             raise FileNotFoundError(
-                f"`--{option}`: there is no directory {name!r}. Expected one with a model in it (config.json, "
+                f"`--{option}`: there is no directory {name!r}. Expected a directory with a model (config.json, "
                 "weights, tokenizer), or a name on the hub, such as Qwen/Qwen3-0.6B."
             )
 
 
-def _is_path(name: str) -> bool:
-    """Whether a name can be no name on the hub, which has one slash at most."""
+def _must_be_path(name: str) -> bool:
+    """Whether this cannot be a name on the hub, which has one slash at most."""
     return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
@@ -56,7 +56,7 @@ def _check_rows(option: str, name: str) -> None:
             raise ValueError(f"`{option}`: {name!r} has an unknown file type. Expected {known}.")
     elif path.suffix in FILE_BUILDERS:
         raise FileNotFoundError(f"`{option}`: there is no file {name!r}. Expected rows in {known}.")
-    elif _is_path(name):
+    elif _must_be_path(name):
         raise FileNotFoundError(
             f"`{option}`: there is no file or directory {name!r}. Expected rows in {known}, a directory of such "
             "files, or the name of a dataset on the hub."
@@ -73,38 +73,24 @@ def load_rows(
             `Dataset.save_to_disk`); a hub dataset; or `nuggets-demo/pool`, `nuggets-demo/anchors`,
             `nuggets-demo/heldout`.
         config: configuration of a hub dataset.
-        split: which split to take; a single file is its own split.
-        streaming: give an `IterableDataset`, of which `pool_size` rows can be a pool.
-        option: what errors call `name`.
+        split: name of the split; a single file is one split and ignores it.
+        streaming: whether to return an `IterableDataset`, whose first `pool_size` rows can be a pool.
+        option: name of the option or argument in errors.
 
     Raises:
-        FileNotFoundError: if nothing is there under this name, neither here nor on the hub as far as it is reached.
-        ValueError: if the file type is not known or the split does not exist.
+        FileNotFoundError: if there is nothing of this name here, nor on the hub as far as it can be reached.
+        ValueError: if the file type is unknown or the split does not exist.
     """
-    from datasets import DatasetDict, IterableDatasetDict, load_dataset, load_from_disk
+    from datasets import DatasetDict, IterableDatasetDict
 
     path = Path(resolve_demo(name))
     _check_rows(option, name)
     if path.is_file():
-        options = _csv_options(path) if path.suffix == ".csv" else {}
-        builder = FILE_BUILDERS[path.suffix]
-        return load_dataset(builder, data_files=str(path), split="train", streaming=streaming, **options)
-    csv_files = sorted(path.rglob("*.csv")) if path.is_dir() else []
-    if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
-        loaded = load_from_disk(name)
-    elif csv_files:
-        loaded = load_dataset("csv", data_dir=name, streaming=streaming, **_csv_options(csv_files[0]))
-    elif path.is_dir():
-        loaded = load_dataset(name, name=config, streaming=streaming)
+        return _load_file(path, streaming)
+    if path.is_dir():
+        loaded = _load_directory(name, config, streaming)
     else:
-        try:
-            loaded = load_dataset(name, name=config, streaming=streaming)
-        except (FileNotFoundError, ConnectionError) as error:
-            raise FileNotFoundError(
-                f"`{option}`: {name!r} is no file or directory here, and no dataset of the hub that can be reached "
-                f"({error}). Check the spelling; `hf download --repo-type dataset {name}` fetches one where there is "
-                "a network."
-            ) from error
+        loaded = _load_from_hub(name, config, streaming, option)
     if not isinstance(loaded, (DatasetDict, IterableDatasetDict)):
         return loaded
     if split not in loaded:
@@ -112,10 +98,47 @@ def load_rows(
     return loaded[split]
 
 
+def _load_file(path: Path, streaming: bool) -> Any:
+    from datasets import load_dataset
+
+    options = _csv_options(path) if path.suffix == ".csv" else {}
+    return load_dataset(
+        FILE_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming, **options
+    )
+
+
+def _load_directory(name: str, config: str | None, streaming: bool) -> Any:
+    from datasets import load_dataset, load_from_disk
+
+    directory = Path(name)
+    if (directory / "state.json").exists() or (directory / "dataset_dict.json").exists():
+        return load_from_disk(name)
+    csv_files = sorted(directory.rglob("*.csv"))
+    if csv_files:
+        return load_dataset("csv", data_dir=name, streaming=streaming, **_csv_options(csv_files[0]))
+    return load_dataset(name, name=config, streaming=streaming)
+
+
+def _load_from_hub(name: str, config: str | None, streaming: bool, option: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(name, name=config, streaming=streaming)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"`{option}`: there is no file or directory {name!r} here, and no dataset of this name on the hub, as far "
+            f"as the hub can be reached ({error}). Check the spelling. `hf download --repo-type dataset {name}` "
+            "fetches a dataset on a machine with a network."
+        ) from error
+
+
 def _csv_options(file: Path) -> dict[str, Any]:
-    """Read every field as the text that stands there: `NA` is a word, `007` is not a number, empty is empty."""
+    """Return options that read every field as the text in the file.
+
+    With them `NA` is a word, `007` keeps its zeros, and an empty field is an empty text.
+    """
     import pandas as pd
     from datasets import Features, Value
 
     columns = pd.read_csv(file, nrows=0).columns
-    return {"keep_default_na": False, "features": Features({name: Value("string") for name in columns})}
+    return {"keep_default_na": False, "features": Features(dict.fromkeys(columns, Value("string")))}

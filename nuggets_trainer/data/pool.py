@@ -1,7 +1,4 @@
-"""A dataset of any supported format -> rows, content hashes, reasons where a row is unusable.
-
-Knows no tokenizer and no model: how a record is read is in `rows.py`, what it looks like as text in `templates.py`.
-"""
+"""`Pool`: the rows of a dataset, their content hashes, and the reason for each row that is unusable."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nuggets_trainer.data.dataset import check_dataset
 from nuggets_trainer.data.formats import detect_format, fitting_formats
 from nuggets_trainer.data.read_row import formatted_row, read_row
 from nuggets_trainer.data.row import Row, UnusableRowError
@@ -25,27 +23,29 @@ class Pool:
     """The rows of a dataset, read on demand: `pool[i]` is a `Row`, or raises `UnusableRowError` with the reason.
 
     Args:
-        dataset: a `datasets.Dataset` in one of the formats of `FORMATS`, or in any with `formatting_func`.
-        name: what to call it in errors (`train_dataset`, `anchors`).
-        formatting_func: writes a row as the text that TRL trains on.
-        response_field: the column with the response: what the function writes alike with and without it is the prompt.
-            None: the whole text is the completion.
-        text_field: SFTConfig's `dataset_text_field`, the column of the format `text`.
-        completion_only_loss: SFTConfig's.
-        row_format: the key of `FORMATS` to read; None for the first that fits.
-        eos_token: of rows that TRL has prepared: what it wrote at the end of their text is not read.
+        dataset: a `datasets.Dataset` in one of the formats of `FORMATS`, or in any format with `formatting_func`.
+        name: name of the dataset in errors (`train_dataset`, `anchors`).
+        formatting_func: function that writes a record as the text that TRL trains on.
+        response_field: column with the response. The text that the function writes alike with and without the response
+            is the prompt. None: the whole text is the completion.
+        text_field: column of the format `text`, SFTConfig's `dataset_text_field`.
+        completion_only_loss: SFTConfig's option of this name.
+        row_format: key of `FORMATS` to read; None for the first that fits.
+        eos_token: EOS that TRL wrote at the end of each row's text, which is not read; None if TRL has not prepared
+            the rows.
 
     Attributes:
-        format: the key of `FORMATS` that is read, or `formatting_func`.
-        completion_only: whether TRL puts loss on completions alone, where it knows of them: as `completion_only_loss`
-            says, else where it sees the columns `prompt` and `completion` (which it is given for Alpaca's).
-        why_tokenized: says, for errors, why the other columns of rows that are tokenized already are not read.
+        format: key of `FORMATS` that is read, or `formatting_func`.
+        completion_only: whether TRL puts loss on completions alone: as `completion_only_loss` says; if that is None,
+            whether TRL sees the columns `prompt` and `completion` (it is given these for Alpaca columns too).
+        why_tokenized: sentence for errors that says why the other columns of tokenized rows are not read; "" if there
+            is nothing to say.
 
     Raises:
-        TypeError: if it is not a `Dataset` (a `DatasetDict`, an `IterableDataset`, ...), or the function gives no
-            string.
-        ValueError: if it is empty, of no known format, packed, or not of text alone; or if function, `response_field`
-            and columns do not fit together.
+        TypeError: if it is not a `Dataset` (a `DatasetDict`, an `IterableDataset`, ...), or if the function does not
+            return a string.
+        ValueError: if it is empty, of no known format, packed, or holds more than text; or if function,
+            `response_field` and columns do not fit together.
     """
 
     def __init__(
@@ -62,24 +62,33 @@ class Pool:
     ) -> None:
         self.dataset = check_dataset(dataset, name)
         self.name = name
-        self.formatting_func, self.response_field = formatting_func, response_field
-        self.text_field, self.eos_token, self.why_tokenized = text_field, eos_token, ""
-        # Lists, whatever tensors a dataset is set to give; a transform is the user's own and stays.
+        self.formatting_func = formatting_func
+        self.response_field = response_field
+        self.text_field = text_field
+        self.eos_token = eos_token
+        self.why_tokenized = ""
+        # Records hold lists, whatever tensors the dataset is set to return. A user's own transform stays.
         self._records = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
-        self._keys: tuple[list[str], dict[int, str]] | None = None
+        self._keys: list[str] | None = None
+        self._dropped: dict[int, str] = {}
         self._texts: dict[str, str] = {}
+        self._sizes = np.zeros(len(dataset), dtype=np.int64)
         if response_field is not None and formatting_func is None:
             raise ValueError(
-                f"`response_field={response_field!r}` is given without `formatting_func`: it tells which part of the "
-                "text that the function writes is the completion. Pass `formatting_func`, or leave it out."
+                f"`response_field={response_field!r}` needs a `formatting_func`: it names the column whose text, as "
+                "the function writes it, is the completion. Pass `formatting_func`, or leave `response_field` out."
             )
         if formatting_func is None:
             self.format = row_format or detect_format(dataset.column_names, name, text_field)
         else:
             self.format = "formatting_func"
-            self._check_formatting(formatting_func)
-        has_both = {"prompt", "completion"} <= set(dataset.column_names) or self.format == "alpaca"
-        self.completion_only = has_both if completion_only_loss is None else completion_only_loss
+            self._check_columns_for_function()
+            self._check_first_text(formatting_func)
+        if completion_only_loss is None:
+            has_both = {"prompt", "completion"} <= set(dataset.column_names)
+            self.completion_only = has_both or self.format == "alpaca"
+        else:
+            self.completion_only = completion_only_loss
         self._check_first_row()
 
     def __len__(self) -> int:
@@ -105,42 +114,57 @@ class Pool:
         return formatted_row(self.formatting_func(record), without_response)
 
     def read_keys(self) -> tuple[list[str], dict[int, str]]:
-        """Content hash of each row ("" where unusable), and the reason for each row that is unusable as it stands."""
+        """Return the content hash of each row, and the reason for each row that is unusable.
+
+        Returns:
+            Hashes of all rows, "" for a row that cannot be read; reasons by pool index, those of `exclude` included.
+        """
         if self._keys is None:
-            keys, dropped = [], {}
-            self._sizes = np.zeros(len(self), dtype=np.int64)
-            for i in range(len(self)):
-                try:
-                    row = self[i]
-                    keys.append(row.key)
-                    self._texts[keys[-1]] = row.text_key
-                    self._sizes[i] = row.size
-                except UnusableRowError as error:
-                    keys.append("")
-                    dropped[i] = str(error)
-            self._keys = keys, dropped
-        return self._keys[0], dict(self._keys[1])
+            self._keys = self._read_all()
+        return self._keys, dict(self._dropped)
+
+    def _read_all(self) -> list[str]:
+        """Read every row once; keep what can be said about it without its text."""
+        keys = []
+        for i in range(len(self)):
+            try:
+                row = self[i]
+                key = row.key
+                self._texts[key] = row.text_key
+                self._sizes[i] = row.size
+            except UnusableRowError as error:
+                key = ""
+                self._dropped[i] = str(error)
+            keys.append(key)
+        return keys
 
     def exclude(self, reasons: dict[int, str]) -> None:
-        """Take these rows for unusable from now on, each with its reason; the content hash stays."""
-        keys, dropped = self.read_keys()
-        self._keys = keys, {**reasons, **dropped}
+        """Make rows unusable from now on.
+
+        Their content hashes stay, and so do the reasons of rows that were unusable before.
+
+        Args:
+            reasons: reason for each row, by pool index.
+        """
+        self.read_keys()
+        self._dropped = {**reasons, **self._dropped}
 
     def longest_first(self, indices: Sequence[int]) -> list[int]:
-        """Sort rows by how much they say, so that every n-th of them is the n-th part of the work."""
+        """Sort rows by their size, so that every n-th of them is about an n-th of the work."""
         self.read_keys()
         return sorted(indices, key=lambda i: (-int(self._sizes[i]), i))
 
     @property
     def texts(self) -> dict[str, str]:
-        """Content hash of a row -> hash of its text (`Row.text_key`)."""
+        """Hash of a row's text (`Row.text_key`) by the row's content hash."""
         self.read_keys()
         return self._texts
 
     @property
     def content_hash(self) -> str:
         """Hash of all rows in their order."""
-        return hashlib.sha256("".join(self.read_keys()[0]).encode()).hexdigest()[:32]
+        keys, _ = self.read_keys()
+        return hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
 
     @property
     def is_conversational(self) -> bool:
@@ -151,7 +175,7 @@ class Pool:
 
     @property
     def has_messages(self) -> bool:
-        """Whether TRL takes the rows for conversations, whatever is read of them."""
+        """Whether TRL takes the rows for conversations, whichever of their columns are read."""
         return any(name in self.dataset.features and self._is_list(name) for name in ("prompt", "messages"))
 
     def _is_list(self, column: str) -> bool:
@@ -164,75 +188,91 @@ class Pool:
         """Whether the rows have no prompt: the whole text is the completion."""
         return self.format == "text" or (self.format == "formatting_func" and self.response_field is None)
 
-    def _check_formatting(self, formatting_func: FormattingFunc) -> None:
+    def _check_columns_for_function(self) -> None:
         columns, field = self.dataset.column_names, self.response_field
         if self.text_field != "text":
             raise ValueError(
-                f"TRL writes what `formatting_func` gives into the column `text`, but trains on "
-                f"`dataset_text_field={self.text_field!r}` (SFTConfig). Leave `dataset_text_field` out."
+                f"`dataset_text_field={self.text_field!r}` (SFTConfig) does not go with `formatting_func`: TRL writes "
+                f"the function's text into the column `text`, but trains on `{self.text_field}`. Leave "
+                "`dataset_text_field` out."
             )
         ignored = sorted({"prompt", "messages", "conversations", "input_ids"} & set(columns))
         if ignored:
             raise ValueError(
-                f"`{self.name}` has the columns {ignored}, for which TRL does not use `formatting_func`. Leave the "
-                f"function out, or rename or remove these columns (`dataset.remove_columns({ignored!r})`)."
+                f"`{self.name}` has the columns {ignored}: TRL trains on them and does not call `formatting_func`. "
+                f"Leave the function out, or rename or remove these columns (`dataset.remove_columns({ignored!r})`)."
             )
         if field is not None and field not in columns:
             raise ValueError(
-                f"`response_field={field!r}` is no column of `{self.name}`, whose columns are {sorted(columns)}. "
+                f"`response_field` must be a column of `{self.name}`, which has {sorted(columns)}, got {field!r}. "
                 "Name the column that holds the response."
             )
+
+    def _check_first_text(self, formatting_func: FormattingFunc) -> None:
+        """Refuse a function that returns no string, or whose text does not depend on the response."""
         record = self._records[0]
         text = formatting_func(dict(record))
         if not isinstance(text, str):
             raise TypeError(
-                f"`formatting_func` gave {type(text).__name__} for the first row of `{self.name}`, expected one "
-                "string: the row as TRL trains on it, without EOS."
+                "`formatting_func` must return one string, the row as TRL trains on it without EOS, got "
+                f"{type(text).__name__} for the first row of `{self.name}`."
             )
-        response = "" if field is None else record[field]
+        if self.response_field is None:
+            return
+        response = record[self.response_field]
         if response is None or not str(response).strip():
-            return  # an empty response is a reason to drop a row, no sign that the function does not write it
+            return  # an empty response makes this row unusable, but does not show that the function leaves it out
         try:
             self[0]
         except UnusableRowError as error:
             raise ValueError(
                 f"`formatting_func` writes the first row of `{self.name}` alike with and without its "
-                f"`response_field={field!r}`, so that nothing is left to score. Name the column that holds the "
-                "response, or have the function write it."
+                f"`response_field={self.response_field!r}`, so nothing is left to score. Name the column that holds "
+                "the response, or have the function write it."
             ) from error
 
     def _check_first_row(self) -> None:
-        """Refuse at once what is the same in every row."""
+        """Refuse from the first row what is the same in every row."""
         if self.format == "tokenized":
-            packed = sorted({"seq_lengths", "position_ids"} & set(self.dataset.column_names))
-            if packed:
-                raise ValueError(
-                    f"`{self.name}` is packed (it has the columns {packed}): a row must be one instruction. Select "
-                    "before packing: pass the rows as they were before."
-                )
+            self._check_not_packed()
         if self.format == "sharegpt":
-            messages = self._records[0]["conversations"]
-            first = messages[0] if isinstance(messages, list) and messages else None
-            if isinstance(first, dict) and "from" not in first:
-                raise ValueError(
-                    f"`{self.name}` has messages without `from` and `value` in its column `conversations`, which TRL "
-                    "reads as ShareGPT's. Rename it: `dataset.rename_column('conversations', 'messages')`."
-                )
+            self._check_sharegpt_keys()
         try:
             self[0]
         except UnusableRowError as error:
             if str(error) == "not_text":
                 raise ValueError(
-                    f"`{self.name}`: row 0 holds a part that is no text (image, audio or video), but selection works "
-                    "on text alone. Remove such parts or such rows."
+                    f"`{self.name}`: row 0 holds an image, audio or video, but selection works on text alone. Remove "
+                    "such parts or such rows."
                 ) from error
+
+    def _check_not_packed(self) -> None:
+        packed = sorted({"seq_lengths", "position_ids"} & set(self.dataset.column_names))
+        if packed:
+            raise ValueError(
+                f"`{self.name}` is packed (it has the columns {packed}), but a row must be one instruction. Select "
+                "before packing: pass the rows as they were before."
+            )
+
+    def _check_sharegpt_keys(self) -> None:
+        messages = self._records[0]["conversations"]
+        first = messages[0] if isinstance(messages, list) and messages else None
+        if isinstance(first, dict) and "from" not in first:
+            raise ValueError(
+                f"`{self.name}` has a column `conversations` whose messages lack `from` and `value`, but TRL reads "
+                "that column as ShareGPT's. Rename it: `dataset.rename_column('conversations', 'messages')`."
+            )
 
 
 def anchors_like(anchor_dataset: Dataset, pool: Pool) -> Pool:
-    """Read anchors as the pool is read: with its `formatting_func` where they have its columns, else as what they are.
+    """Read anchors as the pool is read.
 
-    Of several formats that fit, the pool's is taken; else one with a prompt where the pool has prompts. Where their
-    columns are of no known format, the error shows the pool's beside them.
+    The pool's `formatting_func` writes them if they have all columns of the pool. Else they are read in the format
+    that their columns have. If several fit, the pool's format comes first, then one with a prompt if the pool has
+    prompts.
+
+    Raises:
+        TypeError, ValueError: as for a pool; the error shows the pool's columns too.
     """
     try:
         columns = check_dataset(anchor_dataset, "anchors").column_names
@@ -252,53 +292,10 @@ def anchors_like(anchor_dataset: Dataset, pool: Pool) -> Pool:
 
 
 def _anchor_format(fitting: list[str], pool: Pool) -> str | None:
-    def order(row_format: str) -> tuple[bool, ...]:
-        no_prompt = row_format == "text" and not pool.is_text_only
-        return row_format != pool.format, row_format == "tokenized", no_prompt
+    """Choose one of several formats; None if none fits."""
 
-    return min(fitting, key=order, default=None)
+    def rank(row_format: str) -> tuple[bool, ...]:
+        lacks_prompt = row_format == "text" and not pool.is_text_only
+        return row_format != pool.format, row_format == "tokenized", lacks_prompt
 
-
-def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") -> Any:
-    """Cut a dataset to its first rows; a stream becomes a `Dataset` in memory.
-
-    Args:
-        dataset: a `Dataset`, or an `IterableDataset`.
-        pool_size: how many rows; None takes a `Dataset` as it is, and refuses a stream.
-        name: what to call it in errors.
-
-    Raises:
-        TypeError: if it is neither, or a stream without `pool_size`.
-        ValueError: if it is empty.
-    """
-    from datasets import Dataset, IterableDataset
-
-    if pool_size is None:
-        return check_dataset(dataset, name)
-    if isinstance(dataset, IterableDataset):
-        rows = list(dataset.take(pool_size))
-        return check_dataset(Dataset.from_list(rows, features=dataset.features), name)
-    return check_dataset(dataset, name).select(range(min(pool_size, len(dataset))))
-
-
-def check_dataset(dataset: Any, name: str) -> Any:
-    """Return `dataset` if it is a map-style `Dataset` with rows; else raise and say what to pass."""
-    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        example = "train" if "train" in dataset or not dataset else sorted(dataset)[0]
-        raise TypeError(
-            f"`{name}` is a {type(dataset).__name__} with splits {sorted(dataset)}, expected one split: pass e.g. "
-            f"`dataset[{example!r}]`."
-        )
-    if isinstance(dataset, IterableDataset):
-        raise TypeError(
-            f"`{name}` is an IterableDataset: candidates are ranked against each other, so their number must be known."
-            " Take a bounded number of rows into memory first: set `pool_size` (of a pool), or pass "
-            "`Dataset.from_list(list(dataset.take(n)))`."
-        )
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"`{name}` must be a datasets.Dataset, got {type(dataset).__name__}.")
-    if len(dataset) == 0:
-        raise ValueError(f"`{name}` is empty: expected at least one row.")
-    return dataset
+    return min(fitting, key=rank, default=None)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.data.dataset import check_dataset
 from nuggets_trainer.data.formats import fitting_formats
-from nuggets_trainer.data.pool import Pool, check_dataset
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import SEPARATOR, Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.templates import resolve_pool_template

@@ -15,7 +15,7 @@ from transformers import TrainerState
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.loading import check_there, load_rows
+from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import read_model_config
 from nuggets_trainer.prompts.trl_columns import hub_options
@@ -60,7 +60,7 @@ def run_job(
 ) -> SelectedSFTTrainer:
     """Run the job; return the trainer, trained and saved."""
     rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
-    check_there(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
+    check_paths(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
     args.model_init_kwargs = model_init_kwargs(args, model)
     if not Path(model.model_name_or_path).is_dir():  # one may hold an adapter alone
         read_model_config(model.model_name_or_path, **hub_options(args))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTTrainer
 
-from nuggets_trainer.data.pool import Pool, take_pool
+from nuggets_trainer.data.dataset import take_pool
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import (
     alpaca_to_trl,

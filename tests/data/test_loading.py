@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from nuggets_trainer import NuggetsConfig
-from nuggets_trainer.data.loading import FILE_BUILDERS, check_there, load_rows
+from nuggets_trainer.data.loading import FILE_BUILDERS, check_paths, load_rows
 
 ROWS = [
     {"instruction": "Say é", "input": "", "output": "one\ntwo"},
@@ -135,18 +135,18 @@ def test_a_csv_in_a_directory_is_read_like_a_csv(tmp_path):
 )
 def test_a_path_that_leads_nowhere_is_told_by_its_option_before_anything_is_loaded(option, config, rows, models):
     with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no "):
-        check_there(NuggetsConfig(**config), rows, models)
+        check_paths(NuggetsConfig(**config), rows, models)
 
 
 def test_names_of_the_hub_and_of_the_demo_pass():
     models = {"model_name_or_path": "Qwen/Qwen3-0.6B"}
-    check_there(NuggetsConfig(anchors="nuggets-demo/anchors"), {"dataset_name": "tatsu-lab/alpaca"}, models)
+    check_paths(NuggetsConfig(anchors="nuggets-demo/anchors"), {"dataset_name": "tatsu-lab/alpaca"}, models)
 
 
 def test_a_dataset_that_is_nowhere_is_told_in_short(monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        FileNotFoundError, match="`--anchors`: 'no/where' is no file or directory here, and no dataset"
+        FileNotFoundError, match="`--anchors`: there is no file or directory 'no/where' here, and no dataset"
     ):
         load_rows("no/where", option="--anchors")
 

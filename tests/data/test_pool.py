@@ -21,8 +21,9 @@ from datasets import (
 )
 from trl.data_utils import maybe_convert_to_chatml
 
+from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.formats import FORMATS, _log_format_choice, detect_format
-from nuggets_trainer.data.pool import Pool, anchors_like, take_pool
+from nuggets_trainer.data.pool import Pool, anchors_like
 from nuggets_trainer.data.read_row import formatted_row, read_row
 from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
 
@@ -155,7 +156,7 @@ def test_alpaca_columns_give_way_to_the_text_that_trl_trains_on(caplog):
     _log_format_choice.cache_clear()
     with caplog.at_level(logging.INFO, logger="nuggets_trainer"):
         assert Pool(rows)[0] == Pool(rows)[0] == Row("", "### a ### b")
-    assert caplog.text.count("has the columns of several formats (text, alpaca): 'text' is read") == 1
+    assert caplog.text.count("has the columns of several formats (text, alpaca). 'text' is read") == 1
     assert Pool(rows, text_field="output")[0] == Row("", "b")
     conversations = Pool(Dataset.from_list([{"messages": [message(USER), message(ASSISTANT)]}]))
     assert anchors_like(rows, conversations).format == "alpaca"  # nobody trains on anchors: the one with a prompt
@@ -165,7 +166,7 @@ def test_alpaca_columns_give_way_to_the_text_that_trl_trains_on(caplog):
 def test_a_prompt_without_completion_is_refused_as_trl_fails_on_it():
     """The shape of ultrachat_200k: `prompt`, `prompt_id`, `messages`. The error was a bare KeyError."""
     rows = Dataset.from_list([{"prompt": "a", "messages": [message(USER), message(ASSISTANT)]}])
-    with pytest.raises(ValueError, match=r"takes a row with `prompt` for prompt and completion.*remove_columns"):
+    with pytest.raises(ValueError, match=r"reads a row with `prompt` as prompt and completion.*remove_columns"):
         Pool(rows)
     assert Pool(rows.remove_columns("prompt")).format == "messages"
     assert anchors_like(rows, Pool(rows.remove_columns("prompt"))).format == "messages"  # TRL does not see anchors
@@ -320,14 +321,16 @@ def test_a_part_that_is_no_text_is_refused_in_the_first_row_and_dropped_later():
     text = [{"type": "text", "text": "a"}]
     good = {"messages": [message(USER, text), message(ASSISTANT, text)]}
     image = {"messages": [message(USER, [*text, {"type": "image", "text": None}]), message(ASSISTANT, text)]}
-    with pytest.raises(ValueError, match="`train_dataset`: row 0 holds a part .* selection works on text alone"):
+    with pytest.raises(
+        ValueError, match="`train_dataset`: row 0 holds an image, audio or video, but selection works on text alone"
+    ):
         Pool(Dataset.from_list([image, good]))
     assert Pool(Dataset.from_list([good, image])).read_keys()[1] == {1: "not_text"}
 
 
 def test_conversations_that_trl_does_not_read_are_refused_with_the_way_out():
     rows = Dataset.from_list([{"conversations": [message(USER, "a"), message(ASSISTANT, "b")]}])
-    with pytest.raises(ValueError, match=r"without `from` and `value`.*rename_column\('conversations', 'messages'\)"):
+    with pytest.raises(ValueError, match=r"lack `from` and `value`.*rename_column\('conversations', 'messages'\)"):
         Pool(rows)
     assert len(Pool(rows.rename_column("conversations", "messages")).read_keys()[1]) == 0
 
@@ -382,19 +385,25 @@ def test_anchors_with_the_pools_columns_are_written_by_its_function():
     assert alike[0] == Row("Q: x\nA: ", "y\n")
     other = anchors_like(Dataset.from_list([{"prompt": "x", "completion": "y"}]), pool)
     assert (other.format, other[0]) == ("prompt_completion", Row("x", "y"))
-    with pytest.raises(ValueError, match=r"`anchors` has columns \['q'\].*pool's columns are \['a', 'q'\]"):
+    with pytest.raises(ValueError, match=r"`anchors` has the columns \['q'\].*pool's columns are \['a', 'q'\]"):
         anchors_like(Dataset.from_list([{"q": "x"}]), pool)
 
 
 @pytest.mark.parametrize(
     ("rows", "function", "field", "error", "message"),
     [
-        (QUESTIONS, None, "a", ValueError, "`response_field='a'` is given without `formatting_func`"),
-        (QUESTIONS, write, "b", ValueError, r"`response_field='b'` is no column.*columns are \['a', 'q'\]"),
-        (QUESTIONS, lambda row: [write(row)], None, TypeError, "`formatting_func` gave list .* expected one string"),
-        (QUESTIONS, lambda row: None, "a", TypeError, "`formatting_func` gave NoneType"),
+        (QUESTIONS, None, "a", ValueError, "`response_field='a'` needs a `formatting_func`"),
+        (
+            QUESTIONS,
+            write,
+            "b",
+            ValueError,
+            r"`response_field` must be a column of `train_dataset`, which has \['a', 'q'\], got 'b'",
+        ),
+        (QUESTIONS, lambda row: [write(row)], None, TypeError, "`formatting_func` must return one string.* got list"),
+        (QUESTIONS, lambda row: None, "a", TypeError, "`formatting_func` must return one string.* got NoneType"),
         (QUESTIONS, lambda row: row["q"], "a", ValueError, "alike with and without its `response_field='a'`"),
-        ([{"messages": "x", "q": ""}], write, None, ValueError, r"columns \['messages'\], for which TRL does not use"),
+        ([{"messages": "x", "q": ""}], write, None, ValueError, r"columns \['messages'\]: TRL trains on them"),
         ([{"input_ids": [1], "prompt": ""}], write, None, ValueError, r"columns \['input_ids', 'prompt'\]"),
     ],
 )
@@ -688,19 +697,20 @@ def test_messages_with_values_that_are_no_json_have_a_key():
 def test_a_dataset_dict_is_refused_with_its_splits_and_the_way_out():
     splits = DatasetDict(train=Dataset.from_list([{"prompt": "a"}]), dev=Dataset.from_list([{"prompt": "a"}]))
     with pytest.raises(
-        TypeError, match=r"`train_dataset` is a DatasetDict with splits \['dev', 'train'\].*dataset\['"
+        TypeError,
+        match=r"`train_dataset` must be one split, got DatasetDict with the splits \['dev', 'train'\].*dataset\['",
     ):
         Pool(splits)
 
 
 def test_the_split_proposed_for_a_dataset_dict_is_the_training_split():
     splits = DatasetDict(train=Dataset.from_list([{"prompt": "a"}]), dev=Dataset.from_list([{"prompt": "a"}]))
-    with pytest.raises(TypeError, match=r"pass e\.g\. `dataset\['train'\]`"):
+    with pytest.raises(TypeError, match=r"Pass e\.g\. `dataset\['train'\]`"):
         Pool(splits)
 
 
 def test_an_empty_dataset_dict_is_refused_as_a_dataset_dict():
-    with pytest.raises(TypeError, match="`train_dataset` is a DatasetDict"):
+    with pytest.raises(TypeError, match="`train_dataset` must be one split, got DatasetDict"):
         Pool(DatasetDict())
 
 
@@ -738,7 +748,7 @@ def test_a_stream_without_size_or_without_rows_is_refused_with_the_way_out():
     for source in (Dataset.from_dict({"text": []}), IterableDataset.from_generator(lambda: iter([]))):
         with pytest.raises(ValueError, match="`train_dataset` is empty"):
             take_pool(source, 3)
-    with pytest.raises(TypeError, match="`train_dataset` is a IterableDatasetDict with splits"):
+    with pytest.raises(TypeError, match="`train_dataset` must be one split, got IterableDatasetDict"):
         take_pool(IterableDatasetDict(train=stream), 3)
 
 
@@ -751,7 +761,7 @@ def test_anything_but_a_dataset_is_refused_with_its_type(value, kind):
 
 
 def test_an_empty_dataset_is_refused():
-    with pytest.raises(ValueError, match="`train_dataset` is empty: expected at least one row"):
+    with pytest.raises(ValueError, match=r"`train_dataset` is empty\. Expected at least one row"):
         Pool(Dataset.from_dict({"prompt": [], "completion": []}))
 
 
@@ -759,7 +769,7 @@ def test_unknown_columns_are_shown_beside_the_expected_ones():
     expected = (
         r"\['question', 'response'\].*no known format.*`prompt` \+ `completion`.*`messages`.*`instruction` \+ `output`"
     )
-    with pytest.raises(ValueError, match=rf"`train_dataset` has columns {expected}.*rename_columns"):
+    with pytest.raises(ValueError, match=rf"`train_dataset` has the columns {expected}.*rename_columns"):
         Pool(Dataset.from_list([{"response": "b", "question": "a"}]))
     with pytest.raises(ValueError, match=r"columns \['instruction'\]"):  # half of a format is none
         Pool(Dataset.from_list([{"instruction": "a"}]))
@@ -768,7 +778,8 @@ def test_unknown_columns_are_shown_beside_the_expected_ones():
 def test_anchors_with_unknown_columns_are_shown_beside_those_of_the_pool():
     pool = Pool(Dataset.from_list([{"instruction": "a", "output": "b"}]))
     with pytest.raises(
-        ValueError, match=r"`anchors` has columns \['q'\].*Expected.*pool's columns are \['instruction', 'output'\]"
+        ValueError,
+        match=r"`anchors` has the columns \['q'\].*Expected.*pool's columns are \['instruction', 'output'\]",
     ):
         anchors_like(Dataset.from_list([{"q": "a"}]), pool)
 

@@ -77,14 +77,14 @@ def test_missing_columns_are_found_with_the_expected_ones_shown(missing, guarded
     rows = [{name: text for name, text in row.items() if name != missing} for row in pool_rows]
     left = sorted({"instruction", "input", "output"} - {missing})
     with pytest.raises(
-        ValueError, match=rf"`train_dataset` has columns \['{left[0]}', '{left[1]}'\].*Expected .*`instruction`"
+        ValueError, match=rf"`train_dataset` has the columns \['{left[0]}', '{left[1]}'\].*Expected .*`instruction`"
     ):
         run(guarded, rows, anchor_rows)
 
 
 def test_anchors_with_unknown_columns_are_shown_beside_the_pools(guarded, run, pool_rows):
     with pytest.raises(
-        ValueError, match=r"`anchors` has columns \['answer', 'question'\].*\['input', 'instruction', 'output'\]"
+        ValueError, match=r"`anchors` has the columns \['answer', 'question'\].*\['input', 'instruction', 'output'\]"
     ):
         run(guarded, pool_rows, [{"question": "a", "answer": "b"}])
 
@@ -92,7 +92,7 @@ def test_anchors_with_unknown_columns_are_shown_beside_the_pools(guarded, run, p
 def test_a_dataset_dict_is_refused_by_the_trainer_before_anything_is_loaded(pool, tmp_path):
     splits = DatasetDict(train=pool, test=pool)
     with pytest.raises(
-        TypeError, match=r"`train_dataset` is a DatasetDict with splits \['test', 'train'\], expected one split"
+        TypeError, match=r"`train_dataset` must be one split, got DatasetDict with the splits \['test', 'train'\]"
     ):
         SelectedSFTTrainer(model="no/such-model", train_dataset=splits, nuggets_config=NuggetsConfig())
 

@@ -233,7 +233,7 @@ def test_the_trainer_takes_a_dict_of_anchor_datasets(rows, tmp_path):
             ValueError, match="`combine_anchor_sets=worst` is of several anchor sets, but there is one"
         ):
             trainer_of(rows, tmp_path / "one", one, combine_anchor_sets="worst")
-    with pytest.raises(TypeError, match="`anchors` is a DatasetDict with splits"):
+    with pytest.raises(TypeError, match="`anchors` must be one split, got DatasetDict"):
         trainer_of(rows, tmp_path / "splits", DatasetDict(sets))
 
 

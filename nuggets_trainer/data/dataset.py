@@ -1,0 +1,56 @@
+"""A dataset whose rows can be counted: what a pool or anchors can be read from, or an error that says what to pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") -> Any:
+    """Cut a dataset to its first rows; a stream becomes a `Dataset` in memory.
+
+    Args:
+        dataset: a `Dataset`, or an `IterableDataset`.
+        pool_size: number of rows; None takes all rows of a `Dataset` and refuses a stream.
+        name: name of the dataset in errors.
+
+    Raises:
+        TypeError: if it is neither, or a stream without `pool_size`.
+        ValueError: if it is empty.
+    """
+    from datasets import Dataset, IterableDataset
+
+    if pool_size is None:
+        return check_dataset(dataset, name)
+    if isinstance(dataset, IterableDataset):
+        rows = list(dataset.take(pool_size))
+        return check_dataset(Dataset.from_list(rows, features=dataset.features), name)
+    return check_dataset(dataset, name).select(range(min(pool_size, len(dataset))))
+
+
+def check_dataset(dataset: Any, name: str) -> Any:
+    """Return a map-style `Dataset` that has rows; refuse anything else and say what to pass.
+
+    Raises:
+        TypeError: if it is not a `Dataset`.
+        ValueError: if it is empty.
+    """
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+
+    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+        splits = sorted(dataset)
+        example = "train" if "train" in splits or not splits else splits[0]
+        raise TypeError(
+            f"`{name}` must be one split, got {type(dataset).__name__} with the splits {splits}. Pass e.g. "
+            f"`dataset[{example!r}]`."
+        )
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"`{name}` is an IterableDataset, but candidates are ranked against each other, so their number must be "
+            "known. Take a limited number of rows into memory: set `pool_size` for a pool, or pass "
+            "`Dataset.from_list(list(dataset.take(n)))`."
+        )
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"`{name}` must be a datasets.Dataset, got {type(dataset).__name__}.")
+    if len(dataset) == 0:
+        raise ValueError(f"`{name}` is empty. Expected at least one row.")
+    return dataset
