@@ -21,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import nuggets_trainer
 from nuggets_trainer import NuggetsConfig
+from nuggets_trainer.config.option_group import option_groups
 
 DOCS = Path(__file__).parent.resolve()
 # Where links to files outside docs/ lead: a published site names its repository, else it is the one on this disk.
@@ -65,19 +66,19 @@ class Array:
         return np.ndarray
 
 
-class ConfigFields(SphinxDirective):
-    """Describe the fields of `NuggetsConfig` that are named: type, default and help as the dataclass has them."""
+class ConfigGroup(SphinxDirective):
+    """Describe the options of one group of `NuggetsConfig`: type, default and help as the dataclass has them."""
 
     required_arguments = 1
-    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """Return what their descriptions are parsed to."""
-        fields = {field.name: field for field in dataclasses.fields(NuggetsConfig)}
+        known = {field.name for field in dataclasses.fields(NuggetsConfig)}
+        groups = {group.__name__: group for group in option_groups(NuggetsConfig)}
         described: list[nodes.Node] = []
-        for name in self.arguments[0].split():
+        for field in dataclasses.fields(groups[self.arguments[0]]):
             self.env.ref_context.update({"py:module": "nuggets_trainer", "py:class": "NuggetsConfig"})
-            described += self.parse_text_to_nodes(as_markdown(fields[name], set(fields)))
+            described += self.parse_text_to_nodes(as_markdown(field, known))
         return described
 
 
@@ -129,6 +130,6 @@ def setup(app: Sphinx) -> None:
     """Add what this site has of its own."""
     npt.NDArray, npt.ArrayLike = Array, np.ndarray
     next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
-    app.add_directive("config-fields", ConfigFields)
+    app.add_directive("config-group", ConfigGroup)
     app.connect("source-read", lead_out_of_docs)
     app.connect("autodoc-process-docstring", fences_as_directives, priority=400)  # before napoleon's 500

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from trl import TrlParser
 
@@ -22,6 +22,8 @@ from nuggets_trainer.training.job_arguments import RecipeArguments
 @dataclass
 class PoolArguments:
     """Where the pool comes from; names and defaults are those of TRL's `ScriptArguments`."""
+
+    title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
 
     dataset_name: str | None = field(
         default=None,
@@ -50,6 +52,8 @@ class PoolArguments:
 class ScorerArguments:
     """The model that `nuggets score` scores with; names and defaults are those of TRL's `ModelConfig`."""
 
+    title: ClassVar[str] = "the model that scores (names of trl.ModelConfig)"
+
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Scorer model: hub name, local directory, or `nuggets-demo/model`."}
     )
@@ -71,6 +75,8 @@ class ScorerArguments:
 class ShardArguments:
     """Which part of the pool a job scores."""
 
+    title: ClassVar[str] = "parts of a pool"
+
     shard: str | None = field(
         default=None,
         metadata={
@@ -85,6 +91,8 @@ class ShardArguments:
 @dataclass
 class PlanArguments:
     """What `nuggets plan` measures and tells."""
+
+    title: ClassVar[str] = "the plan"
 
     measure_seconds: float = field(
         default=10.0,
@@ -101,18 +109,13 @@ class PlanArguments:
 
 @dataclass
 class SelectArguments:
-    """Another selection rule for scores that are there."""
+    """The scores that `nuggets select` reads, and the file that it writes."""
+
+    title: ClassVar[str] = "stored scores"
 
     score_dir: str | None = field(
         default=None,
         metadata={"help": "Directory or URL with the scores.parquet of an earlier run. May be given as first word."},
-    )
-    top_fraction: float | None = field(
-        default=None, metadata={"help": "Keep this fraction of the candidates, in (0, 1]. Default rule: 0.1."}
-    )
-    top_k: int | None = field(default=None, metadata={"help": "Keep exactly this many candidates."})
-    threshold: float | None = field(
-        default=None, metadata={"help": "Keep every candidate with a golden score strictly above this, in [0, 1)."}
     )
     output_file: str | None = field(
         default=None,
@@ -129,6 +132,8 @@ class SelectArguments:
 @dataclass
 class OutputArguments:
     """How a command answers."""
+
+    title: ClassVar[str] = "output"
 
     json: bool = field(
         default=False, metadata={"help": "Print one JSON object on stdout; everything else goes to stderr."}

@@ -8,38 +8,19 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Collection, Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.config.option_group import option_groups
 from nuggets_trainer.config.removed import refuse_removed
 
 if TYPE_CHECKING:
     from trl import TrlParser
 
-# Titles of `--help`, and what stands below them; what is in no list stands below its dataclass' own title.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "which rows are kept (one rule)": ("top_fraction", "top_k", "threshold"),
-    "anchors": ("anchors", "num_anchors", "anchor_selection", "anchor_seed", "exclude_self"),
-    "how rows become prompts": ("template", "response_field"),
-    "scores: where they go, how precise, which pairs": (
-        "score_dir",
-        "score_dtype",
-        "schedule",
-        "tokens_per_batch",
-    ),
-    "another model for scoring": ("scorer_model", "scorer_model_init_kwargs"),
-    "selection during training (`nuggets train`)": ("reselect", "reselect_steps", "match_full_steps"),
-}
-TITLES = {
-    "RecipeArguments": "rows (names and defaults of trl.ScriptArguments)",
-    "PoolArguments": "rows (names and defaults of trl.ScriptArguments)",
-    "ScorerArguments": "the model that scores (names of trl.ModelConfig)",
-    "PlanArguments": "the plan",
-    "ShardArguments": "parts of a pool",
-    "SelectArguments": "scores and rule",
+# Our own dataclasses have their titles with them.
+TITLES_OF_TRL = {
     "ModelConfig": "model and adapter (names and defaults of trl.ModelConfig)",
-    "NuggetsConfig": "selection",
     "SFTConfig": "training (names and defaults of trl.SFTConfig, which extends transformers.TrainingArguments)",
-    "OutputArguments": "output",
 }
 
 
@@ -136,13 +117,22 @@ def make_parser(
     for action in parser._actions:
         if action.dest in unlisted:
             action.help = argparse.SUPPRESS
-    title_of = {name: title for title, names in GROUPS.items() for name in names}
     titles = {}
     for dataclass in dataclasses:
-        own = TITLES.get(dataclass.__name__, dataclass.__name__)
-        titles.update({name: title_of.get(name, own) for name in dataclass.__dataclass_fields__})
+        titles.update(titles_of(dataclass))
     _group(parser, titles)
     return parser
+
+
+def titles_of(dataclass: Any) -> dict[str, str]:
+    """Return the title above each option of a dataclass in `--help`, by name and in their order."""
+    names = [field.name for field in fields(dataclass)]
+    if dataclass.__name__ in TITLES_OF_TRL:
+        return dict.fromkeys(names, TITLES_OF_TRL[dataclass.__name__])
+    titles = {}
+    for group in option_groups(dataclass):
+        titles.update({field.name: group.title for field in fields(group)})
+    return titles
 
 
 def _group(parser: argparse.ArgumentParser, titles: dict[str, str]) -> None:

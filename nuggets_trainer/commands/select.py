@@ -19,6 +19,7 @@ from nuggets_trainer.commands.arguments import (
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.data.pool import Pool
@@ -46,7 +47,7 @@ The golden set is exact: where a race has left rows open that this rule could ch
 
 def make_select_parser() -> TrlParser:
     """Parser of the command."""
-    dataclasses = (SelectArguments, PoolArguments, OutputArguments)
+    dataclasses = (SelectArguments, RuleOptions, PoolArguments, OutputArguments)
     return make_parser(dataclasses, "nuggets select", f"{COMMANDS['select'].capitalize()}.", USAGE, EPILOG)
 
 
@@ -55,18 +56,17 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--score_dir")
-    choice, rows, output = parse_arguments(make_select_parser(), argv, training_parsers)
+    choice, rule, rows, output = parse_arguments(make_select_parser(), argv, training_parsers)
     if choice.score_dir is None:
         raise ValueError("`nuggets select` needs the directory of the scores: `nuggets select S ...`.")
     if choice.output_file is not None:
         check_output_file(choice.output_file)
         if rows.dataset_name is None:
             raise ValueError("`output_file` takes the rows of the pool: name it with --dataset_name.")
-    rule = NuggetsConfig(top_fraction=choice.top_fraction, top_k=choice.top_k, threshold=choice.threshold)
-    return choice, rows, output, rule.selection_rule
+    return choice, rule.selection_rule, rows, output
 
 
-def run(choice: SelectArguments, rows: PoolArguments, output: OutputArguments, rule: tuple[str, float]) -> None:
+def run(choice: SelectArguments, rule: tuple[str, float], rows: PoolArguments, output: OutputArguments) -> None:
     """Choose, and write the rows if asked to."""
     check_paths(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:

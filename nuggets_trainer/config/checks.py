@@ -1,4 +1,4 @@
-"""Checks of option values; the errors name the option. YAML values never pass argparse."""
+"""Checks of option values; the errors name the option."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_bool(name: str, value: Any, optional: bool) -> None:
     """Raise `TypeError` unless the value is a truth value (or None, where that is optional)."""
-    if not isinstance(value, bool) and not (optional and value is None):
-        raise TypeError(f"`{name}` must be true{', false or unset' if optional else ' or false'}, got {value!r}.")
+    if value is None and optional:
+        return
+    if not isinstance(value, bool):
+        allowed = "true, false or unset" if optional else "true or false"
+        raise TypeError(f"`{name}` must be {allowed}, got {value!r}.")
 
 
 def check_int(name: str, value: Any, minimum: int) -> None:
@@ -29,3 +32,9 @@ def check_number(name: str, value: Any) -> None:
     """Raise `TypeError` unless the value is a number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a number, got {value!r} ({type(value).__name__}).")
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raise `TypeError` unless the value is a non-empty string or None."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.config.config_checks import check_combination
+from nuggets_trainer.config.anchor_options import check_combination
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.selection import Diversity

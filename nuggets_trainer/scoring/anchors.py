@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.config.nuggets_config import DEFAULT_NUM_ANCHORS
+from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors

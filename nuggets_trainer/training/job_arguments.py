@@ -6,6 +6,7 @@ The command line reads this module before it imports torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import ScriptArguments
 
@@ -13,6 +14,8 @@ from trl import ScriptArguments
 @dataclass
 class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no types
     """TRL's script arguments, and where evaluation rows come from."""
+
+    title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
 
     eval_dataset_name: str | None = field(
         default=None,

@@ -12,7 +12,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from trl.chat_template_utils import get_training_chat_template
 
-from nuggets_trainer.config.nuggets_config import DEFAULT_NUM_ANCHORS, NuggetsConfig
+from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool, anchors_like
 from nuggets_trainer.engine.loading import load_scorer_of, load_scorer_tokenizer

@@ -7,7 +7,12 @@ import math
 
 import pytest
 
-from nuggets_trainer.config.nuggets_config import ANCHOR_SELECTIONS, SCORE_DTYPES, TEMPLATES, NuggetsConfig
+from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.config.anchor_options import ANCHOR_SELECTIONS
+from nuggets_trainer.config.option_group import option_groups
+from nuggets_trainer.config.prompt_options import TEMPLATES
+from nuggets_trainer.config.rule_options import RuleOptions
+from nuggets_trainer.config.scoring_options import SCORE_DTYPES
 
 WRONG_TYPES = [
     *[
@@ -115,3 +120,16 @@ def test_every_field_says_what_it_is_for():
         text = field.metadata["help"]
         assert len(text) > 20, field.name
         text % {}  # argparse expands `%`: a lone one breaks `--help`
+
+
+def test_every_option_is_in_one_group_with_a_title():
+    groups = option_groups(NuggetsConfig)
+    declared = [name for group in groups for name in vars(group)["__annotations__"] if name != "title"]
+    assert sorted(declared) == sorted({field.name for field in dataclasses.fields(NuggetsConfig)})
+    titles = [group.title for group in groups]
+    assert len(set(titles)) == len(titles) >= 5 and all(titles)
+
+
+def test_a_group_checks_itself():
+    with pytest.raises(ValueError, match="Expected one selection rule"):
+        RuleOptions(top_k=5, threshold=0.5)

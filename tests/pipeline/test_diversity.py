@@ -185,9 +185,12 @@ def test_schedule_auto_scores_every_pair_where_the_set_depends_on_it():
         ({"coverage_weight": 0}, r"`coverage_weight` must be in \(0, 1\], got 0"),
         ({"coverage_weight": 1.5}, "`coverage_weight` must be in"),
         ({"max_similarity": 1.0}, r"`max_similarity` must be in \[-1, 1\), got 1.0: it is a cosine"),
-        ({"group_quota": "equal"}, "`group_quota=equal` shares .*Name it with `group_by`"),
-        ({"combine_anchor_sets": "worst", "anchors": "a.jsonl"}, "`combine_anchor_sets=worst` is of several anchor"),
-        ({"combine_anchor_sets": "worst", "anchors": {"a": "a"}}, "`combine_anchor_sets=worst` is of several anchor"),
+        ({"group_quota": "equal"}, "`group_quota='equal'` needs groups.*Name the column with `group_by`"),
+        ({"combine_anchor_sets": "worst", "anchors": "a.jsonl"}, "`combine_anchor_sets='worst'` needs several anchor"),
+        (
+            {"combine_anchor_sets": "worst", "anchors": {"a": "a"}},
+            "`combine_anchor_sets='worst'` needs several anchor",
+        ),
         ({"group_quota": "fair"}, "`group_quota` must be one of proportional, equal, got 'fair'"),
         ({"combine_anchor_sets": "max"}, "`combine_anchor_sets` must be one of mean, worst"),
         ({"coverage_weight": 0.5, "threshold": 0.5}, "`coverage_weight` chooses which rows fill .*`threshold=0.5`"),
@@ -230,7 +233,7 @@ def test_the_trainer_takes_a_dict_of_anchor_datasets(rows, tmp_path):
         trainer_of(rows, tmp_path / "race", sets, schedule="race")
     for one in (sets["math"], None):
         with pytest.raises(
-            ValueError, match="`combine_anchor_sets=worst` is of several anchor sets, but there is one"
+            ValueError, match="`combine_anchor_sets='worst'` needs several anchor sets, but only one was given"
         ):
             trainer_of(rows, tmp_path / "one", one, combine_anchor_sets="worst")
     with pytest.raises(TypeError, match="`anchors` must be one split, got DatasetDict"):

@@ -1,0 +1,131 @@
+"""Which anchors a pool is scored on: given rows, in one or several sets, or rows chosen from the pool."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from nuggets_trainer.config.checks import check_bool, check_choice, check_int
+from nuggets_trainer.config.option_group import OptionGroup
+
+DEFAULT_NUM_ANCHORS = 100
+ANCHOR_SELECTIONS = ("kmeans", "random")
+COMBINATIONS = ("mean", "worst")
+
+
+@dataclass
+class AnchorOptions(OptionGroup):
+    """Where the anchors come from, and how several sets of them are combined."""
+
+    title: ClassVar[str] = "anchors"
+
+    anchors: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Anchor rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. Give "
+            "several sets, one for each task that the model shall be good at, as a mapping of names to such places "
+            '(on the command line as JSON, \'{"math": "math.jsonl", "chat": "chat.jsonl"}\'). Default: anchors are '
+            "chosen from the pool (see `num_anchors`)."
+        },
+    )
+    combine_anchor_sets: str = field(
+        default="mean",
+        metadata={
+            "help": "Golden score of a candidate over several anchor sets: the `mean` of its scores by set, in which "
+            "each set counts alike whatever its size, or the score of its `worst` set.",
+            "choices": list(COMBINATIONS),
+        },
+    )
+    num_anchors: int | None = field(
+        default=None,
+        metadata={
+            "help": "Number of anchors to choose from the pool when `anchors` is not given. Default: 100. A "
+            "golden score of 0.8 then has a standard error of 0.04; four times as many anchors halve it."
+        },
+    )
+    anchor_selection: str = field(
+        default="kmeans",
+        metadata={
+            "help": "Way to choose anchors from the pool. `kmeans` takes the row nearest to each centroid of the "
+            "rows' embeddings (means of the scorer model's last hidden states); `random` takes rows at random.",
+            "choices": list(ANCHOR_SELECTIONS),
+        },
+    )
+    anchor_seed: int = field(default=42, metadata={"help": "Seed for choosing anchors from the pool."})
+    exclude_self: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Leave out the pair of a candidate and an anchor that have the same text. Default: true, but "
+            "false for the template `nuggets`, as in the reference implementation."
+        },
+    )
+
+    @property
+    def anchor_sets(self) -> dict[str, str] | None:
+        """`anchors` by name, a single set under the empty name; None where they are chosen from the pool.
+
+        Raises:
+            ValueError: if they are neither a string nor a mapping.
+        """
+        anchors = self.anchors
+        if isinstance(anchors, str) and anchors.lstrip().startswith("{"):  # the command line gives a mapping as JSON
+            anchors = json.loads(anchors)
+        if anchors is None:
+            return None
+        if isinstance(anchors, str):
+            return {"": anchors}
+        if not isinstance(anchors, dict):
+            raise ValueError(f"it is of type {type(anchors).__name__}")
+        if len(anchors) == 1:
+            return {"": next(iter(anchors.values()))}
+        return dict(anchors)
+
+    def check(self) -> None:
+        """Refuse anchors that are no places, and options that do nothing with these anchors."""
+        check_choice("combine_anchor_sets", self.combine_anchor_sets, COMBINATIONS)
+        check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
+        check_int("anchor_seed", self.anchor_seed, minimum=0)
+        check_bool("exclude_self", self.exclude_self, optional=True)
+        if self.num_anchors is not None:
+            check_int("num_anchors", self.num_anchors, minimum=1)
+        self._check_anchors()
+
+    def _check_anchors(self) -> None:
+        expected = "a non-empty string, a mapping of names to such strings, or unset"
+        try:
+            sets = self.anchor_sets
+        except ValueError as error:
+            raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r} ({error}).") from error
+        if sets is None:
+            return
+        if not sets or not all(_is_text(place) for place in sets.values()):
+            raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r}.")
+        check_combination(self.combine_anchor_sets, len(sets))
+        if len(sets) > 1:
+            if "" in sets:
+                raise ValueError(f"Each of several anchor sets needs a name, got {self.anchors!r}.")
+            if not all(_is_text(name) for name in sets):
+                raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r}.")
+        if self.num_anchors is not None:
+            raise ValueError(
+                f"`num_anchors={self.num_anchors}` chooses anchors from the pool, but `anchors={self.anchors!r}` "
+                "gives them. Drop one of the two: given anchors are all used."
+            )
+
+
+def check_combination(combine_anchor_sets: str, num_sets: int) -> None:
+    """Refuse a way to combine anchor sets where there is only one.
+
+    Raises:
+        ValueError: if it is another way than the default.
+    """
+    if num_sets == 1 and combine_anchor_sets != "mean":
+        raise ValueError(
+            f"`combine_anchor_sets={combine_anchor_sets!r}` needs several anchor sets, but only one was given. Give "
+            "`anchors` as a mapping of names to rows, or leave `combine_anchor_sets` out."
+        )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""

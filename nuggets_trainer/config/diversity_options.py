@@ -1,0 +1,71 @@
+"""What shapes a golden set besides the golden score: coverage of the anchors, quotas of groups, near-duplicates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from nuggets_trainer.config.checks import check_choice, check_number, check_text
+from nuggets_trainer.config.option_group import OptionGroup
+
+GROUP_QUOTAS = ("proportional", "equal")
+
+
+@dataclass
+class DiversityOptions(OptionGroup):
+    """Options that make the golden set something else than a ranking by golden score."""
+
+    title: ClassVar[str] = "beyond the ranking (every pair is scored)"
+
+    coverage_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of covering all anchors against the golden scores, in (0, 1]. Rows are added one by one, "
+            "so that together they help all anchors; the best rows by golden score may all help the same ones. "
+            "Default: a ranking by golden score."
+        },
+    )
+    group_by: str | None = field(
+        default=None,
+        metadata={"help": "Column of the pool, such as its source, whose values get quotas of the golden set."},
+    )
+    group_quota: str = field(
+        default="proportional",
+        metadata={
+            "help": "Share of the golden set that each group of `group_by` gets: `proportional` to its candidates, or "
+            "`equal` for all groups. What a group cannot fill goes to the others.",
+            "choices": list(GROUP_QUOTAS),
+        },
+    )
+    max_similarity: float | None = field(
+        default=None,
+        metadata={
+            "help": "Highest cosine between the embeddings of two kept rows, in [-1, 1): a row that is closer to one "
+            "kept before it is passed over. Near-duplicates start at 0.95 to 0.99, depending on the model (an "
+            "embedding is the mean of the scorer model's last hidden states). Default: no row is passed over."
+        },
+    )
+
+    def check(self) -> None:
+        """Refuse values outside their range, and a quota without groups."""
+        if self.coverage_weight is not None:
+            check_number("coverage_weight", self.coverage_weight)
+            if not 0 < self.coverage_weight <= 1:
+                raise ValueError(
+                    f"`coverage_weight` must be in (0, 1], got {self.coverage_weight}. Leave it out to rank by golden "
+                    "score."
+                )
+        if self.max_similarity is not None:
+            check_number("max_similarity", self.max_similarity)
+            if not -1 <= self.max_similarity < 1:
+                raise ValueError(
+                    f"`max_similarity` must be in [-1, 1), got {self.max_similarity}: it is a cosine. Leave it out to "
+                    "keep near-duplicates."
+                )
+        check_text("group_by", self.group_by)
+        check_choice("group_quota", self.group_quota, GROUP_QUOTAS)
+        if self.group_quota != "proportional" and self.group_by is None:
+            raise ValueError(
+                f"`group_quota={self.group_quota!r}` needs groups, but no column gives them. Name the column with "
+                "`group_by`, or leave `group_quota` out."
+            )

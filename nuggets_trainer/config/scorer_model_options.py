@@ -1,0 +1,55 @@
+"""A scorer model other than the model that is tuned."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from nuggets_trainer.config.checks import check_text
+from nuggets_trainer.config.option_group import OptionGroup
+
+
+@dataclass
+class ScorerModelOptions(OptionGroup):
+    """Another base model that scores in place of the tuned one."""
+
+    title: ClassVar[str] = "another model for scoring"
+
+    scorer_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Base model that scores in place of the tuned one: a hub name, a local directory, or "
+            "`nuggets-demo/model`. It is loaded with its own tokenizer and chat template, and freed after scoring. A "
+            "small model scores much faster at a small loss (SuperNUGGETS, arXiv 2412.09990)."
+        },
+    )
+    scorer_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Keyword arguments for `AutoModelForCausalLM.from_pretrained` of the scorer model, e.g. "
+            '\'{"dtype": "bfloat16"}\' or \'{"quantization_config": {"quant_method": "bitsandbytes", '
+            '"load_in_4bit": true}}\'. Default: none.'
+        },
+    )
+
+    @property
+    def scorer_kwargs(self) -> dict[str, Any]:
+        """`scorer_model_init_kwargs` as a mapping; the command line gives them as JSON."""
+        kwargs = self.scorer_model_init_kwargs
+        return json.loads(kwargs) if isinstance(kwargs, str) else dict(kwargs or {})
+
+    def check(self) -> None:
+        """Refuse keyword arguments that are no mapping, or that have no model."""
+        check_text("scorer_model", self.scorer_model)
+        if self.scorer_model_init_kwargs is None:
+            return
+        try:
+            self.scorer_kwargs.keys()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise TypeError(
+                "`scorer_model_init_kwargs` must be a mapping or a JSON object, got "
+                f"{self.scorer_model_init_kwargs!r}."
+            ) from error
+        if self.scorer_model is None:
+            raise ValueError("`scorer_model_init_kwargs` needs `scorer_model`, which is not given. Name it too.")

@@ -1,0 +1,72 @@
+"""Which pairs are scored, how precisely, in what portions, and where the scores go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from nuggets_trainer.config.checks import check_bool, check_choice, check_int, check_text
+from nuggets_trainer.config.option_group import OptionGroup
+
+SCHEDULES = ("auto", "race", "exact")
+SCORE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class ScoringOptions(OptionGroup):
+    """How the pairs are scored."""
+
+    title: ClassVar[str] = "scoring: which pairs, how precise, where scores go"
+
+    schedule: str = field(
+        default="auto",
+        metadata={
+            "help": "Pairs to score. `exact`: every pair, so that each row gets a golden score. `race`: the same "
+            "golden set for fewer pairs; a candidate stops as soon as it cannot be selected any more, and gets a "
+            "bound instead of a golden score. `auto`: `exact` where the golden set depends on all gains "
+            "(`coverage_weight`, `group_by`, `max_similarity`, several anchor sets), else `race`.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    signal_check: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Check before scoring that the scorer ranks 40 candidates above corrupted copies of themselves "
+            "(words shuffled, completion of another row), and warn if it does not. Default: true in pools of more "
+            "than 1,600 rows, where it is less than 5%% of the work; false when rows are chosen again during training."
+        },
+    )
+    score_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Precision of the scoring forward passes. Stored scores of another precision are not reused. "
+            "`auto`: the training precision (bfloat16 with `bf16: true`), else the dtype of the weights. bfloat16 "
+            "changes 1 to 3%% of the wins against float32.",
+            "choices": list(SCORE_DTYPES),
+        },
+    )
+    tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most tokens of one scoring forward pass (candidates, anchors and padding). Scores do not depend "
+            "on it. Default: 1,024 on a CPU; on CUDA what fits 60%% of the free memory, at most 16,384. It is halved "
+            "when memory runs out."
+        },
+    )
+    score_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory of stored pairs and results (scores.parquet, anchors.parquet, pairs.parquet), or a URL "
+            "that fsspec knows, such as s3://bucket/scores. All processes must share it. Default: "
+            "`<output_dir>/nuggets`."
+        },
+    )
+
+    def check(self) -> None:
+        """Refuse values outside their range."""
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_bool("signal_check", self.signal_check, optional=True)
+        check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
+        if self.tokens_per_batch is not None:
+            check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)
+        check_text("score_dir", self.score_dir)
