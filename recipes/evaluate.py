@@ -205,7 +205,7 @@ def table(shared: EvaluationArguments, args: JudgeArguments) -> None:
     """Print the paper's table with what was judged here, and write it."""
     output_dir = Path(shared.output_dir)
     names = (args.alpaca_eval_setting, args.alpaca_judge, args.mt_bench_judge)
-    text = paper.markdown(paper.collect(output_dir, *names), *names)
+    text = paper.write_paper_table(paper.collect_paper_table(output_dir, *names), *names)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(output_dir / "table.md", text.encode())
     say(True, f"{text}\nWritten to {output_dir / 'table.md'}.")

@@ -1,4 +1,4 @@
-"""AlpacaEval's judgments by the official package, in its two settings. Knows no endpoint and no model."""
+"""AlpacaEval's judgments, made by the official package in its two settings."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from nuggets_trainer.evaluation.judge import Endpoint, JudgeError
 from nuggets_trainer.evaluation.mt_bench import file_name
 from nuggets_trainer.evaluation.questions import ALPACA_EVAL_REPO, alpaca_eval_path, load_alpaca_eval
 
-JUDGE_MODELS = {"v1": "gpt-4", "v2": "gpt-4-1106-preview"}  # the official ones
-DIFFICULTIES = "df_gamed.csv"  # what the length-controlled win rate is fitted with, from the hub
+JUDGE_MODELS = {"v1": "gpt-4", "v2": "gpt-4-1106-preview"}  # the official judges
+DIFFICULTIES = "df_gamed.csv"  # data on the hub that the length-controlled win rate is fitted with
 
 
 def known_names() -> set[str]:
-    """Return the generators of the official leaderboards, where the package is installed; else the two references."""
+    """Return the generators of the official leaderboards; without the package, only the two references."""
     names = {"text_davinci_003", "gpt4_1106_preview"}
     spec = importlib.util.find_spec("alpaca_eval")
-    for folder in [] if spec is None else spec.submodule_search_locations or []:
+    if spec is None or spec.submodule_search_locations is None:
+        return names
+    for folder in spec.submodule_search_locations:
         for path in Path(folder).glob("leaderboards/data_AlpacaEval*/*.csv"):
             with path.open(newline="", encoding="utf-8") as file:
-                names |= {row[0] for row in list(csv.reader(file))[1:] if row}
+                rows = csv.reader(file)
+                next(rows, None)  # headings
+                names.update(row[0] for row in rows if row)
     return names
 
 
@@ -42,30 +46,31 @@ def judge_alpaca_eval(
     alpaca_eval_dir: str | None,
     num_questions: int | None = None,
 ) -> dict[str, Any]:
-    """Have a run's answers compared with the reference's by the official package.
+    """Have the official package compare a run's answers with those of the reference.
 
     Args:
-        output_dir: of all runs.
-        name: of the run.
-        setting: `v1` (against text-davinci-003, plain win rate: the paper's) or `v2` (against gpt-4-1106-preview,
-            length-controlled).
-        judge_model: its name at the endpoint.
-        endpoint: where it is asked.
-        alpaca_eval_dir: of the official files; None for the hub.
-        num_questions: judge that many alone, as a trial.
+        output_dir: directory of all runs.
+        name: name of the run.
+        setting: `v1` (against text-davinci-003, plain win rate, as in the paper) or `v2` (against gpt-4-1106-preview,
+            length-controlled win rate).
+        judge_model: name of the judge at the endpoint.
+        endpoint: endpoint of the judge.
+        alpaca_eval_dir: directory of the official files; None for the hub.
+        num_questions: number of questions to judge, as a trial; None for all.
 
     Returns:
         `metrics` of the official package, `judgments`, `unparsable`, `rejected`, `asked`, and `judge`, `setting`,
-        `name`; also in `result.json` of the directory that `judged_path` names, beside the official
+        `name`. The same is in `result.json` of the directory that `judged_path` gives, beside the official
         `leaderboard.csv` and `annotations.json`.
 
     Raises:
-        ImportError: without the package.
-        FileNotFoundError, ValueError: if the answers are not there, or not those to the official questions.
-        JudgeError: if judging stopped; what was answered is kept.
+        ImportError: if the package is not installed.
+        FileNotFoundError: if there are no answers.
+        ValueError: if the answers are not those to the official questions.
+        JudgeError: if judging stopped; all replies are kept.
     """
     if importlib.util.find_spec("alpaca_eval") is None:
-        raise ImportError("AlpacaEval is judged by its official package: `pip install nuggets_trainer[eval]`.")
+        raise ImportError("AlpacaEval needs its official package. Run `pip install nuggets_trainer[eval]`.")
     outputs = alpaca_outputs_path(output_dir, name)
     read_alpaca_outputs(outputs, load_alpaca_eval(alpaca_eval_dir, setting), name)
     if setting == "v2":
@@ -94,19 +99,17 @@ def judge_alpaca_eval(
 
 
 def judged_path(output_dir: Path, name: str, setting: str, judge_model: str, num_questions: int | None = None) -> Path:
-    """Where the judgments of a run are."""
+    """Return the directory of the judgments of a run."""
     trial = "" if num_questions is None else f"-trial{num_questions}"
     return output_dir / name / "alpaca_eval" / f"{setting}-{file_name(judge_model)}{trial}"
 
 
 def win_rate(result: dict[str, Any]) -> Mean:
-    """Give the setting's win rate in percent, with the official standard error."""
+    """Return the win rate of the setting in percent, with the official standard error."""
     metrics = result["metrics"]
-    value, error = (
-        ("length_controlled_winrate", "lc_standard_error")
-        if result["setting"] == "v2"
-        else ("win_rate", "standard_error")
-    )
+    value, error = "win_rate", "standard_error"
+    if result["setting"] == "v2":
+        value, error = "length_controlled_winrate", "lc_standard_error"
     return from_standard_error(metrics[value], metrics[error], int(metrics["n_total"]))
 
 
@@ -116,7 +119,7 @@ def _run_official(job_path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", f"{__package__}.alpaca_judge", str(job_path)]
     code = subprocess.run(command, check=False).returncode
     if not result_path.is_file():
-        raise RuntimeError(f"The official alpaca_eval package ended with code {code}; its own output above says why.")
+        raise RuntimeError(f"The official alpaca_eval package ended with code {code}. Its output above says why.")
     result: dict[str, Any] = json.loads(result_path.read_text())
     if "error" in result:
         raise JudgeError(result["error"])
@@ -124,15 +127,18 @@ def _run_official(job_path: Path) -> dict[str, Any]:
 
 
 def _check_difficulties() -> None:
-    """Find before anything is paid what the package downloads after all is."""
+    """Download the difficulties before any paid request: the package would only fetch them at the end.
+
+    Raises:
+        FileNotFoundError: if they cannot be downloaded.
+    """
     from huggingface_hub import hf_hub_download
 
     try:
         hf_hub_download(ALPACA_EVAL_REPO, DIFFICULTIES, repo_type="dataset")
     except OSError as error:
         raise FileNotFoundError(
-            f"The length-controlled win rate is fitted with {DIFFICULTIES} of {ALPACA_EVAL_REPO}, which cannot be had "
-            f"from the hub ({type(error).__name__}). Where there is a network: `hf download {ALPACA_EVAL_REPO} "
-            f"{DIFFICULTIES} --repo-type dataset`, and take the hub's cache along; or judge with "
-            "`alpaca_eval_setting=v1`."
+            f"The length-controlled win rate needs {DIFFICULTIES} of {ALPACA_EVAL_REPO}, which cannot be downloaded "
+            f"from the hub ({type(error).__name__}). Run `hf download {ALPACA_EVAL_REPO} {DIFFICULTIES} --repo-type "
+            "dataset` on a machine with a network and copy the hub's cache, or judge with `alpaca_eval_setting=v1`."
         ) from error

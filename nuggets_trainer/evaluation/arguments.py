@@ -1,4 +1,4 @@
-"""Options of `recipes/evaluate.py`, which a YAML file may hold for all its steps. Knows names and defaults."""
+"""The options of `recipes/evaluate.py`. One YAML file can hold the options of all its steps."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, JUDGE_MODEL
 BENCHMARKS = ("alpaca_eval", "mt_bench")
 
 
-def option(text: str, default: Any = None) -> Any:
-    """Give a field with its default and its help."""
+def _option(text: str, default: Any = None) -> Any:
+    """Make a field with its default and its help text."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass
 class EvaluationArguments:
-    """What all steps share."""
+    """Options of all steps."""
 
-    output_dir: str = option("Directory of all runs.", "outputs/evaluation")
+    output_dir: str = _option("Directory of all runs.", "outputs/evaluation")
     benchmarks: list[str] = field(
         default_factory=lambda: list(BENCHMARKS), metadata={"help": "alpaca_eval, mt_bench, or both."}
     )
-    alpaca_eval_dir: str | None = option("Directory with the official alpaca_eval.json files. Default: the hub.")
-    mt_bench_dir: str | None = option(
+    alpaca_eval_dir: str | None = _option("Directory with the official alpaca_eval.json files. Default: the hub.")
+    mt_bench_dir: str | None = _option(
         "Directory with the official question.jsonl and reference_answer/gpt-4.jsonl. Default: the hub."
     )
 
@@ -38,20 +38,24 @@ class EvaluationArguments:
 
 @dataclass
 class GenerateArguments:
-    """The step `generate`."""
+    """Options of the step `generate`."""
 
-    model_name_or_path: str | None = option("Tuned model, or an adapter alone: hub name or local directory.")
-    adapter_name_or_path: str | None = option("Adapter to put on it.")
-    name: str | None = option("Unique name of this run: AlpacaEval's generator, MT-Bench's model.")
-    template: str = option("How the model was tuned: chat, plain, nuggets; auto: chat with a chat template.", "auto")
-    batch_size: int = option("Prompts in one forward pass.", 16)
-    max_new_tokens: int | None = option("Longest answer, in tokens. Default: 2048 for AlpacaEval, 1024 for MT-Bench.")
-    temperature: float = option("Of AlpacaEval's answers; MT-Bench's are set by category.", 0.0)
-    seed: int = option("Of sampled answers.", 0)
-    model_revision: str = option("Branch, tag or commit of the model.", "main")
-    dtype: str = option("Dtype of the weights: auto, bfloat16, float16, float32.", "auto")
-    attn_implementation: str | None = option("Attention implementation, e.g. sdpa.")
-    trust_remote_code: bool = option("Run code that comes with the model.", False)
+    model_name_or_path: str | None = _option("Tuned model, or an adapter alone: hub name or local directory.")
+    adapter_name_or_path: str | None = _option("Adapter to put on the model: hub name or local directory.")
+    name: str | None = _option("Unique name of this run: AlpacaEval's generator, MT-Bench's model.")
+    template: str = _option(
+        "Template that the model was tuned with: chat, plain, nuggets; auto: chat if the tokenizer has a chat "
+        "template, else plain.",
+        "auto",
+    )
+    batch_size: int = _option("Prompts in one forward pass.", 16)
+    max_new_tokens: int | None = _option("Longest answer, in tokens. Default: 2048 for AlpacaEval, 1024 for MT-Bench.")
+    temperature: float = _option("Temperature of the answers to AlpacaEval; MT-Bench sets its own by category.", 0.0)
+    seed: int = _option("Seed of sampled answers.", 0)
+    model_revision: str = _option("Branch, tag or commit of the model.", "main")
+    dtype: str = _option("Dtype of the weights: auto, bfloat16, float16, float32.", "auto")
+    attn_implementation: str | None = _option("Attention implementation, such as sdpa.")
+    trust_remote_code: bool = _option("Run code that comes with the model.", False)
 
     def __post_init__(self) -> None:
         check_int("batch_size", self.batch_size, 1)
@@ -63,27 +67,30 @@ class GenerateArguments:
 
 @dataclass
 class JudgeArguments:
-    """The judge of the steps `judge`, `pairwise` and `table`."""
+    """Options of the steps `judge`, `pairwise` and `table`."""
 
     names: list[str] = field(default_factory=list, metadata={"help": "Runs to judge; two of them for `pairwise`."})
-    judge_model: str | None = option(
-        f"The judge's name at the endpoint. Default, the official ones: {JUDGE_MODELS['v1']} (v1) or "
+    judge_model: str | None = _option(
+        f"Name of the judge at the endpoint. Default, the official judges: {JUDGE_MODELS['v1']} (v1) or "
         f"{JUDGE_MODELS['v2']} (v2) for AlpacaEval, {JUDGE_MODEL} for MT-Bench."
     )
-    alpaca_eval_setting: str = option("v1 (the paper's) or v2 (length-controlled).", "v1")
-    judge_prompts: str | None = option("MT-Bench's official judge_prompts.jsonl. Default: beside `mt_bench_dir`.")
-    num_questions: int | None = option("Judge the first questions of each benchmark alone, as a trial.")
-    max_judge_tokens: int = option(
-        "Longest judgment of MT-Bench and `pairwise`; less for a judge with a small context.", JUDGE_MAX_TOKENS
+    alpaca_eval_setting: str = _option("AlpacaEval's setting: v1 (as in the paper) or v2 (length-controlled).", "v1")
+    judge_prompts: str | None = _option(
+        "MT-Bench's official judge_prompts.jsonl. Default: in `mt_bench_dir` or beside it."
     )
-    base_url: str | None = option("OpenAI-compatible endpoint, such as http://localhost:8000/v1. Default: OpenAI.")
-    api_key_env: str = option("Environment variable with the endpoint's key.", "OPENAI_API_KEY")
-    max_cost: float | None = option("Never spend more than this on all judging in `output_dir`, in dollars.")
-    prompt_price: float | None = option("Dollars per million tokens asked.")
-    completion_price: float | None = option("Dollars per million tokens replied.")
-    max_retries: int = option("Retries of one request, after growing pauses.", 8)
-    timeout: float = option("Seconds for one request.", 600.0)
-    concurrency: int = option("Requests on their way at once.", 4)
+    num_questions: int | None = _option("Judge only the first questions of each benchmark, as a trial.")
+    max_judge_tokens: int = _option(
+        "Longest judgment of MT-Bench and `pairwise`, in tokens; a judge with a small context needs less.",
+        JUDGE_MAX_TOKENS,
+    )
+    base_url: str | None = _option("OpenAI-compatible endpoint, such as http://localhost:8000/v1. Default: OpenAI.")
+    api_key_env: str = _option("Environment variable that holds the key of the endpoint.", "OPENAI_API_KEY")
+    max_cost: float | None = _option("Most dollars to spend on all judging in `output_dir`. Default: no limit.")
+    prompt_price: float | None = _option("Dollars per million prompt tokens.")
+    completion_price: float | None = _option("Dollars per million completion tokens.")
+    max_retries: int = _option("Retries of one request, with growing pauses.", 8)
+    timeout: float = _option("Seconds to wait for one request.", 600.0)
+    concurrency: int = _option("Requests that are sent at the same time.", 4)
 
     def __post_init__(self) -> None:
         check_choice("alpaca_eval_setting", self.alpaca_eval_setting, tuple(JUDGE_MODELS))
@@ -92,16 +99,16 @@ class JudgeArguments:
 
     @property
     def alpaca_judge(self) -> str:
-        """Name of AlpacaEval's judge."""
+        """Return the name of AlpacaEval's judge."""
         return self.judge_model or JUDGE_MODELS[self.alpaca_eval_setting]
 
     @property
     def mt_bench_judge(self) -> str:
-        """Name of MT-Bench's judge, and of the pairwise one."""
+        """Return the name of MT-Bench's judge, which is also the pairwise one."""
         return self.judge_model or JUDGE_MODEL
 
     def endpoint(self) -> Endpoint:
-        """Where the judge is asked; refuses a cap without prices."""
+        """Make the endpoint; refuse a cost limit without prices."""
         return Endpoint(
             self.base_url,
             self.api_key_env,

@@ -1,8 +1,8 @@
-"""Answers of a model to many prompts: batched by length, over all ranks, kept while they are made. Knows no benchmark.
+"""Answers of a model to many prompts: batched by length, shared by all ranks, kept while they are made.
 
-Which answer a prompt gets does not depend on the number of ranks, on kills, or on the order of work: batches are laid
-out over all prompts before any is answered, a rank takes whole batches, and a prompt that is sampled has a random
-number generator of its own. Another `batch_size` changes an answer only where two tokens tie within rounding.
+The answer to a prompt does not depend on the number of ranks, on kills, or on the order of work: all prompts are put
+into batches before any is answered, a rank takes whole batches, and a sampled prompt has a random number generator of
+its own. Another `batch_size` changes an answer only if two tokens tie within rounding.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is to be answered.
+    """Prompt that a model answers.
 
     Attributes:
-        key: names it in the journal, and seeds its random numbers.
+        key: name of the prompt in the journal, and seed of its random numbers.
         ids: token ids.
-        temperature: 0 for the most likely token at each step.
-        max_new_tokens: where the answer is cut off.
+        temperature: temperature of sampling; 0 for the most likely token at each step.
+        max_new_tokens: number of tokens after which the answer is cut off.
     """
 
     key: str
@@ -45,16 +45,16 @@ class Prompt:
 
 
 class OwnNoise(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
-    """Makes the largest logit a sample of each row's own.
+    """Adds noise to logits, so that the largest one is a sample; each row has its own noise.
 
-    `argmax(logits / T + g)` with Gumbel noise `g` is a draw from `softmax(logits / T)` (the Gumbel-max trick), and a
-    generator per row makes the draw independent of what else is in the batch, which sampling from the batch at once
-    is not. Rows at temperature 0 are left as they are.
+    `argmax(logits / T + g)` with Gumbel noise `g` is a draw from `softmax(logits / T)` (the Gumbel-max trick). Each
+    row has its own generator, so a draw does not depend on the other rows of the batch. It would if the whole batch
+    were sampled at once. Rows at temperature 0 stay as they are.
 
     Args:
-        temperatures: one per row.
-        seeds: one per row.
-        device: of the logits.
+        temperatures: temperature of each row.
+        seeds: seed of each row.
+        device: device of the logits.
     """
 
     def __init__(self, temperatures: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
@@ -74,15 +74,15 @@ class OwnNoise(LogitsProcessor):  # type: ignore[misc]  # transformers has no ty
 class Answerer:
     """Answers prompts with one model on all ranks.
 
-    Decoding is greedy or plain temperature sampling; what a checkpoint's generation config suggests (top-p, repetition
-    penalty, ...) is not used, but for its end tokens.
+    Decoding is greedy or plain temperature sampling. Of the checkpoint's generation config only the end tokens are
+    used, not top-p, repetition penalty and the like.
 
     Args:
-        model: on this rank's device, whole.
-        tokenizer: decodes, and says what ends an answer and what pads.
-        ranks: of the job.
-        batch_size: prompts in one forward pass.
-        seed: of all random numbers.
+        model: whole model on this rank's device.
+        tokenizer: tokenizer of the model; its EOS token ends an answer too.
+        ranks: ranks of the job.
+        batch_size: number of prompts in one forward pass.
+        seed: seed of all random numbers.
     """
 
     def __init__(
@@ -97,30 +97,38 @@ class Answerer:
         self._batch_size, self._seed = batch_size, seed
         self._context = context_length(model.config)
         self._end_ids = _end_ids(model, tokenizer)
-        model.generation_config = GenerationConfig()  # else `generate` fills what we leave unset from the checkpoint's
+        # `generate` would fill what we leave unset from the checkpoint's own config.
+        model.generation_config = GenerationConfig()
 
     def room(self, prompt: Prompt) -> int:
-        """How many tokens the answer may have: what is asked for, or what the context leaves."""
-        left = prompt.max_new_tokens if self._context is None else self._context - len(prompt.ids)
-        return max(0, min(left, prompt.max_new_tokens))
+        """Return how many tokens the answer can have: what is asked for, or what the context leaves."""
+        if self._context is None:
+            return prompt.max_new_tokens
+        return max(0, min(self._context - len(prompt.ids), prompt.max_new_tokens))
 
     def answer(self, prompts: Sequence[Prompt], journal: Journal, label: str) -> dict[str, dict[str, Any]]:
-        """Answer all prompts, except for those that the journal has.
+        """Answer all prompts, except those that the journal has answers to.
 
         Args:
-            prompts: the same on all ranks.
-            journal: where answers are kept; the main process reads it, every rank writes what it makes.
-            label: of the progress bar.
+            prompts: prompts, the same on all ranks.
+            journal: journal of the answers; the main process reads it, and every rank writes its own answers.
+            label: label of the progress bar.
 
         Returns:
-            For each key `text`, `num_tokens` and `end`: `stop`, `length` (cut off), or `no_room` (the prompt fills the
-            context; the text is empty).
+            `text`, `num_tokens` and `end` for each key. `end` is `stop`, `length` (cut off), or `no_room` (the prompt
+            fills the context and the text is empty).
         """
         done: dict[str, Any] = self._ranks.on_main(journal.read)
-        wanted = {prompt.key for prompt in prompts}
-        answers = {key: answer for key, answer in done.items() if key in wanted}
-        todo = [batch for batch in self._batches(prompts) if not all(prompt.key in answers for prompt in batch)]
-        own = self._ranks.share(todo)
+        answers: dict[str, dict[str, Any]] = {}
+        for prompt in prompts:
+            if prompt.key in done:
+                answers[prompt.key] = done[prompt.key]
+        # A batch with one missing answer is made again whole, so that no answer depends on a kill.
+        unfinished = []
+        for batch in self._batches(prompts):
+            if any(prompt.key not in answers for prompt in batch):
+                unfinished.append(batch)
+        own = self._ranks.share(unfinished)
 
         def answer_own() -> list[tuple[str, dict[str, Any]]]:
             made: dict[str, dict[str, Any]] = {}
@@ -138,49 +146,64 @@ class Answerer:
         return answers
 
     def _batches(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
-        """Longest prompts first; one whose room is short stands alone, as its batch would be cut with it."""
-        ordered = sorted(prompts, key=lambda prompt: (-len(prompt.ids), prompt.key))
-        short = [[prompt] for prompt in ordered if self.room(prompt) < prompt.max_new_tokens]
-        whole = [prompt for prompt in ordered if self.room(prompt) == prompt.max_new_tokens]
-        limits = sorted({prompt.max_new_tokens for prompt in whole})
-        batches = short
-        for limit in limits:
-            alike = [prompt for prompt in whole if prompt.max_new_tokens == limit]
-            batches += [alike[i : i + self._batch_size] for i in range(0, len(alike), self._batch_size)]
+        """Put prompts into batches of one answer length, longest prompts first.
+
+        A prompt with too little room is a batch of its own, because all answers of its batch would be cut with it.
+        """
+        batches: list[list[Prompt]] = []
+        by_limit: dict[int, list[Prompt]] = {}
+        for prompt in sorted(prompts, key=lambda prompt: (-len(prompt.ids), prompt.key)):
+            if self.room(prompt) < prompt.max_new_tokens:
+                batches.append([prompt])
+            else:
+                by_limit.setdefault(prompt.max_new_tokens, []).append(prompt)
+        for limit in sorted(by_limit):
+            alike = by_limit[limit]
+            for start in range(0, len(alike), self._batch_size):
+                batches.append(alike[start : start + self._batch_size])
         return batches
 
     @torch.inference_mode()
     def _answer_batch(self, batch: list[Prompt]) -> dict[str, dict[str, Any]]:
         room = self.room(batch[0])
         if room == 0:
-            return {prompt.key: {"text": "", "num_tokens": 0, "end": "no_room"} for prompt in batch}
+            (prompt,) = batch  # `_batches` lets it stand alone
+            return {prompt.key: {"text": "", "num_tokens": 0, "end": "no_room"}}
         device = self._model.device
+        pad_id = self._tokenizer.pad_token_id
+        if pad_id is None:
+            pad_id = self._end_ids[0]
         longest = max(len(prompt.ids) for prompt in batch)
-        padding = [longest - len(prompt.ids) for prompt in batch]
-        pad_id = self._end_ids[0] if self._tokenizer.pad_token_id is None else self._tokenizer.pad_token_id
-        ids = torch.tensor(
-            [[pad_id] * p + prompt.ids for p, prompt in zip(padding, batch, strict=True)], device=device
-        )
-        mask = torch.tensor([[0] * p + [1] * (longest - p) for p in padding], device=device)
-        noise = OwnNoise([prompt.temperature for prompt in batch], [self._seed_of(prompt) for prompt in batch], device)
+        padded, mask, temperatures, seeds = [], [], [], []
+        for prompt in batch:  # padded on the left: the answer follows the prompt
+            missing = longest - len(prompt.ids)
+            padded.append([pad_id] * missing + prompt.ids)
+            mask.append([0] * missing + [1] * len(prompt.ids))
+            temperatures.append(prompt.temperature)
+            seeds.append(self._seed_of(prompt))
+        noise = OwnNoise(temperatures, seeds, device)
         sequences = self._model.generate(
-            ids,
-            attention_mask=mask,
+            torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(mask, device=device),
             logits_processor=LogitsProcessorList([noise]),
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=room, eos_token_id=self._end_ids, pad_token_id=pad_id, use_cache=True
             ),
         )
-        return {
-            prompt.key: self._read(row) for prompt, row in zip(batch, sequences[:, longest:].tolist(), strict=True)
-        }
+        answers = {}
+        for prompt, answer_ids in zip(batch, sequences[:, longest:].tolist(), strict=True):
+            answers[prompt.key] = self._read(answer_ids)
+        return answers
 
     def _read(self, ids: list[int]) -> dict[str, Any]:
-        """Cut at the first end token; decode."""
-        ends = [position for position, token in enumerate(ids) if token in self._end_ids]
-        ids = ids[: ends[0]] if ends else ids
+        """Cut the answer before its first end token, and decode it."""
+        end = "length"
+        for position, token in enumerate(ids):
+            if token in self._end_ids:
+                ids, end = ids[:position], "stop"
+                break
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return {"text": text.strip(), "num_tokens": len(ids), "end": "stop" if ends else "length"}
+        return {"text": text.strip(), "num_tokens": len(ids), "end": end}
 
     def _seed_of(self, prompt: Prompt) -> int:
         digest = hashlib.sha256(f"{self._seed} {prompt.key}".encode()).digest()
@@ -188,17 +211,19 @@ class Answerer:
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the checkpoint's and the tokenizer's.
+    """Return the tokens that end an answer: the tokenizer's and the checkpoint's.
 
     Raises:
-        ValueError: if there is none, as every answer would then run to its limit.
+        ValueError: if there is none, because every answer would then run to its limit.
     """
-    of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
-    listed = of_model if isinstance(of_model, list) else [of_model]
-    ends = list(dict.fromkeys(token for token in [tokenizer.eos_token_id, *listed] if token is not None))
+    found = [tokenizer.eos_token_id]
+    if model.generation_config is not None:
+        of_model = model.generation_config.eos_token_id
+        found += of_model if isinstance(of_model, list) else [of_model]
+    ends = [token for token in dict.fromkeys(found) if token is not None]
     if not ends:
         raise ValueError(
-            "Neither tokenizer nor generation config has an end token (EOS): no answer would ever stop. Set "
-            "`tokenizer.eos_token`."
+            "The tokenizer or the generation config must have an end token (EOS), got none: no answer would ever "
+            "stop. Set `tokenizer.eos_token`."
         )
     return ends

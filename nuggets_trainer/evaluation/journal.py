@@ -1,7 +1,7 @@
-"""What a job has finished, on disk while it runs: records by key in JSON lines. Knows nothing of what is in them.
+"""The finished records of a running job, on disk: JSON lines with a key and a value.
 
-Each process that writes has a file of its own, which it only appends to, so that several may write at once and a line
-that a kill cut short is never written into. A torn line has no closing brace, is no JSON, and is not used.
+Each process appends to a file of its own. So several processes can write at once, and nothing is ever written behind a
+line that a kill cut short. Such a line has no closing brace; it is not JSON and is not used.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nuggets_trainer.wording import counted
+
 logger = logging.getLogger(__name__)
 
 
@@ -22,7 +24,7 @@ class Journal:
     """Records by key in a directory.
 
     Args:
-        directory: local path; made when the first record is written.
+        directory: local directory, which the first record makes.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -31,10 +33,11 @@ class Journal:
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, Any]:
-        """All finished records; where a key was written twice, the first one."""
+        """Read all finished records; if a key was written twice, its first record counts."""
         records: dict[str, Any] = {}
         damaged = 0
-        for path in sorted(self.directory.glob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        oldest_first = sorted(self.directory.glob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        for path in oldest_first:
             for line in path.read_bytes().splitlines():
                 try:
                     record = json.loads(line)
@@ -42,13 +45,14 @@ class Journal:
                 except (ValueError, KeyError, TypeError):
                     damaged += 1
         if damaged:
+            lines = counted(damaged, "damaged line")
             logger.warning(
-                "%s: %d lines were cut short or damaged; what they held is made again.", self.directory, damaged
+                "%s has %s, which a kill may have cut short. Their records are made again.", self.directory, lines
             )
         return records
 
     def append(self, records: Mapping[str, Any]) -> None:
-        """Write records and have them on the disk on return; safe to call from several threads."""
+        """Write records; on return they are on the disk. Several threads can call it."""
         lines = [json.dumps({"key": key, "value": value}) + "\n" for key, value in records.items()]
         with self._lock:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""A judge behind an OpenAI-compatible endpoint: each question is asked once, its raw reply kept. Knows no benchmark.
+"""A judge behind an OpenAI-compatible endpoint: each question is asked once, and its raw reply is kept.
 
-The official `openai` client retries what may pass (429, 5xx, lost connections; it waits as `Retry-After` says, or
-doubling from half a second to 8 s) and asks through here alone, so that a reply is on the disk before it is used, is
-never paid twice, and the cost stays below a cap. The judge's name and the request say which reply is meant, the
-endpoint does not: a local server may move to another port.
+All requests of the official `openai` client go through this module. So a reply is on the disk before it is used, it is
+never paid twice, and the cost stays below a limit. The client retries errors that may pass (429, 5xx, lost
+connections); it waits as `Retry-After` says, or from half a second doubling to 8 s. The key of a reply is made of the
+judge's name and the request, not of the endpoint, because a local server may move to another port.
 """
 
 from __future__ import annotations
@@ -22,33 +22,35 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from nuggets_trainer.config.checks import check_int
 from nuggets_trainer.evaluation.journal import Journal
+from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
-MAX_REJECTED = 5  # requests rejected before any reply: then it is not the requests
-OVERHEAD_TOKENS = 64  # of a chat's roles and markers, at most, in the bound on what a request costs
+MAX_REJECTED = 5  # after so many rejected requests and no reply, the fault is not in the requests
+OVERHEAD_TOKENS = 64  # upper bound on a chat's roles and markers, for the bound on the cost of a request
 Request = dict[str, Any]
 Reply = dict[str, Any]
 
 
 class JudgeError(RuntimeError):
-    """Why judging stopped, and what to do. What was answered is kept: the same command goes on from there."""
+    """Error that stops judging, with what to do. All replies are kept: the same command continues from there."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the judge is asked, and what that may cost.
+    """The endpoint of a judge, and what it may cost.
 
     Attributes:
-        base_url: such as `http://localhost:8000/v1`; None for OpenAI's own.
+        base_url: URL such as `http://localhost:8000/v1`; None for OpenAI's own.
         api_key_env: environment variable that holds the key.
-        max_cost: never spend more than this, in dollars, over all that the journal holds; None without a cap.
-        prompt_price: dollars per million tokens asked.
-        completion_price: dollars per million tokens replied.
-        max_retries: of one request.
-        timeout: seconds for one request.
-        concurrency: requests on their way at once.
+        max_cost: most dollars to spend, over everything that the journal holds; None for no limit.
+        prompt_price: dollars per million prompt tokens.
+        completion_price: dollars per million completion tokens.
+        max_retries: number of retries of one request.
+        timeout: seconds to wait for one request.
+        concurrency: number of requests that are sent at the same time.
     """
 
     base_url: str | None = None
@@ -63,73 +65,71 @@ class Endpoint:
     def __post_init__(self) -> None:
         if self.max_cost is not None and (self.prompt_price is None or self.completion_price is None):
             raise ValueError(
-                "`max_cost` needs `prompt_price` and `completion_price` (dollars per million tokens): prices change, "
-                "so none is built in."
+                "`max_cost` needs `prompt_price` and `completion_price` (dollars per million tokens). Prices change, "
+                "so none is built in: give both."
             )
-        if self.concurrency < 1 or self.max_retries < 0:
-            raise ValueError(
-                f"`concurrency` must be at least 1 and `max_retries` at least 0, got {self.concurrency} and "
-                f"{self.max_retries}."
-            )
+        check_int("concurrency", self.concurrency, minimum=1)
+        check_int("max_retries", self.max_retries, minimum=0)
 
     def key(self) -> str:
-        """Read the key; a local server takes any.
+        """Return the key from the environment; a local server accepts any.
 
         Raises:
-            ValueError: if OpenAI's own endpoint is asked without a key.
+            ValueError: if there is no key for OpenAI's own endpoint.
         """
         key = os.environ.get(self.api_key_env, "")
         if not key and self.base_url is None:
             raise ValueError(
-                f"The judge needs a key: set the environment variable {self.api_key_env}, or name a local server with "
-                "`base_url` (such as http://localhost:8000/v1)."
+                f"The judge needs a key, but the environment variable {self.api_key_env} is not set. Set it, or name "
+                "a local server with `base_url` (such as http://localhost:8000/v1)."
             )
         return key or "EMPTY"
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Dollars; 0 without prices."""
-        asked, replied = self.prompt_price or 0.0, self.completion_price or 0.0
-        return (asked * prompt_tokens + replied * completion_tokens) / 1e6
+        """Return the cost in dollars; 0 without prices."""
+        prompt_price = self.prompt_price or 0.0
+        completion_price = self.completion_price or 0.0
+        return (prompt_price * prompt_tokens + completion_price * completion_tokens) / 1e6
 
 
 class Judge:
-    """Asks an endpoint, through a journal of raw replies.
+    """Asks an endpoint, and keeps the raw replies in a journal.
 
     Args:
-        endpoint: where, and at what cost.
-        directory: of the journal; judges of any name share it.
+        endpoint: endpoint to ask.
+        directory: directory of the journal; judges of any name share it.
     """
 
     def __init__(self, endpoint: Endpoint, directory: str | Path) -> None:
         self.endpoint = endpoint
-        self.asked = 0  # requests that were sent; the others were answered from the journal
-        self.rejected: list[str] = []  # why requests were refused by the endpoint: too long, filtered
-        self.heard = False  # whether the endpoint has replied to this process
+        self.asked = 0  # requests that were sent; the journal answered the others
+        self.rejected: list[str] = []  # messages of the endpoint about rejected requests: too long, filtered
+        self.has_replied = False  # whether the endpoint has replied to this process
         self._journal = Journal(directory)
         self._replies = self._journal.read()
         self._lock = threading.Condition()
         self._client: Any = None
         self._failure: Exception | None = None
-        self.spent = sum(self._cost_of(record) for record in self._replies.values())
-        self._reserved: dict[str, float] = {}  # what requests on their way can cost
+        self.spent = sum(map(self._cost_of, self._replies.values()))
+        self._reserved: dict[str, float] = {}  # highest cost of each request that was sent and has no reply yet
 
     def ask(self, request: Request) -> Reply | None:
-        """Reply to a request for a chat completion, from the journal or from the endpoint.
+        """Return the reply to a request for a chat completion, from the journal or from the endpoint.
 
         Args:
             request: arguments of `chat.completions.create`, with `model`, `messages` and `max_tokens`.
 
         Returns:
-            The raw reply; None where the endpoint rejects this one request (HTTP 400: too long, filtered), which costs
-            nothing, is counted, and is asked again by the next run.
+            The raw reply; None if the endpoint rejects this one request (HTTP 400: too long, filtered). A rejected
+            request costs nothing, is counted, and is sent again by the next run.
 
         Raises:
-            JudgeError: if the endpoint cannot be used or the cap is reached. All later calls raise it at once.
+            JudgeError: if the endpoint cannot be used or the limit is reached. All later calls raise it at once.
         """
         key = request_key(request)
         with self._lock:
             while key in self._reserved:
-                self._lock.wait()  # another thread asks the same
+                self._lock.wait()  # another thread has sent the same request
             if key in self._replies:
                 return _reply(self._replies[key])
             self._reserve(key, request)
@@ -138,12 +138,12 @@ class Judge:
             if reply is None:
                 return None
             record = {"request": request, "reply": reply}
-            self._journal.append({key: record})  # before it is used
+            self._journal.append({key: record})  # before the reply is used, so that it is never paid twice
             with self._lock:
                 self._replies[key] = record
                 self.spent += self._cost_of(record)
             return reply
-        except Exception as error:  # whatever it is, the other threads must stop asking; it is raised on
+        except Exception as error:  # whatever it is, the other threads must stop asking
             self._failure = error
             raise
         finally:
@@ -152,9 +152,9 @@ class Judge:
                 self._lock.notify_all()
 
     def ask_all(self, requests: Sequence[Request], label: str) -> list[Reply | None]:
-        """Reply to many requests, several at once, in their order.
+        """Return the replies to many requests in their order; several are sent at the same time.
 
-        On an error or Ctrl-C, no more are sent, and replies on their way are still kept.
+        After an error or Ctrl-C no more requests are sent; replies to those already sent are still kept.
         """
         pool = ThreadPoolExecutor(self.endpoint.concurrency)
         try:
@@ -166,18 +166,20 @@ class Judge:
         return [future.result() for future in futures]
 
     def _reserve(self, key: str, request: Request) -> None:
-        """Set aside what a request can cost at most, once what is on its way leaves room for it under the cap.
+        """Reserve the highest cost of a request; wait while the requests that were sent leave no room for it.
 
         A byte-level tokenizer makes no more tokens than there are bytes.
         """
         bound = self.endpoint.cost(_bytes_of(request) + OVERHEAD_TOKENS, request["max_tokens"])
-        cap = float("inf") if self.endpoint.max_cost is None else self.endpoint.max_cost
-        while self._failure is None and self.spent + sum(self._reserved.values()) + bound > cap:
+        limit = self.endpoint.max_cost
+        if limit is None:
+            limit = float("inf")
+        while self._failure is None and self.spent + sum(self._reserved.values()) + bound > limit:
             if not self._reserved:
                 self._failure = JudgeError(
-                    f"`max_cost` is reached: {self.spent:.4f} of {cap:.4f} dollars are spent, and the next request "
-                    f"could cost {bound:.4f}. What was answered is kept; the same command with a higher `max_cost` "
-                    "goes on."
+                    f"`max_cost` is reached: {self.spent:.4f} of {limit:.4f} dollars are spent, and the next request "
+                    f"could cost {bound:.4f}. All replies are kept: run the same command with a higher `max_cost` to "
+                    "continue."
                 )
             else:
                 self._lock.wait()
@@ -187,47 +189,50 @@ class Judge:
         self.asked += 1
 
     def _send(self, request: Request) -> Reply | None:
+        """Send a request; return None if it is rejected."""
         import openai
 
         try:
             reply: Reply = self._open().chat.completions.create(**request).model_dump(mode="json")
         except openai.BadRequestError as error:
             self.rejected.append(_detail(error))
-            if not self.heard and len(self.rejected) >= MAX_REJECTED:
+            if not self.has_replied and len(self.rejected) >= MAX_REJECTED:
                 raise JudgeError(
-                    f"{self._place()} rejects every request to {request['model']!r}: {self.rejected[-1]} Is it the "
-                    "name the server knows?"
+                    f"{self._place()} rejects every request to {request['model']!r}: {self.rejected[-1]} Check that "
+                    "the server has a model of this name."
                 ) from error
             logger.warning("The judge's endpoint rejects a request: %s", self.rejected[-1])
             return None
-        except openai.AuthenticationError as error:
-            raise JudgeError(
-                f"{self._place()} refuses the key in {self.endpoint.api_key_env}: {_detail(error)}"
-            ) from error
-        except openai.NotFoundError as error:
-            raise JudgeError(f"{self._place()} has no judge {request['model']!r}: {_detail(error)}") from error
-        except openai.RateLimitError as error:
-            raise JudgeError(
-                f"{self._place()} still limits the rate (or the quota is used up) after {self.endpoint.max_retries} "
-                f"retries: {_detail(error)}. What was answered is kept; run the same command later, or with less "
-                "`concurrency`."
-            ) from error
-        except openai.APIConnectionError as error:  # timeouts too
-            raise JudgeError(
-                f"{self._place()} cannot be reached ({error.__cause__ or error}), {self.endpoint.max_retries} retries "
-                "included. Is the server up? What was answered is kept; the same command goes on."
-            ) from error
         except openai.APIError as error:
-            raise JudgeError(
-                f"{self._place()} fails: {_detail(error)}. What was answered is kept; try again."
-            ) from error
+            raise self._explained(error, request) from error
         if not reply.get("choices"):
             raise JudgeError(f"{self._place()} gave a reply without `choices`: {json.dumps(reply)[:200]}")
-        self.heard = True
+        self.has_replied = True
         return reply
 
+    def _explained(self, error: Exception, request: Request) -> JudgeError:
+        """Turn an error of the client into one that says what to do."""
+        import openai
+
+        place, detail, retries = self._place(), _detail(error), counted(self.endpoint.max_retries, "retry", "retries")
+        if isinstance(error, openai.AuthenticationError):
+            return JudgeError(f"{place} refuses the key in {self.endpoint.api_key_env}: {detail}")
+        if isinstance(error, openai.NotFoundError):
+            return JudgeError(f"{place} has no judge {request['model']!r}: {detail}")
+        if isinstance(error, openai.RateLimitError):
+            return JudgeError(
+                f"{place} still limits the rate (or the quota is used up) after {retries}: {detail}. All replies are "
+                "kept: run the same command later, or with less `concurrency`."
+            )
+        if isinstance(error, openai.APIConnectionError):  # timeouts too
+            return JudgeError(
+                f"{place} cannot be reached ({error.__cause__ or error}) after {retries}. Check that the server runs. "
+                "All replies are kept: run the same command to continue."
+            )
+        return JudgeError(f"{place} fails: {detail}. All replies are kept: run the same command to continue.")
+
     def _open(self) -> Any:
-        """Make the client once, and see that there is a server before it is waited for with patience."""
+        """Make the client once; check with a short timeout that there is a server before any long wait for it."""
         with self._lock:
             if self._client is None:
                 import openai
@@ -239,7 +244,8 @@ class Judge:
                     max_retries=endpoint.max_retries,
                     timeout=endpoint.timeout,
                 )
-                with contextlib.suppress(openai.APIStatusError):  # it answers; a list of models need not be there
+                # A server that answers with an error is there; it need not have a list of models.
+                with contextlib.suppress(openai.APIStatusError):
                     client.with_options(max_retries=1, timeout=30.0).models.list()
                 self._client = client
             return self._client
@@ -248,7 +254,7 @@ class Judge:
         return f"The judge's endpoint {self.endpoint.base_url or '(OpenAI)'}"
 
     def _cost_of(self, record: dict[str, Any]) -> float:
-        """Dollars, by the usage that came with the reply; the bound where none came."""
+        """Return the dollars by the usage in the reply; the upper bound if the reply has none."""
         usage = record["reply"].get("usage") or {}
         prompt_tokens = usage.get("prompt_tokens")
         if prompt_tokens is None:
@@ -260,19 +266,21 @@ class Judge:
 
 
 def judge_request(judge_model: str, system_prompt: str, user_prompt: str, max_tokens: int) -> Request:
-    """Return a greedy request with a system prompt."""
+    """Make a greedy request with a system prompt."""
     messages = [{"role": "system", "content": system_prompt}, {"role": "user", "content": user_prompt}]
     return {"model": judge_model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
 
 
 def reply_text(reply: Reply | None) -> str:
-    """Give what the judge said, be it a refusal; empty where it was not heard."""
-    message = {} if reply is None else reply["choices"][0]["message"]
+    """Return the text of a reply, or its refusal; an empty text if the request was rejected."""
+    if reply is None:
+        return ""
+    message = reply["choices"][0]["message"]
     return message.get("content") or message.get("refusal") or ""
 
 
 def request_key(request: Request) -> str:
-    """SHA-256 of a request: the same question to the same judge has the same reply."""
+    """Return the SHA-256 hash of a request: the same question to the same judge has the same reply."""
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
@@ -286,6 +294,8 @@ def _bytes_of(request: Request) -> int:
 
 
 def _detail(error: Exception) -> str:
-    """Give what the server says, which the client keeps apart from its own message for some servers."""
+    """Return the message of the server; for some servers the client's own message does not contain it."""
     body = getattr(error, "body", None)
-    return str(error) if not body or str(body) in str(error) else f"{error} {body}"
+    if not body or str(body) in str(error):
+        return str(error)
+    return f"{error} {body}"

@@ -1,23 +1,22 @@
 """Two of our own runs against each other, in both orders: less noise for less money than two absolute scores.
 
-Each question is asked twice, with either run first, by MT-Bench's official pairwise prompts. A run scores 1 for a win,
-1/2 for a tie and 0 for a loss, averaged over both orders, so that a judge that favours a place favours nobody. A
-question of which a judgment cannot be read is counted and left out. Knows no endpoint and no model.
+The judge gets each question twice, with either run first, in MT-Bench's official pairwise prompts. A run scores 1 for
+a win, 1/2 for a tie and 0 for a loss, averaged over both orders. So a judge that prefers one place helps neither run.
+A question with a judgment that cannot be read is counted and left out.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nuggets_trainer.evaluation.intervals import Mean, clustered_mean
+from nuggets_trainer.evaluation.json_lines import Record, write_lines
 from nuggets_trainer.evaluation.judge import Judge, judge_request, reply_text
 from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, prompt_name, question_fields
-from nuggets_trainer.evaluation.questions import MtBenchQuestion, Record
-from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.evaluation.questions import MtBenchQuestion
 
 VERDICTS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie"}  # the official runner looks for them in this order
 POINTS = {"model_1": 1.0, "tie": 0.5, "model_2": 0.0}
@@ -25,14 +24,14 @@ POINTS = {"model_1": 1.0, "tie": 0.5, "model_2": 0.0}
 
 @dataclass(frozen=True)
 class Game:
-    """One question with both runs' answers.
+    """One question with the answers of both runs.
 
     Attributes:
-        question_id: of the question.
-        turn: 1 or 2.
-        prompt: the official judge prompt.
-        fields: what the question puts into it.
-        answers: of both runs, one text for the first turn, two for the second.
+        question_id: number or name of the question.
+        turn: turn, 1 or 2.
+        prompt: official judge prompt.
+        fields: fields of the prompt that come from the question.
+        answers: answers of both runs: one text each for the first turn, two for the second.
     """
 
     question_id: int | str
@@ -42,27 +41,29 @@ class Game:
     answers: tuple[tuple[str, ...], tuple[str, ...]]
 
     def user_prompt(self, first: int) -> str:
-        """Return what the judge is asked, with run 0 or 1 as assistant A."""
+        """Return the user prompt with run 0 or 1 as assistant A."""
         shown: dict[str, str] = {}
-        for place, answers in zip("ab", (self.answers[first], self.answers[1 - first]), strict=True):
-            names = [f"answer_{place}"] if self.turn == 1 else [f"answer_{place}_1", f"answer_{place}_2"]
-            shown |= dict(zip(names, answers, strict=True))
+        for place, run in (("a", first), ("b", 1 - first)):
+            if self.turn == 1:
+                (shown[f"answer_{place}"],) = self.answers[run]
+            else:
+                shown[f"answer_{place}_1"], shown[f"answer_{place}_2"] = self.answers[run]
         text: str = self.prompt["prompt_template"].format(**self.fields, **shown)
         return text
 
 
 @dataclass(frozen=True)
 class PairwiseResult:
-    """How run 1 fared against run 2.
+    """Result of run 1 against run 2.
 
     Attributes:
-        win_rate: points of run 1 in percent, ties as half; the error is between questions.
-        wins: games won in both orders, or in one with a tie in the other.
-        ties: all others, contradictory verdicts included.
-        losses: games lost likewise.
-        contradictions: games in which the verdict followed the place (a win in each order).
-        unparsable: games left out.
-        games: all of them.
+        win_rate: points of run 1 in percent, ties as half; its error is that between questions.
+        wins: number of games that run 1 won in both orders, or in one order with a tie in the other.
+        ties: number of all other games, including contradictory verdicts.
+        losses: number of games that run 1 lost in both orders, or in one order with a tie in the other.
+        contradictions: number of games in which the same place won in both orders.
+        unparsable: number of games that are left out, because a judgment cannot be read.
+        games: number of all games.
     """
 
     win_rate: Mean
@@ -77,17 +78,12 @@ class PairwiseResult:
 def alpaca_games(
     rows: Sequence[Record], outputs: Sequence[Sequence[Record]], prompts: dict[str, Record]
 ) -> list[Game]:
-    """Games over AlpacaEval's instructions, of two runs' `model_outputs.json`."""
-    return [
-        Game(
-            f"alpaca_eval/{i}",
-            1,
-            prompts["pair-v2"],
-            {"question": row["instruction"]},
-            ((outputs[0][i]["output"],), (outputs[1][i]["output"],)),
-        )
-        for i, row in enumerate(rows)
-    ]
+    """Make the games over AlpacaEval's instructions, from the `model_outputs.json` of two runs."""
+    games = []
+    for i, row in enumerate(rows):
+        answers = ((outputs[0][i]["output"],), (outputs[1][i]["output"],))
+        games.append(Game(f"alpaca_eval/{i}", 1, prompts["pair-v2"], {"question": row["instruction"]}, answers))
+    return games
 
 
 def mt_bench_games(
@@ -95,18 +91,15 @@ def mt_bench_games(
     answers: Sequence[dict[int, tuple[str, str]]],
     prompts: dict[str, Record],
 ) -> list[Game]:
-    """Games over both turns of MT-Bench's questions, of two runs' answers."""
-    return [
-        Game(
-            question.question_id,
-            turn,
-            prompts[prompt_name("pair", question, turn)],
-            question_fields(question, turn),
-            (answers[0][question.question_id][:turn], answers[1][question.question_id][:turn]),
-        )
-        for turn in (1, 2)
-        for question in questions
-    ]
+    """Make the games over both turns of MT-Bench's questions, from the answers of two runs."""
+    games = []
+    for turn in (1, 2):
+        for question in questions:
+            number = question.question_id
+            prompt = prompts[prompt_name("pair", question, turn)]
+            said = (answers[0][number][:turn], answers[1][number][:turn])
+            games.append(Game(number, turn, prompt, question_fields(question, turn), said))
+    return games
 
 
 def judge_pairs(
@@ -123,11 +116,12 @@ def judge_pairs(
         The records: `question_id`, `model_1`, `model_2`, `g1_winner`, `g2_winner` (`model_1`, `model_2`, `tie` or
         `error`), `judge`, `g1_user_prompt`, `g1_judgment`, `g2_user_prompt`, `g2_judgment`, `turn`, `tstamp`.
     """
-    asked = [(game, first, game.user_prompt(first)) for game in games for first in (0, 1)]
-    replies = judge.ask_all(
-        [judge_request(judge_model, game.prompt["system_prompt"], text, max_tokens) for game, _, text in asked],
-        f"{names[0]} against {names[1]}",
-    )
+    requests = []
+    for game in games:
+        for first in (0, 1):
+            system_prompt = game.prompt["system_prompt"]
+            requests.append(judge_request(judge_model, system_prompt, game.user_prompt(first), max_tokens))
+    replies = judge.ask_all(requests, f"{names[0]} against {names[1]}")
     records = []
     for number, game in enumerate(games):
         record: Record = {"question_id": game.question_id, "model_1": names[0], "model_2": names[1]}
@@ -135,40 +129,52 @@ def judge_pairs(
         for first in (0, 1):
             judgment = reply_text(replies[2 * number + first])
             record[f"g{first + 1}_winner"] = winner(judgment, first)
-            record[f"g{first + 1}_user_prompt"] = asked[2 * number + first][2]
+            record[f"g{first + 1}_user_prompt"] = game.user_prompt(first)
             record[f"g{first + 1}_judgment"] = judgment
         records.append(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+    write_lines(path, records)
     return records
 
 
 def winner(judgment: str, first: int) -> str:
-    """Name who won: `model_1`, `model_2`, `tie`, or `error` where no verdict can be read.
+    """Return who won: `model_1`, `model_2`, `tie`, or `error` if no verdict can be read.
+
+    Args:
+        judgment: text of the judge.
+        first: run that was assistant A, 0 or 1.
 
     Example:
         >>> winner("B is better: [[B]]", first=0), winner("B is better: [[B]]", first=1), winner("Hm.", first=0)
         ('model_2', 'model_1', 'error')
     """
-    verdict = next((name for mark, name in VERDICTS.items() if mark in judgment), None)
-    if verdict is None:
-        return "error"
-    if verdict == "tie":
-        return "tie"
-    return "model_1" if (verdict == "A") == (first == 0) else "model_2"
+    models = ("model_1", "model_2")
+    winners = {"A": models[first], "B": models[1 - first], "tie": "tie"}
+    for mark, verdict in VERDICTS.items():
+        if mark in judgment:
+            return winners[verdict]
+    return "error"
 
 
 def pairwise_result(records: Sequence[Record]) -> PairwiseResult:
     """Count the games of run 1; the turns of one question are not independent, so questions are the clusters."""
-    read = [record for record in records if "error" not in (record["g1_winner"], record["g2_winner"])]
-    points = [(POINTS[record["g1_winner"]] + POINTS[record["g2_winner"]]) / 2 for record in read]
-    percent = [(record["question_id"], 100 * value) for record, value in zip(read, points, strict=True)]
+    percents = []
+    wins = ties = losses = contradictions = 0
+    for record in records:
+        winners = {record["g1_winner"], record["g2_winner"]}
+        if "error" in winners:
+            continue
+        points = (POINTS[record["g1_winner"]] + POINTS[record["g2_winner"]]) / 2
+        percents.append((record["question_id"], 100 * points))
+        wins += points > 0.5
+        ties += points == 0.5
+        losses += points < 0.5
+        contradictions += winners == {"model_1", "model_2"}
     return PairwiseResult(
-        win_rate=clustered_mean(percent),
-        wins=sum(value > 0.5 for value in points),
-        ties=sum(value == 0.5 for value in points),
-        losses=sum(value < 0.5 for value in points),
-        contradictions=sum({record["g1_winner"], record["g2_winner"]} == {"model_1", "model_2"} for record in read),
-        unparsable=len(records) - len(read),
+        win_rate=clustered_mean(percents),
+        wins=wins,
+        ties=ties,
+        losses=losses,
+        contradictions=contradictions,
+        unparsable=len(records) - len(percents),
         games=len(records),
     )

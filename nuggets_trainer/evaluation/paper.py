@@ -1,4 +1,4 @@
-"""The paper's table: its numbers, and beside them what runs of this project gave. Knows no model and no endpoint."""
+"""The paper's table: its numbers, and beside them the results of runs of this project."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from nuggets_trainer.evaluation.alpaca_eval import judged_path, win_rate
 from nuggets_trainer.evaluation.intervals import Mean, clustered_mean, mean_of
+from nuggets_trainer.evaluation.json_lines import read_lines_if_any
 from nuggets_trainer.evaluation.mt_bench import UNPARSABLE, judgment_path
-from nuggets_trainer.evaluation.questions import read_lines
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One subset of the paper's table (arXiv 2312.10302), or one that it lacks.
+    """One subset of the paper's table (arXiv 2312.10302), or a subset that the table lacks.
 
     Attributes:
-        key: begins the names of the runs of this row.
-        subset: what the model was tuned on.
-        rows: how many rows that is in the paper.
-        alpaca_eval: the paper's win rate in percent, None where it has none.
-        mt_bench: the paper's score, None where it has none.
+        key: name of the runs of this row, or its beginning.
+        subset: rows that the model was tuned on, in words.
+        rows: number of these rows in the paper.
+        alpaca_eval: win rate in the paper, in percent; None if the paper has none.
+        mt_bench: score in the paper; None if the paper has none.
     """
 
     key: str
@@ -53,13 +53,13 @@ PAPER_ROWS = (
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of the table.
+    """One row of the written table.
 
     Attributes:
-        row: of the paper.
-        runs: names of the runs found.
-        alpaca_eval: win rate in percent, None where none was judged.
-        mt_bench: score, None where none was judged.
+        row: row of the paper's table.
+        runs: names of the runs that belong to it.
+        alpaca_eval: win rate of these runs in percent; None if none was judged.
+        mt_bench: score of these runs; None if none was judged.
     """
 
     row: PaperRow
@@ -68,33 +68,35 @@ class TableRow:
     mt_bench: Mean | None
 
 
-def collect(output_dir: Path, setting: str, alpaca_judge: str, mt_bench_judge: str) -> list[TableRow]:
-    """Collect the judged runs of a directory into the paper's rows.
+def collect_paper_table(output_dir: Path, setting: str, alpaca_judge: str, mt_bench_judge: str) -> list[TableRow]:
+    """Collect the judged runs of a directory into the rows of the paper's table.
 
-    A run belongs to the row whose key is its name, or its name up to `.` (`alpaca-full.seed1`). One run has the
-    interval of its questions; several have the interval of their scores, which tuning's own randomness is part of.
-    Runs of no row follow at the end.
+    A run belongs to the row whose key is its name, or its name up to a `.` (`alpaca-full.seed1`). The interval of one
+    run is that of its questions. The interval of several runs is that of their scores, which includes the randomness
+    of tuning. Runs that belong to no row follow at the end.
     """
-    found = sorted(path.parent.name for path in output_dir.glob("*/run.json"))
-    keys = [row.key for row in PAPER_ROWS]
-    rows = list(PAPER_ROWS)
-    rows += [PaperRow(name, name) for name in found if _row_of(name, keys) is None]
+    rows = {row.key: row for row in PAPER_ROWS}
+    runs_of: dict[str, list[str]] = {}
+    for path in sorted(output_dir.glob("*/run.json")):
+        run = path.parent.name
+        key = _row_key(run)
+        if key is None:
+            key = run
+            rows[run] = PaperRow(run, run)
+        runs_of.setdefault(key, []).append(run)
     table = []
-    for row in rows:
-        runs = [name for name in found if (_row_of(name, keys) or name) == row.key]
-        table.append(
-            TableRow(
-                row,
-                tuple(runs),
-                _over_runs([_alpaca_eval(output_dir, name, setting, alpaca_judge) for name in runs]),
-                _over_runs([_mt_bench(output_dir, name, mt_bench_judge) for name in runs]),
-            )
-        )
+    for key, row in rows.items():
+        runs = runs_of.get(key, [])
+        win_rates, scores = [], []
+        for run in runs:
+            win_rates.append(_alpaca_eval(output_dir, run, setting, alpaca_judge))
+            scores.append(_mt_bench(output_dir, run, mt_bench_judge))
+        table.append(TableRow(row, tuple(runs), _over_runs(win_rates), _over_runs(scores)))
     return table
 
 
-def markdown(table: Sequence[TableRow], setting: str, alpaca_judge: str, mt_bench_judge: str) -> str:
-    """Write the table; what was not run is empty."""
+def write_paper_table(table: Sequence[TableRow], setting: str, alpaca_judge: str, mt_bench_judge: str) -> str:
+    """Write the table as Markdown; what was not run is empty."""
     head = [
         "subset",
         "rows (paper)",
@@ -106,35 +108,42 @@ def markdown(table: Sequence[TableRow], setting: str, alpaca_judge: str, mt_benc
     ]
     lines = [head, ["---"] * len(head)]
     for entry in table:
-        row = entry.row
-        lines.append(
-            [
-                row.subset,
-                "" if row.rows is None else f"{row.rows:,}",
-                "" if row.alpaca_eval is None else f"{row.alpaca_eval:.2f}",
-                "" if entry.alpaca_eval is None else str(entry.alpaca_eval),
-                "" if row.mt_bench is None else f"{row.mt_bench:.2f}",
-                "" if entry.mt_bench is None else str(entry.mt_bench),
-                ", ".join(entry.runs),
-            ]
-        )
-    notes = [
-        "Intervals are of 95%: over the questions where there is one run, over the runs where there are several.",
-        "The paper's win rates are against text-davinci-003 (v1); it gives no intervals.",
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n" + " ".join(notes) + "\n"
+        paper = entry.row
+        line = [
+            paper.subset,
+            _cell(paper.rows, ","),
+            _cell(paper.alpaca_eval, ".2f"),
+            _cell(entry.alpaca_eval, ""),
+            _cell(paper.mt_bench, ".2f"),
+            _cell(entry.mt_bench, ""),
+            ", ".join(entry.runs),
+        ]
+        lines.append(line)
+    notes = (
+        "Brackets hold 95% intervals: over the questions if there is one run, over the runs if there are several. "
+        "The paper's win rates are against text-davinci-003 (v1); it gives no intervals."
+    )
+    written = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join(written) + f"\n\n{notes}\n"
 
 
-def _row_of(name: str, keys: Sequence[str]) -> str | None:
-    """Key of a run's row. Keys have points themselves: the longest one that fits."""
-    fitting = [key for key in keys if name == key or name.startswith(f"{key}.")]
+def _cell(value: float | Mean | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _row_key(run: str) -> str | None:
+    """Return the key of a run's row: the longest one that fits, because keys contain points themselves."""
+    fitting = [row.key for row in PAPER_ROWS if run == row.key or run.startswith(f"{row.key}.")]
     return max(fitting, key=len, default=None)
 
 
 def _over_runs(means: Sequence[Mean | None]) -> Mean | None:
+    """Return the result of several runs; a single one keeps its own interval."""
     judged = [mean for mean in means if mean is not None]
-    if len(judged) <= 1:
-        return judged[0] if judged else None
+    if not judged:
+        return None
+    if len(judged) == 1:
+        return judged[0]
     return mean_of([mean.value for mean in judged])
 
 
@@ -147,7 +156,8 @@ def _alpaca_eval(output_dir: Path, name: str, setting: str, judge_model: str) ->
 
 
 def _mt_bench(output_dir: Path, name: str, judge_model: str) -> Mean | None:
-    path = judgment_path(output_dir, judge_model, "single")
-    records = [record for record in (read_lines(path) if path.is_file() else []) if record["model"] == name]
-    scored = [(record["question_id"], record["score"]) for record in records if record["score"] != UNPARSABLE]
+    scored = []
+    for record in read_lines_if_any(judgment_path(output_dir, judge_model, "single")):
+        if record["model"] == name and record["score"] != UNPARSABLE:
+            scored.append((record["question_id"], record["score"]))
     return clustered_mean(scored) if scored else None

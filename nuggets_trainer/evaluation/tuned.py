@@ -1,4 +1,4 @@
-"""The model whose answers are judged: loaded with its adapter, and prompted as it was tuned. Knows no benchmark."""
+"""The model whose answers are judged: loaded with its adapter, and prompted as it was tuned."""
 
 from __future__ import annotations
 
@@ -28,68 +28,77 @@ def load_tuned(
     """Load a model and its tokenizer to answer with.
 
     Args:
-        name: hub name, local directory, or `nuggets-demo/model`; also of an adapter alone, as `save_model` writes one,
-            which knows its base model.
-        adapter: hub name or local directory of an adapter to put on it.
-        options: for `AutoModelForCausalLM.from_pretrained`; `revision` and `trust_remote_code` hold for the tokenizer.
+        name: hub name or local directory of a model, or `nuggets-demo/model`; or of an adapter alone, as `save_model`
+            writes it with the name of its base model.
+        adapter: hub name or local directory of an adapter to put on the model.
+        options: arguments of `AutoModelForCausalLM.from_pretrained`; the tokenizer gets `revision` and
+            `trust_remote_code` too.
 
     Raises:
-        ValueError: if it is not a decoder-only language model with its head.
+        ValueError: if the model is not a decoder-only language model with its head.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     path = resolve_demo(name)
-    shared = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
-    base = _base_of(path)
-    # An adapter's revision is none of its base model's.
-    check_causal_lm(AutoConfig.from_pretrained(base, **(shared if base == path else {})))
+    shared: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+    base = _base_model_name(path)
+    # The revision names one of `path`; if that is an adapter, its base model has revisions of its own.
+    of_base = shared if base == path else {}
+    check_causal_lm(AutoConfig.from_pretrained(base, **of_base))
     model = AutoModelForCausalLM.from_pretrained(path, **options)
     if adapter is not None:
         model.load_adapter(adapter)
-    tokenizer_name = path if base == path or _has_tokenizer(path) else base
-    return model.eval(), AutoTokenizer.from_pretrained(tokenizer_name, **(shared if tokenizer_name == path else {}))
+    if base == path or _has_tokenizer(path):
+        tokenizer = AutoTokenizer.from_pretrained(path, **shared)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    return model.eval(), tokenizer
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, template: str, turns: Sequence[str]) -> list[int]:
-    """Token ids before an answer, rendered as training renders them.
+    """Return the token ids before an answer, rendered as training renders them.
 
     Args:
-        tokenizer: of the model.
-        template: `chat` (the tokenizer's chat template, ready for the assistant), `plain` or `nuggets` (text, as
-            `train_columns` gives it for rows with Alpaca columns). Earlier turns of a text stand before it, parted by
-            a blank line.
-        turns: what user and assistant said in turn; the last one is the user's.
+        tokenizer: tokenizer of the model.
+        template: `chat` (the tokenizer's chat template up to the beginning of the answer), `plain` or `nuggets` (text,
+            as `train_columns` gives it for rows with Alpaca columns; a blank line follows each earlier answer).
+        turns: messages of user and assistant in turn; the last one is the user's.
     """
     if template == "chat":
         roles = ("user", "assistant")
-        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(turns)]
+        messages = []
+        for i, turn in enumerate(turns):
+            messages.append({"role": roles[i % 2], "content": turn})
         rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
         return list(rendered["input_ids"])
-    pieces = [text if i % 2 else _instruction(template, text) for i, text in enumerate(turns)]
-    text = "".join(piece + (SEPARATOR if i % 2 else "") for i, piece in enumerate(pieces))
+    text = ""
+    for i, turn in enumerate(turns):
+        is_answer = i % 2 == 1
+        text += turn + SEPARATOR if is_answer else _instruction(template, turn)
     return without_eos(tokenizer, list(tokenizer(text)["input_ids"]))
 
 
 def resolve_answer_template(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Name the template that `auto` stands for; refuse one that the tokenizer cannot render.
+    """Return the template that `auto` stands for; refuse a template that the tokenizer cannot render.
 
     Raises:
-        ValueError: for an unknown name, or `chat` without a chat template.
+        ValueError: if the name is unknown, or if it is `chat` and there is no chat template.
     """
     if name not in TEMPLATES:
         raise ValueError(f"`template` must be one of {', '.join(TEMPLATES)}, got {name!r}.")
     if name == "chat" and not tokenizer.chat_template:
         raise ValueError(
-            "`template='chat'`, but the tokenizer has no chat template. Name the template the model was tuned with: "
-            "`plain` or `nuggets`."
+            "`template` must be `plain` or `nuggets` for a tokenizer without a chat template, got 'chat'. Name the "
+            "template that the model was tuned with."
         )
     return resolve_alpaca_template(name, tokenizer.chat_template)
 
 
 def model_fields(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Name and value of what a model's answer depends on: weights, adapter, tokenizer, chat template, dtype."""
-    adapters = {name: config.to_dict() for name, config in (getattr(model, "peft_config", None) or {}).items()}
-    written = json.dumps([adapters, tokenizer.chat_template], sort_keys=True, default=_sortable)
+    """Return what a model's answer depends on, by name: weights, adapter, tokenizer, chat template, dtype."""
+    adapter_configs = getattr(model, "peft_config", None) or {}
+    adapters = {name: config.to_dict() for name, config in adapter_configs.items()}
+    written = json.dumps([adapters, tokenizer.chat_template], sort_keys=True, default=_json_value)
     return {
         "weights_sha256": weights_hash(model.state_dict()),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
@@ -104,8 +113,8 @@ def _instruction(template: str, text: str) -> str:
     return prompt
 
 
-def _base_of(path: str) -> str:
-    """Name of the base model of an adapter; of any other model its own."""
+def _base_model_name(path: str) -> str:
+    """Return the name of an adapter's base model; a model that is not an adapter is its own base."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
     found = find_adapter_config_file(path)
@@ -118,5 +127,5 @@ def _has_tokenizer(path: str) -> bool:
     return cached_file(path, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False) is not None
 
 
-def _sortable(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     return sorted(value) if isinstance(value, (set, frozenset)) else str(value)

@@ -192,7 +192,7 @@ def test_a_prompt_is_what_training_renders(shared):
     assert resolve_answer_template("auto", tokenizer) == "chat"
     tokenizer.chat_template = None
     assert resolve_answer_template("auto", tokenizer) == "plain"
-    with pytest.raises(ValueError, match="no chat template"):
+    with pytest.raises(ValueError, match="a tokenizer without a chat template"):
         resolve_answer_template("chat", tokenizer)
 
 

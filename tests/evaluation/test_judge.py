@@ -100,14 +100,14 @@ def test_an_endpoint_that_is_down_is_named(tmp_path):
     with fake_judge(lambda request: "ok") as server:
         place = endpoint(server, max_retries=0)
     started = time.monotonic()
-    with pytest.raises(JudgeError, match=r"127\.0\.0\.1.* cannot be reached.*Is the server up"):
+    with pytest.raises(JudgeError, match=r"127\.0\.0\.1.* cannot be reached.*Check that the server runs"):
         Judge(place, tmp_path).ask_all(requests(5), "judging")
     assert time.monotonic() - started < 20 and not list(tmp_path.iterdir())
 
 
 def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ValueError, match="set the environment variable OPENAI_API_KEY.*`base_url`"):
+    with pytest.raises(ValueError, match="environment variable OPENAI_API_KEY is not set. Set it.*`base_url`"):
         Endpoint().key()
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     assert Endpoint().key() == "secret" and Endpoint("http://localhost:1/v1", api_key_env="NONE").key() == "EMPTY"

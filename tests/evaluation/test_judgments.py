@@ -12,7 +12,7 @@ from nuggets_trainer.evaluation.intervals import clustered_mean, mean_of
 from nuggets_trainer.evaluation.judge import Endpoint, Judge
 from nuggets_trainer.evaluation.mt_bench import judge_single, judgment_path, parse_score, scores_of, single_matches
 from nuggets_trainer.evaluation.pairwise import judge_pairs, mt_bench_games, pairwise_result, winner
-from nuggets_trainer.evaluation.paper import PAPER_ROWS, collect, markdown
+from nuggets_trainer.evaluation.paper import PAPER_ROWS, collect_paper_table, write_paper_table
 from nuggets_trainer.evaluation.questions import JUDGE_PROMPT_NAMES, MtBenchQuestion
 from tests.support.fake_judge import PROMPTS, fake_judge, prompt_of
 
@@ -30,7 +30,7 @@ def judge_of(server, directory) -> Judge:
 
 
 def test_the_prompts_of_the_test_are_those_that_the_project_asks_for():
-    assert PROMPTS.keys() == JUDGE_PROMPT_NAMES.keys()
+    assert PROMPTS.keys() == set(JUDGE_PROMPT_NAMES)
 
 
 def test_matches_follow_the_official_runner():
@@ -44,7 +44,7 @@ def test_matches_follow_the_official_runner():
     assert matches[0].user_prompt == "S|q0|a0 {x}" and matches[3].user_prompt == "SM|q3|ref1|a3 {x}"
     assert matches[4].user_prompt == "S2|q0|a0 {x}|r0|b0" and matches[6].user_prompt.startswith("SM2|q2|ref1|a2 {x}")
     missing = [dataclasses.replace(QUESTIONS[2], references=None)]
-    with pytest.raises(ValueError, match=r"Question 83 \(math\) is judged against a reference answer"):
+    with pytest.raises(ValueError, match=r"Question 83 \(math\) needs a reference answer"):
         single_matches(missing, ANSWERS, PROMPTS)
 
 
@@ -168,7 +168,7 @@ def test_the_table_has_the_papers_numbers_and_ours_and_is_empty_where_nothing_wa
     judged(tmp_path, "alpaca-kmeans100-above-0.8.seed1", 30.0, [5, 5])
     judged(tmp_path, "alpaca-kmeans100-above-0.8.seed2", 34.0, [6, 6])
     judged(tmp_path, "mine", 10.0, [])
-    table = collect(tmp_path, "v1", "gpt-4", "gpt-4")
+    table = collect_paper_table(tmp_path, "v1", "gpt-4", "gpt-4")
     rows = {entry.row.key: entry for entry in table}
     assert [entry.row for entry in table[:-1]] == list(PAPER_ROWS) and table[-1].row.key == "mine"
     full = rows["alpaca-full"]
@@ -177,7 +177,7 @@ def test_the_table_has_the_papers_numbers_and_ours_and_is_empty_where_nothing_wa
     seeds = rows["alpaca-kmeans100-above-0.8"]
     assert seeds.alpaca_eval == mean_of([30.0, 34.0]) and seeds.mt_bench == mean_of([5.0, 6.0])  # the runs' interval
     assert rows["alpaca-kmeans100-above-0.85"].runs == () and rows["alpaca-kmeans100-above-0.85"].alpaca_eval is None
-    text = markdown(table, "v1", "gpt-4", "gpt-4")
+    text = write_paper_table(table, "v1", "gpt-4", "gpt-4")
     assert "| > 0.85, 100 k-means anchors | 566 | 25.25 |  |  |  |  |" in text
     assert "| Alpaca, full | 52,002 | 25.43 | 25.00 [22.06, 27.94] | 4.83 | 5.00 [" in text
-    assert collect(tmp_path, "v1", "another", "another")[0].alpaca_eval is None  # judges are not mixed
+    assert collect_paper_table(tmp_path, "v1", "another", "another")[0].alpaca_eval is None  # judges are not mixed
