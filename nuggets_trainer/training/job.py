@@ -1,8 +1,7 @@
 """The main job: score a pool with the base model, keep its golden set, tune on it with TRL SFT and PEFT.
 
-`nuggets train` and recipes/train.py run it. Knows arguments and the order of the job; selection is the trainer's.
-Killed at any moment, the same command continues: scores are in `<output_dir>/nuggets`, and training goes on from the
-last complete checkpoint on the golden set that was saved with it.
+`nuggets train` and recipes/train.py run it. It may be killed at any moment: the same command goes on. Scores are in
+`<output_dir>/nuggets`, and training goes on from the last complete checkpoint, on the golden set saved with it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
 
 def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
-    """Load evaluation rows, or None where no evaluation is asked for."""
+    """Load the evaluation rows; None if no evaluation is asked for."""
     if script.eval_dataset_name is not None:
         return load_rows(script.eval_dataset_name, split=script.dataset_test_split, option="--eval_dataset_name")
     if args.eval_strategy == "no":
@@ -35,7 +34,7 @@ def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
 
 
 def is_finished(checkpoint: str, args: SFTConfig) -> bool:
-    """Whether a checkpoint has all the steps that these arguments ask for."""
+    """Check whether a checkpoint has all the steps that these arguments ask for."""
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     if args.max_steps > 0:
         return bool(state.global_step >= args.max_steps)
@@ -43,12 +42,17 @@ def is_finished(checkpoint: str, args: SFTConfig) -> bool:
 
 
 def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
-    """Arguments of `from_pretrained`, for the model that is tuned; those in `args.model_init_kwargs` win."""
-    # An option of SFTConfig; in older versions of TRL of ModelConfig.
-    trusting = args if hasattr(args, "trust_remote_code") else model
+    """Collect the arguments of `from_pretrained` for the model that is tuned.
+
+    Args:
+        args: training arguments; their `model_init_kwargs` win over `model`.
+        model: model options.
+    """
+    # `trust_remote_code` is an option of SFTConfig; in older versions of TRL it is one of ModelConfig.
+    options = args if hasattr(args, "trust_remote_code") else model
     return {
         "revision": model.model_revision,
-        "trust_remote_code": trusting.trust_remote_code,
+        "trust_remote_code": options.trust_remote_code,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
         **(args.model_init_kwargs or {}),
@@ -58,46 +62,72 @@ def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
 def run_job(
     script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
 ) -> SelectedSFTTrainer:
-    """Run the job; return the trainer, trained and saved."""
-    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
-    check_paths(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
-    args.model_init_kwargs = model_init_kwargs(args, model)
-    if not Path(model.model_name_or_path).is_dir():  # one may hold an adapter alone
-        read_model_config(model.model_name_or_path, **hub_options(args))
-    quantization_config = get_quantization_config(model)
-    # Older versions of TRL do not know the argument.
-    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
-    trainer = SelectedSFTTrainer(
-        model=resolve_demo(model.model_name_or_path),
-        args=args,
-        train_dataset=load_rows(
-            *(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming),
-            option="--dataset_name",
-        ),
-        eval_dataset=load_eval_rows(script, args),
-        peft_config=get_peft_config(model),
-        nuggets_config=nuggets,
-        **quantization,
-    )
+    """Run the job.
+
+    Args:
+        script: rows to train and to evaluate on.
+        args: training arguments.
+        model: model and adapter.
+        nuggets: config that says how to score and what to keep.
+
+    Returns:
+        Trainer, trained and saved.
+
+    Raises:
+        SystemExit: with code 143, after SIGTERM with `enable_jit_checkpoint`.
+    """
+    trainer = _make_trainer(script, args, model, nuggets)
+    say = trainer.accelerator.print
     checkpoint = args.resume_from_checkpoint or Ranks().on_main(lambda: last_complete_checkpoint(args.output_dir))
     if checkpoint is not None and is_finished(checkpoint, args):
-        # `Trainer.train` would take one step more, if the last one was not the last of its epoch.
+        # `Trainer.train` would take one more step if the last step was not the last one of its epoch.
         trainer.select(checkpoint)
         trainer._load_from_checkpoint(checkpoint)
         score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
-        trainer.accelerator.print(
-            f"Nothing was left to train: {checkpoint} has all steps. For another run choose another `output_dir`; "
-            f"`--score_dir {score_dir}` reuses the scores."
+        say(
+            f"Nothing is left to train: {checkpoint} has all steps. For another run choose another `output_dir`; with "
+            f"`--score_dir {score_dir}` it uses the scores again."
         )
     else:
         if checkpoint is not None:
-            trainer.accelerator.print(f"Resuming from {checkpoint}, on the golden set saved in it.")
+            say(f"Resuming from {checkpoint}, on the golden set saved in it.")
         trainer.train(resume_from_checkpoint=checkpoint)
         if getattr(args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
-            trainer.accelerator.print("SIGTERM: a checkpoint is written; the same command goes on from it.")
+            say("SIGTERM: a checkpoint is written. The same command goes on from it.")
             raise SystemExit(128 + signal.SIGTERM)
     trainer.save_model(args.output_dir)
-    trainer.accelerator.print(f"Model, golden set and scores saved to {args.output_dir}.")
+    say(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     return trainer
+
+
+def _make_trainer(
+    script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
+) -> SelectedSFTTrainer:
+    """Build the trainer, after a check that model and rows are there."""
+    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
+    check_paths(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
+    args.model_init_kwargs = model_init_kwargs(args, model)
+    if not Path(model.model_name_or_path).is_dir():  # a local directory may hold an adapter alone
+        read_model_config(model.model_name_or_path, **hub_options(args))
+    optional = {}
+    quantization_config = get_quantization_config(model)
+    if quantization_config is not None:  # older versions of TRL do not have the argument
+        optional["quantization_config"] = quantization_config
+    pool = load_rows(
+        script.dataset_name,
+        script.dataset_config,
+        script.dataset_train_split,
+        script.dataset_streaming,
+        option="--dataset_name",
+    )
+    return SelectedSFTTrainer(
+        model=resolve_demo(model.model_name_or_path),
+        args=args,
+        train_dataset=pool,
+        eval_dataset=load_eval_rows(script, args),
+        peft_config=get_peft_config(model),
+        nuggets_config=nuggets,
+        **optional,
+    )

@@ -1,6 +1,6 @@
-"""Arguments of the main job that are neither TRL's nor those of selection.
+"""Arguments of the main job that are neither TRL's own nor part of `NuggetsConfig`.
 
-The command line reads this module before it imports torch.
+The module is separate from the job because the command line reads it without importing torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from trl import ScriptArguments
 
 @dataclass
 class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no types
-    """TRL's script arguments, and where evaluation rows come from."""
+    """TRL's script arguments, and the evaluation rows."""
 
     title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
 

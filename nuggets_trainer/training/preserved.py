@@ -1,4 +1,4 @@
-"""Context managers for what selection must leave as it was. Knows nothing of selection."""
+"""Context managers that put back what selection changes while it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datasets import are_progress_bars_disabled, disable_progress_bars, enable_p
 
 @contextlib.contextmanager
 def silent_progress_bars() -> Iterator[None]:
-    """Hide the bars of a trial with one row, which would look as if the pool had one."""
+    """Hide the progress bars of a trial with one row. Their count of 1 would look like the size of the pool."""
     disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -25,20 +25,22 @@ def silent_progress_bars() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_mixed_precision(model: torch.nn.Module) -> Iterator[None]:
-    """Take off the autocast that `accelerator.prepare` put around `forward`: scoring brings its own dtype."""
-    prepared = model.__dict__.get("forward") if "_original_forward" in model.__dict__ else None
-    if prepared is not None:
-        model.forward = model._original_forward  # type: ignore[assignment]
+    """Remove the autocast that `accelerator.prepare` put around `forward`, because scoring sets its own dtype."""
+    own = vars(model)
+    if "_original_forward" not in own or "forward" not in own:  # not prepared by accelerate
+        yield
+        return
+    prepared = own["forward"]
+    model.forward = own["_original_forward"]
     try:
         yield
     finally:
-        if prepared is not None:
-            model.forward = prepared
+        model.forward = prepared
 
 
 @contextlib.contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Leave the random number generators as they were, so that training does not depend on whether it scored."""
+    """Put the random number generators back, so that training is the same whether or not rows were scored before."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

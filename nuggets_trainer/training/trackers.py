@@ -1,12 +1,13 @@
-"""A histogram of golden scores and a table of the best rows, for TensorBoard, Weights & Biases and Trackio.
+"""What experiment trackers show of a golden set: numbers, a histogram of golden scores, a table of the best rows.
 
-They go to the runs that the Trainer's own `report_to` has opened; numbers go through `Trainer.log`. Knows no scoring.
+Numbers go through `Trainer.log`. Histogram and table go to TensorBoard, Weights & Biases and Trackio, into the runs
+that the Trainer's own `report_to` has opened.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 NUM_ROWS = 50
 NUM_CHARACTERS = 300
 COLUMNS = ("rank", "index", "golden_score", "standard_error", "mean_gain", "prompt", "completion")
-# What Markdown and HTML act on.
+# Characters that Markdown or HTML would interpret.
 MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+!|&~$-]")
 
 Rows = list[list[Any]]
@@ -34,18 +35,23 @@ Rows = list[list[Any]]
 def log_selection(
     trainer: Trainer, pool: Pool, summary: dict[str, float], golden_set: GoldenSet, scores: PoolScores | None
 ) -> None:
-    """Log at the current step: each number as `nuggets/<name>`, `nuggets/golden_scores` and `nuggets/best_rows`.
+    """Log a golden set at the current step. All ranks may call.
+
+    Each number is logged as `nuggets/<name>`, the histogram as `nuggets/golden_scores`, the table as
+    `nuggets/best_rows`.
 
     Args:
-        trainer: one whose training has begun: its `report_to` has runs that are open. All ranks may call.
-        pool: the candidates.
-        summary: numbers of the golden set; those of the scores are added.
-        golden_set: its best `NUM_ROWS` rows make the table.
-        scores: of the pool; None after resuming from a checkpoint: then numbers alone are logged.
+        trainer: trainer whose training has begun, so that the runs of its `report_to` are open.
+        pool: candidates.
+        summary: numbers of the golden set by name; the numbers of `scores` are added.
+        golden_set: golden set whose best `NUM_ROWS` rows make the table.
+        scores: scores of the pool; None after resuming from a checkpoint, and then only numbers are logged.
     """
-    summary = {**summary, **({} if scores is None else scores.summary())}
+    numbers = dict(summary)
+    if scores is not None:
+        numbers.update(scores.summary())
     # Not `trainer.log`: SFTTrainer's would put the metrics it has gathered since its last log into this entry.
-    Trainer.log(trainer, {f"nuggets/{name}": value for name, value in summary.items()})
+    Trainer.log(trainer, {f"nuggets/{name}": value for name, value in numbers.items()})
     if scores is not None and trainer.is_world_process_zero():
         _log_golden_set(trainer, pool, golden_set, scores)
 
@@ -72,11 +78,11 @@ def _log_golden_set(trainer: Trainer, pool: Pool, golden_set: GoldenSet, scores:
         else:
             import trackio
 
-            _log_objects(trackio, known, edges, _escaped(rows), step)  # it takes texts for Markdown
+            _log_objects(trackio, known, edges, _escaped(rows), step)  # Trackio shows texts as Markdown
 
 
 def _log_objects(tracker: Any, known: Any, edges: Any, rows: Rows, step: int) -> None:
-    """Weights & Biases and Trackio have the same names for things."""
+    """Log to Weights & Biases or Trackio, whose classes and functions have the same names."""
     import pandas as pd
 
     histogram = tracker.Histogram(np_histogram=np.histogram(known, edges))
@@ -88,9 +94,16 @@ def _best_rows(pool: Pool, golden_set: GoldenSet, decode: Callable[[list[int]], 
     rows: Rows = []
     for place, index in enumerate(golden_set.indices[:NUM_ROWS].tolist()):
         texts = display_texts(pool[index], decode)
-        numbers = (golden_set.golden_score, golden_set.standard_error, golden_set.mean_gain)
-        shown = [_one_line(texts[name]) for name in ("prompt", "completion")]
-        rows.append([place + 1, index, *(float(values[place]) for values in numbers), *shown])
+        row = {
+            "rank": place + 1,
+            "index": index,
+            "golden_score": float(golden_set.golden_score[place]),
+            "standard_error": float(golden_set.standard_error[place]),
+            "mean_gain": float(golden_set.mean_gain[place]),
+            "prompt": _one_line(texts["prompt"]),
+            "completion": _one_line(texts["completion"]),
+        }
+        rows.append([row[column] for column in COLUMNS])
     return rows
 
 
@@ -100,14 +113,22 @@ def _one_line(text: str) -> str:
 
 
 def _escaped(rows: Rows) -> Rows:
-    """Write texts so that Markdown shows them as they are."""
-    return [
-        [MARKUP.sub(lambda m: f"&#{ord(m.group())};", cell) if isinstance(cell, str) else cell for cell in row]
-        for row in rows
-    ]
+    """Replace the characters of all texts that Markdown or HTML would interpret."""
+    return [[_escaped_cell(cell) for cell in row] for row in rows]
+
+
+def _escaped_cell(cell: Any) -> Any:
+    if isinstance(cell, str):
+        return MARKUP.sub(lambda match: f"&#{ord(match.group())};", cell)
+    return cell
 
 
 def _markdown(rows: Rows) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *_escaped(rows)]
-    cells = ([f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    lines = [_markdown_line(COLUMNS), _markdown_line(["---"] * len(COLUMNS))]
+    lines += [_markdown_line(row) for row in _escaped(rows)]
+    return "\n".join(lines)
+
+
+def _markdown_line(cells: Sequence[Any]) -> str:
+    texts = [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
+    return f"| {' | '.join(texts)} |"

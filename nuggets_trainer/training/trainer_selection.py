@@ -144,7 +144,7 @@ class TrainerSelection:
         self.save(self.trainer.args.output_dir)
 
     def is_due(self, step: int, loader: Any) -> bool:
-        """Whether the golden set is chosen again after this optimizer step."""
+        """Check whether the golden set is to be chosen again after this optimizer step."""
         return self.reselection is not None and step % self.interval(loader) == 0
 
     def interval(self, loader: Any) -> int:

@@ -277,7 +277,7 @@ def test_a_finished_job_trains_no_further(rows, tmp_path):
     weights = adapter.read_bytes()
     adapter.unlink()  # as if killed between the last checkpoint and the final save
     again = run(command)
-    assert "Nothing was left to train" in again and "reuses the scores" in again
+    assert "Nothing is left to train" in again and "uses the scores again" in again
     assert adapter.read_bytes() == weights
     assert not (tmp_path / "out" / "checkpoint-7").exists()
 
