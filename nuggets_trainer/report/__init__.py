@@ -22,14 +22,14 @@ def write_report(score_dir: Place, output_dir: Place | None = None) -> dict[str,
     """Write a report on the scores in a directory.
 
     Args:
-        score_dir: of a scoring run that is over; a local path, or a URL for fsspec.
-        output_dir: where to; default: beside the scores.
+        score_dir: directory of a finished scoring run; a local path, or a URL for fsspec.
+        output_dir: directory for report.html and report.json; None writes them beside the scores.
 
     Returns:
-        What report.json holds.
+        The content of report.json.
 
     Raises:
-        FileNotFoundError: if the scores are not there, with what to do.
+        FileNotFoundError: if the scores are not there; the error says what to run.
     """
     figures = read_figures(score_dir)
     output_dir = score_dir if output_dir is None else output_dir
@@ -40,28 +40,29 @@ def write_report(score_dir: Place, output_dir: Place | None = None) -> dict[str,
 
 
 def tell_warnings(cautions: list[dict[str, str]], output_dir: Place) -> None:
-    """Log the warnings among the cautions of a report, by title: not everyone opens the page.
+    """Log the titles of the warnings in a report, because not everyone opens the page.
 
     Args:
-        cautions: of `write_report`.
-        output_dir: where the report is.
+        cautions: cautions of the report, as `write_report` returns them.
+        output_dir: directory of the report.
     """
     titles = [caution["title"] for caution in cautions if caution["level"] == "warn"]
     for title in titles:
         logger.warning("Caution: %s.", title)
     if titles:
-        logger.warning("What that means, and what to do: %s", join(output_dir, "report.html"))
+        logger.warning("What the cautions mean, and what to do: %s", join(output_dir, "report.html"))
 
 
 @contextlib.contextmanager
 def warn_instead_of_raising(score_dir: Place) -> Iterator[None]:
-    """Warn of whatever goes wrong inside: scores are written by then, and training goes on."""
+    """Turn any error inside into a warning: the scores are written by then, and training can go on."""
     try:
         yield
     except Exception as error:
-        # worth the hours of scoring before it or the training after it
+        # No report is worth the hours of scoring before it or the training after it.
         logger.warning(
-            "The scores in %s are whole, but there is no report on them: %s: %s. `nuggets report %s` tries again.",
+            "The scores in %s are complete, but the report could not be written: %s: %s. `nuggets report %s` tries "
+            "again.",
             score_dir,
             type(error).__name__,
             error,

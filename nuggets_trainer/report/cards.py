@@ -1,4 +1,4 @@
-"""What a model card and a dataset card say of a golden set, as Markdown. Knows no hub.
+"""What a model card and a dataset card say about a golden set, as Markdown.
 
 Paths, texts of rows and settings of the machine stay out: a card is public.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -30,50 +32,85 @@ CITATION = """```bibtex
 ```"""
 
 
+DATASET_HEAD = """---
+tags:
+- nuggets
+- data-selection
+configs:
+- config_name: golden_set
+  data_files: golden_set/train.parquet
+  default: true
+- config_name: scores
+  data_files: scores/train.parquet
+- config_name: anchors
+  data_files: anchors/train.parquet
+---"""
+DATASET_CONFIGURATIONS = """| configuration | rows |
+| --- | --- |
+| `golden_set` | the rows kept, best first, in the columns of the pool |
+| `scores` | every row of the pool, by `index`: golden score, error, mean gain, rank, reason if it was dropped |
+| `anchors` | the anchors: zero-shot log-prob, tokens |"""
+
+
 def selection_section(
     golden_set: GoldenSet, config: NuggetsConfig, scores: PoolScores | None, num_reselections: int | None = None
 ) -> str:
     """Write the section of a model card.
 
     Args:
-        golden_set: what the model was tuned on.
-        config: how it was chosen.
-        scores: what it was chosen by; None after resuming from a checkpoint.
+        golden_set: rows that the model was tuned on.
+        config: configuration of the selection.
+        scores: scores that the golden set was chosen by; None after resuming from a checkpoint.
         num_reselections: number of times that it was chosen again during training; None if that was not asked for.
     """
     rule, value = golden_set.rule
-    lines = [
-        f"Of {golden_set.num_rows:,} rows, {len(golden_set):,} were kept by their golden score ({NUGGETS}): the share "
-        "of anchor tasks whose answer the scorer model finds more likely with the row before them as an example.",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| selection rule | {rule}={value:g} |",
-        f"| golden score at the cut | {golden_set.cut:.3f}, standard error {golden_set.standard_error[-1]:.3f} |",
-        f"| tied at the cut | {golden_set.ties_at_cut:,} rows, {golden_set.ties_kept:,} of them kept |",
-        f"| dropped | {golden_set.num_rows - golden_set.num_candidates:,} rows that could not be scored"
-        f"{_reasons(scores)} |",
-        f"| anchors | {_anchors(config, scores)} |",
-        f"| scorer model | {_scorer(config)} |",
-        f"| template, schedule | {config.template}, {config.schedule_in_force} |",
-        *(f"| {name} | {getattr(config, name)} |" for name in config.every_pair_for if hasattr(config, name)),
-    ]
+    num_dropped = golden_set.num_rows - golden_set.num_candidates
+    lines = {
+        "selection rule": f"{rule}={value:g}",
+        "golden score at the cut": f"{golden_set.cut:.3f}, standard error {golden_set.standard_error[-1]:.3f}",
+        "tied at the cut": f"{counted(golden_set.ties_at_cut, 'row')}, {golden_set.ties_kept:,} of them kept",
+        "dropped": f"{counted(num_dropped, 'row')} that could not be scored{_reasons(scores)}",
+        "anchors": _anchors(config, scores),
+        "scorer model": _scorer(config),
+        "template, schedule": f"{config.template}, {config.schedule_in_force}",
+    }
+    for name in config.every_pair_for:
+        if hasattr(config, name):
+            lines[name] = str(getattr(config, name))
     if num_reselections is not None:
-        lines.append(f"| chosen again during training | {num_reselections} times |")
-    return "\n".join([SECTION, "", *lines, "", "Selected with nuggets_trainer.", ""])
+        lines["chosen again during training"] = counted(num_reselections, "time")
+    text = (
+        f"Of {counted(golden_set.num_rows, 'row')}, {len(golden_set):,} were kept by their golden score ({NUGGETS}): "
+        "the share of anchor tasks whose answer the scorer model finds more likely with the row before them as an "
+        "example."
+    )
+    return "\n".join([SECTION, "", text, "", _table(lines), "", "Selected with nuggets_trainer.", ""])
+
+
+def _table(lines: Mapping[str, str]) -> str:
+    """Write a table of names and values, without a head."""
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in lines.items())])
 
 
 def _reasons(scores: PoolScores | None) -> str:
-    counts = Counter(reason for reason in scores.dropped if reason is not None) if scores is not None else {}
-    return f" ({', '.join(f'{reason} {count:,}' for reason, count in counts.items())})" if counts else ""
+    """Count the reasons in brackets; empty if nothing was dropped or it is not known."""
+    if scores is None:
+        return ""
+    counts = Counter(reason for reason in scores.dropped if reason is not None)
+    return f" ({_counts(counts)})" if counts else ""
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
 
 def _anchors(config: NuggetsConfig, scores: PoolScores | None) -> str:
     if scores is None:
         return "given" if config.anchors is not None else "as in the first run"
     number = sum(reason is None for reason in scores.anchors.dropped)
-    given = all(index is None for index in scores.anchors.pool_index)
-    return f"{number:,}, {'given' if given else f'chosen from the pool ({config.anchor_selection})'}"
+    if all(index is None for index in scores.anchors.pool_index):
+        return f"{number:,}, given"
+    return f"{number:,}, chosen from the pool ({config.anchor_selection})"
 
 
 def _scorer(config: NuggetsConfig) -> str:
@@ -116,59 +153,36 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
     """Write the README of a dataset with the configurations `golden_set`, `scores` and `anchors`.
 
     Args:
-        figures: from `read_figures`.
+        figures: figures of the report, from `read_figures`.
         title: heading of the card.
     """
     run, cut = figures["run"], figures["cut"]
     rule, value = run["rule"]
-    cautions = [f"- **{caution['title']}.** {caution['text']}" for caution in figures["cautions"]] or ["- None found."]
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in run["dropped"].items()) or "none"
-    return "\n".join(
-        [
-            "---",
-            "tags:",
-            "- nuggets",
-            "- data-selection",
-            "configs:",
-            "- config_name: golden_set",
-            "  data_files: golden_set/train.parquet",
-            "  default: true",
-            "- config_name: scores",
-            "  data_files: scores/train.parquet",
-            "- config_name: anchors",
-            "  data_files: anchors/train.parquet",
-            "---",
-            "",
-            f"# {title}",
-            "",
-            f"{cut['num_kept']:,} of {cut['num_rows']:,} rows, kept by their golden score ({NUGGETS}): the share of "
-            f"{run['anchors']['num_anchors']:,} anchor tasks whose answer {public_name(run['model'])} finds more "
-            "likely with the row before them as an example.",
-            "",
-            "| configuration | rows |",
-            "| --- | --- |",
-            "| `golden_set` | the rows kept, best first, in the columns of the pool |",
-            "| `scores` | every row of the pool, by `index`: golden score, error, mean gain, rank, why dropped |",
-            "| `anchors` | the anchors: log-prob alone, tokens |",
-            "",
-            "| | |",
-            "| --- | --- |",
-            f"| selection rule | {rule}={value:g} |",
-            f"| golden score at the cut | {cut['score']:.3f} \u00b1 {cut['standard_error']:.3f} |",
-            f"| tied at the cut | {cut['ties']:,}, of which {cut['ties_kept']:,} are kept |",
-            f"| dropped | {dropped} |",
-            f"| template | {run['template']} |",
-            f"| pool, sha256 | `{run['pool']['sha256']}` |",
-            f"| fingerprint of the scores | `{run['fingerprint']['id']}` |",
-            f"| nuggets_trainer | {run['versions']['nuggets_trainer']} |",
-            "",
-            "## What to watch out for",
-            "",
-            *cautions,
-            "",
-            "## Citation",
-            "",
-            CITATION,
-            "",
-        ]
+    lines = {
+        "selection rule": f"{rule}={value:g}",
+        "golden score at the cut": f"{cut['score']:.3f} \u00b1 {cut['standard_error']:.3f}",
+        "tied at the cut": f"{cut['ties']:,}, of which {cut['ties_kept']:,} are kept",
+        "dropped": _counts(run["dropped"]) or "none",
+        "template": run["template"],
+        "pool, sha256": f"`{run['pool']['sha256']}`",
+        "fingerprint of the scores": f"`{run['fingerprint']['id']}`",
+        "nuggets_trainer": run["versions"]["nuggets_trainer"],
+    }
+    text = (
+        f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}, kept by their golden score ({NUGGETS}): the share "
+        f"of {counted(run['anchors']['num_anchors'], 'anchor task')} whose answer {public_name(run['model'])} finds "
+        "more likely with the row before them as an example."
     )
+    cautions = [f"- **{caution['title']}.** {caution['text']}" for caution in figures["cautions"]]
+    parts = [
+        f"{DATASET_HEAD}\n",
+        f"# {title}\n",
+        f"{text}\n",
+        f"{DATASET_CONFIGURATIONS}\n",
+        f"{_table(lines)}\n",
+        "## What to watch out for\n",
+        "\n".join(cautions or ["- None found."]) + "\n",
+        "## Citation\n",
+        f"{CITATION}\n",
+    ]
+    return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""What a user should watch out for, read off the figures: each with what it means and what to do. Knows no files.
+"""What a user should watch out for, derived from the figures: what each finding means and what to do about it.
 
 A caution of level `warn` says that the golden set may not be what it seems; a `note` helps to read the numbers.
 """
@@ -8,30 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nuggets_trainer.wording import counted
+
 DROPPED_SHARE = 0.1
-TIED_SHARE = 0.25  # of the golden set, from a tie that others lost
-LONGER_SHARE = 0.7  # of pairs of a kept and a rejected row: 0.5 where length does not matter
+TIED_SHARE = 0.25  # of the golden set, from a tie that other rows lost
+LONGER_SHARE = 0.7  # of pairs of a kept and a rejected row; 0.5 if length does not matter
 USELESS_ANCHORS = 0.2
 FEW_ANCHORS = 50
 FEW_ROWS = 100
-MIN_PAIRS = 20  # before an anchor is called won or lost by all
+MIN_PAIRS = 20  # scored pairs before an anchor counts as won or lost by every row
 
 Caution = dict[str, str]
+Figures = dict[str, Any]
 
 
-def cautions(figures: dict[str, Any]) -> list[Caution]:
-    """Return `level`, `title` and `text` of each caution, warnings first."""
-    found = [
-        *_signal(figures["signal_check"]),
-        *_dropped(figures["run"], figures["cut"]),
-        *_low_cut(figures["cut"]),
-        *_ties(figures["cut"]),
-        *_coverage(figures["run"]),
-        *_length(figures["length"]),
-        *_anchors(figures["anchors"], figures["cut"]["num_sampled"], figures["run"]),
-        *_size(figures["cut"], figures["run"]),
-        *_eliminated(figures["cut"], figures["run"]),
-    ]
+def cautions(figures: Figures) -> list[Caution]:
+    """Return `level`, `title` and `text` of each caution, warnings first.
+
+    Args:
+        figures: the report's figures, without the cautions.
+    """
+    found: list[Caution] = []
+    for check in (_signal, _dropped, _low_cut, _ties, _coverage, _length, _anchors, _size, _eliminated):
+        found += check(figures)
     return sorted(found, key=lambda caution: caution["level"] != "warn")
 
 
@@ -43,140 +42,170 @@ def _note(title: str, text: str) -> Caution:
     return {"level": "note", "title": title, "text": text}
 
 
-def _signal(check: Any) -> Iterator[Caution]:
-    verdict = check.get("verdict") if isinstance(check, dict) else None
-    if verdict == "none":
+def _signal(figures: Figures) -> Iterator[Caution]:
+    check = figures["signal_check"]
+    if not isinstance(check, dict):
+        return
+    if check.get("verdict") == "none":
         yield _warn(
             "The scorer model cannot tell examples from corrupted ones",
-            "Candidates and corrupted copies of them got the same scores, so that the ranking is mostly noise. Use a "
+            "Candidates and corrupted copies of them got the same scores, so the ranking is mostly noise. Use a "
             "larger scorer model, another template, or more anchors.",
         )
-    if verdict == "some":
+    if check.get("verdict") == "some":
         yield _note(
-            "The scorer model tells examples from some corruptions, not from all",
-            "Of the others its scores say nothing: see the signal check below.",
+            "The scorer model detects some corruptions, but not all",
+            "Its scores say nothing about the corruptions that it does not detect. See the signal check below.",
         )
 
 
-def _dropped(run: dict[str, Any], cut: dict[str, Any]) -> Iterator[Caution]:
+def _dropped(figures: Figures) -> Iterator[Caution]:
+    run, cut = figures["run"], figures["cut"]
     num_dropped = cut["num_rows"] - cut["num_candidates"]
-    if num_dropped > DROPPED_SHARE * cut["num_rows"]:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in run["dropped"].items())
-        advice = "Shorten or leave out long anchors. " if "too_long" in run["dropped"] else ""
-        yield _warn(
-            f"{num_dropped / cut['num_rows']:.0%} of the pool was dropped and could not be chosen",
-            f"{num_dropped:,} of {cut['num_rows']:,} rows ({reasons}). {advice}See the dropped rows below.",
-        )
+    if num_dropped <= DROPPED_SHARE * cut["num_rows"]:
+        return
+    text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({_reasons(run['dropped'])}). "
+    if "too_long" in run["dropped"]:
+        text += "Shorten or leave out long anchors. "
+    yield _warn(
+        f"{num_dropped / cut['num_rows']:.0%} of the pool was dropped and could not be chosen",
+        f"{text}The section on dropped rows below explains the reasons.",
+    )
 
 
-def _low_cut(cut: dict[str, Any]) -> Iterator[Caution]:
+def _reasons(counts: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+
+
+def _low_cut(figures: Figures) -> Iterator[Caution]:
+    cut = figures["cut"]
     if cut["score"] < 0.5:
         yield _warn(
             f"The golden set goes down to a golden score of {cut['score']:.2f}",
-            "The last row kept makes more anchors less likely than it makes likelier. Keep fewer rows.",
+            "The last row kept makes the answer more likely on fewer than half of the anchors. Keep fewer rows.",
         )
     if cut["mean_gain_kept"] <= 0:
         yield _warn(
             "On average the golden set does not help the anchors",
-            f"Its mean gain is {cut['mean_gain_kept']:+.3f} nats per token: the rows that help, help little.",
+            f"Its mean gain is {cut['mean_gain_kept']:+.3f} nats per token: the kept rows lose on some anchors at "
+            "least as much as they gain on others.",
         )
 
 
-def _ties(cut: dict[str, Any]) -> Iterator[Caution]:
+def _ties(figures: Figures) -> Iterator[Caution]:
+    cut = figures["cut"]
     lost = cut["ties"] - cut["ties_kept"]
     if lost and cut["ties_kept"] > TIED_SHARE * cut["num_kept"]:
+        rejected = counted(lost, "equally good row was", "equally good rows were")
         yield _warn(
             f"{cut['ties']:,} rows tie at the cut",
-            f"{cut['ties_kept']:,} of the {cut['num_kept']:,} rows kept were chosen among them (in a ranking by mean "
-            f"gain, then by place in the pool), and {lost:,} equally good ones were not. More anchors "
-            "tell them apart.",
+            f"The golden set took {cut['ties_kept']:,} of its {counted(cut['num_kept'], 'row')} from this tie; "
+            f"{rejected} rejected. A ranking breaks ties by mean gain, then by place in the pool. More anchors would "
+            "tell the rows apart.",
         )
     if cut["near_rejected"] > cut["num_kept"]:
         about = "About " if cut["num_eliminated"] else ""
         yield _note(
             f"{about}{cut['near_rejected']:,} rejected rows are within one standard error of the cut",
-            f"Another set of {cut['num_anchors']:,} anchors would keep other rows near the cut. The top of the "
-            "ranking is surer than its end; the standard error shrinks with the square root of the number of anchors.",
+            f"Another set of {counted(cut['num_anchors'], 'anchor')} would keep other rows near the cut. The top of "
+            "the ranking is more certain than its end. The standard error shrinks with the square root of the number "
+            "of anchors.",
         )
 
 
-def _coverage(run: dict[str, Any]) -> Iterator[Caution]:
+def _coverage(figures: Figures) -> Iterator[Caution]:
+    run = figures["run"]
     weight = run["config"].get("coverage_weight")
     if weight is not None and run["golden_set"].get("num_unlike_ranking") == 0:
         yield _note(
             "Coverage changed nothing",
-            f"With `coverage_weight={weight:g}` the golden set has the rows of the ranking by golden score. A larger "
-            "weight, or a smaller golden set, would tell them apart.",
+            f"With `coverage_weight={weight:g}` the golden set has the same rows as the ranking by golden score. Use "
+            "a larger weight or a smaller golden set to get other rows.",
         )
 
 
-def _length(length: dict[str, Any]) -> Iterator[Caution]:
+def _length(figures: Figures) -> Iterator[Caution]:
+    length = figures["length"]
     longer = length["share_longer"]
     if longer is None or 1 - LONGER_SHARE < longer < LONGER_SHARE:
         return
-    word, share = ("longer", longer) if longer >= LONGER_SHARE else ("shorter", 1 - longer)
+    word, share = "longer", longer
+    if longer < LONGER_SHARE:
+        word, share = "shorter", 1 - longer
     yield _warn(
-        f"Kept rows are {word}: {share:.0%} of the time than a rejected one",
-        f"The median completion has {length['median_kept']:,.0f} {length['unit']} among those kept and "
-        f"{length['median_rejected']:,.0f} among those rejected. Length alone may explain a part of the choice: "
-        "compare with random rows of the same lengths before you trust it.",
+        f"Kept rows are {word} than rejected rows in {share:.0%} of pairs",
+        f"The median completion has {length['median_kept']:,.0f} {length['unit']} in kept rows and "
+        f"{length['median_rejected']:,.0f} in rejected rows. Length alone may explain part of the choice: compare "
+        "with random rows of the same lengths before you trust it.",
     )
 
 
-def _anchors(anchors: list[dict[str, Any]], num_sampled: int, run: dict[str, Any]) -> Iterator[Caution]:
-    usable = [anchor for anchor in anchors if anchor["pairs"] >= MIN_PAIRS]
-    never = sum(anchor["pairs_won"] == 0 for anchor in usable)
-    always = sum(anchor["pairs_won"] == anchor["pairs"] for anchor in usable)
-    if never or always:
-        counts = [f"{never:,} are never won"] * bool(never) + [f"{always:,} are always won"] * bool(always)
-        level = _warn if never + always > USELESS_ANCHORS * len(usable) else _note
-        yield level(
-            f"{never + always:,} of {len(usable):,} anchors decide nothing",
-            f"{' and '.join(counts)}, whatever candidate stands before them. They cost as much as the others: replace "
-            "them.",
-        )
-    # Three standard errors: of some hundred anchors hardly one is beyond by chance.
-    bound = -max(0.1, 3 / max(1, num_sampled) ** 0.5)
-    against = sum((anchor["discrimination"] or 0) < bound for anchor in usable)
-    if against:
-        yield _note(
-            f"{against:,} anchors disagree with the others",
-            "What helps the other anchors tends to hurt these. They may be noisy, or of another kind of task.",
-        )
+def _anchors(figures: Figures) -> Iterator[Caution]:
+    usable = [anchor for anchor in figures["anchors"] if anchor["pairs"] >= MIN_PAIRS]
+    yield from _useless_anchors(usable)
+    yield from _opposed_anchors(usable, figures["cut"]["num_sampled"])
     if 0 < len(usable) < FEW_ANCHORS:
         yield _note(
-            f"{len(usable):,} anchors are few",
+            f"Few anchors: {len(usable):,}",
             f"A golden score moves in steps of {1 / len(usable):.3f}, and its standard error is up to "
-            f"{0.5 / len(usable) ** 0.5:.2f}. 100 anchors halve what 25 leave open.",
+            f"{0.5 / len(usable) ** 0.5:.2f}. The standard error with 100 anchors is half of that with 25.",
         )
-    dropped = sum(run["anchors"]["dropped"].values())
-    if dropped:
+    about = figures["run"]["anchors"]
+    if about["dropped"]:
         yield _note(
-            f"{dropped:,} anchors could not be scored",
-            ", ".join(f"{reason} {count:,}" for reason, count in run["anchors"]["dropped"].items()) + ".",
+            f"Anchors that could not be scored: {sum(about['dropped'].values()):,}",
+            f"They have no part in the golden scores. Reasons: {_reasons(about['dropped'])}.",
         )
-    if not run["anchors"]["given"]:
+    if not about["given"]:
         yield _note(
             "The anchors were chosen from the pool itself",
-            "Where the pool is noisy, so are they. Give clean rows of the task you care about, if you have them.",
+            "If the pool is noisy, the anchors are noisy too. Give clean rows of the task that you care about, if you "
+            "have them.",
         )
 
 
-def _size(cut: dict[str, Any], run: dict[str, Any]) -> Iterator[Caution]:
-    if cut["num_kept"] < FEW_ROWS and run["config"].get("match_full_steps") is False:
+def _useless_anchors(usable: list[dict[str, Any]]) -> Iterator[Caution]:
+    never = sum(anchor["pairs_won"] == 0 for anchor in usable)
+    always = sum(anchor["pairs_won"] == anchor["pairs"] for anchor in usable)
+    if never + always == 0:
+        return
+    level = _warn if never + always > USELESS_ANCHORS * len(usable) else _note
+    yield level(
+        f"Anchors that decide nothing: {never + always:,} of {len(usable):,}",
+        f"No row wins {never:,} of them, and every row wins {always:,}. They cost as much as the other anchors: "
+        "replace them.",
+    )
+
+
+def _opposed_anchors(usable: list[dict[str, Any]], num_sampled: int) -> Iterator[Caution]:
+    # Three standard errors: by chance hardly one in some hundred anchors is beyond them.
+    bound = -max(0.1, 3 / max(1, num_sampled) ** 0.5)
+    opposed = sum((anchor["discrimination"] or 0) < bound for anchor in usable)
+    if opposed:
         yield _note(
-            f"The golden set is small: {cut['num_kept']:,} rows",
+            f"Anchors that disagree with the others: {opposed:,} of {len(usable):,}",
+            "A row that helps the other anchors tends to hurt these. They may be noisy, or from another kind of task.",
+        )
+
+
+def _size(figures: Figures) -> Iterator[Caution]:
+    num_kept = figures["cut"]["num_kept"]
+    if num_kept < FEW_ROWS and figures["run"]["config"].get("match_full_steps") is False:
+        yield _note(
+            f"The golden set is small: {counted(num_kept, 'row')}",
             "A few epochs over it are few optimizer steps. Set `max_steps` or `match_full_steps` when you tune on it.",
         )
 
 
-def _eliminated(cut: dict[str, Any], run: dict[str, Any]) -> Iterator[Caution]:
-    if cut["num_eliminated"]:
-        # Runs of before 0.2 could let the race err: the option `race_confidence` was removed then.
-        exact = run["config"].get("race_confidence") is None
-        kept = "The golden set is that of scoring everything" if exact else "Unlikely rows were stopped as well"
-        yield _note(
-            f"{cut['num_eliminated']:,} rows have no golden score, but a bound",
-            f"The race left them as soon as they could not be kept any more. {kept}; for the whole distribution of "
-            "scores run with `schedule: exact`, which uses what is stored.",
-        )
+def _eliminated(figures: Figures) -> Iterator[Caution]:
+    num_eliminated = figures["cut"]["num_eliminated"]
+    if not num_eliminated:
+        return
+    effect = "The golden set is the same as after scoring every pair."
+    if figures["run"]["config"].get("race_confidence") is not None:  # an option of earlier versions
+        effect = "It also stopped rows that were unlikely to be kept."
+    yield _note(
+        f"{counted(num_eliminated, 'row has', 'rows have')} an upper bound, but no golden score",
+        f"The race stopped scoring a row as soon as it could not be kept any more. {effect} To get the golden scores "
+        "of all rows, run with `schedule: exact`, which reuses the stored pairs.",
+    )

@@ -1,4 +1,4 @@
-"""The golden set and its scores as a dataset: in a directory, or on the hub. Knows no scoring."""
+"""The golden set and its scores as a dataset: in a directory, or on the hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nuggets_trainer.report.cards import dataset_card
 from nuggets_trainer.report.figures import read_figures
 from nuggets_trainer.store.files import Place, join, read_bytes
-from nuggets_trainer.store.read_results import read_run, read_scores
+from nuggets_trainer.store.read_results import read_run_info, read_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,36 +18,40 @@ if TYPE_CHECKING:
 
 
 def golden_rows(score_dir: Place, pool: Pool) -> Dataset:
-    """Return the rows of a pool that a scoring run kept, best first, in the pool's own columns.
+    """Return the rows that a scoring run kept, best first, in the pool's own columns.
+
+    Args:
+        score_dir: directory of a finished scoring run; a local path, or a URL for fsspec.
+        pool: the rows that were scored.
 
     Raises:
-        FileNotFoundError: if the scores are not there, with what to do.
+        FileNotFoundError: if the scores are not there; the error says what to run.
         ValueError: if the pool is not the one that was scored.
     """
-    run, table = read_run(score_dir), read_scores(score_dir)
+    run, scores = read_run_info(score_dir), read_scores(score_dir)
     if (len(pool), pool.content_hash) != (run["pool"]["num_rows"], run["pool"]["sha256"]):
         raise ValueError(
-            f"The pool is not the one that was scored: it has {len(pool):,} rows with the hash {pool.content_hash}, "
-            f"and {score_dir} is about {run['pool']['num_rows']:,} rows with the hash {run['pool']['sha256']}. Give "
-            "the rows that were scored, in their order, read in the same way."
+            f"`pool` must be the pool that was scored: {run['pool']['num_rows']:,} rows with the hash "
+            f"{run['pool']['sha256']}, got {len(pool):,} rows with the hash {pool.content_hash}. Give the rows of "
+            f"{score_dir} in their order, read in the same way."
         )
-    kept = table.selected.nonzero()[0]
-    return pool.dataset.select(kept[table.rank[kept].argsort(kind="stable")])
+    kept = scores.selected.nonzero()[0]
+    return pool.dataset.select(kept[scores.rank[kept].argsort(kind="stable")])
 
 
 def write_dataset(score_dir: Place, pool: Pool, directory: str | Path, title: str = "Golden set") -> None:
-    """Write a directory that `load_dataset` reads: the golden set, scores of all rows, anchors, and a dataset card.
+    """Write a directory that `load_dataset` reads: golden set, scores of all rows, anchors, dataset card.
 
-    The report stays behind: it shows texts of rows that were not kept.
+    The report is left out, because it shows texts of rows that were not kept.
 
     Args:
-        score_dir: of a scoring run that is over; a local path, or a URL for fsspec.
+        score_dir: directory of a finished scoring run; a local path, or a URL for fsspec.
         pool: the rows that were scored.
-        directory: where to; created.
+        directory: path of the dataset; created if it is not there.
         title: heading of the card.
 
     Raises:
-        FileNotFoundError: if the scores are not there, with what to do.
+        FileNotFoundError: if the scores are not there; the error says what to run.
         ValueError: if the pool is not the one that was scored.
     """
     directory = Path(directory)
@@ -63,20 +67,20 @@ def write_dataset(score_dir: Place, pool: Pool, directory: str | Path, title: st
 def push_to_hub(
     score_dir: Place, pool: Pool, repo_id: str, *, private: bool | None = None, token: str | None = None
 ) -> str:
-    """Upload what `write_dataset` writes, in one commit; the repository is created where there is none.
+    """Upload what `write_dataset` writes in one commit; the repository is created if there is none.
 
     Args:
-        score_dir: of a scoring run that is over.
+        score_dir: directory of a finished scoring run; a local path, or a URL for fsspec.
         pool: the rows that were scored.
-        repo_id: `user/name` of the dataset.
-        private: whether a new repository is private; None is the default of the account or organisation.
-        token: of the hub; None takes the one that is logged in.
+        repo_id: name of the dataset, `user/name`.
+        private: whether a new repository is private; None takes the default of the account or organisation.
+        token: access token of the hub; None takes the one that is logged in.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        FileNotFoundError, ValueError: as `write_dataset`, before anything is sent.
+        FileNotFoundError, ValueError: as in `write_dataset`, before anything is sent.
     """
     from huggingface_hub import HfApi
 

@@ -1,7 +1,7 @@
-"""The result files of a scoring run -> all that a report shows, as plain numbers and texts.
+"""The result files of a scoring run -> all that a report shows, as plain numbers and texts: what report.json holds.
 
-Pairs are read in blocks of rows, and texts are those of rows.parquet, so that a report on millions of rows takes
-minutes and little memory. What comes out is what report.json holds.
+Pairs are read in blocks of rows, and texts come from rows.parquet. So a report on millions of rows takes minutes and
+little memory.
 """
 
 from __future__ import annotations
@@ -10,74 +10,71 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nuggets_trainer.report.anchor_figures import anchor_figures, heat_map_figures, tally_pairs
 from nuggets_trainer.report.cautions import cautions
 from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures, what_is_kept
 from nuggets_trainer.report.tallies import (
-    AnchorTally,
     clipped_counts,
     grid_counts,
     rank_correlation,
     score_edges,
     share_larger,
-    spread_edges,
+    trimmed_edges,
 )
 from nuggets_trainer.report.verdicts import verdict
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import (
     Bools,
+    Floats,
     Ints,
     StoredScores,
     read_anchors,
     read_optional,
-    read_pairs,
-    read_run,
+    read_run_info,
     read_scores,
     read_shown_rows,
 )
+from nuggets_trainer.store.shown_rows import TEXTS
 
-HEAT_ROWS, HEAT_ANCHORS = 60, 60
 LENGTH_BARS = 24
 SIGNAL_FILE = "signal_check.json"
-TEXTS = ("prompt", "completion", "prompt_characters", "completion_characters", "completion_length")
+NUMBERS = ("golden_score", "standard_error", "mean_gain", "upper_bound", "num_anchors")
 
 
 def read_figures(score_dir: Place) -> dict[str, Any]:
     """Collect what a report shows.
 
     Args:
-        score_dir: of a run that is over; a local path, or a URL for fsspec.
+        score_dir: directory of a finished run; a local path, or a URL for fsspec.
 
     Returns:
         JSON values: `run` (run.json), `what_is_kept`, `cut`, `cautions`, `scores`, `gains`, `sets`, `groups`,
         `length`, `anchors`, `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
 
     Raises:
-        FileNotFoundError: if a file is missing, with what to do.
+        FileNotFoundError: if a file is missing; the error says what to run.
     """
-    run, table, shown = read_run(score_dir), read_scores(score_dir), read_shown_rows(score_dir)
+    run, scores, shown = read_run_info(score_dir), read_scores(score_dir), read_shown_rows(score_dir)
     anchors = read_anchors(score_dir)
-    zero_shot = np.array([np.nan if a["zero_shot"] is None else a["zero_shot"] for a in anchors], dtype=np.float32)
-    tally, heat_rows = AnchorTally(zero_shot), _heat_rows(table)
-    sample = _sampled(table, shown)
-    heat = _tally_pairs(score_dir, table, tally, heat_rows, sample)
-    cut = _cut(table, sample)
+    sample = _sampled(scores, shown)
+    tally, heat = tally_pairs(score_dir, scores, anchors, sample)
+    cut = _cut_figures(scores, sample)
     figures = {
         "run": run,
         "what_is_kept": what_is_kept(run),
         "cut": cut,
-        "scores": _score_figures(table),
-        "gains": _gain_figures(table),
-        "sets": set_figures(table, anchors),
+        "scores": _score_figures(scores),
+        "gains": _gain_figures(scores),
+        "sets": set_figures(scores, anchors),
         "groups": group_figures(run),
-        "length": _length_figures(run["length_unit"], table, shown),
-        "anchors": _anchor_figures(anchors, tally, shown),
-        "heat_map": _heat_map(table, tally, heat_rows, heat),
-        "rows": _row_figures(table, cut, shown),
-        "reselection": reselection_figures(score_dir, table),
+        "length": _length_figures(run["length_unit"], scores, shown),
+        "anchors": anchor_figures(anchors, tally, shown),
+        "heat_map": heat_map_figures(scores, tally, heat),
+        "rows": _row_figures(scores, cut, shown),
+        "reselection": reselection_figures(score_dir, scores),
         "signal_check": _signal_check(score_dir, run),
     }
     plain: dict[str, Any] = _plain(figures)
@@ -85,191 +82,134 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
 
 
 def _signal_check(score_dir: Place, run: dict[str, Any]) -> Any:
-    """Give the signal check of this scorer; one of another, made in the same directory before, says nothing of it."""
+    """Read the signal check if it is about this run's scorer: one of another scorer may lie in the directory."""
     check = read_optional(score_dir, SIGNAL_FILE)
     is_own = isinstance(check, dict) and check.get("fingerprint") == run["fingerprint"]["id"]
     return check if is_own else None
 
 
-def _tally_pairs(
-    score_dir: Place, table: StoredScores, tally: AnchorTally, heat_rows: Ints, sample: Bools
-) -> npt.NDArray[np.float32]:
-    """Count all pairs; return the gains of the rows of the heat map, `(len(heat_rows), m)`."""
-    heat = np.full((len(heat_rows), len(tally.zero_shot)), np.nan, dtype=np.float32)
-    first = 0
-    for block in read_pairs(score_dir):
-        rows = slice(first, first + len(block))
-        tally.add(block, table.selected[rows], sample[rows])
-        here = np.flatnonzero((heat_rows >= rows.start) & (heat_rows < rows.stop))
-        heat[here] = block[heat_rows[here] - first] - tally.zero_shot
-        first += len(block)
-    return heat
+def _sampled(scores: StoredScores, shown: pa.Table) -> Bools:
+    """Whether a row stands for all candidates, `(n,)`: every row with a golden score, or after a race its pilot.
 
-
-def _sampled(table: StoredScores, shown: pa.Table) -> Bools:
-    """Which rows stand for all candidates, `(n,)`: all with a golden score, or after a race those of its pilot."""
-    if not table.eliminated.any():
-        return table.complete
-    sample = np.zeros(len(table), dtype=np.bool_)
-    sample[_sample(shown, "pilot")[0]] = True
+    After a race, the other rows with a golden score have it because they are good.
+    """
+    if not scores.eliminated.any():
+        return scores.complete
+    sample = np.zeros(len(scores), dtype=np.bool_)
+    pilot, _ = _length_sample(shown, "pilot")
+    sample[pilot] = True
     return sample
 
 
-def _cut(table: StoredScores, sample: Bools) -> dict[str, Any]:
-    """Say what is known of the cut: where it is, how sure, and who is near."""
-    kept = np.flatnonzero(table.selected)
-    last = kept[np.argmax(table.rank[kept])]
-    score, number = float(table.golden_score[last]), int(table.num_anchors[last])
-    error = float(table.standard_error[last])
-    rejected = (table.reason < 0) & ~table.selected
-    num_candidates = int((table.reason < 0).sum())
+def _cut_figures(scores: StoredScores, sample: Bools) -> dict[str, Any]:
+    """Describe the cut: where it is, how certain it is, and how many rows are near."""
+    kept = np.flatnonzero(scores.selected)
+    last = kept[np.argmax(scores.rank[kept])]
+    score, error = float(scores.golden_score[last]), float(scores.standard_error[last])
+    rejected = (scores.reason < 0) & ~scores.selected
     # Coverage, quotas and near-duplicates reject rows far above the cut: these are not near it.
-    near = rejected & (table.golden_score >= score - error) & (table.golden_score <= score + error)
-    estimate = round(float((near & sample).sum() / max(1, sample.sum())) * num_candidates)
+    near = rejected & (scores.golden_score >= score - error) & (scores.golden_score <= score + error)
+    # After a race, not all rows near the cut have a golden score: the sample tells how many there are.
+    estimate = round(float((near & sample).sum() / max(1, sample.sum())) * scores.num_candidates)
     return {
         "score": score,
         "standard_error": error,
-        "num_anchors": number,
-        "mean_gain": table.mean_gain[last],
-        "num_rows": len(table),
-        "num_candidates": num_candidates,
+        "num_anchors": scores.num_anchors[last],
+        "mean_gain": scores.mean_gain[last],
+        "num_rows": len(scores),
+        "num_candidates": scores.num_candidates,
         "num_kept": len(kept),
-        "num_eliminated": table.eliminated.sum(),
-        "ties": (table.golden_score == score).sum(),
-        "ties_kept": (table.golden_score[kept] == score).sum(),
-        "near_kept": (table.golden_score[kept] <= score + error).sum(),
-        "near_rejected": max(int(near.sum()), estimate),  # after a race, where not all of them have a score
+        "num_eliminated": scores.eliminated.sum(),
+        "ties": (scores.golden_score == score).sum(),
+        "ties_kept": (scores.golden_score[kept] == score).sum(),
+        "near_kept": (scores.golden_score[kept] <= score + error).sum(),
+        "near_rejected": max(int(near.sum()), estimate),
         "num_sampled": sample.sum(),
-        "best": table.golden_score[kept].max(),
-        "mean_kept": table.golden_score[kept].mean(),
-        "mean_gain_kept": table.mean_gain[kept].mean(),
-        "mean_rejected": _mean(table.golden_score[rejected & table.complete]),
+        "best": scores.golden_score[kept].max(),
+        "mean_kept": scores.golden_score[kept].mean(),
+        "mean_gain_kept": scores.mean_gain[kept].mean(),
+        "mean_rejected": _mean(scores.golden_score[rejected & scores.complete]),
     }
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float | None:
+def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _score_figures(table: StoredScores) -> dict[str, Any]:
-    edges = score_edges(int(table.num_anchors.max()))
+def _score_figures(scores: StoredScores) -> dict[str, Any]:
+    edges = score_edges(int(scores.num_anchors.max()))
     return {
         "edges": edges,
-        "kept": clipped_counts(table.golden_score[table.selected], edges),
-        "rejected": clipped_counts(table.golden_score[table.complete & ~table.selected], edges),
-        "eliminated": clipped_counts(table.upper_bound[table.eliminated], edges),
+        "kept": clipped_counts(scores.golden_score[scores.selected], edges),
+        "rejected": clipped_counts(scores.golden_score[scores.complete & ~scores.selected], edges),
+        "eliminated": clipped_counts(scores.upper_bound[scores.eliminated], edges),
     }
 
 
-def _gain_figures(table: StoredScores) -> dict[str, Any]:
-    complete = table.complete
-    edges = spread_edges(table.mean_gain[complete])
+def _gain_figures(scores: StoredScores) -> dict[str, Any]:
+    complete = scores.complete
+    edges = trimmed_edges(scores.mean_gain[complete])
     return {
         "edges": edges,
-        "kept": clipped_counts(table.mean_gain[table.selected], edges),
-        "rejected": clipped_counts(table.mean_gain[complete & ~table.selected], edges),
-        "correlation": rank_correlation(table.golden_score[complete], table.mean_gain[complete]),
+        "kept": clipped_counts(scores.mean_gain[scores.selected], edges),
+        "rejected": clipped_counts(scores.mean_gain[complete & ~scores.selected], edges),
+        "correlation": rank_correlation(scores.golden_score[complete], scores.mean_gain[complete]),
     }
 
 
-def _length_figures(unit: str, table: StoredScores, shown: pa.Table) -> dict[str, Any]:
-    """Score against completion length over the sample; an eliminated row enters with what it could have had."""
-    indices, lengths = _sample(shown, "length")
-    _, of_kept = _sample(shown, "length_kept")
-    of_rejected = lengths[~table.selected[indices]]
-    score, logs = table.best_known[indices], np.log10(lengths)
-    sample, sample_lengths = _sample(shown, "pilot") if table.eliminated.any() else (indices, lengths)
+def _length_figures(unit: str, scores: StoredScores, shown: pa.Table) -> dict[str, Any]:
+    """Golden score against completion length over a sample; an eliminated row enters with its upper bound."""
+    indices, lengths = _length_sample(shown, "length")
+    _, kept_lengths = _length_sample(shown, "length_kept")
+    rejected_lengths = lengths[~scores.selected[indices]]
+    unbiased, unbiased_lengths = indices, lengths
+    if scores.eliminated.any():
+        unbiased, unbiased_lengths = _length_sample(shown, "pilot")
+    logs = np.log10(lengths)
+    # Edges on a grid of fifths of a power of ten.
     x_edges = np.linspace(math.floor(logs.min() * 5) / 5, math.floor(logs.max() * 5) / 5 + 0.2, LENGTH_BARS + 1)
-    y_edges = np.linspace(0, 1, min(LENGTH_BARS, int(table.num_anchors.max()) + 1) + 1)
+    y_edges = np.linspace(0, 1, min(LENGTH_BARS, int(scores.num_anchors.max()) + 1) + 1)
     return {
         "unit": unit,
         "num_sampled": len(lengths),
         "x_edges": 10**x_edges,
         "y_edges": y_edges,
-        "counts": grid_counts(logs, score, x_edges, y_edges),
-        "correlation": rank_correlation(sample_lengths, table.golden_score[sample]),
-        "share_longer": share_larger(of_kept, of_rejected),
-        "median_kept": np.median(of_kept),
-        "median_rejected": np.median(of_rejected) if len(of_rejected) else None,
-        "kept": clipped_counts(np.log10(of_kept), x_edges),
-        "rejected": clipped_counts(np.log10(of_rejected), x_edges),
+        "counts": grid_counts(logs, scores.best_known[indices], x_edges, y_edges),
+        "correlation": rank_correlation(unbiased_lengths, scores.golden_score[unbiased]),
+        "share_longer": share_larger(kept_lengths, rejected_lengths),
+        "median_kept": np.median(kept_lengths),
+        "median_rejected": np.median(rejected_lengths) if len(rejected_lengths) else None,
+        "kept": clipped_counts(np.log10(kept_lengths), x_edges),
+        "rejected": clipped_counts(np.log10(rejected_lengths), x_edges),
     }
 
 
-def _sample(shown: pa.Table, part: str) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Pool indices and completion lengths of one sample; no length is below 1, for a scale of powers."""
+def _length_sample(shown: pa.Table, part: str) -> tuple[Ints, Floats]:
+    """Pool indices and completion lengths of one sample; no length is below 1, so that each has a logarithm."""
     rows = shown.filter(pc.equal(shown["part"], part))
-    return rows["index"].to_numpy(), np.maximum(rows["completion_length"].to_numpy().astype(np.float64), 1)
+    lengths = rows["completion_length"].to_numpy().astype(np.float64)
+    return rows["index"].to_numpy(), np.maximum(lengths, 1)
 
 
-def _anchor_figures(anchors: list[dict[str, Any]], tally: AnchorTally, shown: pa.Table) -> list[dict[str, Any]]:
-    rows = shown.filter(pc.equal(shown["part"], "anchor")).to_pylist()
-    texts = {row["anchor"]: {name: row[name] for name in TEXTS} for row in rows}
-    discrimination = tally.discrimination()
-    return [
-        {
-            **anchor,
-            "pairs": tally.scored[j],
-            "pairs_won": tally.won[j],
-            "won": _share(tally.won_sample[j], tally.scored_sample[j]),
-            "won_by_kept": _share(tally.won_kept[j], tally.scored_kept[j]),
-            "mean_gain": _share(tally.gain[j], tally.scored_sample[j]),
-            "discrimination": discrimination[j],
-            **texts.get(j, {}),
-        }
-        for j, anchor in enumerate(anchors)
-    ]
-
-
-def _share(count: Any, number: Any) -> float | None:
-    return float(count) / float(number) if number else None
-
-
-def _spread(values: Ints, number: int) -> Ints:
-    """Take so many, evenly from first to last."""
-    places = np.linspace(0, len(values) - 1, min(number, len(values)))
-    taken: Ints = values[np.unique(places.round().astype(np.int64))]
-    return taken
-
-
-def _heat_rows(table: StoredScores) -> Ints:
-    """Pool indices for the heat map, best first: evenly through the ranking, then through the eliminated rows."""
-    ranked, out = np.flatnonzero(table.rank > 0), np.flatnonzero(table.eliminated)
-    ranked = ranked[np.argsort(table.rank[ranked])]
-    return _spread(np.concatenate([ranked, out[np.argsort(-table.upper_bound[out], kind="stable")]]), HEAT_ROWS)
-
-
-def _heat_map(table: StoredScores, tally: AnchorTally, rows: Ints, gains: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Gains of the sampled rows; anchors from the one that is won most to the one that is won least."""
-    usable = np.flatnonzero(tally.scored > 0)
-    won = tally.won_sample[usable] / np.maximum(tally.scored_sample[usable], 1)
-    anchors = _spread(usable[np.argsort(-won, kind="stable")], HEAT_ANCHORS)
-    shown = gains[:, anchors].astype(np.float64)
-    size = np.abs(shown[~np.isnan(shown)])
-    return {
-        "rows": rows,
-        "selected": table.selected[rows],
-        "anchors": anchors,
-        "scale": float(np.quantile(size, 0.9)) if size.any() else 1.0,
-        "gains": shown.round(4),
-    }
-
-
-def _row_figures(table: StoredScores, cut: dict[str, Any], shown: pa.Table) -> list[dict[str, Any]]:
+def _row_figures(scores: StoredScores, cut: dict[str, Any], shown: pa.Table) -> list[dict[str, Any]]:
     """Rows with their texts, scores, and why they were kept or not: best first, dropped ones last."""
     rows = []
     for row in shown.filter(pc.is_in(shown["part"], pa.array(["kept", "rejected", "dropped"]))).to_pylist():
         i = row["index"]
-        status, why = verdict(table, i, cut)
-        numbers = {name: getattr(table, name)[i] for name in ("golden_score", "standard_error", "mean_gain")}
-        numbers |= {"upper_bound": table.upper_bound[i], "num_anchors": table.num_anchors[i]}
-        rank = int(table.rank[i]) or None
-        texts = {name: row[name] for name in TEXTS}
-        rows.append({"index": i, "status": status, "why": why, "rank": rank, **numbers, **texts})
-    place = {"kept": 0, "tied": 0, "below": 0, "eliminated": 1, "dropped": 2}
-    return sorted(
-        rows, key=lambda r: (place[r["status"]], r["rank"] or 0, -np.nan_to_num(r["upper_bound"]), r["index"])
-    )
+        status, why = verdict(scores, i, cut)
+        figures = {"index": i, "status": status, "why": why, "rank": int(scores.rank[i]) or None}
+        for name in NUMBERS:
+            figures[name] = getattr(scores, name)[i]
+        for name in TEXTS:
+            figures[name] = row[name]
+        rows.append(figures)
+    return sorted(rows, key=_place_on_the_page)
+
+
+def _place_on_the_page(row: dict[str, Any]) -> tuple[float, ...]:
+    """Ranked rows come by rank, eliminated ones by their upper bound, dropped ones as in the pool."""
+    block = {"eliminated": 1, "dropped": 2}.get(row["status"], 0)
+    return block, row["rank"] or 0, -np.nan_to_num(row["upper_bound"]), row["index"]
 
 
 def _plain(value: Any) -> Any:
@@ -280,4 +220,6 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

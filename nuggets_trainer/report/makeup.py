@@ -1,4 +1,4 @@
-"""What a golden set is made of: by anchor set, by group, and over the choices during training. Knows no texts."""
+"""What a golden set is made of: by anchor set, by group, and over the selections during training."""
 
 from __future__ import annotations
 
@@ -11,59 +11,76 @@ MOST_GROUPS = 30
 
 
 def what_is_kept(run: dict[str, Any]) -> str:
-    """Say by which rule, and within what limits, rows were kept."""
-    (rule, value), config = run["rule"], run["config"]
-    best = {"top_fraction": f"The best {value * 100:g}%", "top_k": f"The best {value:,}"}
-    limits = []
-    if config.get("group_by") is not None:
-        limits.append(f"within quotas by {config['group_by']}")
-    if config.get("max_similarity") is not None:
-        limits.append("without near-duplicates")
-    if config.get("coverage_weight") is not None:
-        limits.append("by coverage of the anchors")
-    return ", ".join([f"{best.get(rule, f'All above {value:g}')} are kept", *limits])
+    """Say by which rule, and within which limits, rows were kept.
+
+    Example:
+        >>> what_is_kept({"rule": ["top_k", 50], "config": {"group_by": "source"}})
+        'The golden set is the best 50 rows, within quotas by source'
+    """
+    rule, value = run["rule"]
+    kept = {
+        "top_fraction": f"the best {value * 100:g}% of the candidates",
+        "top_k": f"the best {value:,} rows",
+        "threshold": f"all rows above {value:g}",
+    }
+    parts = [f"The golden set is {kept[rule]}"]
+    if run["config"].get("group_by") is not None:
+        parts.append(f"within quotas by {run['config']['group_by']}")
+    if run["config"].get("max_similarity") is not None:
+        parts.append("without near-duplicates")
+    if run["config"].get("coverage_weight") is not None:
+        parts.append("chosen by coverage of the anchors")
+    return ", ".join(parts)
 
 
-def set_figures(table: StoredScores, anchors: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean golden score on each of several anchor sets; empty where there is one."""
-    return [
-        {
-            "name": name,
-            "num_anchors": sum(a["anchor_set"] == name and a["zero_shot"] is not None for a in anchors),
-            "mean_kept": own[table.selected].mean(),
-            "mean_candidates": own[table.complete].mean(),
-        }
-        for name, own in table.by_set.items()
-    ]
+def set_figures(scores: StoredScores, anchors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the mean golden score on each of several anchor sets; an empty list if there is one set."""
+    figures = []
+    for name, own in scores.by_set.items():
+        num_anchors = sum(anchor["anchor_set"] == name and anchor["zero_shot"] is not None for anchor in anchors)
+        figures.append(
+            {
+                "name": name,
+                "num_anchors": num_anchors,
+                "mean_kept": own[scores.selected].mean(),
+                "mean_candidates": own[scores.complete].mean(),
+            }
+        )
+    return figures
 
 
 def group_figures(run: dict[str, Any]) -> dict[str, Any] | None:
-    """Rows of the largest groups, where there were quotas; and how many groups there are besides."""
-    counts = run.get("groups")
-    if not counts:
+    """Return the rows of the largest groups and the number of the others; None if there were no quotas."""
+    groups = run.get("groups")
+    if not groups:
         return None
-    rows = [{"name": name, **of_group} for name, of_group in counts.items()]
+    rows = [{"name": name, **counts} for name, counts in groups.items()]
     return {"column": run["config"]["group_by"], "rows": rows[:MOST_GROUPS], "num_more": len(rows[MOST_GROUPS:])}
 
 
-def reselection_figures(score_dir: Place, table: StoredScores) -> list[dict[str, Any]]:
-    """One entry per golden set, the first one included; empty where it was chosen once."""
-    steps = reselections(score_dir)
-    if not steps:
+def reselection_figures(score_dir: Place, scores: StoredScores) -> list[dict[str, Any]]:
+    """Return one dict for each golden set of a training, the first one included; an empty list if there was one."""
+    later = reselections(score_dir)
+    if not later:
         return []
-    entries, first, before = [], table.selected, table.selected
-    for step, scores in [(0, table), *((step, read_scores(place)) for step, place in steps)]:
-        kept = scores.selected
-        entries.append(
-            {
-                "step": step,
-                "num_kept": kept.sum(),
-                "kept": (kept & before).sum(),
-                "kept_of_first": (kept & first).sum(),
-                "mean_kept": scores.golden_score[kept].mean(),
-                "cut": scores.golden_score[kept].min(),
-                "mean_gain_kept": scores.mean_gain[kept].mean(),
-            }
-        )
-        before = kept
+    first = previous = scores.selected
+    entries = [_selection_figures(0, scores, first, previous)]
+    for step, place in later:
+        chosen = read_scores(place)
+        entries.append(_selection_figures(step, chosen, first, previous))
+        previous = chosen.selected
     return entries
+
+
+def _selection_figures(step: int, scores: StoredScores, first: Any, previous: Any) -> dict[str, Any]:
+    """Describe one golden set and how much it has of the first and of the previous one, masks `(n,)`."""
+    kept = scores.selected
+    return {
+        "step": step,
+        "num_kept": kept.sum(),
+        "kept": (kept & previous).sum(),
+        "kept_of_first": (kept & first).sum(),
+        "mean_kept": scores.golden_score[kept].mean(),
+        "cut": scores.golden_score[kept].min(),
+        "mean_gain_kept": scores.mean_gain[kept].mean(),
+    }

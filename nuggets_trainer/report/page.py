@@ -1,8 +1,8 @@
-"""Figures -> one HTML page that needs nothing else: no network, no fonts, no scripts but its own. Knows no files.
+"""Figures -> one HTML page that needs nothing else: no network, no fonts, no scripts but its own.
 
-Every text goes through the template's escaping; the page's policy (CSP) lets no script run but the one it was made
-with, no style but its own, and nothing be fetched. Characters that would act on their surroundings (controls,
-directions) are shown by name.
+Every text goes through the template's escaping. The page's policy (CSP) allows only the script and the style that it
+was made with, and lets nothing be fetched. Characters that would act on their surroundings (controls, directions) are
+shown by name.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from nuggets_trainer.report import charts
-from nuggets_trainer.report.verdicts import REASONS
-from nuggets_trainer.wording import decimal, duration, visible
+from nuggets_trainer.report.verdicts import REASONS, UNKNOWN_REASON
+from nuggets_trainer.wording import counted, decimal, duration, visible
 
 ASSETS = Path(__file__).parent / "assets"
 TEXT_BUDGET = 1_200_000  # characters of all texts on a page
 TEXT_LENGTHS = (2000, 1000, 500, 250, 100)
-HEADING = 160
+HEADING = 160  # characters
+STATUSES = ("kept", "tied", "below", "eliminated", "dropped")
 
 
 def render_page(figures: dict[str, Any]) -> str:
-    """Return the page.
+    """Return the HTML of a report.
 
     Args:
-        figures: from `read_figures`.
+        figures: content of report.json, from `read_figures`.
     """
-    style, script = (Markup((ASSETS / name).read_text()) for name in ("report.css", "report.js"))
+    style, script = Markup((ASSETS / "report.css").read_text()), Markup((ASSETS / "report.js").read_text())
     return _template().render(
         **figures,
         style=style,
@@ -42,8 +43,9 @@ def render_page(figures: dict[str, Any]) -> str:
         text_length=text_length(figures["rows"] + figures["anchors"]),
         charts=charts,
         reasons=REASONS,
+        unknown_reason=UNKNOWN_REASON,
         signal=signal_rows(figures["signal_check"]),
-        statuses=statuses(figures["rows"]),
+        statuses=status_counts(figures["rows"]),
     )
 
 
@@ -56,8 +58,8 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "decimal": decimal, "first_line": first_line, "duration": duration}
-    environment.filters |= {"short_name": short_name, "with_code": with_code}
+    for function in (counted, decimal, duration, first_line, share, short_name, visible, with_code):
+        environment.filters[function.__name__] = function
     return environment.get_template("report.html.jinja")
 
 
@@ -68,36 +70,55 @@ def _digest(text: str) -> str:
 def first_line(text: str) -> str:
     """Return the beginning of a text in one line."""
     line = " ".join(text[: 4 * HEADING].split())
-    return visible(line if len(line) <= HEADING else line[:HEADING] + "\u2026")
+    if len(line) > HEADING:
+        line = line[:HEADING] + "\u2026"
+    return visible(line)
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """Write a share in percent; a dash for None.
+
+    Example:
+        >>> share(0.512), share(0.0512, 1), share(None)
+        ('51%', '5.1%', '\u2013')
+    """
+    return "\u2013" if value is None else f"{value:.{digits}%}"
 
 
 def short_name(model: str) -> str:
-    """Name a model as the hub does; of a local directory its last two parts."""
+    """Name a model as the hub does; a local directory is named by its last two parts."""
     return "/".join(Path(model).parts[-2:]) if Path(model).is_absolute() else model
 
 
 def with_code(text: str) -> Markup:
-    """Set what stands between backticks as code."""
+    """Mark up what stands between backticks as code."""
     return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
 
 
 def text_length(rows: list[dict[str, Any]]) -> int:
-    """Characters to show of each text, so that all of them together stay within the budget."""
-
-    def total(length: int) -> int:
-        return sum(min(length, len(row.get(name) or "")) for row in rows for name in ("prompt", "completion"))
-
-    return next((length for length in TEXT_LENGTHS if total(length) <= TEXT_BUDGET), TEXT_LENGTHS[-1])
+    """Return the number of characters to show of each text, so that all texts together stay within the budget."""
+    lengths = []
+    for row in rows:
+        lengths += [len(row.get("prompt") or ""), len(row.get("completion") or "")]
+    for limit in TEXT_LENGTHS:
+        if sum(min(limit, length) for length in lengths) <= TEXT_BUDGET:
+            return limit
+    return TEXT_LENGTHS[-1]
 
 
 def signal_rows(check: Any) -> list[dict[str, Any]]:
-    """Return the corruptions of a signal check; empty where there is none."""
-    lists = [value for value in check.values() if isinstance(value, list)] if isinstance(check, dict) else []
-    return [row for row in (lists[0] if lists else []) if isinstance(row, dict) and "corruption" in row]
+    """Return the corruptions of a signal check; an empty list if there is none."""
+    found = check.get("corruptions") if isinstance(check, dict) else None
+    if not isinstance(found, list):
+        return []
+    return [row for row in found if isinstance(row, dict) and "corruption" in row]
 
 
-def statuses(rows: list[dict[str, Any]]) -> dict[str, int]:
-    """How many of the rows on the page became what."""
-    order = ("kept", "tied", "below", "eliminated", "dropped")
-    counts = {status: sum(row["status"] == status for row in rows) for status in order}
-    return {status: count for status, count in counts.items() if count}
+def status_counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Count the rows on the page by what became of them."""
+    counts = {}
+    for status in STATUSES:
+        number = sum(row["status"] == status for row in rows)
+        if number:
+            counts[status] = number
+    return counts

@@ -1,24 +1,23 @@
-"""Histograms, counts by anchor, and how a score goes with a length: arrays in, arrays out. Knows no files.
+"""Histograms, counts by anchor, and how a score goes with a length: arrays in, arrays out.
 
-What is counted over all pairs is counted in blocks of rows, so that it needs no matrix in memory.
+Counts over all pairs are made block by block, so that no matrix has to fit in memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata, spearmanr
 
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 MAX_SCORE_BARS = 50
+OUTER_SHARES = (0.005, 0.995)  # quantiles that a histogram of gains reaches from and to
 
 
 def score_edges(num_anchors: int) -> npt.NDArray[np.float64]:
-    """Edges of the bars of a histogram of golden scores: each takes in equally many of the `num_anchors + 1` values.
+    """Return edges for a histogram of golden scores: each bar holds equally many of the `num_anchors + 1` values.
 
     Example:
         >>> score_edges(2).tolist()
@@ -29,17 +28,19 @@ def score_edges(num_anchors: int) -> npt.NDArray[np.float64]:
     return (np.arange(num_bars + 1) * step - 0.5) / num_anchors
 
 
-def spread_edges(values: Floats, num_bars: int = 40) -> npt.NDArray[np.float64]:
-    """Edges that take in all but the outer 1% of the values, on a round grid; the rest goes into the outer bars.
+def trimmed_edges(values: Floats, num_bars: int = 40) -> npt.NDArray[np.float64]:
+    """Return edges on a round grid that reach over all values but the outer 1%, which go into the outer bars.
 
     Args:
-        values: `(n,)`, finite.
-        num_bars: how many bars, about.
+        values: finite numbers, `(n,)`.
+        num_bars: approximate number of bars.
 
     Returns:
         At least two edges.
     """
-    low, high = np.quantile(values, [0.005, 0.995]) if len(values) else (-1.0, 1.0)
+    low, high = -1.0, 1.0
+    if len(values):
+        low, high = np.quantile(values, OUTER_SHARES)
     step = round_step((high - low) / num_bars)
     return np.arange(np.floor(low / step), np.ceil(high / step) + 1.5) * step
 
@@ -49,31 +50,32 @@ def round_step(step: float) -> float:
     if not step > 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(step))
-    return float(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9)))
+    for factor in (1, 2, 5):
+        if factor * power >= step * (1 - 1e-9):
+            return float(factor * power)
+    return float(10 * power)
 
 
 def clipped_counts(values: Floats, edges: npt.NDArray[np.float64]) -> list[int]:
     """Count values between edges; those outside go into the first and the last bar."""
-    inside = np.clip(values, edges[0], np.nextafter(edges[-1], edges[0]))
-    return [int(count) for count in np.histogram(inside, edges)[0]]
+    counts: list[int] = np.histogram(_clipped(values, edges), edges)[0].tolist()
+    return counts
 
 
 def grid_counts(x: Floats, y: Floats, x_edges: Floats, y_edges: Floats) -> list[list[int]]:
     """Count points in a grid, `[y][x]`; those outside go into the outer cells."""
-    x, y = (np.clip(v, e[0], np.nextafter(e[-1], e[0])) for v, e in ((x, x_edges), (y, y_edges)))
-    counts, _, _ = np.histogram2d(y, x, bins=[y_edges, x_edges])
-    return [[int(count) for count in row] for row in counts]
+    counts, _, _ = np.histogram2d(_clipped(y, y_edges), _clipped(x, x_edges), bins=[y_edges, x_edges])
+    rows: list[list[int]] = counts.astype(np.int64).tolist()
+    return rows
 
 
-def ranks(values: Floats) -> npt.NDArray[np.float64]:
-    """Ranks from 1, of equal values their mean."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place], dtype=np.float64)
+def _clipped(values: Floats, edges: Floats) -> Floats:
+    """Move values outside the edges just inside."""
+    return np.clip(values, edges[0], np.nextafter(edges[-1], edges[0]))
 
 
 def rank_correlation(x: Floats, y: Floats) -> float | None:
-    """Spearman's correlation; None where one of the two does not vary.
+    """Return Spearman's correlation; None if one of the two does not vary.
 
     Example:
         >>> rank_correlation(np.array([1, 2, 3]), np.array([10, 30, 20]))
@@ -81,11 +83,13 @@ def rank_correlation(x: Floats, y: Floats) -> float | None:
     """
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return round(float(np.corrcoef(ranks(x), ranks(y))[0, 1]), 12)
+    return round(float(spearmanr(x, y).statistic), 12)
 
 
 def share_larger(some: Floats, others: Floats) -> float | None:
-    """Share of pairs in which one of `some` is larger than one of `others`, ties half; None where there are none.
+    """Return the share of pairs in which one of `some` is larger than one of `others`; a tie counts half.
+
+    This is the area under the ROC curve, by the sum of ranks. None if there are no pairs.
 
     Example:
         >>> share_larger(np.array([2, 3]), np.array([1, 2]))
@@ -93,45 +97,39 @@ def share_larger(some: Floats, others: Floats) -> float | None:
     """
     if not len(some) or not len(others):
         return None
-    place = ranks(np.concatenate([some, others]))[: len(some)]
-    return float((place.sum() - len(some) * (len(some) + 1) / 2) / (len(some) * len(others)))
+    rank_sum = rankdata(np.concatenate([some, others]))[: len(some)].sum()
+    return float((rank_sum - len(some) * (len(some) + 1) / 2) / (len(some) * len(others)))
 
 
-@dataclass
 class AnchorTally:
-    """Counts by anchor over all pairs, `(m,)` each.
+    """Counts of each anchor over all pairs, `(m,)` each.
+
+    Args:
+        zero_shot: log-probs of the anchors, `(m,)`; NaN for anchors that could not be scored.
 
     Attributes:
-        zero_shot: log-probs of the anchors, `(m,)`; NaN where not scored.
-        scored, won: pairs of all rows.
-        scored_kept, won_kept: those of the golden set.
-        scored_sample, won_sample, gain: those of a random sample, and its sum of gains, nats per token.
+        zero_shot: the same log-probs.
+        scored: pairs of all rows; `won` counts the wins among them.
+        scored_kept: pairs of the golden set; `won_kept` counts the wins among them.
+        scored_sample: pairs of a random sample of rows; `won_sample` counts the wins among them.
+        gain: sum of the sample's gains, nats per token.
     """
 
-    zero_shot: npt.NDArray[np.float32]
-    scored: Ints = field(init=False)
-    won: Ints = field(init=False)
-    scored_kept: Ints = field(init=False)
-    won_kept: Ints = field(init=False)
-    scored_sample: Ints = field(init=False)
-    won_sample: Ints = field(init=False)
-    gain: npt.NDArray[np.float64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        num_anchors = len(self.zero_shot)
-        for rows in ("", "_kept", "_sample"):
-            setattr(self, f"scored{rows}", np.zeros(num_anchors, dtype=np.int64))
-            setattr(self, f"won{rows}", np.zeros(num_anchors, dtype=np.int64))
-        self.gain = np.zeros(num_anchors)
-        self._moments = np.zeros((6, num_anchors))  # of the sample: n, w, r, w * r, w * w, r * r
+    def __init__(self, zero_shot: npt.NDArray[np.float32]) -> None:
+        self.zero_shot = zero_shot
+        self.scored, self.won = np.zeros((2, len(zero_shot)), dtype=np.int64)
+        self.scored_kept, self.won_kept = np.zeros((2, len(zero_shot)), dtype=np.int64)
+        self.scored_sample, self.won_sample = np.zeros((2, len(zero_shot)), dtype=np.int64)
+        self.gain = np.zeros(len(zero_shot))
+        self._moments = np.zeros((6, len(zero_shot)))  # sums over the sample: 1, w, r, w * r, w * w, r * r
 
     def add(self, one_shot: npt.NDArray[np.float32], kept: Bools, sample: Bools) -> None:
         """Count a block of rows.
 
         Args:
-            one_shot: log-probs `(b, m)`, NaN where not scored.
-            kept: rows of the golden set, `(b,)`.
-            sample: rows that were scored on all anchors, whatever they are worth, `(b,)`.
+            one_shot: log-probs `(b, m)`; NaN for pairs that were not scored.
+            kept: whether a row is in the golden set, `(b,)`.
+            sample: whether a row was scored on all anchors however good it is, `(b,)`.
         """
         scored = ~np.isnan(one_shot) & ~np.isnan(self.zero_shot)
         won = scored & (one_shot > self.zero_shot)
@@ -146,6 +144,7 @@ class AnchorTally:
         self._add_moments(scored, won)
 
     def _add_moments(self, scored: Bools, won: Bools) -> None:
+        """Add the sample's sums: `w` is a win on this anchor, `r` the golden score on all other anchors."""
         wins, num_scored = won.sum(axis=1, keepdims=True), scored.sum(axis=1, keepdims=True)
         usable = scored & (num_scored > 1)
         w = won.astype(np.float32)
@@ -156,11 +155,11 @@ class AnchorTally:
     def discrimination(self) -> npt.NDArray[np.float64]:
         """Correlate winning an anchor with the golden score on all others, `(m,)`, over the sample.
 
-        The item-rest correlation of test theory; over rows that were selected by their total it would be far too low.
-        NaN for an anchor that all of the sample win, or none.
+        This is the item-rest correlation of test theory. Over rows that were selected by their total it would be far
+        too low. NaN for an anchor that every row of the sample wins, or none.
         """
         n, w, r, wr, ww, rr = self._moments
-        of_wins, of_rest = n * ww - w * w, n * rr - r * r  # n squared times the variances
-        varies = (of_wins > 0.5) & (of_rest > 1e-9 * n * n)
-        variance = np.where(varies, of_wins * of_rest, 1.0)
-        return np.where(varies, (n * wr - w * r) / np.sqrt(variance), np.nan)
+        w_variance, r_variance = n * ww - w * w, n * rr - r * r  # times n squared
+        varies = (w_variance > 0.5) & (r_variance > 1e-9 * n * n)
+        product = np.where(varies, w_variance * r_variance, 1.0)
+        return np.where(varies, (n * wr - w * r) / np.sqrt(product), np.nan)

@@ -1,77 +1,87 @@
-"""Why a row was kept or not, in a sentence. Knows no files."""
+"""One sentence for each row: why it was kept, rejected, eliminated or dropped."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from nuggets_trainer.store.read_results import StoredScores
+from nuggets_trainer.wording import counted
 
-# What a reason to drop a row means, and what can be done.
+# Meaning of each reason to drop a row.
 REASONS = {
-    "completion_changes": "the template writes an anchor's completion differently behind this row",
+    "completion_changes": "the template writes an anchor's completion differently after this row",
     "completion_cut_away": "the template's token limit leaves nothing of the completion",
-    "completion_not_text": "its completion is no text",
+    "completion_not_text": "its completion is not text",
     "empty_completion": "its completion is empty",
     "empty_prompt": "its prompt is empty",
-    "last_message_not_assistant": "its last message is not the assistant's",
+    "last_message_not_assistant": "its last message is not from the assistant",
     "no_assistant_tokens": "the chat template marks no token as the assistant's",
-    "no_scored_anchor": "no anchor could be scored behind it",
-    "non_finite_log_prob": "the model gave no finite log-prob behind it",
-    "not_text": "it holds something that is no text (image, audio, video)",
-    "not_tokenizable": "the tokenizer or chat template failed on it",
-    "prompt_not_text": "its prompt is no text",
-    "too_long": "it does not fit the model's context together with the longest anchor",
+    "no_scored_anchor": "no anchor could be scored after it",
+    "non_finite_log_prob": "the model gave a log-prob that is not a finite number after it",
+    "not_text": "it contains something that is not text (image, audio, video)",
+    "not_tokenizable": "the tokenizer or the chat template failed on it",
+    "prompt_not_text": "its prompt is not text",
+    "too_long": "it does not fit into the model's context together with the longest anchor",
 }
+UNKNOWN_REASON = "it could not be scored"
 
 
-def verdict(table: StoredScores, i: int, cut: dict[str, Any]) -> tuple[str, str]:
+def verdict(scores: StoredScores, i: int, cut: dict[str, Any]) -> tuple[str, str]:
     """Return what became of a row, and why.
 
     Args:
-        table: the scores.
-        i: pool index.
-        cut: `score`, `mean_gain` (of the last row kept), `ties`, `ties_kept`.
+        scores: stored scores of the pool.
+        i: pool index of the row.
+        cut: `score` and `mean_gain` of the last row kept, and `ties`, `ties_kept`.
 
     Returns:
         `kept`, `tied` (at the cut, and not kept), `below`, `eliminated` or `dropped`; and a sentence.
     """
-    if table.reason[i] >= 0:
-        reason = table.reasons[table.reason[i]]
-        return "dropped", f"Dropped ({reason}): {REASONS.get(reason, 'it could not be scored')}."
-    if table.eliminated[i]:
-        return "eliminated", _eliminated(float(table.upper_bound[i]), int(table.num_anchors[i]), cut["score"])
-    score, number = float(table.golden_score[i]), int(table.num_anchors[i])
-    won = _won(score, number)
-    if table.selected[i]:
-        tie = f" At the cut, where {cut['ties']:,} rows tie." if score == cut["score"] and cut["ties"] > 1 else ""
-        return "kept", f"Kept: rank {table.rank[i]:,}, {won}.{tie}"
+    if scores.reason[i] >= 0:
+        reason = scores.reasons[scores.reason[i]]
+        return "dropped", f"Dropped ({reason}): {REASONS.get(reason, UNKNOWN_REASON)}."
+    if scores.eliminated[i]:
+        return "eliminated", _eliminated(float(scores.upper_bound[i]), int(scores.num_anchors[i]), cut["score"])
+    score = float(scores.golden_score[i])
+    won = _won(score, int(scores.num_anchors[i]))
+    if scores.selected[i]:
+        sentence = f"Kept: rank {scores.rank[i]:,}, {won}."
+        if score == cut["score"] and cut["ties"] > 1:
+            sentence += f" It is one of {cut['ties']:,} rows that tie at the cut."
+        return "kept", sentence
     if score == cut["score"]:
-        return "tied", f"Tied at the cut with {cut['ties'] - 1:,} others ({won}): {_tie(table, i, cut)}."
+        others = counted(cut["ties"] - 1, "other row")
+        return "tied", f"Tied at the cut with {others} ({won}): {_tie_break(float(scores.mean_gain[i]), cut)}."
     if score > cut["score"]:
-        return "below", f"Not chosen by the rule, though the last row kept has a lower golden score ({won})."
-    return "below", f"Below the cut: {won}, {score:.2f} where the last row kept has {cut['score']:.2f}."
+        return "below", f"Rejected by the selection rule, although the last row kept has a lower golden score ({won})."
+    return (
+        "below",
+        f"Below the cut: {won}; its golden score is {score:.2f}, that of the last row kept {cut['score']:.2f}.",
+    )
 
 
-def _won(score: float, number: int) -> str:
-    wins = score * number
+def _won(score: float, num_anchors: int) -> str:
+    wins = score * num_anchors
     if abs(wins - round(wins)) < 1e-6:
-        return f"won {round(wins):,} of {number:,} anchors"
-    return f"golden score {score:.3f} over {number:,} anchors"  # several anchor sets, combined
+        return f"won {round(wins):,} of {counted(num_anchors, 'anchor')}"
+    # Several anchor sets were combined: the score is no longer a share of all anchors.
+    return f"golden score {score:.3f} over {counted(num_anchors, 'anchor')}"
 
 
 def _eliminated(bound: float, num_anchors: int, cut: float) -> str:
+    scored = counted(num_anchors, "anchor")
     if bound < cut:
         return (
-            f"Eliminated after {num_anchors:,} anchors: with all others won it would have had {bound:.3f}, and the "
-            f"last row kept has {cut:.3f}."
+            f"Eliminated after {scored}: even if it had won all other anchors, its golden score would be {bound:.3f}, "
+            f"and the last row kept has {cut:.3f}."
         )
-    return f"Stopped after {num_anchors:,} anchors as unlikely to be kept; it could have had {bound:.3f} at most."
+    return f"Stopped after {scored} because it was unlikely to be kept; its golden score would be at most {bound:.3f}."
 
 
-def _tie(table: StoredScores, i: int, cut: dict[str, Any]) -> str:
-    gain = float(table.mean_gain[i])
-    if gain < cut["mean_gain"]:
-        return f"its mean gain, {gain:+.3f}, is below that of the last row kept, {cut['mean_gain']:+.3f}"
-    if gain > cut["mean_gain"]:
-        return "coverage, a quota or a near-duplicate that was kept stood against it"
-    return "its mean gain is the same as that of the last row kept, and it stands behind it in the pool"
+def _tie_break(mean_gain: float, cut: dict[str, Any]) -> str:
+    """Say what decided against a row at the cut."""
+    if mean_gain < cut["mean_gain"]:
+        return f"its mean gain, {mean_gain:+.5f}, is below that of the last row kept, {cut['mean_gain']:+.5f}"
+    if mean_gain > cut["mean_gain"]:
+        return "coverage, a quota or a near-duplicate that was kept decided against it"
+    return "its mean gain equals that of the last row kept, which comes before it in the pool"

@@ -122,7 +122,7 @@ def _counts(table: pa.Table, column: str) -> Ints:
     return np.asarray(table[column].fill_null(0).to_numpy())
 
 
-def read_run(score_dir: Place) -> dict[str, Any]:
+def read_run_info(score_dir: Place) -> dict[str, Any]:
     """Read run.json.
 
     Raises:

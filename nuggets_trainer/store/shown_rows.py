@@ -38,6 +38,7 @@ Ints = npt.NDArray[np.int64]
 Decode = Callable[[list[int]], str]
 
 ROWS_FILE = "rows.parquet"
+TEXTS = ("prompt", "completion", "prompt_characters", "completion_characters", "completion_length")
 NUM_BEST, NUM_LAST = 250, 50  # rows of the golden set
 NUM_NEXT, NUM_LOWEST, NUM_OTHERS = 100, 50, 100  # candidates that were not kept
 NUM_OF_REASON, NUM_DROPPED = 20, 200

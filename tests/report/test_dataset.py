@@ -53,7 +53,7 @@ def test_the_dataset_has_the_rows_that_were_kept_in_the_columns_of_the_pool(scor
 
 def test_another_pool_than_the_one_that_was_scored_is_refused(scored, tmp_path):
     score_dir, pool, _ = scored
-    with pytest.raises(ValueError, match="The pool is not the one that was scored: it has 30 rows"):
+    with pytest.raises(ValueError, match="`pool` must be the pool that was scored: 31 rows .* got 30 rows"):
         write_dataset(score_dir, Pool(pool.dataset.select(range(30))), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -143,7 +143,7 @@ def test_what_a_race_left_early_is_told_with_its_bound(llama, tokenizer, tmp_pat
     one_shot = np.array(pq.read_table(tmp_path / "pairs.parquet")["one_shot"].to_pylist(), dtype=np.float32)
     won = (one_shot > scores.anchors.zero_shot)[pilot].mean(axis=0)
     assert [anchor["won"] for anchor in figures["anchors"]] == pytest.approx(won.tolist())
-    assert any("no golden score, but a bound" in caution["title"] for caution in figures["cautions"])
+    assert any("upper bound, but no golden score" in caution["title"] for caution in figures["cautions"])
 
 
 def test_the_page_has_no_tag_of_a_row_and_fetches_nothing(scored):
@@ -238,7 +238,7 @@ def test_nothing_that_goes_wrong_with_a_report_loses_scores(llama, tokenizer, tm
             llama, tokenizer, pool, anchors, config=NuggetsConfig(top_k=2, template="plain"), score_dir=tmp_path
         )
     assert len(golden_set) == 2 and pq.read_table(tmp_path / "scores.parquet").num_rows == len(scores) == 8
-    assert "are whole, but there is no report on them: RuntimeError: no page today" in caplog.text
+    assert "are complete, but the report could not be written: RuntimeError: no page today" in caplog.text
     assert not (tmp_path / "report.html").exists()
 
 
