@@ -30,7 +30,7 @@ import torch
 from accelerate import PartialState
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from nuggets_trainer import NuggetsConfig, Pool, load_rows, score_pool
+from nuggets_trainer import NuggetsConfig, load_rows
 from nuggets_trainer.commands.arguments import given_options, parse_arguments
 from nuggets_trainer.comparison.arms import Evidence
 from nuggets_trainer.comparison.compare import ScoredPool, compare_arms
@@ -40,12 +40,14 @@ from nuggets_trainer.comparison.options import CompareArguments, check_comparabl
 from nuggets_trainer.comparison.table import TableLine
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.engine.loading import load_scorer_of
-from nuggets_trainer.engine.model import resolve_autocast_dtype
+from nuggets_trainer.pipeline.request import ScoringRequest, read_request
+from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
+from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.training.job import model_init_kwargs
 from nuggets_trainer.training.job_arguments import RecipeArguments
-from nuggets_trainer.training.selector import anchor_pools
+from nuggets_trainer.training.rows import find_training_chat_template, row_options
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "compare_demo.yaml"
 COVERAGE_WEIGHT = 0.5  # weight of the arm `coverage`, unless `coverage_weight` is given
@@ -88,16 +90,22 @@ def gather_evidence(
     """
     score_dir = Path(nuggets.score_dir or Path(args.output_dir) / "nuggets")
     config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
-    pool = Pool(dataset, "dataset_name")
-    anchors = anchor_pools(config, None, pool)
     own = model_init_kwargs(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
-    training_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    autocast_dtype = resolve_autocast_dtype(config.score_dtype, scorer.dtype, training_dtype)
-    scores, _ = score_pool(
-        scorer, tokenizer, pool, anchors, config=config, score_dir=score_dir, autocast_dtype=autocast_dtype
+    training_options = row_options(args)
+    tokenizer = scorer_tokenizer(tokenizer, config, training_options)
+    request = read_request(
+        scorer,
+        tokenizer,
+        read_pool(dataset, config, training_options, name="dataset_name"),
+        config=config,
+        row_options=training_options,
+        training_chat_template=find_training_chat_template(tokenizer, training_options),
+        training_dtype=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None,
     )
-    losses, seconds, share = _timed_losses(scorer, tokenizer, pool, config, score_dir, autocast_dtype)
+    pool = request.pool
+    scores, _ = score_request(scorer, request)
+    losses, seconds, share = _timed_losses(scorer, request)
     total = int(scores.num_anchors.sum())
     costs = Ranks().on_main(
         lambda: _remember(
@@ -114,12 +122,10 @@ def gather_evidence(
     return evidence, losses, costs, check
 
 
-def _timed_losses(
-    model: Any, tokenizer: Any, pool: Pool, config: NuggetsConfig, score_dir: Path, dtype: torch.dtype | None
-) -> tuple[CompletionLosses, float, float]:
+def _timed_losses(model: Any, request: ScoringRequest) -> tuple[CompletionLosses, float, float]:
     """Losses of the completions, seconds, and the share of them that was computed now."""
     started = time.monotonic()
-    losses = completion_losses(model, tokenizer, pool, config=config, score_dir=score_dir, autocast_dtype=dtype)
+    losses = completion_losses(model, request)
     return losses, time.monotonic() - started, losses.share_computed
 
 

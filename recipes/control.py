@@ -28,10 +28,11 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows
 from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.demo import resolve_demo
-from nuggets_trainer.prompts.templates import resolve_alpaca_template
-from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.pipeline.rows import read_pool
+from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.training.job import model_init_kwargs
 from nuggets_trainer.training.job_arguments import RecipeArguments
+from nuggets_trainer.training.rows import row_options, rows_for_trl
 
 
 @dataclass
@@ -48,19 +49,19 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     return parse_arguments(parser, argv)
 
 
-def choose_rows(rows: Dataset, text_field: str, num_rows: int | None, seed: int) -> Dataset:
+def choose_rows(pool: Pool, num_rows: int | None, seed: int) -> Dataset:
     """Give the usable rows of a pool in their order, or that many of them at random.
 
     Raises:
         ValueError: if there are not so many.
     """
-    dropped = Pool(rows, "dataset_name", text_field=text_field).read_keys()[1]
-    usable = [i for i in range(len(rows)) if i not in dropped]
+    dropped = pool.read_keys()[1]
+    usable = [i for i in range(len(pool)) if i not in dropped]
     if num_rows is not None:
         if not 0 < num_rows <= len(usable):
             raise ValueError(f"`num_rows` must be between 1 and the {len(usable):,} usable rows, got {num_rows}.")
         usable = sorted(np.random.default_rng(seed).choice(usable, num_rows, replace=False).tolist())
-    return rows.select(usable)
+    return pool.dataset.select(usable)
 
 
 def main(
@@ -69,11 +70,13 @@ def main(
     """Tune; return the trainer, trained and saved."""
     name = resolve_demo(model.model_name_or_path)
     args.model_init_kwargs = model_init_kwargs(args, model)
-    rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split)
-    rows = choose_rows(rows, args.dataset_text_field, control.num_rows, control.rows_seed)
-    if is_alpaca(rows.column_names, args.dataset_text_field):
-        chat_template = AutoTokenizer.from_pretrained(name, **hub_options(args)).chat_template
-        rows = alpaca_to_trl(rows, resolve_alpaca_template(nuggets.template, chat_template))
+    dataset = load_rows(
+        script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming
+    )
+    pool = read_pool(dataset, nuggets, row_options(args), name="dataset_name")
+    rows = choose_rows(pool, control.num_rows, control.rows_seed)
+    chat_template = AutoTokenizer.from_pretrained(name, **hub_options(args)).chat_template
+    rows = rows_for_trl(rows, nuggets.template, args, chat_template)
     quantization_config = get_quantization_config(model)
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
     trainer = SFTTrainer(model=name, args=args, train_dataset=rows, peft_config=get_peft_config(model), **quantization)

@@ -39,13 +39,6 @@ class PoolArguments:
     dataset_streaming: bool = field(
         default=False, metadata={"help": "Stream the rows, and take the first `pool_size` of them."}
     )
-    dataset_text_field: str = field(
-        default="text",
-        metadata={
-            "help": "Column of rows that are whole texts, as in SFTConfig. Rows that have it are read as text before "
-            "Alpaca's columns are looked for: name another column where a pool has both."
-        },
-    )
 
 
 @dataclass

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.loading import check_paths
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from nuggets_trainer.data.pool import Pool
-    from nuggets_trainer.scoring.anchors import AnchorPools
 
 
 class Loaded(NamedTuple):
@@ -21,7 +21,6 @@ class Loaded(NamedTuple):
     model: Any
     tokenizer: Any
     pool: Pool
-    anchors: AnchorPools | None
     options: dict[str, Any]
     state: PartialState
 
@@ -52,19 +51,17 @@ def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsCo
     check_paths(config, {"dataset_name": rows.dataset_name}, {"model_name_or_path": name})
 
 
-def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
-    """Load rows, anchors and model, each on this process' device."""
+def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
+    """Load rows and model, each on this process' device."""
     import datasets
     import torch
     import transformers
     from accelerate import PartialState
 
-    from nuggets_trainer.data.dataset import take_pool
     from nuggets_trainer.data.loading import load_rows
-    from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.engine.loading import load_scorer_of
-    from nuggets_trainer.engine.model import resolve_autocast_dtype
-    from nuggets_trainer.training.selector import anchor_pools
+    from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
+    from nuggets_trainer.training.rows import find_training_chat_template
 
     # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -76,10 +73,7 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
         *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
         option="--dataset_name",
     )
-    pool = Pool(
-        take_pool(dataset, config.pool_size, "dataset_name"), "dataset_name", text_field=rows.dataset_text_field
-    )
-    anchors = anchor_pools(config, None, pool)
+    pool = read_pool(dataset, config, row_options, name="dataset_name")
     name = config.scorer_model or scorer.model_name_or_path
     assert name is not None
     # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
@@ -90,9 +84,10 @@ def load(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) ->
         "trust_remote_code": scorer.trust_remote_code,
     }
     model, tokenizer = load_scorer_of(config, name, state.device, own)
+    tokenizer = scorer_tokenizer(tokenizer, config, row_options)
     options = {
         "config": config,
-        "score_dir": config.score_dir,
-        "autocast_dtype": resolve_autocast_dtype(config.score_dtype, model.dtype),
+        "row_options": row_options,
+        "training_chat_template": find_training_chat_template(tokenizer, row_options),
     }
-    return Loaded(model, tokenizer, pool, anchors, options, state)
+    return Loaded(model, tokenizer, pool, options, state)

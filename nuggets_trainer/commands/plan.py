@@ -21,6 +21,7 @@ from nuggets_trainer.commands.inputs import check_given, check_places, load
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.row_options import RowOptions
 
 # Options of `nuggets score` that change nothing in a plan.
 OF_SCORING = {"combine_anchor_sets", "group_quota", "signal_check"}
@@ -38,7 +39,7 @@ both through `accelerate launch -m nuggets_trainer.cli`.
 
 def make_plan_parser() -> TrlParser:
     """Parser of the command."""
-    dataclasses = (PoolArguments, ScorerArguments, PlanArguments, OutputArguments, NuggetsConfig)
+    dataclasses = (PoolArguments, RowOptions, ScorerArguments, PlanArguments, OutputArguments, NuggetsConfig)
     description = f"{COMMANDS['plan'].capitalize()}."
     return make_parser(dataclasses, "nuggets plan", description, USAGE, EPILOG, OF_TRAINING, OF_SCORING)
 
@@ -46,7 +47,7 @@ def make_plan_parser() -> TrlParser:
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
     parsed = parse_arguments(make_plan_parser(), argv, training_parsers)
-    rows, scorer, plan, _, config = parsed
+    rows, _, scorer, plan, _, config = parsed
     check_given("nuggets plan", rows, scorer, config)
     for name in ("measure_seconds", "price_per_hour"):
         value = getattr(plan, name)
@@ -56,14 +57,19 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
 
 
 def run(
-    rows: PoolArguments, scorer: ScorerArguments, plan: PlanArguments, output: OutputArguments, config: NuggetsConfig
+    rows: PoolArguments,
+    row_options: RowOptions,
+    scorer: ScorerArguments,
+    plan: PlanArguments,
+    output: OutputArguments,
+    config: NuggetsConfig,
 ) -> None:
     """Measure, and print the plan."""
     check_places(rows, scorer, config)
     from nuggets_trainer.pipeline.plan_pool import plan_pool
 
     with stdout_kept_for_result() as stdout:
-        model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
-        told = plan_pool(model, tokenizer, pool, anchors, **options, **vars(plan))
+        model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)
+        told = plan_pool(model, tokenizer, pool, **options, **vars(plan))
         write_result(stdout, told.to_dict(), told.describe(), output.json)
         state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then

@@ -22,6 +22,7 @@ from nuggets_trainer.commands.inputs import check_given, check_places, load
 from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.row_options import RowOptions
 
 USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
 EPILOG = f"""examples:
@@ -36,14 +37,14 @@ The same command goes on where a killed one was: scores are in <score_dir>. `nug
 
 def make_score_parser() -> TrlParser:
     """Parser of the command."""
-    dataclasses = (PoolArguments, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
+    dataclasses = (PoolArguments, RowOptions, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
     return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG, OF_TRAINING)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
     parsed = parse_arguments(make_score_parser(), argv, training_parsers)
-    rows, scorer, part, _, config = parsed
+    rows, _, scorer, part, _, config = parsed
     check_given("nuggets score", rows, scorer, config)
     if part.shard is not None:
         parse_shard(part.shard)
@@ -51,7 +52,12 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
 
 
 def run(
-    rows: PoolArguments, scorer: ScorerArguments, part: ShardArguments, output: OutputArguments, config: NuggetsConfig
+    rows: PoolArguments,
+    row_options: RowOptions,
+    scorer: ScorerArguments,
+    part: ShardArguments,
+    output: OutputArguments,
+    config: NuggetsConfig,
 ) -> None:
     """Score, and print what was chosen."""
     check_places(rows, scorer, config)
@@ -59,10 +65,10 @@ def run(
     from nuggets_trainer.store.results import describe_results, set_means
 
     with stdout_kept_for_result() as stdout, printed_instead(result_logger, not output.json):
-        model, tokenizer, pool, anchors, options, state = load(rows, scorer, config)
+        model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)
         result: dict[str, Any]
         if part.shard is None:
-            scores, golden_set = score_pool(model, tokenizer, pool, anchors, **options)
+            scores, golden_set = score_pool(model, tokenizer, pool, **options)
             result = {
                 "score_dir": config.score_dir,
                 "rule": dict([golden_set.rule]),
@@ -75,7 +81,7 @@ def run(
             }
             text = "\n".join([*describe_results(scores, golden_set), f"scores and results: {config.score_dir}"])
         else:
-            num_pairs = score_shard(model, tokenizer, pool, anchors, shard=parse_shard(part.shard), **options)
+            num_pairs = score_shard(model, tokenizer, pool, shard=parse_shard(part.shard), **options)
             result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
             text = (
                 f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}; once all shards are "

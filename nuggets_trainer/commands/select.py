@@ -19,10 +19,10 @@ from nuggets_trainer.commands.arguments import (
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
-from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import check_paths, load_rows
-from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.pipeline.select_again import (
     as_json,
     check_output_file,
@@ -47,7 +47,7 @@ The golden set is exact: where a race has left rows open that this rule could ch
 
 def make_select_parser() -> TrlParser:
     """Parser of the command."""
-    dataclasses = (SelectArguments, RuleOptions, PoolArguments, OutputArguments)
+    dataclasses = (SelectArguments, RuleOptions, PoolArguments, RowOptions, OutputArguments)
     return make_parser(dataclasses, "nuggets select", f"{COMMANDS['select'].capitalize()}.", USAGE, EPILOG)
 
 
@@ -56,17 +56,23 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     argv = list(argv)
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--score_dir")
-    choice, rule, rows, output = parse_arguments(make_select_parser(), argv, training_parsers)
+    choice, rule, rows, row_options, output = parse_arguments(make_select_parser(), argv, training_parsers)
     if choice.score_dir is None:
         raise ValueError("`nuggets select` needs the directory of the scores: `nuggets select S ...`.")
     if choice.output_file is not None:
         check_output_file(choice.output_file)
         if rows.dataset_name is None:
             raise ValueError("`output_file` takes the rows of the pool: name it with --dataset_name.")
-    return choice, rule.selection_rule, rows, output
+    return choice, rule.selection_rule, rows, row_options, output
 
 
-def run(choice: SelectArguments, rule: tuple[str, float], rows: PoolArguments, output: OutputArguments) -> None:
+def run(
+    choice: SelectArguments,
+    rule: tuple[str, float],
+    rows: PoolArguments,
+    row_options: RowOptions,
+    output: OutputArguments,
+) -> None:
     """Choose, and write the rows if asked to."""
     check_paths(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:
@@ -80,11 +86,7 @@ def run(choice: SelectArguments, rule: tuple[str, float], rows: PoolArguments, o
                 *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
                 option="--dataset_name",
             )
-            pool = Pool(
-                take_pool(dataset, choice.pool_size, "dataset_name"),
-                "dataset_name",
-                text_field=rows.dataset_text_field,
-            )
+            pool = read_pool(dataset, NuggetsConfig(pool_size=choice.pool_size), row_options, name="dataset_name")
             unchecked = check_same_pool(stored, pool)
             if unchecked is not None:
                 logger.warning("%s", unchecked)

@@ -9,22 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.pipeline.request import ScoringRequest
 from nuggets_trainer.prompts.segment import Segment, scored_at
-from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.store.score_store import ZERO_SHOT
-
-if TYPE_CHECKING:
-    import torch
 
 WITHOUT_PROMPT, BUT_THE_FIRST = "completion without its prompt", "completion but for its first token"
 BLOCK_ROWS = 256  # scored between two parts of the store
@@ -58,31 +54,20 @@ class CompletionLosses:
             return np.where(self.without_prompt > 0, self.with_prompt / self.without_prompt, np.nan)
 
 
-def completion_losses(
-    model: Any,
-    tokenizer: Any,
-    pool: Pool,
-    *,
-    config: NuggetsConfig,
-    score_dir: str | Path,
-    autocast_dtype: torch.dtype | None = None,
-    adapter: bool = False,
-) -> CompletionLosses:
+def completion_losses(model: Any, request: ScoringRequest) -> CompletionLosses:
     """Compute what the store does not hold yet; all ranks must call it, and get the same.
 
     Args:
-        model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile).
-        tokenizer: the model's.
-        pool: n rows.
-        config: template and token budget.
-        score_dir: as for `score_pool`.
-        autocast_dtype: from `resolve_autocast_dtype`.
-        adapter: leave a `PeftModel`'s adapter on.
+        model: model that scores, as in `score_pool`.
+        request: pool of n rows, template, token budget and store.
     """
-    template = make_template(config.template, tokenizer, pool)
+    pool, template, tokenizer = request.pool, request.template, request.tokenizer
     has_bos = tokenizer.bos_token_id is not None
     names = [ZERO_SHOT if has_bos else BUT_THE_FIRST, WITHOUT_PROMPT]
-    with open_session(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as session:
+    with open_session(
+        *(model, tokenizer, template, pool, request.config, request.score_dir),
+        *(request.autocast_dtype, request.adapter),
+    ) as session:
         segments = {i: s for i, s in rendered(template, pool).items() if _fits(s, session.max_length, has_bos)}
         keys = [session.keys[i] for i in segments]
         num_scored = _score_missing(

@@ -32,12 +32,12 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import base_model
 from nuggets_trainer.prompts.segment import Segment, scored_at
-from nuggets_trainer.prompts.templates import resolve_alpaca_template
-from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, hub_options, is_alpaca
+from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash
 from nuggets_trainer.training.job import model_init_kwargs
+from nuggets_trainer.training.rows import rows_for_trl
 
 POOL_INDEX = "_pool_index"
 # Training arguments that cannot change a weight, by the beginnings of their names.
@@ -98,10 +98,12 @@ class TuningRuns:
         self._tokenizer = AutoTokenizer.from_pretrained(self._path, **hub_options(args))
         self._engine_path: str | None = None
         self._ranks = Ranks()
-        template = resolve_alpaca_template(template_name, self._tokenizer.chat_template)
         disable_progress_bars()  # a comparison is many short jobs
         rows = pool.select(candidates).add_column(POOL_INDEX, candidates)
-        trainer = self._trainer(_trl_rows(rows, template), 0, {"packing": False}, _trl_rows(heldout, template))
+        chat_template = self._tokenizer.chat_template
+        train_rows = rows_for_trl(rows, template_name, args, chat_template)
+        heldout_rows = rows_for_trl(heldout, template_name, args, chat_template)
+        trainer = self._trainer(train_rows, 0, {"packing": False}, heldout_rows)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("A comparison needs the whole model on each device. Launch without FSDP and DeepSpeed.")
         self._prepared = trainer.train_dataset
@@ -240,10 +242,6 @@ def read_run(path: Path, key: dict[str, Any]) -> TuningRun | None:
     except (FileNotFoundError, ValueError):
         return None
     return TuningRun(**content["run"]) if content.get("key") == key else None
-
-
-def _trl_rows(rows: Dataset, template: str) -> Dataset:
-    return alpaca_to_trl(rows, template) if is_alpaca(rows.column_names) else rows
 
 
 def _segment(row: dict[str, Any], collate: Callable[[list[Any]], Any]) -> Segment:

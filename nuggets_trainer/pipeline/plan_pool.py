@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -13,17 +13,13 @@ import torch
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.pipeline.plan import Plan
-from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
+from nuggets_trainer.pipeline.request import read_request
+from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
+from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.score_pool import Run, score_pairs
-from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.scoring.anchors import by_set_name
 from nuggets_trainer.scoring.timing import Measurement
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from nuggets_trainer.scoring.anchors import AnchorPools
+from nuggets_trainer.store.files import Place
 
 MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
 
@@ -31,14 +27,14 @@ MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows woul
 def plan_pool(
     model: Any,
     tokenizer: Any,
-    pool: Pool,
-    anchors: Pool | AnchorPools | None = None,
+    dataset: PoolDataset,
+    anchors: AnchorDataset | None = None,
+    config: NuggetsConfig | None = None,
+    score_dir: Place | None = None,
     *,
-    config: NuggetsConfig,
-    score_dir: str | Path,
-    autocast_dtype: torch.dtype | None = None,
     measure_seconds: float = 10.0,
     price_per_hour: float | None = None,
+    **options: Any,
 ) -> Plan:
     """Score real pairs for some seconds and tell how long the whole pool will take.
 
@@ -47,27 +43,27 @@ def plan_pool(
     ranks must call it; all get the same plan.
 
     Args:
-        model: as for `score_pool`, and so are all others but the last two.
-        tokenizer: the model's.
-        pool: all rows.
-        anchors: the anchors; None chooses them.
-        config: what the run will have.
-        score_dir: the run's.
-        autocast_dtype: from `resolve_autocast_dtype`.
-        measure_seconds: how long to score; a race is followed up to six times as long, until its pilot is through.
-        price_per_hour: of the whole machine.
+        model: model that scores, as in `score_pool`.
+        tokenizer: tokenizer of the model.
+        dataset: all rows of the pool.
+        anchors: the anchors, as in `score_pool`.
+        config: options that the run will have.
+        score_dir: directory or URL that the run will have.
+        measure_seconds: seconds to score for; a race is followed up to six times as long, until its pilot is through.
+        price_per_hour: price of the whole machine per hour, in any currency.
+        options: further keyword arguments of `score_pool`.
 
     Raises:
         ValueError: as `score_pool` does, if nothing can be scored.
     """
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
+    pool, sets = request.pool, request.anchors
     sample, factor = _sample(pool)
-    sets = by_set_name(anchors)
-    check_choice(pool, sets, config)
-    config = with_schedule_for(_for_sample(config, len(pool), factor), sets)
-    template = make_template(config.template, tokenizer, sample, *(sets or {}).values())
-    rows = range(len(sample))
+    config = _for_sample(request.config, len(pool), factor)
     run = score_pairs(
-        *(model, tokenizer, template, sample, sets, rows, config, score_dir, autocast_dtype),
+        model,
+        dataclasses.replace(request, pool=sample, config=config),
+        range(len(sample)),
         measure_seconds=measure_seconds,
         whole=pool,
     )
@@ -81,7 +77,7 @@ def plan_pool(
         race_possible=not config.every_pair_for and (sets is None or len(sets) == 1),
         stand_in_anchors=run.anchors_stand_in,
         num_pairs_scored=run.num_pairs,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=device_name(device),
         num_processes=run.session.ranks.world,
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),

@@ -1,38 +1,206 @@
-"""What a golden set is chosen by besides the golden score, from pool and config. Knows no model and no ranks."""
+"""What is asked for, checked: dataset, tokenizer, config, options -> pool, anchors, template, config in force.
+
+Every entry point (`score_pool`, `score_shard`, `plan_pool`, `check_scorer`) and the trainer make a `ScoringRequest`
+first. What can be refused without a forward pass is refused here, and only here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-
-import numpy as np
-import numpy.typing as npt
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.anchor_options import check_combination
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.golden.selection import Diversity
+from nuggets_trainer.demo import resolve_demo
+from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
+from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
+from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.scoring.anchors import AnchorPools
+from nuggets_trainer.store.files import Place
+
+if TYPE_CHECKING:
+    import torch
 
 
-def with_schedule_for(config: NuggetsConfig, sets: Mapping[str, Pool] | None) -> NuggetsConfig:
-    """Score every pair where there are several anchor sets, which `config` need not know of.
+@dataclass(frozen=True, eq=False)
+class ScoringRequest:
+    """What is to be scored and how, checked against each other.
+
+    Attributes:
+        pool: the candidates.
+        anchors: anchors by the name of their set; None chooses them from the pool.
+        tokenizer: tokenizer of the model that scores, with the chat template and the EOS token of training.
+        template: template that renders the rows.
+        config: options in force: with several anchor sets `schedule` is `exact`.
+        score_dir: directory or URL where scores and results go.
+        autocast_dtype: dtype to autocast scoring to; None computes in the dtype of the weights.
+        adapter: whether a `PeftModel` scores with its adapter on.
+    """
+
+    pool: Pool
+    anchors: AnchorPools | None
+    tokenizer: Any
+    template: Template
+    config: NuggetsConfig
+    score_dir: Place
+    autocast_dtype: torch.dtype | None = None
+    adapter: bool = False
+
+
+def read_request(
+    model: Any,
+    tokenizer: Any,
+    dataset: PoolDataset,
+    anchors: AnchorDataset | None = None,
+    config: NuggetsConfig | None = None,
+    score_dir: Place | None = None,
+    *,
+    row_options: RowOptions | None = None,
+    formatting_func: Callable[[dict[str, Any]], str] | None = None,
+    training_chat_template: str | None = None,
+    training_dtype: torch.dtype | None = None,
+    adapter: bool = False,
+) -> ScoringRequest:
+    """Read the arguments of an entry point; what is not given is read from the config.
+
+    Args:
+        model: model that scores.
+        tokenizer: tokenizer of the model.
+        dataset: rows in any format, or a `Pool`.
+        anchors: anchors, several sets as a mapping by name; None takes `config.anchors`, or chooses from the pool.
+        config: options of the user; None takes the defaults.
+        score_dir: directory or URL where scores and results go; None takes `config.score_dir`.
+        row_options: options of training that decide which tokens a row has; None takes TRL's defaults.
+        formatting_func: function that writes a row as the text that training sees.
+        training_chat_template: chat template with `{% generation %}` that `assistant_only_loss` needs.
+        training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
+        adapter: whether a `PeftModel` scores with its adapter on.
 
     Raises:
-        ValueError: if it asks for a race.
+        TypeError, ValueError: for what cannot be read, what contradicts itself, and what scoring alone cannot do.
     """
-    if sets is None or len(sets) == 1 or config.schedule_in_force == "exact":
-        return config
-    if config.schedule == "race":
+    config = NuggetsConfig() if config is None else config
+    _check_outside_training(model, config)
+    place = _one_place(config, score_dir)
+    pool = read_pool(dataset, config, row_options, formatting_func)
+    if row_options is not None and row_options.assistant_only_loss and training_chat_template is None:
         raise ValueError(
-            f"A race leaves out pairs, but with several anchor sets ({', '.join(sets)}) the golden set depends on all "
-            "of them. Leave `schedule` at `auto`."
+            "`assistant_only_loss` needs a chat template that marks what the assistant says. Pass "
+            "`training_chat_template`: nuggets_trainer.training.rows.find_training_chat_template finds TRL's."
         )
-    return dataclasses.replace(config, schedule="exact")
+    with base_model(model) as base:
+        autocast_dtype = resolve_autocast_dtype(config.score_dtype, base.dtype, training_dtype)
+    return make_request(
+        scorer_tokenizer(tokenizer, config, row_options),
+        pool,
+        read_anchors(anchors, config, pool),
+        config,
+        place,
+        training_chat_template=training_chat_template,
+        autocast_dtype=autocast_dtype,
+        adapter=adapter,
+    )
 
 
-def check_choice(pool: Pool, sets: Mapping[str, Pool] | None, config: NuggetsConfig) -> None:
-    """Raise `ValueError` if the pool has no column `group_by`, or if there are no anchor sets to combine."""
-    check_combination(config.combine_anchor_sets, 1 if sets is None else len(sets))
+def make_request(
+    tokenizer: Any,
+    pool: Pool,
+    anchors: AnchorPools | None,
+    config: NuggetsConfig,
+    score_dir: Place,
+    *,
+    training_chat_template: str | None = None,
+    autocast_dtype: torch.dtype | None = None,
+    adapter: bool = False,
+) -> ScoringRequest:
+    """Check rows, config and tokenizer against each other; for a trainer, which has read its rows itself.
+
+    Args:
+        tokenizer: tokenizer of the model that scores, as it is in training.
+        pool: the candidates.
+        anchors: anchors by the name of their set; None chooses them from the pool.
+        config: options of the user.
+        score_dir: directory or URL where scores and results go.
+        training_chat_template: chat template with `{% generation %}`, where loss is on what the assistant says alone.
+        autocast_dtype: result of `resolve_autocast_dtype`.
+        adapter: whether a `PeftModel` scores with its adapter on.
+
+    Raises:
+        ValueError: if anchors cannot be combined or raced as the config asks, if the pool lacks the column `group_by`,
+            or if tokenizer or rows lack what the template needs.
+    """
+    check_combination(config.combine_anchor_sets, 1 if anchors is None else len(anchors))
+    _check_group_by(config, pool)
+    config = _with_schedule(config, anchors)
+    anchor_sets = () if anchors is None else anchors.values()
+    template = make_template(
+        config.template, tokenizer, pool, *anchor_sets, training_chat_template=training_chat_template
+    )
+    return ScoringRequest(pool, anchors, tokenizer, template, config, score_dir, autocast_dtype, adapter)
+
+
+def check_selectable(config: NuggetsConfig, num_rows: int, dropped: Mapping[int, str], hint: str = "") -> None:
+    """Refuse a selection rule that the usable rows cannot meet, before time is spent on scores.
+
+    Args:
+        config: options of the user; the selection rule is read.
+        num_rows: number of rows of the pool.
+        dropped: reason of each row that cannot be scored, by pool index.
+        hint: what to do about it, for the error.
+
+    Raises:
+        ValueError: if no row is usable, or fewer than `top_k`.
+    """
+    usable = num_rows - len(dropped)
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(dropped.values()).most_common())
+    if usable == 0:
+        raise ValueError(f"No row of the pool can be scored: all {num_rows:,} were dropped ({reasons}).{hint}")
+    rule, value = config.selection_rule
+    if rule == "top_k" and value > usable:
+        raise ValueError(
+            f"`top_k={value}` is larger than the usable pool: {usable:,} of {num_rows:,} rows can be scored"
+            + (f" (dropped: {reasons})" if dropped else "")
+            + f". Lower `top_k` or use `top_fraction`.{hint}"
+        )
+
+
+def _check_outside_training(model: Any, config: NuggetsConfig) -> None:
+    """Refuse options that only a trainer can obey, and a model that is not the one the config names."""
+    if config.reselect != "no" or config.match_full_steps:
+        name = "match_full_steps" if config.match_full_steps else "reselect"
+        raise ValueError(
+            f"`{name}` only applies to training. Leave it out to score a pool, or pass the config to "
+            "`SelectedSFTTrainer`."
+        )
+    name = model.config._name_or_path
+    if config.scorer_model is not None and resolve_demo(config.scorer_model) != name:
+        raise ValueError(
+            f"`scorer_model={config.scorer_model!r}` must be the model that is passed, which is {name!r}. Pass "
+            f"`*load_scorer({config.scorer_model!r})` as model and tokenizer, or leave `scorer_model` out."
+        )
+
+
+def _one_place(config: NuggetsConfig, score_dir: Place | None) -> Place:
+    """Find where scores go: the argument, or what the config says."""
+    if score_dir is None and config.score_dir is None:
+        raise ValueError("`score_dir` must say where scores and results go. Pass it, or set it in the config.")
+    if score_dir is None or config.score_dir is None:
+        return config.score_dir if score_dir is None else score_dir  # type: ignore[return-value]  # one is not None
+    if os.path.normpath(str(score_dir)) != os.path.normpath(config.score_dir):
+        raise ValueError(
+            f"`score_dir={str(score_dir)!r}` must be the config's `score_dir`, which is {config.score_dir!r}. Give it "
+            "once."
+        )
+    return score_dir
+
+
+def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
     columns = pool.dataset.column_names
     if config.group_by is not None and config.group_by not in columns:
         raise ValueError(
@@ -41,36 +209,13 @@ def check_choice(pool: Pool, sets: Mapping[str, Pool] | None, config: NuggetsCon
         )
 
 
-def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
-    """Value of the column `group_by` in each row, as text; None without."""
-    if config.group_by is None:
-        return None
-    return [str(value) for value in pool.dataset[config.group_by]]
-
-
-def diversity_of(
-    config: NuggetsConfig,
-    groups: list[str] | None,
-    embeddings: npt.NDArray[np.float32] | None,
-    zero_shot: npt.NDArray[np.float32],
-    one_shot: npt.NDArray[np.float32],
-) -> Diversity | None:
-    """Gather what a golden set is chosen by besides the golden score; None for a ranking.
-
-    Args:
-        config: the choices of the user.
-        groups: from `row_groups`.
-        embeddings: of the rows, `(n, d)`, where `max_similarity` asks for them.
-        zero_shot: log-probs of the anchors, `(m,)`.
-        one_shot: log-probs, `(n, m)`; NaN where not scored.
-    """
-    if {"coverage_weight", "group_by", "max_similarity"}.isdisjoint(config.every_pair_for):
-        return None
-    return Diversity(
-        gains=one_shot - zero_shot if config.coverage_weight else None,
-        coverage_weight=config.coverage_weight or 0.0,
-        groups=groups,
-        group_quota=config.group_quota,
-        embeddings=embeddings,
-        max_similarity=1.0 if config.max_similarity is None else config.max_similarity,
-    )
+def _with_schedule(config: NuggetsConfig, anchors: AnchorPools | None) -> NuggetsConfig:
+    """Score every pair where there are several anchor sets, which the config need not know of."""
+    if anchors is None or len(anchors) == 1 or config.schedule_in_force == "exact":
+        return config
+    if config.schedule == "race":
+        raise ValueError(
+            f"A race leaves out pairs, but with several anchor sets ({', '.join(anchors)}) the golden set depends on "
+            "all of them. Leave `schedule` at `auto`."
+        )
+    return dataclasses.replace(config, schedule="exact")

@@ -9,27 +9,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
-from nuggets_trainer.golden.pilot import pilot_size
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-from nuggets_trainer.pipeline.request import check_choice, diversity_of, row_groups, with_schedule_for
+from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
+from nuggets_trainer.pipeline.request import ScoringRequest, check_selectable, read_request
+from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
+from nuggets_trainer.pipeline.run_files import write_run_files
 from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.prompts.templates import Template, make_template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import tell_warnings, warn_instead_of_raising, write_report
-from nuggets_trainer.scoring.anchors import AnchorPools, by_set_name, chosen_anchors, given_anchors
+from nuggets_trainer.scoring.anchors import chosen_anchors, given_anchors
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.execution import Execution
@@ -37,10 +37,9 @@ from nuggets_trainer.scoring.progress import show_phase
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.sigterm import exit_on_sigterm
 from nuggets_trainer.scoring.timing import Measurement
+from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
-from nuggets_trainer.store.run_info import RunFacts, write_run_info
 from nuggets_trainer.store.scratch import Scratch
-from nuggets_trainer.store.shown_rows import write_shown_rows
 
 if TYPE_CHECKING:
     import torch
@@ -52,54 +51,80 @@ result_logger = logging.getLogger(f"{__name__}.result")  # for programs that pri
 def score_pool(
     model: Any,
     tokenizer: Any,
-    pool: Pool,
-    anchors: Pool | AnchorPools | None = None,
+    dataset: PoolDataset,
+    anchors: AnchorDataset | None = None,
+    config: NuggetsConfig | None = None,
+    score_dir: Place | None = None,
     *,
-    config: NuggetsConfig,
-    score_dir: str | Path,
-    autocast_dtype: torch.dtype | None = None,
+    row_options: RowOptions | None = None,
+    formatting_func: Callable[[dict[str, Any]], str] | None = None,
     training_chat_template: str | None = None,
+    training_dtype: torch.dtype | None = None,
     adapter: bool = False,
 ) -> tuple[PoolScores, GoldenSet]:
     """Score every row of a pool with a base model and keep the golden set.
 
     Writes the scored pairs into the store while it goes on, and `scores.parquet`, `anchors.parquet`, `pairs.parquet`
     and a report at the end, whose warnings are logged too. What the store already holds is not computed again. All
-    ranks must call it; all get the same result.
+    ranks must call it; all get the same result. What is not given is read from the config; options of the config that
+    only training can obey are refused.
 
     Args:
-        model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile).
-        tokenizer: the model's tokenizer.
-        pool: the candidates.
-        anchors: the anchors, several sets by name; None chooses them from the pool, as `config` says.
-        config: template, selection rule, choice of anchors, token budget.
-        score_dir: where scores and results go: a directory that all ranks share, or a URL that fsspec knows.
-        autocast_dtype: from `resolve_autocast_dtype`.
-        training_chat_template: TRL's, with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on: what an
-            anchor's assistant says is scored, in all turns (of prompt and completion: in the completion).
-        adapter: leave a `PeftModel`'s adapter on: score with the model as it is now.
+        model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile). Where the
+            config names a `scorer_model`, it is this one.
+        tokenizer: tokenizer of the model.
+        dataset: the pool, a `Dataset` in any format (a stream with `pool_size`), or a `Pool`.
+        anchors: the anchors, a `Dataset` or `Pool`, or several sets by name. None takes `config.anchors`, or else
+            chooses them from the pool.
+        config: options of selection; None takes the defaults.
+        score_dir: directory that all ranks share, or URL that fsspec knows, where scores and results go. None takes
+            `config.score_dir`.
+        row_options: options of training that decide which tokens a row has. None takes TRL's defaults.
+        formatting_func: function that writes a row as the text that training sees.
+        training_chat_template: chat template with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on:
+            what an anchor's assistant says is scored, in all turns (of prompt and completion: in the completion).
+        training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
+        adapter: whether a `PeftModel` scores with its adapter on, as the model is now.
 
     Returns:
         `PoolScores` over the n pool rows, in pool order, and the `GoldenSet`.
 
     Raises:
-        ValueError: before the first forward pass, if nothing can be scored or the selection cannot be met.
+        ValueError: before the first forward pass, if nothing can be scored, if the selection cannot be met, or if two
+            arguments contradict each other.
         PermissionError, ImportError: if `score_dir` cannot be written to, or its kind of URL is not installed.
         OSError: if the disk is full; what is stored stays, and the same call goes on after space is made.
     """
-    sets = by_set_name(anchors)
-    config = with_schedule_for(config, sets)
-    check_choice(pool, sets, config)
-    template = make_template(
-        config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
+    request = read_request(
+        model,
+        tokenizer,
+        dataset,
+        anchors,
+        config,
+        score_dir,
+        row_options=row_options,
+        formatting_func=formatting_func,
+        training_chat_template=training_chat_template,
+        training_dtype=training_dtype,
+        adapter=adapter,
     )
-    rows = range(len(pool))
-    run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype, adapter)
+    return score_request(model, request)
+
+
+def score_request(model: Any, request: ScoringRequest) -> tuple[PoolScores, GoldenSet]:
+    """Do what `score_pool` does, for a request that is checked already; all ranks must call it.
+
+    Args:
+        model: model that scores, as in `score_pool`.
+        request: result of `read_request` or `make_request`.
+    """
+    pool, config, score_dir = request.pool, request.config, request.score_dir
+    run = score_pairs(model, request, range(len(pool)))
 
     def finish() -> tuple[PoolScores, GoldenSet]:
         collected = _collect(run)
         scores = _pool_scores(run, collected)
-        _check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
+        check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
         diversity = diversity_of(
             config, row_groups(pool, config), run.embeddings, collected.anchors.zero_shot, collected.one_shot
         )
@@ -109,7 +134,7 @@ def score_pool(
         for line in describe_results(scores, golden_set):
             result_logger.info("%s", line)
         with warn_instead_of_raising(score_dir):
-            _write_run_files(run, scores, golden_set, model, tokenizer)
+            write_run_files(run.session, run.anchor_set, scores, golden_set, model, request.tokenizer)
             cautions = write_report(score_dir)["cautions"]
             tell_warnings(cautions, score_dir)
             scores = dataclasses.replace(scores, cautions=cautions)
@@ -121,13 +146,13 @@ def score_pool(
 def score_shard(
     model: Any,
     tokenizer: Any,
-    pool: Pool,
-    anchors: Pool | AnchorPools | None = None,
+    dataset: PoolDataset,
+    anchors: AnchorDataset | None = None,
+    config: NuggetsConfig | None = None,
+    score_dir: Place | None = None,
     *,
     shard: tuple[int, int],
-    config: NuggetsConfig,
-    score_dir: str | Path,
-    autocast_dtype: torch.dtype | None = None,
+    **options: Any,
 ) -> int:
     """Score one part of a pool into the store, for `score_pool` to find there; write no results.
 
@@ -135,26 +160,24 @@ def score_shard(
     scored on all anchors, because a race would need to know the others.
 
     Args:
-        model: as for `score_pool`, and so are all others but `shard`.
-        tokenizer: the model's.
-        pool: all rows.
-        anchors: the anchors.
-        shard: `(i, n)`: every n-th row from row i on.
-        config: its `schedule` is taken to be `exact`.
-        score_dir: shared by all parts.
-        autocast_dtype: from `resolve_autocast_dtype`.
+        model: model that scores, as in `score_pool`.
+        tokenizer: tokenizer of the model.
+        dataset: all rows of the pool.
+        anchors: the anchors, as in `score_pool`.
+        config: options of selection; whatever its `schedule`, a part is scored on all pairs.
+        score_dir: directory or URL that all parts share.
+        shard: `(i, n)` for every n-th row from row i on.
+        options: further keyword arguments of `score_pool`.
 
     Returns:
-        Pairs that this call computed.
+        Number of pairs that this call computed.
     """
     number, num_shards = shard
-    rows = range(number, len(pool), num_shards)
-    sets = by_set_name(anchors)
-    check_choice(pool, sets, config)  # refuses a wrong column now, and not once all shards are scored
-    # What speaks of the whole pool is for the job that writes the results.
-    config = dataclasses.replace(config, schedule="exact", signal_check=False, max_similarity=None)
-    template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
-    run = score_pairs(model, tokenizer, template, pool, sets, rows, config, score_dir, autocast_dtype)
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
+    # Options that need the whole pool are for the job that writes the results.
+    config = dataclasses.replace(request.config, schedule="exact", signal_check=False, max_similarity=None)
+    rows = range(number, len(request.pool), num_shards)
+    run = score_pairs(model, dataclasses.replace(request, config=config), rows)
     if run.session.ranks.is_main:
         result_logger.info(
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
@@ -185,26 +208,23 @@ class Run:
 
 def score_pairs(
     model: Any,
-    tokenizer: Any,
-    template: Template,
-    pool: Pool,
-    anchors: AnchorPools | None,
+    request: ScoringRequest,
     rows: Sequence[int],
-    config: NuggetsConfig,
-    score_dir: str | Path,
-    autocast_dtype: torch.dtype | None,
-    adapter: bool = False,
     measure_seconds: float | None = None,
     whole: Pool | None = None,
 ) -> Run:
     """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks.
 
-    To measure, `whole` is the pool that `pool` is drawn from, or the same.
+    To measure, `whole` is the pool that the request's is drawn from, or the same.
     """
+    pool, config, template = request.pool, request.config, request.template
+    anchors, score_dir, adapter = request.anchors, request.score_dir, request.adapter
     ranks, started = Ranks(), time.monotonic()
     _, dropped = pool.read_keys()
-    _check_selectable(config, len(pool), dropped)
-    with open_session(model, tokenizer, template, pool, config, score_dir, autocast_dtype, adapter) as session:
+    check_selectable(config, len(pool), dropped)
+    with open_session(
+        *(model, request.tokenizer, template, pool, config, score_dir, request.autocast_dtype, adapter)
+    ) as session:
         anchor_set, stand_in = (
             chosen_anchors(session, dropped, whole) if anchors is None else (given_anchors(session, anchors), False)
         )
@@ -214,7 +234,7 @@ def score_pairs(
         rendering_seconds = time.monotonic() - rendering
         dropped |= reasons
         hint = _too_long_hint(anchor_set, session.max_length) if "too_long" in dropped.values() else ""
-        _check_selectable(config, len(pool), dropped, hint)
+        check_selectable(config, len(pool), dropped, hint)
         if hint and ranks.is_main:
             logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
         candidates = [i for i in rows if i not in dropped]
@@ -243,21 +263,6 @@ def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
         f"longest, anchor {anchor_set.usable[longest]}, has {len(anchor_set.segments[longest].ids)}. Shorten or drop "
         "long anchors."
     )
-
-
-def _check_selectable(config: NuggetsConfig, num_rows: int, dropped: dict[int, str], hint: str = "") -> None:
-    """Refuse what cannot be selected, before time is spent on scores."""
-    usable = num_rows - len(dropped)
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(dropped.values()).most_common())
-    if usable == 0:
-        raise ValueError(f"No row of the pool can be scored: all {num_rows:,} were dropped ({reasons}).{hint}")
-    rule, value = config.selection_rule
-    if rule == "top_k" and value > usable:
-        raise ValueError(
-            f"`top_k={value}` is larger than the usable pool: {usable:,} of {num_rows:,} rows can be scored"
-            + (f" (dropped: {reasons})" if dropped else "")
-            + f". Lower `top_k` or use `top_fraction`.{hint}"
-        )
 
 
 def _encode_share(
@@ -312,45 +317,3 @@ def _pool_scores(run: Run, collected: Collected) -> PoolScores:
         num_pairs_scored=run.num_pairs,
         seconds=time.monotonic() - run.started,
     )
-
-
-def _write_run_files(run: Run, scores: PoolScores, golden_set: GoldenSet, model: Any, tokenizer: Any) -> None:
-    """Write rows.parquet and run.json, from which the report is made."""
-    session, score_dir = run.session, run.session.store.score_dir
-    anchor_rows = dict(zip(run.anchor_set.usable, run.anchor_set.rows, strict=True))
-    pilot = _pilot_rows(session, scores) if scores.num_eliminated else []
-    write_shown_rows(
-        score_dir, session.pool, anchor_rows, scores, golden_set, pilot, lambda ids: str(tokenizer.decode(ids))
-    )
-    facts = RunFacts(
-        model=model.config._name_or_path,
-        config=session.config,
-        template=session.template.name,
-        fingerprint=session.store.fingerprint,
-        fingerprint_fields=session.store.fields,
-        num_processes=session.ranks.world,
-        device=_device_name(session.ranks.device),
-        engine_path=session.engine.path,
-        tokens_per_batch=session.engine.tokens_per_batch,
-    )
-    write_run_info(score_dir, facts, session.pool, scores, golden_set)
-
-
-def _pilot_rows(session: ScoringSession, scores: PoolScores) -> list[int]:
-    """Pool indices of the rows that a race scores on all anchors whatever they are worth: the smallest hashes.
-
-    All other rows with a golden score have it because they were good: what is counted over these is counted over a
-    selection.
-    """
-    first: dict[str, int] = {}
-    for i, reason in enumerate(scores.dropped):
-        if reason is None:
-            first.setdefault(session.keys[i], i)
-    pilot = [first[key] for key in sorted(first)[: pilot_size(len(first))]]
-    return [i for i in pilot if np.isnan(scores.upper_bound[i])]
-
-
-def _device_name(device: torch.device) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

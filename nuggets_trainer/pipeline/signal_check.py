@@ -14,26 +14,22 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
-from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.pipeline.request import read_request
+from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.prompts.templates import make_template
-from nuggets_trainer.scoring.anchors import AnchorPools, by_set_name, chosen_anchors, given_anchors
+from nuggets_trainer.scoring.anchors import chosen_anchors, given_anchors
 from nuggets_trainer.scoring.execution import Execution
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.store.files import Place, join, write_atomically
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -177,27 +173,28 @@ def check_signal(
 def check_scorer(
     model: Any,
     tokenizer: Any,
-    pool: Pool,
-    anchors: Pool | AnchorPools | None = None,
-    *,
-    config: NuggetsConfig,
-    score_dir: str | Path,
-    autocast_dtype: torch.dtype | None = None,
+    dataset: PoolDataset,
+    anchors: AnchorDataset | None = None,
+    config: NuggetsConfig | None = None,
+    score_dir: Place | None = None,
+    **options: Any,
 ) -> SignalCheck:
     """Run the signal check alone, before anything else is scored; arguments as for `score_pool`.
 
     All ranks must call it. What it scores is in the store, for `score_pool` to find.
     """
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
+    pool, template, sets, place = request.pool, request.template, request.anchors, request.score_dir
     _, dropped = pool.read_keys()
-    sets = by_set_name(anchors)
-    template = make_template(config.template, tokenizer, pool, *(sets or {}).values())
-    with open_session(model, tokenizer, template, pool, config, score_dir, autocast_dtype) as session:
+    with open_session(
+        *(model, request.tokenizer, template, pool, request.config, place, request.autocast_dtype, request.adapter)
+    ) as session:
         anchor_set = given_anchors(session, sets) if sets is not None else chosen_anchors(session, dropped)[0]
         shared = SharedPrefix(template, anchor_set.rows, session.max_length)
         number = NUM_CANDIDATES + len(anchor_set.keys)  # anchors are left out later
         usable = sorted((i for i in range(len(pool)) if i not in dropped), key=lambda i: session.keys[i])
         rows = list(itertools.islice((i for i in usable if _can_be_scored(shared, pool[i])), number))
-        return check_signal(session, anchor_set, shared, rows, score_dir)[0]
+        return check_signal(session, anchor_set, shared, rows, place)[0]
 
 
 def _can_be_scored(shared: SharedPrefix, row: Row) -> bool:

@@ -19,11 +19,6 @@ from nuggets_trainer.scoring.session import ScoringSession
 AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; one set alone has an empty name
 
 
-def by_set_name(anchors: Pool | AnchorPools | None) -> AnchorPools | None:
-    """Give anchors by the name of their set, however many sets there are; None where they are to be chosen."""
-    return {"": anchors} if isinstance(anchors, Pool) else anchors
-
-
 def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSet:
     """Take the anchors that the user gave, set after set.
 

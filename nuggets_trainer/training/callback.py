@@ -11,10 +11,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.pipeline.rows import read_anchors
 from nuggets_trainer.report.cards import add_section, selection_section, wrap_create_model_card
 from nuggets_trainer.training.attached_pool import attached_pool
 from nuggets_trainer.training.checkpoints import sigterm_checkpoint
-from nuggets_trainer.training.selector import anchor_pools
 from nuggets_trainer.training.trainer_checks import check_attachable, warn_of_few_steps, warn_of_no_reselection
 from nuggets_trainer.training.trainer_selection import TrainerSelection
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.pipeline.rows import AnchorDataset
     from nuggets_trainer.scoring.anchors import AnchorPools
     from nuggets_trainer.store.results import PoolScores
-    from nuggets_trainer.training.selector import AnchorDataset
 
 
 class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -100,7 +100,7 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             if isinstance(other, NuggetsDataCallback) and other._is_attached_to(trainer):
                 raise ValueError("Another NuggetsDataCallback selects for this trainer already. Attach only one.")
         pool = attached_pool(trainer)
-        anchors = anchor_pools(self._config, self._anchor_dataset, pool)
+        anchors = read_anchors(self._anchor_dataset, self._config, pool, "anchor_dataset")
         self.take_over(trainer, pool, anchors, prepare=lambda rows: rows)  # the trainer has prepared them already
         train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
 

@@ -6,38 +6,33 @@ import dataclasses
 import functools
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
-from trl.chat_template_utils import get_training_chat_template
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool, anchors_like
 from nuggets_trainer.engine.loading import load_scorer_of, load_scorer_tokenizer
 from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
-from nuggets_trainer.pipeline.request import check_choice, with_schedule_for
-from nuggets_trainer.pipeline.score_pool import score_pool
-from nuggets_trainer.prompts.templates import Template, make_template
+from nuggets_trainer.pipeline.request import ScoringRequest, make_request
+from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.anchors import AnchorPools
 from nuggets_trainer.store.files import join
 from nuggets_trainer.store.fingerprint import config_hash
 from nuggets_trainer.training.preserved import without_mixed_precision
+from nuggets_trainer.training.rows import find_training_chat_template, row_options
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import Trainer
 
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.store.results import PoolScores
-
-AnchorDataset: TypeAlias = "Dataset | dict[str, Dataset]"  # the anchors, or several sets by name
 
 # Options that decide the golden set only where they are set.
 IF_SET = (
@@ -96,9 +91,7 @@ class Selector:
                 "is planned for a number of rows. Leave it out; or run `nuggets score` and train on the rows that are "
                 "`selected` in scores.parquet."
             )
-        check_choice(self._pool, self._anchors, config)
-        with_schedule_for(config, self._anchors)
-        self._template()
+        self._request(self._anchors, config, self.score_dir)
         if config.scorer_model is None:
             self._autocast_dtype(self._model)
         adapters = getattr(self._model, "peft_config", {}).values()
@@ -112,7 +105,7 @@ class Selector:
     def settings(self) -> dict[str, str]:
         """What the golden set depends on, as far as it is known without hashing gigabytes of weights."""
         config = self._config
-        template = self._template().describe()
+        template = self._request(self._anchors, config, self.score_dir).template.describe()
         template.pop("chat_template_renders_sha256", None)  # may hold the date: no reason not to resume tomorrow
         chosen = f"{config.anchor_selection} {config.num_anchors or DEFAULT_NUM_ANCHORS}, seed {config.anchor_seed}"
         return {
@@ -211,24 +204,18 @@ class Selector:
     def _score(
         self, model: Any, anchors: AnchorPools | None, config: NuggetsConfig, score_dir: str, adapter: bool = False
     ) -> tuple[PoolScores, GoldenSet]:
-        return score_pool(
-            model,
+        request = self._request(anchors, config, score_dir)
+        autocast_dtype = self._autocast_dtype(model)
+        return score_request(model, dataclasses.replace(request, autocast_dtype=autocast_dtype, adapter=adapter))
+
+    def _request(self, anchors: AnchorPools | None, config: NuggetsConfig, score_dir: str) -> ScoringRequest:
+        """Check rows, config and tokenizer against each other, as far as that needs no loaded model."""
+        return make_request(
             self._tokenizer,
             self._pool,
             anchors,
-            config=config,
-            score_dir=score_dir,
-            autocast_dtype=self._autocast_dtype(model),
-            adapter=adapter,
-            training_chat_template=self._training_chat_template,
-        )
-
-    def _template(self) -> Template:
-        return make_template(
-            self._config.template,
-            self._tokenizer,
-            self._pool,
-            *(self._anchors or {}).values(),
+            config,
+            score_dir,
             training_chat_template=self._training_chat_template,
         )
 
@@ -239,11 +226,12 @@ class Selector:
     @property
     def _training_chat_template(self) -> str | None:
         """TRL's template that marks the assistant's tokens, where loss is on these alone."""
-        if not getattr(self._trainer.args, "assistant_only_loss", False):
+        options = row_options(self._trainer.args)
+        if self._config.scorer_model is not None:
+            return find_training_chat_template(self._tokenizer, options)
+        if not options.assistant_only_loss:
             return None
-        own = None if self._config.scorer_model is None else get_training_chat_template(self._tokenizer)
-        trained = getattr(self._trainer, "chat_template", None) if self._config.scorer_model is None else own
-        template: str | None = trained or self._tokenizer.chat_template
+        template: str | None = getattr(self._trainer, "chat_template", None) or self._tokenizer.chat_template
         return template
 
     @functools.cached_property
@@ -268,27 +256,3 @@ def _keeping(size: int, config: NuggetsConfig) -> NuggetsConfig:
 def _describe_anchors(anchors: AnchorPools) -> str:
     hashes = [f"{name} sha256 {pool.content_hash}".strip() for name, pool in anchors.items()]
     return f"given, {', '.join(hashes)}"
-
-
-def anchor_pools(config: NuggetsConfig, anchor_dataset: AnchorDataset | None, pool: Pool) -> AnchorPools | None:
-    """Anchors as a `Pool` for each set, or None if they are to be chosen from the pool.
-
-    Raises:
-        ValueError: if anchors are given twice, or in no known format.
-    """
-    if anchor_dataset is None:
-        sets = config.anchor_sets
-        if sets is None:
-            return None
-        return {name: anchors_like(load_rows(place, option="anchors"), pool) for name, place in sets.items()}
-    if config.anchors is not None or config.num_anchors is not None:
-        given = f"anchors={config.anchors!r}" if config.anchors is not None else f"num_anchors={config.num_anchors}"
-        raise ValueError(f"`anchor_dataset` and `nuggets_config.{given}` both say what the anchors are. Keep one.")
-    # A `DatasetDict` is one dataset whose split was forgotten; `anchors_like` says so.
-    from datasets import DatasetDict
-
-    if not isinstance(anchor_dataset, dict) or isinstance(anchor_dataset, DatasetDict):
-        return {"": anchors_like(anchor_dataset, pool)}
-    if not anchor_dataset:
-        raise ValueError("`anchor_dataset` is an empty dict. Give at least one set, or leave it out.")
-    return {name: anchors_like(rows, pool) for name, rows in anchor_dataset.items()}

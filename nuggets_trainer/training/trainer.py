@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl import SFTTrainer
 
-from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import (
     alpaca_to_trl,
@@ -23,7 +23,7 @@ from nuggets_trainer.prompts.trl_columns import (
 )
 from nuggets_trainer.training.callback import NuggetsDataCallback
 from nuggets_trainer.training.preserved import silent_progress_bars
-from nuggets_trainer.training.selector import anchor_pools
+from nuggets_trainer.training.rows import row_options
 from nuggets_trainer.training.trainer_checks import check_trainer_arguments
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
     from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.pipeline.rows import AnchorDataset
     from nuggets_trainer.store.results import PoolScores
-    from nuggets_trainer.training.selector import AnchorDataset
 
 
 class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
@@ -86,7 +86,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments = inspect.signature(SFTTrainer.__init__).bind(self, *args, **kwargs).arguments
         arguments.pop("self")
         pool = _pool(arguments, nuggets_config)
-        anchors = anchor_pools(nuggets_config, anchor_dataset, pool)
+        anchors = read_anchors(anchor_dataset, nuggets_config, pool, "anchor_dataset")
         check_trainer_arguments(arguments, pool)
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
@@ -198,13 +198,6 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
 def _pool(arguments: dict[str, Any], config: NuggetsConfig) -> Pool:
     """Read `train_dataset` as a pool. A stream is read into memory up to `pool_size`."""
-    rows = take_pool(arguments.get("train_dataset"), config.pool_size, "train_dataset")
-    args = arguments.get("args")
-    return Pool(
-        rows,
-        "train_dataset",
-        arguments.get("formatting_func"),
-        config.response_field,
-        text_field=getattr(args, "dataset_text_field", "text"),
-        completion_only_loss=getattr(args, "completion_only_loss", None),
-    )
+    options = row_options(arguments.get("args"))
+    dataset, formatting_func = arguments.get("train_dataset"), arguments.get("formatting_func")
+    return read_pool(dataset, config, options, formatting_func, "train_dataset")

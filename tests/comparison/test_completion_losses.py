@@ -12,6 +12,7 @@ from nuggets_trainer import NuggetsConfig, Pool
 from nuggets_trainer.comparison import completion_losses as completion_loss
 from nuggets_trainer.comparison.completion_losses import completion_losses
 from nuggets_trainer.demo import demo_path
+from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.store.score_store import ScoreStore
 from tests.support.models import tiny_model
@@ -31,7 +32,7 @@ def test_losses_equal_the_naive_ones_over_the_same_tokens(has_bos, tmp_path):
         tokenizer.bos_token = "the" if has_bos else None
     model, pool = tiny_model("llama", len(tokenizer)), Pool(Dataset.from_list(alpaca_rows(12, seed=41)))
     config = NuggetsConfig(template="plain")
-    found = completion_losses(model, tokenizer, pool, config=config, score_dir=tmp_path)
+    found = completion_losses(model, read_request(model, tokenizer, pool, config=config, score_dir=tmp_path))
     template = make_template("plain", tokenizer, pool)
     for i in range(len(pool)):
         segment = template.zero_shot(pool[i])
@@ -61,16 +62,15 @@ def test_what_is_stored_is_not_computed_again_and_a_killed_call_continues(tokeni
 
     monkeypatch.setattr(ScoreStore, "write", fail_late)
     with pytest.raises(RuntimeError, match="out of luck"):
-        completion_losses(model, tokenizer, Pool(Dataset.from_list(rows)), **arguments)
+        completion_losses(model, read_request(model, tokenizer, Dataset.from_list(rows), **arguments))
     monkeypatch.setattr(ScoreStore, "write", write)
-    rest = completion_losses(model, tokenizer, Pool(Dataset.from_list(rows)), **arguments)
+    rest = completion_losses(model, read_request(model, tokenizer, Dataset.from_list(rows), **arguments))
     assert rest.share_computed == pytest.approx(16 / 40)
-    again = completion_losses(model, tokenizer, Pool(Dataset.from_list(rows)), **arguments)
+    again = completion_losses(model, read_request(model, tokenizer, Dataset.from_list(rows), **arguments))
     assert again.share_computed == 0
     np.testing.assert_array_equal(again.with_prompt, rest.with_prompt)
-    fresh = completion_losses(
-        model, tokenizer, Pool(Dataset.from_list(rows)), config=arguments["config"], score_dir=tmp_path / "fresh"
-    )
+    arguments["score_dir"] = tmp_path / "fresh"
+    fresh = completion_losses(model, read_request(model, tokenizer, Dataset.from_list(rows), **arguments))
     np.testing.assert_allclose(again.without_prompt, fresh.without_prompt, atol=1e-5)
 
 
@@ -78,9 +78,9 @@ def test_rows_that_cannot_be_scored_have_no_loss(tokenizer, tmp_path):
     model, rows = tiny_model("llama", len(tokenizer)), alpaca_rows(5, seed=43)
     rows[1] = {**rows[1], "output": ""}
     rows[2] = {**rows[2], "output": "red " * 600}  # beyond the model's context of 512
-    found = completion_losses(
-        model, tokenizer, Pool(Dataset.from_list(rows)), config=NuggetsConfig(template="plain"), score_dir=tmp_path
-    )
+    config = NuggetsConfig(template="plain")
+    request = read_request(model, tokenizer, Dataset.from_list(rows), config=config, score_dir=tmp_path)
+    found = completion_losses(model, request)
     assert np.flatnonzero(np.isnan(found.with_prompt)).tolist() == [1, 2]
     assert np.flatnonzero(np.isnan(found.ifd)).tolist() == [1, 2]
     assert found.num_tokens[1] == 0 and found.num_tokens[2] > 600

@@ -150,11 +150,11 @@ def test_the_control_tunes_on_all_usable_rows_or_on_random_ones(monkeypatch, tmp
     trainer = control.main(*control.parse([*options, "--output_dir", str(tmp_path / "out")]))
     assert len(trainer.train_dataset) == 20 and (tmp_path / "out" / "model.safetensors").is_file()
     dataset = Dataset.from_list(rows)
-    assert len(control.choose_rows(dataset, "text", None, 0)) == 59
-    drawn = [control.choose_rows(dataset, "text", 20, seed)["instruction"][:] for seed in (0, 0, 1)]
+    assert len(control.choose_rows(Pool(dataset), None, 0)) == 59
+    drawn = [control.choose_rows(Pool(dataset), 20, seed)["instruction"][:] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     with pytest.raises(ValueError, match="`num_rows` must be between 1 and the 59 usable rows"):
-        control.choose_rows(dataset, "text", 60, 0)
+        control.choose_rows(Pool(dataset), 60, 0)
 
 
 def test_bad_options_are_named_before_anything_is_loaded(monkeypatch):

@@ -452,7 +452,7 @@ def test_anchors_without_a_nuggets_config_are_refused(pool, anchors):
     ("options", "shown"), [({"anchors": "a.jsonl"}, r"anchors='a\.jsonl'"), ({"num_anchors": 5}, "num_anchors=5")]
 )
 def test_anchors_given_twice_are_refused(options, shown, pool, anchors):
-    with pytest.raises(ValueError, match=rf"`anchor_dataset` and `nuggets_config\.{shown}` both say.*Keep one"):
+    with pytest.raises(ValueError, match=rf"`anchor_dataset` and the config's `{shown}` both say.*Keep one"):
         SelectedSFTTrainer(
             model="no/such-model", train_dataset=pool, anchor_dataset=anchors, nuggets_config=NuggetsConfig(**options)
         )

@@ -292,7 +292,7 @@ def test_text_rows_of_a_tokenizer_without_chat_template_are_scored_and_trained_a
         ({"train_dataset": CHAT_POOL.add_column("images", [None] * 24)}, "column 'images': selection works on text"),
         ({"train_dataset": CHAT_POOL.to_iterable_dataset()}, "IterableDataset.*`pool_size`"),
         ({"train_dataset": None}, "`train_dataset` must be a datasets.Dataset, got NoneType"),
-        ({"nuggets_config": NuggetsConfig(num_anchors=3)}, "`anchor_dataset` and `nuggets_config.num_anchors=3`"),
+        ({"nuggets_config": NuggetsConfig(num_anchors=3)}, "`anchor_dataset` and the config's `num_anchors=3`"),
         ({"nuggets_config": None}, "`anchor_dataset` is given without `nuggets_config`"),
         ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has columns \['q'\].*pool's columns are"),
     ],

@@ -1,0 +1,45 @@
+"""What a golden set is chosen by besides the golden score: coverage, groups, near-duplicates; from pool and config."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.golden.selection import Diversity
+
+
+def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
+    """Value of the column `group_by` in each row, as text; None without."""
+    if config.group_by is None:
+        return None
+    return [str(value) for value in pool.dataset[config.group_by]]
+
+
+def diversity_of(
+    config: NuggetsConfig,
+    groups: list[str] | None,
+    embeddings: npt.NDArray[np.float32] | None,
+    zero_shot: npt.NDArray[np.float32],
+    one_shot: npt.NDArray[np.float32],
+) -> Diversity | None:
+    """Gather what a golden set is chosen by besides the golden score; None for a ranking.
+
+    Args:
+        config: options of the user.
+        groups: result of `row_groups`.
+        embeddings: embeddings of the rows, `(n, d)`, where `max_similarity` asks for them.
+        zero_shot: log-probs of the anchors, `(m,)`.
+        one_shot: log-probs, `(n, m)`; NaN where not scored.
+    """
+    if {"coverage_weight", "group_by", "max_similarity"}.isdisjoint(config.every_pair_for):
+        return None
+    return Diversity(
+        gains=one_shot - zero_shot if config.coverage_weight else None,
+        coverage_weight=config.coverage_weight or 0.0,
+        groups=groups,
+        group_quota=config.group_quota,
+        embeddings=embeddings,
+        max_similarity=1.0 if config.max_similarity is None else config.max_similarity,
+    )

@@ -1,0 +1,70 @@
+"""What TRL does to rows and chat templates, for programs that score outside of its trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Any
+
+from trl.chat_template_utils import get_training_chat_template
+
+from nuggets_trainer.config.row_options import RowOptions
+from nuggets_trainer.prompts.templates import resolve_alpaca_template
+from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, is_alpaca
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def row_options(args: Any) -> RowOptions:
+    """Take the options that decide which tokens a row has out of the arguments of training.
+
+    Args:
+        args: an `SFTConfig`; other `TrainingArguments`, or None, stand for TRL's defaults.
+
+    Example:
+        >>> row_options(None) == RowOptions()
+        True
+    """
+    names = [field.name for field in dataclasses.fields(RowOptions)]
+    return RowOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+
+def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | None:
+    """Find the chat template that marks what the assistant says, as `SFTTrainer` does; None where it needs none.
+
+    Args:
+        tokenizer: tokenizer with the chat template of training.
+        options: row options; `assistant_only_loss` asks for such a template.
+
+    Raises:
+        ValueError: if there is no chat template, or one that TRL has no marked version of.
+    """
+    if not options.assistant_only_loss:
+        return None
+    own: str | None = tokenizer.chat_template
+    if not own:
+        raise ValueError(
+            "`assistant_only_loss` needs a tokenizer with a chat template, but this one has none. Set "
+            "`chat_template_path`, or turn `assistant_only_loss` off."
+        )
+    if GENERATION_MARKER.search(own):
+        return own
+    found: str = get_training_chat_template(tokenizer)
+    return found
+
+
+def rows_for_trl(rows: Dataset, template: str, args: Any, chat_template: str | None) -> Dataset:
+    """Give rows with Alpaca columns in the columns that TRL knows, as `SelectedSFTTrainer` does; others as they are.
+
+    Args:
+        rows: rows of a pool, or held-out rows.
+        template: name of the template, as in `NuggetsConfig`.
+        args: an `SFTConfig`; a chat template that it names takes the place of the tokenizer's.
+        chat_template: chat template of the tokenizer; None if it has none.
+    """
+    if not is_alpaca(rows.column_names, args.dataset_text_field):
+        return rows
+    return alpaca_to_trl(rows, resolve_alpaca_template(template, args.chat_template_path or chat_template))
