@@ -1,4 +1,4 @@
-"""Which pool rows become anchors. Knows no scores, no model and no text: indices and vectors."""
+"""Which pool rows become anchors: rows at random, or those nearest to k-means centroids."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.golden.arrays import Ints
 
-def random_anchors(num_rows: int, num_anchors: int, seed: int) -> npt.NDArray[np.int64]:
-    """Choose `num_anchors` of `num_rows` positions at random, without repeats, sorted.
+
+def random_anchors(num_rows: int, num_anchors: int, seed: int) -> Ints:
+    """Choose rows at random, without repeats.
+
+    Args:
+        num_rows: number of rows to choose from.
+        num_anchors: number of rows to choose.
+        seed: seed of the choice.
+
+    Returns:
+        Row positions, `(num_anchors,)`, ascending.
 
     Raises:
         ValueError: if there are fewer rows than anchors.
@@ -23,34 +33,39 @@ def random_anchors(num_rows: int, num_anchors: int, seed: int) -> npt.NDArray[np
     return np.sort(chosen).astype(np.int64)
 
 
-def kmeans_anchors(embeddings: npt.NDArray[np.float32], num_anchors: int, seed: int) -> npt.NDArray[np.int64]:
-    """Choose the row nearest to each of `num_anchors` k-means centroids, sorted (paper, section 4.1).
+def kmeans_anchors(embeddings: npt.NDArray[np.float32], num_anchors: int, seed: int) -> Ints:
+    """Choose the row nearest to each of `num_anchors` k-means centroids (paper, section 4.1).
 
-    The nearest row is looked for inside the centroid's own cluster, so that no row is chosen twice.
+    The nearest row is taken from the centroid's own cluster, so no row is chosen twice.
 
     Args:
         embeddings: one vector per row, `(n, d)`.
         num_anchors: number of clusters, and of anchors.
-        seed: of the k-means initialisation.
+        seed: seed of the k-means initialisation.
 
     Returns:
         Row positions, `(num_anchors,)`, ascending.
 
     Raises:
-        ValueError: if there are fewer (distinct) rows than anchors.
+        ValueError: if there are fewer rows than anchors, or fewer different ones.
+
+    Example:
+        >>> import numpy as np
+        >>> kmeans_anchors(np.array([[0.0], [0.1], [0.2], [5.0]], dtype=np.float32), 2, seed=0).tolist()
+        [1, 3]
     """
-    from sklearn.cluster import KMeans  # half a second to import; only this path needs it
+    from sklearn.cluster import KMeans  # importing it takes half a second
     from sklearn.exceptions import ConvergenceWarning
 
     _check_enough(len(embeddings), num_anchors)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer clusters than asked for: an error below
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it tells of too few clusters: an error below
         kmeans = KMeans(n_clusters=num_anchors, n_init=1, random_state=seed).fit(embeddings)
     num_clusters = len(np.unique(kmeans.labels_))
     if num_clusters < num_anchors:
         raise ValueError(
-            f"k-means finds only {num_clusters} clusters in {len(embeddings)} rows, fewer than the {num_anchors} "
-            "anchors asked for: too many rows are (nearly) equal. Lower `num_anchors` or remove duplicates."
+            f"`num_anchors={num_anchors}` needs as many clusters, but k-means found only {num_clusters} in "
+            f"{len(embeddings)} rows: too many rows are (nearly) equal. Lower `num_anchors` or remove duplicates."
         )
     distance = np.linalg.norm(embeddings - kmeans.cluster_centers_[kmeans.labels_], axis=1)
     chosen = []
@@ -63,6 +78,6 @@ def kmeans_anchors(embeddings: npt.NDArray[np.float32], num_anchors: int, seed: 
 def _check_enough(num_rows: int, num_anchors: int) -> None:
     if num_rows < num_anchors:
         raise ValueError(
-            f"`num_anchors={num_anchors}` anchors cannot be chosen from {num_rows} usable pool rows. Lower "
+            f"`num_anchors` must be at most the number of usable pool rows ({num_rows:,}), got {num_anchors:,}. Lower "
             "`num_anchors`, or give `anchors`."
         )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.floating]
 LogProbs = npt.NDArray[np.float32]
 
 ROWS_AT_ONCE = 65536

@@ -1,4 +1,4 @@
-"""What a golden set may not have: more rows of a group than its quota, near-duplicates. Pure numpy; knows no pool."""
+"""Limits on a golden set: no more rows of a group than its quota, and no near-duplicates."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
     """Share k places among groups.
 
     Args:
-        groups: of each candidate, n of them.
-        k: places, at most n.
-        quota: `proportional` gives each group its share of the candidates (largest remainders first), `equal` as many
-            as any other; what a group cannot fill goes to the others.
+        groups: group of each candidate, n of them.
+        k: number of places, at most n.
+        quota: `proportional` gives each group its share of the candidates, rounded so that the largest remainders get
+            a place more; `equal` gives each group as many places as any other, and places that a group cannot fill go
+            to the others.
 
     Returns:
-        Places by group, k together.
+        Places by group; their sum is k.
 
     Example:
         >>> quotas(["a"] * 6 + ["b"] * 3 + ["c"], 5, "proportional")
@@ -30,17 +31,31 @@ def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
     sizes = dict(sorted(Counter(groups).items()))
     assert k <= len(groups), (k, len(groups))
     if quota == "proportional":
-        exact = {name: k * size / len(groups) for name, size in sizes.items()}
-        places = {name: int(share) for name, share in exact.items()}
-        by_remainder = sorted(sizes, key=lambda name: (places[name] - exact[name], name))
-        for name in by_remainder[: k - sum(places.values())]:
-            places[name] += 1
-        return places
+        return _proportional_quotas(sizes, k)
+    return _equal_quotas(sizes, k)
+
+
+def _proportional_quotas(sizes: dict[str, int], k: int) -> dict[str, int]:
+    num_candidates = sum(sizes.values())
+    places: dict[str, int] = {}
+    missing: dict[str, float] = {}  # minus the remainder of each share
+    for name, size in sizes.items():
+        exact = k * size / num_candidates
+        places[name] = int(exact)
+        missing[name] = places[name] - exact
+    by_remainder = sorted(sizes, key=lambda name: (missing[name], name))
+    for name in by_remainder[: k - sum(places.values())]:
+        places[name] += 1
+    return places
+
+
+def _equal_quotas(sizes: dict[str, int], k: int) -> dict[str, int]:
     places = dict.fromkeys(sizes, 0)
     while (left := k - sum(places.values())) > 0:
         open_groups = [name for name in sizes if places[name] < sizes[name]]
+        each = max(1, left // len(open_groups))
         for name in open_groups[:left]:
-            places[name] += min(max(1, left // len(open_groups)), sizes[name] - places[name])
+            places[name] += min(each, sizes[name] - places[name])
     return places
 
 
@@ -48,13 +63,13 @@ class Limits:
     """Admits candidates to a golden set one after the other, or passes them over.
 
     Args:
-        groups: of each candidate, `(n,)`; None without quotas.
-        places: by group, from `quotas`.
-        embeddings: of each candidate, `(n, d)`; None where near-duplicates may stay.
-        max_similarity: cosine above which a candidate is a near-duplicate of one that is admitted already.
+        groups: group of each candidate, `(n,)`; None without quotas.
+        places: places by group, from `quotas`; None without quotas.
+        embeddings: embedding of each candidate, `(n, d)`; None if near-duplicates may stay.
+        max_similarity: cosine above which a candidate is a near-duplicate of an admitted one.
 
     Attributes:
-        passed_over: how many were not admitted, by reason: `full_group`, `near_duplicate`.
+        passed_over: number of candidates that were not admitted, by reason: `full_group`, `near_duplicate`.
     """
 
     def __init__(
@@ -72,30 +87,39 @@ class Limits:
         self.passed_over: Counter[str] = Counter()
 
     def admit(self, candidate: int) -> bool:
-        """Whether the candidate, a position among the n, enters; it counts from then on."""
+        """Admit a candidate if no limit forbids it, and count it from then on.
+
+        Args:
+            candidate: position among the n candidates.
+
+        Returns:
+            Whether it is admitted.
+        """
         if self._groups is not None and self._left[self._groups[candidate]] == 0:
             self.passed_over["full_group"] += 1
             return False
         if self._directions is not None:
             own = self._directions[candidate]
-            if self._closest(own) > self._max_similarity:
+            if self._highest_cosine(own) > self._max_similarity:
                 self.passed_over["near_duplicate"] += 1
                 return False
-            self._remember(own)
+            self._add_direction(own)
         if self._groups is not None:
             self._left[self._groups[candidate]] -= 1
         return True
 
-    def _closest(self, own: npt.NDArray[np.float32]) -> float:
+    def _highest_cosine(self, own: npt.NDArray[np.float32]) -> float:
+        """Return the highest cosine with an admitted candidate; -1 if there is none."""
         return max((float((block @ own).max()) for block in self._admitted), default=-1.0)
 
-    def _remember(self, own: npt.NDArray[np.float32]) -> None:
-        # Blocks that double, so that looking at all that was admitted takes few products and no copy of everything.
+    def _add_direction(self, own: npt.NDArray[np.float32]) -> None:
+        # Blocks whose sizes double: comparing with all of them takes few products, and adding one copies little.
         self._admitted.append(own[None])
         while len(self._admitted) > 1 and len(self._admitted[-2]) <= len(self._admitted[-1]):
             self._admitted[-2:] = [np.concatenate(self._admitted[-2:])]
 
 
 def _directions(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scale the embeddings to length 1; those of length 0 stay."""
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.where(length > 0, length, 1), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""From scores to the golden set: one rule, deterministic ties, and what may not be in it twice. Knows no model."""
+"""From scores to the golden set: a selection rule, an order that breaks all ties, coverage, and limits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.coverage import cover, spread
+from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
+from nuggets_trainer.golden.coverage import cover, gain_spread
 from nuggets_trainer.golden.limits import Limits, quotas
-from nuggets_trainer.golden.scores import FloatArray, GoldenScores
+from nuggets_trainer.golden.scores import GoldenScores
+from nuggets_trainer.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +22,12 @@ class Diversity:
     """What a golden set is chosen by besides the golden score; arrays have one entry per pool row.
 
     Attributes:
-        gains: one-shot minus zero-shot log-prob, `(n, m)`, nats per token; NaN where not scored; None without weight.
-        coverage_weight: of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
-        groups: of each row the group whose quota it counts to; None without quotas.
+        gains: one-shot minus zero-shot log-prob, `(n, m)`, nats per token, NaN where a pair is not scored; None if
+            `coverage_weight` is 0.
+        coverage_weight: weight of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
+        groups: group of each row, for its quota; None without quotas.
         group_quota: `proportional` or `equal`, see `limits.quotas`.
-        embeddings: `(n, d)`; None where near-duplicates may stay.
+        embeddings: embedding of each row, `(n, d)`; None if near-duplicates may stay.
         max_similarity: cosine above which a row is a near-duplicate.
     """
 
@@ -42,28 +45,28 @@ class GoldenSet:
 
     Attributes:
         indices: pool indices in rank order, `(k,)` int64.
-        golden_score: of these candidates, `(k,)`, same order.
-        standard_error: of each golden score.
-        mean_gain: likewise, nats per token.
+        golden_score: golden score of each candidate kept, `(k,)`.
+        standard_error: standard error of each golden score, `(k,)`.
+        mean_gain: mean gain of each candidate kept, `(k,)`, nats per token.
         rule: name and value of the selection rule, e.g. `("top_fraction", 0.1)`.
-        num_rows: rows of the pool.
-        num_candidates: rows from which the set was chosen; the others were dropped.
-        pool_golden_score_mean: mean golden score of all candidates, to compare the set's with; None after a race,
-            which does not score all of them on all anchors.
+        num_rows: number of rows in the pool.
+        num_candidates: number of rows that the set was chosen from; the others were dropped.
+        pool_golden_score_mean: mean golden score of all candidates, to compare with that of the set; None after a
+            race, which does not score all of them on all anchors.
         cut: golden score of the last candidate kept.
-        ties_at_cut: candidates of the pool whose golden score equals `cut`.
-        ties_kept: how many of these are in the set; the others lost on mean gain or pool index.
-        passed_over: candidates that were left out for a `full_group` or as a `near_duplicate`, by reason.
-        spread: with coverage, how the gains are spread over the anchors (`coverage.Spread`), and how they would be in
-            the ranking's set (`ranking_coverage`, ...).
-        num_unlike_ranking: rows of the ranking's set that are not in this one; None where this is the ranking's.
-        groups: with quotas, of each group its `candidates` and how many of them are `kept`, largest first.
+        ties_at_cut: number of candidates of the pool whose golden score equals `cut`.
+        ties_kept: number of these that are in the set; the others lost on mean gain or pool index.
+        passed_over: number of candidates that were left out, by reason: `full_group`, `near_duplicate`.
+        spread: figures on how the gains are spread over the anchors (`coverage.GainSpread`), and the same figures of
+            the ranking's set (`ranking_coverage`, ...); empty without coverage.
+        num_unlike_ranking: number of rows in the ranking's set that are not in this one; None if this is the ranking.
+        groups: number of `candidates` in each group and of those `kept`, largest group first; empty without quotas.
     """
 
-    indices: npt.NDArray[np.int64]
-    golden_score: npt.NDArray[np.float64]
-    standard_error: npt.NDArray[np.float64]
-    mean_gain: npt.NDArray[np.float64]
+    indices: Ints
+    golden_score: Floats
+    standard_error: Floats
+    mean_gain: Floats
     rule: tuple[str, float]
     num_rows: int
     num_candidates: int
@@ -83,49 +86,68 @@ class GoldenSet:
         """Return the selection in one line."""
         name, value = self.rule
         amount = f"{value:,}" if name == "top_k" else f"{value:g}"
-        error = self.standard_error[-1]
+        ties = f"{counted(self.ties_at_cut, 'candidate')} {'ties' if self.ties_at_cut == 1 else 'tie'} at the cut"
         how = "by coverage" if self.spread else "by mean gain, then index"
-        text = (
-            f"golden set: {len(self):,} of {self.num_candidates:,} candidates ({name}={amount}), golden score "
-            f"{self.golden_score[0]:.3f} to {self.cut:.3f} (standard error at the cut {error:.3f}); "
-            f"{self.ties_at_cut:,} candidates tie at the cut, {self.ties_kept:,} kept ({how})"
-        )
+        error = self.standard_error[-1]
+        parts = [
+            f"golden set: {len(self):,} of {counted(self.num_candidates, 'candidate')} ({name}={amount}), "
+            f"golden score {self.golden_score[0]:.3f} to {self.cut:.3f} (standard error at the cut {error:.3f})",
+            f"{ties}, {self.ties_kept:,} kept ({how})",
+        ]
         for reason, count in self.passed_over.items():
-            text += f"; passed over {count:,} ({reason})"
+            parts.append(f"passed over {count:,} ({reason})")
         if self.num_unlike_ranking == 0:
-            text += f"; {'coverage' if self.spread else 'this'} changed nothing: they are the rows of the ranking"
+            parts.append(f"{'coverage' if self.spread else 'this'} changed nothing: they are the rows of the ranking")
         elif self.num_unlike_ranking is not None:
-            text += f"; {self.num_unlike_ranking:,} rows of the plain ranking are not in it"
+            parts.append(f"{counted(self.num_unlike_ranking, 'row')} of the plain ranking left out")
         if self.spread:
-            names = [name for name in self.spread if not name.startswith("ranking_")]
-            pairs = [(name.replace("_", " "), self.spread[name], self.spread[f"ranking_{name}"]) for name in names]
-            text += "; " + ", ".join(f"{name} {own:.3f} (ranking {other:.3f})" for name, own, other in pairs)
-        return text
+            parts.append(self._describe_spread())
+        return "; ".join(parts)
+
+    def _describe_spread(self) -> str:
+        """Write each figure of the spread beside that of the ranking."""
+        figures = []
+        for name, own in self.spread.items():
+            if not name.startswith("ranking_"):
+                ranking = self.spread[f"ranking_{name}"]
+                figures.append(f"{name.replace('_', ' ')} {own:.3f} (ranking {ranking:.3f})")
+        return ", ".join(figures)
 
     def summary(self) -> dict[str, float]:
         """Return the numbers worth logging, by name."""
-        pool = {} if self.pool_golden_score_mean is None else {"pool_golden_score_mean": self.pool_golden_score_mean}
-        return {
+        numbers: dict[str, float] = {
             "golden_set_size": len(self),
             "num_candidates": self.num_candidates,
             "num_dropped": self.num_rows - self.num_candidates,
-            **pool,
+        }
+        if self.pool_golden_score_mean is not None:
+            numbers["pool_golden_score_mean"] = self.pool_golden_score_mean
+        numbers |= {
             "golden_score_mean": float(self.golden_score.mean()),
             "golden_score_cut": self.cut,
             "mean_gain": float(self.mean_gain.mean()),
             "ties_at_cut": self.ties_at_cut,
             "ties_kept": self.ties_kept,
-            **{f"passed_over_{reason}": count for reason, count in self.passed_over.items()},
-            **self.spread,
-            **({} if self.num_unlike_ranking is None else {"num_unlike_ranking": self.num_unlike_ranking}),
         }
+        for reason, count in self.passed_over.items():
+            numbers[f"passed_over_{reason}"] = count
+        numbers |= self.spread
+        if self.num_unlike_ranking is not None:
+            numbers["num_unlike_ranking"] = self.num_unlike_ranking
+        return numbers
 
 
-def rank_candidates(scores: GoldenScores) -> npt.NDArray[np.int64]:
-    """Pool indices of all candidates with a score, best first.
+def rank_candidates(scores: GoldenScores) -> Ints:
+    """Rank all candidates that have a score.
 
-    Order: golden score down, mean gain down, pool index up; so it is total, and the same
-    everywhere.
+    Candidates are ordered by golden score (highest first), then by mean gain (highest first), then by pool index
+    (lowest first). This order is total, so it is the same on every machine.
+
+    Args:
+        scores: scores of the whole pool, `(n,)`.
+
+    Returns:
+        Pool indices, best first.
 
     Example:
         >>> import numpy as np
@@ -146,18 +168,18 @@ def select_golden_set(
     """Keep the best candidates by one rule.
 
     Args:
-        scores: of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race.
-        rule: `("top_fraction", f)` keeps `max(1, round(f * candidates))`,
+        scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race.
+        rule: name and value of the rule. `("top_fraction", f)` keeps `max(1, round(f * candidates))` rows,
             `("top_k", k)` keeps exactly k, `("threshold", t)` keeps scores strictly above t.
-        num_candidates: rows that have a score or were eliminated; None if all of them have a score.
-        diversity: what else the choice goes by; None for a ranking.
+        num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
+        diversity: further criteria of the choice; None for a ranking.
 
     Returns:
-        The `GoldenSet`, best first; smaller than the rule says where too many are near-duplicates.
+        The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
 
     Raises:
-        ValueError: if k is larger than the number of candidates with a score, or if no candidate
-            is above the threshold.
+        ValueError: if k is larger than the number of candidates with a score, if no candidate is above the threshold,
+            or if no candidate has a score.
 
     Example:
         >>> import numpy as np
@@ -169,10 +191,12 @@ def select_golden_set(
     order = rank_candidates(scores)
     num_scored = len(order)
     num_candidates = num_scored if num_candidates is None else num_candidates
-    pool_mean = float(scores.golden_score[order].mean()) if num_candidates == num_scored and num_scored else None
+    pool_mean = None
+    if num_candidates == num_scored and num_scored:
+        pool_mean = float(scores.golden_score[order].mean())
     k = _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)
     if rule[0] == "threshold":
-        order = order[:k]  # what a near-duplicate leaves open is not filled from below the threshold
+        order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
     chosen = _Choice(np.arange(k)) if diversity is None else _choose_diverse(scores, order, k, diversity)
     kept = order[chosen.places]
     cut = float(scores.golden_score[kept[-1]])
@@ -197,22 +221,23 @@ def select_golden_set(
 
 @dataclass(frozen=True, eq=False)
 class _Choice:
-    """Places in the ranking that are kept, in its order, and the fields of `GoldenSet` that say how."""
+    """Places in the ranking that are kept, in its order, and fields of `GoldenSet` that explain the choice."""
 
-    places: npt.NDArray[np.int64]
+    places: Ints
     passed_over: dict[str, int] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def _choose_diverse(scores: GoldenScores, order: npt.NDArray[np.int64], k: int, diversity: Diversity) -> _Choice:
-    groups = None if diversity.groups is None else [diversity.groups[i] for i in order]
-    limits = Limits(
-        groups,
-        None if groups is None else quotas(groups, k, diversity.group_quota),
-        None if diversity.embeddings is None else diversity.embeddings[order],
-        diversity.max_similarity,
-    )
+def _choose_diverse(scores: GoldenScores, order: Ints, k: int, diversity: Diversity) -> _Choice:
+    """Choose k places of the ranking `order`, within the limits and by coverage if it has a weight."""
+    groups = places_by_group = embeddings = None
+    if diversity.groups is not None:
+        groups = [diversity.groups[i] for i in order]
+        places_by_group = quotas(groups, k, diversity.group_quota)
+    if diversity.embeddings is not None:
+        embeddings = diversity.embeddings[order]
+    limits = Limits(groups, places_by_group, embeddings, diversity.max_similarity)
     if not diversity.coverage_weight:
         admitted = filter(limits.admit, range(len(order)))
         places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
@@ -220,27 +245,30 @@ def _choose_diverse(scores: GoldenScores, order: npt.NDArray[np.int64], k: int, 
     assert diversity.gains is not None
     gains = diversity.gains[order]
     places = np.sort(cover(gains, scores.golden_score[order], k, diversity.coverage_weight, limits.admit))
-    own, ranking = vars(spread(gains, places)), vars(spread(gains, np.arange(k)))
-    spreads = {**own, **{f"ranking_{name}": value for name, value in ranking.items()}}
-    return _Choice(places, dict(limits.passed_over), spreads, _group_counts(groups, places))
+    spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
+    for name, value in vars(gain_spread(gains, np.arange(k))).items():
+        spread[f"ranking_{name}"] = value
+    return _Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places))
 
 
-def _group_counts(groups: Sequence[str] | None, places: npt.NDArray[np.int64]) -> dict[str, dict[str, int]]:
-    kept = Counter() if groups is None else Counter(groups[place] for place in places)
-    return {name: {"candidates": n, "kept": kept[name]} for name, n in Counter(groups).most_common()}
+def _group_counts(groups: Sequence[str] | None, places: Ints) -> dict[str, dict[str, int]]:
+    """Count the candidates of each group, and those kept, largest group first; empty without groups."""
+    if groups is None:
+        return {}
+    kept = Counter(groups[place] for place in places)
+    return {name: {"candidates": number, "kept": kept[name]} for name, number in Counter(groups).most_common()}
 
 
-def _num_kept(
-    ranked_scores: npt.NDArray[np.float64], num_rows: int, num_candidates: int, rule: tuple[str, float]
-) -> int:
+def _num_kept(ranked_scores: Floats, num_rows: int, num_candidates: int, rule: tuple[str, float]) -> int:
+    """Count the candidates that the rule keeps."""
     name, value = rule
     if len(ranked_scores) == 0:
         raise ValueError(f"No candidate has a score: all {num_rows} rows of the pool were dropped.")
     if name == "top_k":
         if value > len(ranked_scores):
             raise ValueError(
-                f"`top_k={int(value)}` is larger than the usable pool: {len(ranked_scores)} of {num_rows} rows have a "
-                "score. Lower `top_k` or use `top_fraction`."
+                f"`top_k` must be at most the number of rows with a score ({len(ranked_scores):,} of {num_rows:,}), "
+                f"got {int(value):,}. Lower `top_k` or use `top_fraction`."
             )
         return int(value)
     if name == "top_fraction":
@@ -249,7 +277,7 @@ def _num_kept(
     kept = int((ranked_scores > value).sum())
     if kept == 0:
         raise ValueError(
-            f"`threshold={value}` keeps no candidate: the best golden score is {ranked_scores[0]:.4f}. Lower it, or "
-            "use `top_fraction`."
+            f"`threshold` must be below the best golden score ({ranked_scores[0]:.4f}), got {value}. Lower it, or use "
+            "`top_fraction`."
         )
     return kept

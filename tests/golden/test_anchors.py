@@ -39,7 +39,9 @@ def test_random_anchors_reach_every_row():
     "choose", [lambda n, m: random_anchors(n, m, 0), lambda n, m: kmeans_anchors(clouds(1, n, 0), m, 0)]
 )
 def test_fewer_rows_than_anchors_are_refused_with_both_numbers(choose):
-    with pytest.raises(ValueError, match=r"`num_anchors=6`.*from 5 usable pool rows.*Lower `num_anchors`.*`anchors`"):
+    with pytest.raises(
+        ValueError, match=r"`num_anchors`.*usable pool rows \(5\), got 6\. Lower `num_anchors`.*`anchors`"
+    ):
         choose(5, 6)
     assert choose(5, 5).tolist() == [0, 1, 2, 3, 4]
 
@@ -84,7 +86,7 @@ def test_duplicate_rows_give_different_anchors_until_there_are_too_few():
     rows = np.repeat(clouds(1, 4, seed=3), 5, axis=0)
     chosen = kmeans_anchors(rows, 4, seed=0)
     assert len(np.unique(rows[chosen], axis=0)) == 4
-    message = r"only 4 clusters in 20 rows, fewer than the 5 anchors asked for.*Lower `num_anchors` or remove dup"
+    message = r"`num_anchors=5` needs .* only 4 in 20 rows: .*Lower `num_anchors` or remove duplicates"
     with pytest.raises(ValueError, match=message):
         kmeans_anchors(rows, 5, seed=0)
 
@@ -104,6 +106,6 @@ def test_rows_that_differ_in_their_last_bits_give_different_anchors_or_a_clear_r
         try:
             chosen = kmeans_anchors(rows, 12, seed)
         except ValueError as error:
-            assert "fewer than the 12 anchors asked for" in str(error)  # either outcome is right
+            assert "`num_anchors=12` needs as many clusters" in str(error)  # either outcome is right
         else:
             assert len(set(chosen.tolist())) == 12

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from nuggets_trainer.golden.coverage import Objective, cover, spread
+from nuggets_trainer.golden.coverage import Objective, cover, gain_spread
 
 
 def matrix(n, m, seed):
@@ -85,10 +85,10 @@ def test_it_spreads_over_anchors_where_a_ranking_takes_rows_that_help_the_same()
     quality = np.r_[np.full(10, 0.6), np.full(10, 0.5)]
     ranked, covered = np.arange(8), cover(gains, quality, 8, 0.95)
     assert (covered < 10).sum() == 4
-    assert spread(gains, ranked).anchors_covered == 0.5 and spread(gains, covered).anchors_covered == 1.0
-    assert spread(gains, ranked).redundancy == pytest.approx(1.0)
-    assert spread(gains, covered).redundancy == pytest.approx(2 * (4 * 3) / (8 * 7))
-    assert spread(gains, covered).coverage > spread(gains, ranked).coverage
+    assert gain_spread(gains, ranked).anchors_covered == 0.5 and gain_spread(gains, covered).anchors_covered == 1.0
+    assert gain_spread(gains, ranked).redundancy == pytest.approx(1.0)
+    assert gain_spread(gains, covered).redundancy == pytest.approx(2 * (4 * 3) / (8 * 7))
+    assert gain_spread(gains, covered).coverage > gain_spread(gains, ranked).coverage
 
 
 def test_pairs_that_were_not_scored_are_no_gain():

@@ -125,7 +125,7 @@ def test_the_threshold_itself_is_not_above_the_threshold():
 
 def test_a_threshold_that_keeps_nothing_is_refused_with_the_best_score():
     with pytest.raises(
-        ValueError, match=r"`threshold=0\.9` keeps no candidate.*best golden score is 0\.8000.*Lower it"
+        ValueError, match=r"`threshold` must be below the best golden score \(0\.8000\), got 0\.9\. Lower it"
     ):
         select_golden_set(scores_of([0.8, 0.2]), ("threshold", 0.9))
 
@@ -133,7 +133,7 @@ def test_a_threshold_that_keeps_nothing_is_refused_with_the_best_score():
 def test_k_larger_than_the_scored_pool_is_refused_with_both_numbers():
     scores = scores_of([0.8, math.nan, 0.2])
     assert len(select_golden_set(scores, ("top_k", 2))) == 2
-    with pytest.raises(ValueError, match=r"`top_k=3` is larger than the usable pool: 2 of 3 rows.*Lower `top_k`"):
+    with pytest.raises(ValueError, match=r"`top_k` must be at most .* \(2 of 3\), got 3\. Lower `top_k`"):
         select_golden_set(scores, ("top_k", 3))
 
 

@@ -148,15 +148,15 @@ def test_rows_too_long_for_the_model_do_not_count_as_usable(guarded, run, pool_r
 @pytest.mark.parametrize("anchor_selection", ["kmeans", "random"])
 def test_fewer_usable_rows_than_anchors_are_refused(anchor_selection, guarded, run, pool_rows):
     rows = [*pool_rows[:5], {**pool_rows[5], "output": ""}]
-    message = (
-        r"`num_anchors=6` anchors cannot be chosen from 5 usable pool rows\. Lower `num_anchors`, or give `anchors`"
-    )
+    message = r"`num_anchors` must be at most the number of usable pool rows \(5\), got 6\. Lower `num_anch"
     with pytest.raises(ValueError, match=message):
         run(guarded, rows, num_anchors=6, anchor_selection=anchor_selection)
 
 
 def test_the_default_number_of_anchors_is_named_when_the_pool_is_too_small_for_it(guarded, run, pool_rows):
-    with pytest.raises(ValueError, match=r"`num_anchors=100` anchors cannot be chosen from 12 usable pool rows"):
+    with pytest.raises(
+        ValueError, match=r"`num_anchors` must be at most the number of usable pool rows \(12\), got 100"
+    ):
         run(guarded, pool_rows)
 
 
@@ -172,7 +172,7 @@ def test_a_pool_of_too_long_rows_is_refused_with_the_count(guarded, run, pool_ro
 @pytest.mark.parametrize("anchor_selection", ["kmeans", "random"])
 def test_a_pool_of_too_long_rows_is_refused_too_when_anchors_come_from_it(anchor_selection, guarded, run, pool_rows):
     rows = [{**row, "instruction": LONG} for row in pool_rows]
-    with pytest.raises(ValueError, match="too_long (12|3)|0 usable"):
+    with pytest.raises(ValueError, match="too_long (12|3)|rows .0., got"):
         run(guarded, rows, num_anchors=3, anchor_selection=anchor_selection)
 
 
