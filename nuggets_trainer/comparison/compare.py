@@ -87,26 +87,23 @@ def run_all_arms(runs: TuningRuns, scored: ScoredPool, args: SFTConfig, options:
     steps: int | None = None  # each arm takes the epochs over its own rows
     if options.budget == "steps":
         steps = args.max_steps if args.max_steps > 0 else runs.full_steps
-    planned: list[tuple[str, float | None]] = [("base", None)]
-    planned += [(arm, None) for arm in options.arms if arm in EVERY_FRACTION]
-    for size in options.golden_fractions:
-        planned += [(arm, size) for arm in options.arms if arm not in EVERY_FRACTION]
-    results = []
-    for arm, fraction in planned:
-        if arm == "base":
-            result = _measure_base_model(runs, args.seed, options.num_seeds)
-        else:
-            seeds = range(args.seed, args.seed + options.num_seeds)
-            result = _run_arm(runs, scored, arm, fraction, seeds, steps)
-        results.append(result)
+    seeds = range(args.seed, args.seed + options.num_seeds)
+    results = [_measure_base_model(runs, seeds)]
+    for arm in options.arms:
+        if arm in EVERY_FRACTION:
+            results.append(_run_arm(runs, scored, arm, None, seeds, steps))
+    for fraction in options.golden_fractions:
+        for arm in options.arms:
+            if arm not in EVERY_FRACTION:
+                results.append(_run_arm(runs, scored, arm, fraction, seeds, steps))
     return results
 
 
-def _measure_base_model(runs: TuningRuns, seed: int, num_seeds: int) -> ArmResult:
-    """Measure the base model once; it stands for all seeds, because no seed changes it."""
-    run, was_stored = runs.run(np.array([], dtype=np.int64), seed, 0)
-    _log(runs, "base", None, 0, seed, run, was_stored)
-    return _result("base", None, 0, None, [run] * num_seeds, 0.0, 0.0)
+def _measure_base_model(runs: TuningRuns, seeds: Sequence[int]) -> ArmResult:
+    """Measure the base model once, with the first seed; no seed changes it, so the result stands for all of them."""
+    run, was_stored = runs.run(np.array([], dtype=np.int64), seeds[0], 0)
+    _log(runs, "base", None, 0, seeds[0], run, was_stored)
+    return _result("base", None, 0, None, [run] * len(seeds), 0.0, 0.0)
 
 
 def _run_arm(
@@ -116,7 +113,7 @@ def _run_arm(
     evidence = scored.evidence
     k = 0 if fraction is None else golden_set_size(evidence, fraction)
     golden_set = evidence.ranked[:k]
-    finished, golden_shares = [], []
+    finished, golden_shares, training_seconds = [], [], []
     num_rows = 0
     for seed in seeds:
         rows = ARMS[arm](evidence, k, seed)
@@ -126,13 +123,14 @@ def _run_arm(
         run, was_stored = runs.run(rows, seed, steps)
         _log(runs, arm, fraction, num_rows, seed, run, was_stored)
         finished.append(run)
+        training_seconds.append(run.training_seconds)
         golden_shares.append(np.isin(rows, golden_set).mean())
     golden_share = None if fraction is None else float(np.mean(golden_shares))
     choosing_seconds: float | None = 0.0
     if arm in COSTS:
         choosing_seconds = scored.costs[COSTS[arm]]
-    training_seconds = float(np.mean([run.training_seconds for run in finished]))
-    return _result(arm, fraction, num_rows, golden_share, finished, choosing_seconds, training_seconds)
+    seconds = float(np.mean(training_seconds))
+    return _result(arm, fraction, num_rows, golden_share, finished, choosing_seconds, seconds)
 
 
 def _result(
@@ -144,13 +142,17 @@ def _result(
     choosing_seconds: float | None,
     training_seconds: float,
 ) -> ArmResult:
-    generation = [run.generation for run in finished if run.generation is not None]
+    losses, generation = [], []
+    for run in finished:
+        losses.append(run.losses)
+        if run.generation is not None:
+            generation.append(run.generation)
     return ArmResult(
         arm=arm,
         fraction=fraction,
         num_rows=num_rows,
         golden_share=golden_share,
-        losses=np.array([run.losses for run in finished]),
+        losses=np.array(losses),
         choosing_seconds=choosing_seconds,
         training_seconds=training_seconds,
         steps=finished[0].steps,
@@ -219,7 +221,7 @@ def _write(
 
 
 def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dict[str, Any]:
-    """Find what the golden scores follow; a golden set of all rows has no reliability."""
+    """Find what the golden scores follow, and measure their reliability; a golden set of all rows has none."""
     evidence, losses = scored.evidence, scored.losses
     columns: dict[str, Any] = {
         "completion_tokens": losses.num_tokens,

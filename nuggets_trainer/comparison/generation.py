@@ -22,7 +22,7 @@ def generated_quality(model: Any, tokenizer: Any, segments: Sequence[Segment], m
         model: tuned model.
         tokenizer: tokenizer of the model.
         segments: held-out rows; the tokens before the completion are the prompt.
-        metric: one of `METRICS`.
+        metric: metric, one of `METRICS`.
     """
     total = 0.0
     for start in range(0, len(segments), BATCH):

@@ -88,7 +88,10 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
         "dataset_name": script.dataset_name,
         "eval_dataset_name": script.eval_dataset_name,
     }
-    missing = [f"--{name}" for name, value in required.items() if value is None]
+    missing = []
+    for name, value in required.items():
+        if value is None:
+            missing.append(f"--{name}")
     if missing:
         raise ValueError(f"recipes/compare.py needs {', '.join(missing)} (or no arguments at all, for the demo).")
     for name in ("top_fraction", "top_k", "threshold"):

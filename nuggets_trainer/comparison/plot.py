@@ -48,13 +48,16 @@ def _draw_curves(axes: Any, lines: Sequence[TableLine]) -> None:
         if not own:
             continue
         shift = 1.03 ** (number - 3)  # moves the error bars of the arms apart
-        x = np.array([100 * (line.fraction or 0) for line in own]) * shift
-        y = np.array([line.loss for line in own])
-        intervals = np.array([line.interval for line in own])
+        percents, losses, intervals = [], [], []
+        for line in own:
+            percents.append(100 * (line.fraction or 0))
+            losses.append(line.loss)
+            intervals.append(line.interval)
+        y = np.array(losses)
         axes.errorbar(
-            x,
+            np.array(percents) * shift,
             y,
-            yerr=np.abs(intervals.T - y),
+            yerr=np.abs(np.array(intervals).T - y),
             label=LABELS[arm],
             marker="o",
             markersize=4,

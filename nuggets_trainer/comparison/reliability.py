@@ -1,7 +1,7 @@
-"""How much of a golden set is the choice of anchors, and how many would be enough. Pure numpy and scipy.
+"""How far a golden set depends on the choice of anchors, and how many anchors would be enough.
 
-Knows no model and no files: only log-probs, as `golden.py` takes them. Every pair must be scored: a race leaves out
-the pairs of candidates that are out of reach, and what is left is no random part.
+The functions take log-probs, as `nuggets_trainer.golden` does. Every pair must be scored: a race leaves out the pairs
+of candidates that are out of reach, and the pairs that are left are not a random part.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from nuggets_trainer.golden.selection import rank_candidates
 
 Floats = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
-ENOUGH = 0.9  # of a golden set, what two sets of as many anchors should have in common
-MOST_CATEGORIES = 20  # a column of texts with more values is no grouping
+ENOUGH = 0.9  # share of the golden set that two sets of enough anchors have in common
 
 
 @dataclass(frozen=True)
@@ -26,19 +25,18 @@ class Reliability:
     """How far golden scores depend on which anchors were taken.
 
     Attributes:
-        num_candidates: candidates with a score.
-        num_anchors: anchors that they were scored on.
+        num_candidates: number of candidates with a score.
+        num_anchors: number of anchors that they were scored on.
         k: size of the golden set.
-        split_half: correlation of the golden scores by two random halves of the anchors, mean over splits.
-        golden_score: reliability of the score by all anchors, from `split_half` by Spearman-Brown,
-            `2 r / (1 + r)`: its expected correlation with the score by as many other anchors of the same kind.
-        mean_gain: the same of the mean gain.
+        split_half: correlation of the golden scores from two random halves of the anchors, mean over splits.
+        golden_score: reliability of the score from all anchors, `2 r / (1 + r)` of `split_half` (Spearman-Brown): its
+            expected correlation with the score from as many other anchors of the same kind.
+        mean_gain: reliability of the mean gain, computed in the same way.
         halves_share: share of the golden set that two halves of the anchors have in common.
-        stays: share of the golden set that stays when the anchors are drawn anew with replacement, mean,
-        stays_interval: and the middle 95% of the resamples.
-        enough_anchors: how many anchors two golden sets need to have `ENOUGH` in common, extrapolated from
-            `halves_share` (see `anchors_for_share`); None where that is out of reach (halves agree no better than
-            chance).
+        stays: share of the golden set that stays if the anchors are drawn again with replacement, mean over draws.
+        stays_interval: middle 95% of that share over the draws.
+        enough_anchors: number of anchors that two golden sets need to have `ENOUGH` in common, extrapolated from
+            `halves_share` (see `anchors_for_share`); None if halves agree no better than chance.
     """
 
     num_candidates: int
@@ -53,37 +51,38 @@ class Reliability:
     enough_anchors: int | None
 
     def describe(self) -> str:
-        """Return it in a few lines."""
-        enough = (
-            "no number of such anchors would be enough: their halves agree no better than chance"
-            if self.enough_anchors is None
-            else f"about {float(f'{self.enough_anchors:.2g}'):,.0f} anchors would be enough for {ENOUGH:.0%}"
-        )
+        """Write the figures in three lines."""
+        if self.enough_anchors is None:
+            enough = "no number of such anchors would be enough, because halves agree no better than chance"
+        else:
+            two_digits = float(f"{self.enough_anchors:.2g}")
+            enough = f"about {two_digits:,.0f} anchors would be enough for {ENOUGH:.0%}"
         low, high = self.stays_interval
         return (
-            f"reliability of the golden score {self.golden_score:.2f} (split halves {self.split_half:.2f}), of the "
-            f"mean gain {self.mean_gain:.2f}\n"
-            f"anchors drawn anew: {self.stays:.0%} of the golden set stays ({low:.0%} to {high:.0%})\n"
-            f"golden sets of {self.k:,} by two halves of the {self.num_anchors} anchors share "
-            f"{self.halves_share:.0%}; {enough}"
+            f"reliability {self.golden_score:.2f} of the golden score (correlation of halves {self.split_half:.2f}), "
+            f"{self.mean_gain:.2f} of the mean gain\n"
+            f"with the anchors drawn again, {self.stays:.0%} of the golden set stays (95% of the draws: {low:.0%} to "
+            f"{high:.0%})\n"
+            f"golden sets of {self.k:,} from two halves of the {self.num_anchors} anchors have "
+            f"{self.halves_share:.0%} in common; {enough}"
         )
 
 
 def measure_reliability(
     zero_shot: FloatArray, one_shot: FloatArray, k: int, num_draws: int = 200, seed: int = 0
 ) -> Reliability:
-    """Split the anchors in halves, and draw them anew, many times.
+    """Measure the reliability: split the anchors into halves, and draw them again, many times.
 
     Args:
-        zero_shot: log-probs of the anchors, `(m,)`, nats per token; NaN where an anchor was dropped.
-        one_shot: the same behind each candidate, `(n, m)`; NaN in whole rows that were dropped, and where a candidate
-            is the anchor itself.
+        zero_shot: zero-shot log-probs of the anchors, `(m,)`, nats per token; NaN for dropped anchors.
+        one_shot: log-probs of the anchors behind each candidate, `(n, m)`; NaN in the whole row of a dropped
+            candidate, and for a candidate that is the anchor itself.
         k: size of the golden set.
-        num_draws: random splits, and bootstrap samples.
-        seed: of both.
+        num_draws: number of random splits, and of bootstrap samples.
+        seed: seed of the splits and of the bootstrap.
 
     Raises:
-        ValueError: if pairs were left out (a race), if there are fewer than four anchors, or not more than k
+        ValueError: if a race left out pairs, if there are fewer than four anchors, or if there are not more than k
             candidates.
 
     Example:
@@ -96,15 +95,18 @@ def measure_reliability(
     zero_shot, one_shot = complete_pairs(zero_shot, one_shot)
     n, m = one_shot.shape
     if m < 4:
-        raise ValueError(f"Split halves need at least 4 anchors, got {m}. Give more anchors.")
+        raise ValueError(f"Reliability needs at least 4 anchors, got {m}. Give more anchors.")
     if not 0 < k < n:
         raise ValueError(f"`k` must be between 1 and {n - 1} (one less than the candidates with a score), got {k}.")
     generator = np.random.default_rng(seed)
-    halves = np.array([_halves(zero_shot, one_shot, k, generator.permutation(m)) for _ in range(num_draws)])
+    halves = np.empty((num_draws, 3))
+    for draw in range(num_draws):
+        halves[draw] = _compare_halves(zero_shot, one_shot, k, generator.permutation(m))
     by_score, by_gain, share = halves.mean(axis=0)
     whole = _golden_set(zero_shot, one_shot, np.arange(m), k)
-    drawn = generator.integers(0, m, size=(num_draws, m), dtype=np.int64)
-    stays = [_share(whole, _golden_set(zero_shot, one_shot, anchors, k)) for anchors in drawn]
+    stays = np.empty(num_draws)
+    for draw, anchors in enumerate(generator.integers(0, m, size=(num_draws, m), dtype=np.int64)):
+        stays[draw] = _share_of(whole, _golden_set(zero_shot, one_shot, anchors, k))
     low, high = np.quantile(stays, [0.025, 0.975])
     return Reliability(
         num_candidates=n,
@@ -121,12 +123,12 @@ def measure_reliability(
 
 
 def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats, Floats]:
-    """Leave out dropped candidates and anchors; refuse a matrix from which pairs were left out otherwise.
+    """Leave out dropped candidates and anchors; refuse a matrix in which other pairs are missing.
 
     A candidate may lack one anchor: itself.
 
     Raises:
-        ValueError: for the matrix of a race.
+        ValueError: if pairs are missing, as after a race.
     """
     anchors = np.isfinite(zero_shot)
     pairs = one_shot[:, anchors].astype(np.float64)
@@ -134,14 +136,14 @@ def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats,
     missing = np.isnan(pairs).sum(axis=1)
     if (missing > 1).any():
         raise ValueError(
-            f"{int((missing > 1).sum()):,} of {len(pairs):,} candidates were not scored on all anchors, as a race "
-            "leaves them. Score with `schedule='exact'` into the same `score_dir` first: what is stored is reused."
+            f"All candidates must be scored on all anchors, but {int((missing > 1).sum()):,} of {len(pairs):,} are "
+            "not, as after a race. Score with `schedule='exact'` into the same `score_dir`: it reuses what is stored."
         )
     return zero_shot[anchors].astype(np.float64), pairs
 
 
 def spearman_brown(correlation: float, factor: float) -> float:
-    """Return the reliability of a score by `factor` times as many anchors.
+    """Return the reliability of a score from `factor` times as many anchors.
 
     Example:
         >>> spearman_brown(0.5, 2)
@@ -153,18 +155,18 @@ def spearman_brown(correlation: float, factor: float) -> float:
 def anchors_for_share(share: float, num_anchors: int, fraction: float, target: float = ENOUGH) -> int | None:
     """Extrapolate how many anchors two golden sets need to have `target` of their rows in common.
 
-    Under a normal law, two noisy scores with correlation r have `share_in_common(r, fraction)` of their top fraction
-    in common. So the measured share gives r at the cut, Spearman-Brown gives r for another number of anchors.
+    Two normal scores with correlation r have `share_in_common(r, fraction)` of their top fraction in common. So the
+    measured share gives r, and Spearman-Brown gives r for another number of anchors.
 
     Args:
-        share: of the golden set, in common between two sets of `num_anchors` anchors each.
-        num_anchors: of each of the two.
-        fraction: of the candidates, in the golden set.
-        target: the share that is wanted.
+        share: share of the golden set that two sets of `num_anchors` anchors each have in common.
+        num_anchors: number of anchors in each of the two sets.
+        fraction: share of the candidates that are in the golden set.
+        target: share that is wanted.
 
     Returns:
-        Number of anchors of each set; at least `num_anchors` where the measured share is 1. None where the share is no
-        better than chance.
+        The number of anchors of each set; `num_anchors` if the measured share is 1, None if the share is no better
+        than chance.
     """
     if share <= fraction:
         return None
@@ -180,7 +182,7 @@ def anchors_for_share(share: float, num_anchors: int, fraction: float, target: f
 
 
 def share_in_common(correlation: float, fraction: float) -> float:
-    """Share of the top fraction by one of two normal scores that is also in that by the other.
+    """Return which share of the top fraction two normal scores with this correlation have in common.
 
     Example:
         >>> round(share_in_common(0.0, 0.1), 6), round(share_in_common(1.0, 0.1), 6)
@@ -193,11 +195,15 @@ def share_in_common(correlation: float, fraction: float) -> float:
     return float(both / fraction)
 
 
-def _halves(zero_shot: Floats, one_shot: Floats, k: int, order: npt.NDArray[np.int64]) -> tuple[float, float, float]:
-    """Correlations of golden scores and of mean gains between two halves, and the share of the golden sets."""
+def _compare_halves(
+    zero_shot: Floats, one_shot: Floats, k: int, order: npt.NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Return the correlations of golden scores and of mean gains of two halves, and what their golden sets share."""
     half = len(order) // 2
-    a, b = (golden_scores(zero_shot[part], one_shot[:, part]) for part in (order[:half], order[half : 2 * half]))
-    share = _share(rank_candidates(a)[:k], rank_candidates(b)[:k])
+    first, second = order[:half], order[half : 2 * half]
+    a = golden_scores(zero_shot[first], one_shot[:, first])
+    b = golden_scores(zero_shot[second], one_shot[:, second])
+    share = _share_of(rank_candidates(a)[:k], rank_candidates(b)[:k])
     return _pearson(a.golden_score, b.golden_score), _pearson(a.mean_gain, b.mean_gain), share
 
 
@@ -205,11 +211,12 @@ def _golden_set(zero_shot: Floats, one_shot: Floats, anchors: npt.NDArray[np.int
     return rank_candidates(golden_scores(zero_shot[anchors], one_shot[:, anchors]))[:k]
 
 
-def _share(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
+def _share_of(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
     return len(np.intersect1d(a, b)) / len(a)
 
 
 def _pearson(a: Floats, b: Floats) -> float:
+    """Return the correlation; 0 for scores that are all equal."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

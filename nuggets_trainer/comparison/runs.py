@@ -169,9 +169,12 @@ class TuningRuns:
                 log_probs = engine.score([], [self.segments[i] for i in own])
                 return list(zip(own, log_probs.tolist(), strict=True))
 
-            measured = dict(self._ranks.gather_from(measure))
+            measured = self._ranks.gather_from(measure)
         self._engine_path = engine.path  # all runs have the same architecture: one check is enough
-        return [-measured[i] for i in range(len(self.segments))]
+        losses = [0.0] * len(self.segments)
+        for i, log_prob in measured:
+            losses[i] = -log_prob
+        return losses
 
     def _trainer(
         self, rows: Dataset, seed: int, changes: dict[str, Any], heldout: Dataset | None = None
@@ -248,7 +251,10 @@ def _segment(row: dict[str, Any], collate: Callable[[list[Any]], Any]) -> Segmen
     """Return the tokens of a prepared row on which TRL puts loss, as its collator says."""
     labels = collate([row])["labels"][0].tolist()
     # The first token has no context, so it has no loss.
-    positions = [position for position, label in enumerate(labels) if label != -100 and position > 0]
+    positions = []
+    for position, label in enumerate(labels[1:], 1):
+        if label != -100:
+            positions.append(position)
     return scored_at(list(row["input_ids"]), positions)
 
 

@@ -119,21 +119,18 @@ def _make_line(
 
 def to_markdown(lines: Sequence[TableLine]) -> str:
     """Write the table, padded so that a terminal shows it well too."""
-    cells = [_cells(line) for line in lines]
-    names = list(cells[0])
-    if not any(line.generation is not None for line in lines):
-        names.remove("generated")
-    rows = [names]
-    for cell in cells:
-        rows.append([cell[name] for name in names])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(_markdown_row(row, widths) for row in rows)
-
-
-def _markdown_row(texts: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [text.ljust(width) for text, width in zip(texts, widths, strict=True)]
-    return f"| {' | '.join(padded)} |"
+    headings = list(_cells(lines[0]))
+    rows = [headings]
+    for line in lines:
+        rows.append(list(_cells(line).values()))
+    columns = []
+    for column in zip(*rows, strict=True):
+        if column[0] == "generated" and not any(column[1:]):
+            continue  # nothing was generated
+        width = max(map(len, column))
+        heading, *texts = [text.ljust(width) for text in column]
+        columns.append([heading, "-" * width, *texts])
+    return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
 
 
 def _cells(line: TableLine) -> dict[str, str]:

@@ -101,10 +101,10 @@ def load_mt_bench(directory: str | None, references: bool = False) -> list[MtBen
     answers = _read_references(directory) if references else {}
     questions, numbers, hashed = [], [], []
     for record in records:
-        number, category, turns = record.get("question_id"), record.get("category"), record.get("turns")
+        number, category, turns = record.get("question_id", 0), record.get("category", ""), record.get("turns", [])
         numbers.append(number)
         hashed.append([number, category, turns])
-        questions.append(MtBenchQuestion(number, category, tuple(turns or ()), answers.get(number)))
+        questions.append(MtBenchQuestion(number, category, tuple(turns), answers.get(number)))
     if numbers != list(MT_BENCH_IDS):
         raise ValueError(f"{path} must hold MT-Bench's 80 questions, 81 to 160 in order, got {len(records)} lines.")
     if _digest(hashed) != MT_BENCH_SHA256:

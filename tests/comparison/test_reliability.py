@@ -82,7 +82,7 @@ def test_a_race_is_refused_and_a_candidate_may_lack_itself():
     assert complete_pairs(zero_shot, one_shot)[1].shape == (19, 8)
     measure_reliability(zero_shot, one_shot, k=2, num_draws=3)
     one_shot[5, 4:] = np.nan
-    with pytest.raises(ValueError, match=r"1 of 19 candidates were not scored on all anchors.*schedule='exact'"):
+    with pytest.raises(ValueError, match=r"must be scored on all anchors, but 1 of 19 are not.*schedule='exact'"):
         measure_reliability(zero_shot, one_shot, k=2)
 
 
