@@ -68,7 +68,7 @@ def pairs_in(output_dir) -> tuple[np.ndarray, np.ndarray]:
         "assistant everywhere",
     ],
 )
-def test_an_attached_trainer_scores_the_pairs_of_the_selected_one(as_row, options, model_dir, tmp_path):
+def test_attached_and_selected_score_the_same_pairs(as_row, options, model_dir, tmp_path):
     """The rows that SFTTrainer keeps end in EOS: it was shown, and no row was recognised as its own anchor."""
     rows = rows_of(as_row)
     config = NuggetsConfig(top_k=4, schedule="exact", exclude_self=True)
@@ -99,7 +99,7 @@ def test_an_attached_trainer_scores_the_pairs_of_the_selected_one(as_row, option
 @pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode is deprecated")  # works until TRL 2
 @pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
 @pytest.mark.parametrize("as_row", [as_text_parts, as_text, as_messages])
-def test_rows_that_were_cut_are_still_known_as_what_was_tokenized(as_row, mode, model_dir, tmp_path):
+def test_truncated_rows_are_recognised(as_row, mode, model_dir, tmp_path):
     rows = rows_of(as_row)
     args = arguments(tmp_path, max_length=16, truncation_mode=mode)
     trainer = SFTTrainer(model_dir, args, train_dataset=rows)
@@ -131,7 +131,7 @@ def unrelated(pair) -> str:
 
 
 @pytest.mark.parametrize("as_row", [as_text_parts, as_text, as_messages, as_sharegpt])
-def test_raw_columns_that_are_not_what_was_tokenized_are_not_scored(as_row, model_dir, tmp_path):
+def test_columns_that_were_not_tokenized_are_ignored(as_row, model_dir, tmp_path):
     """TRL trains on `input_ids` and looks at nothing else; the columns beside them were scored."""
     rows = with_ids(model_dir, as_row, unrelated)
     config = NuggetsConfig(top_k=4, num_anchors=3, schedule="exact")
@@ -148,7 +148,7 @@ def test_raw_columns_that_are_not_what_was_tokenized_are_not_scored(as_row, mode
         np.testing.assert_array_equal(pairs_in(tmp_path / name)[0], pairs_in(tmp_path / "b")[0])
 
 
-def test_text_anchors_of_a_pool_that_is_read_as_token_ids_are_refused_with_the_reason(model_dir, tmp_path):
+def test_text_anchors_of_a_pool_of_ids_are_refused(model_dir, tmp_path):
     rows = with_ids(model_dir, as_messages, unrelated)
     trainer = SFTTrainer(model_dir, arguments(tmp_path), train_dataset=rows)
     nuggets = NuggetsDataCallback(NuggetsConfig(top_k=4), anchor_dataset=rows_of(as_messages))
@@ -172,7 +172,7 @@ def plain_trainer(model_dir, output_dir, rows) -> Trainer:
 
 @pytest.mark.parametrize("padding", ["no padding", "left", "right"])
 @pytest.mark.parametrize("eos", ["", "</s>"])
-def test_a_plain_trainer_reads_raw_columns_that_were_tokenized(eos, padding, model_dir, tmp_path):
+def test_a_plain_trainer_reads_the_tokenized_columns(eos, padding, model_dir, tmp_path):
     rows = with_ids(model_dir, as_text, lambda pair: as_text(pair)["text"] + eos)
 
     def padded(row):
@@ -190,7 +190,7 @@ def test_a_plain_trainer_reads_raw_columns_that_were_tokenized(eos, padding, mod
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_rows_are_scored_as_rows_without_padding(side, model_dir, tmp_path):
+def test_padding_does_not_change_scores(side, model_dir, tmp_path):
     """Pads stood between candidate and anchor."""
     rows = with_ids(model_dir, as_text, unrelated).select_columns(["input_ids", "labels"])
 
@@ -207,7 +207,7 @@ def test_padded_rows_are_scored_as_rows_without_padding(side, model_dir, tmp_pat
     np.testing.assert_array_equal(pairs_in(tmp_path / "padded")[0], pairs_in(tmp_path / "bare")[0])
 
 
-def test_columns_that_cannot_be_rendered_are_not_what_was_tokenized(model_dir):
+def test_columns_that_cannot_be_rendered_are_not_read(model_dir):
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     for columns in ({"text": " "}, {"conversations": as_messages(PAIRS[0])["messages"]}):
         pool = pool_as_tokenized(Dataset.from_list([{**columns, "input_ids": [1, 5, 6]}]), tokenizer)

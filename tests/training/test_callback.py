@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -23,7 +21,7 @@ def sft_trainer(model_dir, output_dir, **options) -> SFTTrainer:
 
 
 @pytest.mark.parametrize("reselect", ["no", "epoch"])
-def test_an_attached_sft_trainer_trains_as_the_selected_one(reselect, model_dir, tmp_path):
+def test_attached_and_selected_train_alike(reselect, model_dir, tmp_path):
     attached, nuggets = sft_trainer(model_dir, tmp_path / "attached"), callback(reselect=reselect)
     nuggets.attach(attached)
     attached.train()
@@ -43,7 +41,7 @@ def test_an_attached_sft_trainer_trains_as_the_selected_one(reselect, model_dir,
     assert (tmp_path / "attached" / "nuggets_selection.json").is_file()
 
 
-def test_an_attached_trainer_resumes_on_the_golden_set_of_its_checkpoint(model_dir, tmp_path):
+def test_an_attached_trainer_resumes(model_dir, tmp_path):
     options = {"save_strategy": "steps", "save_steps": 4}
     whole, nuggets = sft_trainer(model_dir, tmp_path, **options), callback()
     nuggets.attach(whole)
@@ -90,7 +88,7 @@ def test_given_in_callbacks_and_attached_it_runs_once(model_dir, tmp_path):
     assert sum("nuggets/golden_set_size" in entry for entry in trainer.state.log_history) == 1
 
 
-def test_given_in_callbacks_alone_it_raises_with_the_remedy(model_dir, tmp_path):
+def test_a_callback_that_is_not_attached_raises(model_dir, tmp_path):
     for trainer in (
         SFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, callbacks=[callback()]),
         plain_trainer(model_dir, tmp_path, callbacks=[callback()]),
@@ -99,7 +97,7 @@ def test_given_in_callbacks_alone_it_raises_with_the_remedy(model_dir, tmp_path)
             trainer.train()
 
 
-def test_attached_to_one_trainer_and_given_to_another_it_raises(model_dir, tmp_path):
+def test_a_callback_of_another_trainer_raises(model_dir, tmp_path):
     nuggets = callback()
     nuggets.attach(sft_trainer(model_dir, tmp_path))
     other = SFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, callbacks=[nuggets])
@@ -127,83 +125,3 @@ def test_what_it_cannot_select_from_is_refused(model_dir, tmp_path):
     stream = SFTTrainer(model_dir, arguments(tmp_path, max_steps=2), train_dataset=CHAT_POOL.to_iterable_dataset())
     with pytest.raises(TypeError, match="IterableDataset"):
         callback().attach(stream)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"num_train_epochs": 1.5, "gradient_accumulation_steps": 3},
-        {"per_device_train_batch_size": 5, "dataloader_drop_last": True},
-        {"packing": True, "packing_strategy": "wrapped", "max_length": 64},
-        {"max_length": 24},
-    ],
-    ids=["plain", "accumulation", "drop-last", "packing", "truncation"],
-)
-@pytest.mark.parametrize("reselect", ["no", "epoch"])
-def test_match_full_steps_takes_the_steps_of_a_run_over_the_whole_pool(reselect, options, model_dir, tmp_path):
-    if reselect != "no" and "packing" in options:
-        pytest.skip("re-selection refuses packing")
-    full = SFTTrainer(model_dir, arguments(tmp_path, **options), train_dataset=CHAT_POOL)
-    full.train()
-    config = NuggetsConfig(top_k=5, match_full_steps=True, reselect=reselect)
-    golden = SelectedSFTTrainer(
-        model_dir,
-        arguments(tmp_path, **options),
-        train_dataset=CHAT_POOL,
-        anchor_dataset=ANCHORS,
-        nuggets_config=config,
-    )
-    golden.train()
-    assert golden.state.global_step == golden.state.max_steps == full.state.global_step
-    assert [entry["learning_rate"] for entry in golden.state.log_history if "learning_rate" in entry] == [
-        entry["learning_rate"] for entry in full.state.log_history if "learning_rate" in entry
-    ]
-
-
-def test_match_full_steps_and_max_steps_are_not_both_followed(model_dir, tmp_path):
-    config = NuggetsConfig(top_k=5, match_full_steps=True)
-    with pytest.raises(ValueError, match="`match_full_steps` and `max_steps=7` both say"):
-        SelectedSFTTrainer(model_dir, arguments(tmp_path, max_steps=7), train_dataset=CHAT_POOL, nuggets_config=config)
-
-
-def test_the_papers_own_case_of_few_steps(model_dir, tmp_path, caplog):
-    """619 rows at batch 256 for 3 epochs are 9 steps; here 5 rows at batch 10, and the full run's steps instead."""
-    options = {"per_device_train_batch_size": 10, "num_train_epochs": 3}
-    for match, steps in ((False, 3), (True, 9)):
-        caplog.clear()
-        config = NuggetsConfig(top_k=5, match_full_steps=match)
-        trainer = SelectedSFTTrainer(
-            model_dir,
-            arguments(tmp_path, **options),
-            train_dataset=CHAT_POOL,
-            anchor_dataset=ANCHORS,
-            nuggets_config=config,
-        )
-        with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
-            trainer.train()
-        assert trainer.state.global_step == steps
-        assert f"5 rows gives {steps} optimizer steps" in caplog.text
-
-
-def test_match_full_steps_leaves_the_users_arguments_alone(model_dir, tmp_path):
-    args = arguments(tmp_path)
-    for _ in range(2):
-        config = NuggetsConfig(top_k=5, match_full_steps=True)
-        options = {"train_dataset": CHAT_POOL, "anchor_dataset": ANCHORS, "nuggets_config": config}
-        trainer = SelectedSFTTrainer(model_dir, args, **options)
-        trainer.select()
-        assert trainer.args.max_steps == 24 and args.max_steps == -1
-
-
-def test_a_golden_set_below_one_batch_that_is_dropped_is_refused(model_dir, tmp_path):
-    args = arguments(tmp_path, per_device_train_batch_size=8, dataloader_drop_last=True)
-    options = {"train_dataset": CHAT_POOL, "anchor_dataset": ANCHORS, "nuggets_config": NuggetsConfig(top_k=5)}
-    with pytest.raises(ValueError, match="5 rows fills no batch, and `dataloader_drop_last`"):
-        SelectedSFTTrainer(model_dir, args, **options).train()
-
-
-def test_a_checkpoint_that_is_not_there_is_named(model_dir, tmp_path):
-    trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
-    with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-99"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))

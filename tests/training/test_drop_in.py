@@ -405,7 +405,7 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_without_config_training_is_that_of_sft_trainer(case, setup, tmp_path, monkeypatch):
+def test_without_config_it_trains_as_sft_trainer(case, setup, tmp_path, monkeypatch):
     try:
         stock = run(SFTTrainer, case, setup, tmp_path / "stock", monkeypatch)
     except (TypeError, ValueError) as error:
@@ -416,7 +416,7 @@ def test_without_config_training_is_that_of_sft_trainer(case, setup, tmp_path, m
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_without_config_what_sft_trainer_refuses_is_refused_alike(case, setup, tmp_path, monkeypatch):
+def test_without_config_the_same_errors_are_raised(case, setup, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     errors = []
     for cls in (SFTTrainer, SelectedSFTTrainer):

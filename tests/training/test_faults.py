@@ -1,7 +1,7 @@
 """A job that is killed again and again ends as one that was not: same command, no manual step.
 
 Kills are SIGKILL to all processes at random moments of a job, from its start to its end: imports, scoring, writing the
-store, selection, training, checkpoints. What CI runs of it is in test_launch.py; here it is three kills and a hundred
+store, selection, training, checkpoints. What CI runs of it is in test_job.py; here it is three kills and a hundred
 (`-m slow`).
 """
 
@@ -139,7 +139,7 @@ def test_a_killed_job_ends_as_one_that_was_not(num_kills, rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_killed_on_four_ranks_goes_on_with_one_or_three(rows, tmp_path):
+def test_a_killed_job_resumes_on_fewer_ranks(rows, tmp_path):
     run(score_command(rows, tmp_path / "whole", 1), **CPU)
     for num_ranks in (1, 3):
         output_dir = tmp_path / f"killed-{num_ranks}"

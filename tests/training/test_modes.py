@@ -388,7 +388,7 @@ def table(heading: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_the_page_says_of_every_format_what_the_tests_show():
+def test_the_page_lists_the_formats_as_tested():
     refused = [name for name in REFUSED if "PiSSA" not in name]
     rows = table("Formats")
     assert set(rows) == {*FORMATS, *refused}
@@ -396,7 +396,7 @@ def test_the_page_says_of_every_format_what_the_tests_show():
         assert cell == (f'refused: "{REFUSED[name][1]}"' if name in REFUSED else "works"), name
 
 
-def test_the_page_says_of_every_mode_what_the_tests_show():
+def test_the_page_lists_the_modes_as_tested():
     rows = table("Training modes")
     works = {*CONFIG_MODES, *TRAINER_MODES, "QLoRA", "resuming from a checkpoint"}
     refused = [name for name in REFUSED if "PiSSA" in name]

@@ -9,14 +9,11 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType
+from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
-from nuggets_trainer.training.slots import Slots
 from tests.support.launch import TORCHRUN, run
 from tests.support.training import (
     ANCHORS,
@@ -55,40 +52,9 @@ def trainer_dir(trainer):
     return Path(trainer.args.output_dir)
 
 
-@given(st.data())
-@settings(max_examples=50, deadline=None)
-def test_slots_hold_each_golden_set_and_keep_who_stays_where_it_was(data):
-    size = data.draw(st.integers(1, 6))
-    sets = data.draw(st.lists(st.sets(st.integers(0, 9), min_size=size, max_size=size), min_size=1, max_size=5))
-    slots = Slots(np.sort(list(sets[0])))
-    for number, rows in enumerate(sets[1:], start=1):
-        before = slots.latest.copy()
-        slots.refill(list(rows), epoch=number, position=3)
-        assert set(slots.latest.tolist()) == rows
-        stay = np.isin(before, list(rows))
-        assert (slots.latest[stay] == before[stay]).all()
-    restored = Slots.from_state(json.loads(json.dumps(slots.state())))
-    restored.forget_epochs_before(len(sets))
-    for epoch, rows in enumerate(sets):
-        assert {slots.row(epoch, 3, slot) for slot in range(size)} == rows
-        assert {slots.row(epoch, 2, slot) for slot in range(size)} == sets[max(0, epoch - 1)]
-    assert {restored.row(len(sets), 0, slot) for slot in range(size)} == sets[-1]
-    assert len(restored.state()) == 1
-    if len(sets) > 1:
-        with pytest.raises(IndexError, match="are forgotten"):
-            restored.row(0, 0, 0)
-        with pytest.raises(ValueError, match="were refilled at"):
-            restored.refill(list(sets[0]), epoch=0, position=0)
-
-
-def test_a_golden_set_of_another_size_does_not_fill_the_slots():
-    with pytest.raises(ValueError, match="of 2 rows does not fill 3 slots"):
-        Slots(np.arange(3)).refill([1, 2], 1, 0)
-
-
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("reselect", [{"reselect": "epoch"}, {"reselect": "steps", "reselect_steps": 2}])
-def test_when_the_golden_set_stays_training_is_what_it_is_without(reselect, workers, model_dir, tmp_path):
+def test_choosing_the_same_rows_changes_nothing(reselect, workers, model_dir, tmp_path):
     """With all rows in it, it cannot change: same batches in the same order, bit for bit."""
     options = {"gradient_accumulation_steps": 3, "dataloader_num_workers": workers}
     everything = {"top_k": None, "top_fraction": 1.0}
@@ -105,7 +71,7 @@ def test_when_the_golden_set_stays_training_is_what_it_is_without(reselect, work
     assert len(history(again)) > 2
 
 
-def test_each_epoch_reads_the_golden_set_of_the_model_at_its_start(model_dir, tmp_path):
+def test_each_epoch_reads_the_choice_of_its_start(model_dir, tmp_path):
     trainer = selected(model_dir, tmp_path, Recorded, lora(), save_strategy="epoch", config={"schedule": "exact"})
     trainer.train()
     assert trainer.state.max_steps == trainer.state.global_step == 15  # three epochs of nine rows, two by two
@@ -133,7 +99,7 @@ def test_each_epoch_reads_the_golden_set_of_the_model_at_its_start(model_dir, tm
             np.testing.assert_array_equal(trainer.scores.golden_score, scores.golden_score)
 
 
-def test_a_golden_set_chosen_within_an_epoch_is_read_once_no_loader_can_have_drawn_ahead(model_dir, tmp_path):
+def test_a_new_golden_set_waits_for_the_loader(model_dir, tmp_path):
     config = {"top_k": 12, "reselect": "steps", "reselect_steps": 2}
     trainer = selected(
         model_dir, tmp_path, Recorded, lora(), config=config, num_train_epochs=2, save_steps=1, save_strategy="steps"
@@ -167,7 +133,7 @@ def without_dropout():
     ],
     ids=["epoch", "steps", "full", "persistent"],
 )
-def test_a_resumed_job_has_the_losses_of_one_that_was_not_interrupted(every, adapter, persistent, model_dir, tmp_path):
+def test_a_resumed_job_has_the_losses_of_a_whole_one(every, adapter, persistent, model_dir, tmp_path):
     reselect = {"reselect": "epoch"} if every is None else {"reselect": "steps", "reselect_steps": every}
     options = {
         "peft_config": adapter(),
@@ -202,7 +168,7 @@ class Interrupt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_resuming_in_the_same_process_goes_on_where_the_checkpoint_was(model_dir, tmp_path):
+def test_an_interrupted_trainer_resumes_in_its_process(model_dir, tmp_path):
     """As after an interrupt in a notebook: the trainer already has a golden set, of a later step."""
     options = {"config": {"top_k": 12, "reselect": "steps", "reselect_steps": 2}, "peft_config": lora()}
     whole = selected(model_dir, tmp_path / "whole", **options)
@@ -218,7 +184,7 @@ def test_resuming_in_the_same_process_goes_on_where_the_checkpoint_was(model_dir
     assert history(trainer) == history(whole)
 
 
-def test_a_checkpoint_wins_over_a_golden_set_that_was_selected_before(model_dir, tmp_path):
+def test_a_checkpoint_wins_over_an_earlier_selection(model_dir, tmp_path):
     options = {"config": {"top_k": 12, "reselect": "steps", "reselect_steps": 2}, "peft_config": lora()}
     whole = selected(model_dir, tmp_path / "whole", save_strategy="steps", save_steps=10, **options)
     whole.train()
@@ -233,7 +199,7 @@ def test_a_checkpoint_wins_over_a_golden_set_that_was_selected_before(model_dir,
         other.train(resume_from_checkpoint=checkpoint)
 
 
-def test_training_twice_starts_from_the_golden_set_of_the_end(model_dir, tmp_path):
+def test_training_twice_starts_with_the_last_choice(model_dir, tmp_path):
     trainer = selected(model_dir, tmp_path, config={"reselect": "steps", "reselect_steps": 2}, peft_config=lora())
     trainer.train()
     last = trainer.golden_set.indices.tolist()
@@ -250,7 +216,7 @@ class MakesAnotherLoader(TrainerCallback):
         len(self.trainer.get_train_dataloader())
 
 
-def test_a_second_dataloader_leaves_the_one_in_use_alone(model_dir, tmp_path):
+def test_a_second_loader_leaves_the_first_alone(model_dir, tmp_path):
     batches = []
     for name in ("one", "two"):
         trainer = selected(model_dir, tmp_path / name, Recorded, lora(), config={"schedule": "exact"})
@@ -276,7 +242,7 @@ def test_a_model_that_diverged_is_named_as_the_cause(model_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_resume_with_an_incomplete_last_batch(model_dir, tmp_path):
+def test_two_processes_resume_an_incomplete_batch(model_dir, tmp_path):
     """The last batch is filled up with the epoch's first rows, which may have been refilled since."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -340,22 +306,3 @@ def test_rows_that_trl_leaves_out_are_no_candidates(model_dir, tmp_path):
     dropped = [i for i, reason in enumerate(trainer.scores.dropped) if reason == "no_completion_in_max_length"]
     assert dropped and not set(dropped) & set(trainer.golden_set.indices.tolist())
     assert len(trainer.train_dataset) == 9
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"packing": True}, "exchanges single rows, but `packing=True` mixes"),
-        ({"auto_find_batch_size": True}, "plans with one batch size"),
-        ({"train_sampling_strategy": "group_by_length"}, "sorts them by length"),
-        ({"accelerator_config": {"dispatch_batches": True}}, "each process to draw its own batches"),
-        ({"ignore_data_skip": True}, "where in an epoch a resumed job is"),
-        (
-            {"peft_config": PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)},
-            "virtual tokens of prompt learning",
-        ),
-    ],
-)
-def test_what_cannot_be_refilled_is_refused(options, message, model_dir, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        selected(model_dir, tmp_path, **options)

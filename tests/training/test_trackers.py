@@ -36,7 +36,7 @@ def trained(llama, tokenizer, tmp_path, monkeypatch):
     return train
 
 
-def test_tensorboard_has_a_histogram_of_all_scores_and_a_table_of_the_best_rows(trained, tmp_path):
+def test_tensorboard_has_histogram_and_table(trained, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaModel, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, load_scorer, score_pool
-from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.training.checkpoints import last_complete_checkpoint, load_selection, save_selection
 from tests.support.training import (
     ANCHORS,
     CHAT_POOL,
@@ -25,8 +21,6 @@ from tests.support.training import (
     arguments,
     assert_same_training,
     lora,
-    losses,
-    weights,
 )
 
 
@@ -62,7 +56,7 @@ def test_without_config_every_kind_of_args_is_taken(model_dir, tmp_path):
 
 @pytest.mark.parametrize("columns", ["chat", "alpaca"])
 @pytest.mark.parametrize("packing", [False, True], ids=["unpacked", "packed"])
-def test_with_selection_it_trains_as_sft_trainer_on_the_golden_set(columns, packing, model_dir, tmp_path):
+def test_it_trains_as_sft_trainer_on_the_golden_set(columns, packing, model_dir, tmp_path):
     options = {"packing": packing, "packing_strategy": "wrapped", "max_length": 64} if packing else {}
     pool = CHAT_POOL if columns == "chat" else Dataset.from_list(POOL)
     set_seed(0)
@@ -86,7 +80,7 @@ def test_with_selection_it_trains_as_sft_trainer_on_the_golden_set(columns, pack
         assert selected.state.max_steps == 2 * 5  # two epochs of ceil(9 / 2) steps
 
 
-def test_scores_are_those_of_the_base_model_without_its_adapter(model_dir, tmp_path):
+def test_the_base_model_scores_without_its_adapter(model_dir, tmp_path):
     model, tokenizer = load_scorer(model_dir)
     pool = Pool(CHAT_POOL)
     expected, _ = score_pool(
@@ -107,7 +101,7 @@ def test_scores_are_those_of_the_base_model_without_its_adapter(model_dir, tmp_p
         assert trainer.scores.num_pairs_scored == 24 * 5  # a store of its own: it was the model that agreed
 
 
-def test_a_training_job_uses_the_scores_that_nuggets_score_left(model_dir, tmp_path):
+def test_stored_scores_are_used_again(model_dir, tmp_path):
     model, tokenizer = load_scorer(model_dir)
     pool = Pool(CHAT_POOL)
     score_pool(model, tokenizer, pool, Pool(ANCHORS), config=NuggetsConfig(), score_dir=tmp_path / "s")
@@ -130,7 +124,7 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed)
 
 
-def test_scoring_leaves_the_random_number_generators_alone(model_dir, tmp_path):
+def test_scoring_leaves_random_numbers_alone(model_dir, tmp_path):
     trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
     seed_all(7)
     trainer.select()
@@ -159,106 +153,7 @@ def test_the_golden_set_is_logged_through_report_to(model_dir, tmp_path):
     assert b"nuggets/golden_set_size" in events
 
 
-def test_few_optimizer_steps_are_warned_of_with_numbers(model_dir, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
-        SelectedSFTTrainer(
-            model_dir, arguments(tmp_path, num_train_epochs=1), train_dataset=CHAT_POOL, **SELECT
-        ).train()
-    assert "A golden set of 9 rows gives 5 optimizer steps (1 epochs, effective batch of 2 rows)" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
-        SelectedSFTTrainer(model_dir, arguments(tmp_path, max_steps=50), train_dataset=CHAT_POOL, **SELECT).train()
-    assert "optimizer steps" not in caplog.text
-
-
-def test_a_resumed_checkpoint_trains_on_its_own_golden_set_and_never_scores(model_dir, tmp_path):
-    whole = SelectedSFTTrainer(
-        model_dir,
-        arguments(tmp_path, save_strategy="steps", save_steps=4),
-        train_dataset=CHAT_POOL,
-        peft_config=lora(),
-        **SELECT,
-    )
-    whole.train()
-    assert sorted(p.parent.name for p in tmp_path.glob("*/nuggets_selection.json")) == [
-        "checkpoint-10",
-        "checkpoint-4",
-        "checkpoint-8",
-    ]
-    checkpoint = tmp_path / "checkpoint-4"
-    saved = json.loads((checkpoint / "nuggets_selection.json").read_text())
-    assert saved["indices"] == whole.golden_set.indices.tolist() and saved["rule"] == ["top_k", 9]
-    resumed = SelectedSFTTrainer(
-        model_dir, arguments(tmp_path / "other"), train_dataset=CHAT_POOL, peft_config=lora(), **SELECT
-    )
-    forwards = []
-    handle = resumed.model.register_forward_pre_hook(lambda *_: forwards.append(1))
-    resumed.select(str(checkpoint))
-    handle.remove()
-    assert not forwards and resumed.scores is None
-    resumed.train(resume_from_checkpoint=str(checkpoint))
-    assert losses(resumed) == losses(whole) and len(losses(whole)) == 10
-    for name, tensor in weights(resumed).items():
-        assert torch.equal(tensor, weights(whole)[name]), name
-    np.testing.assert_array_equal(resumed.golden_set.mean_gain, whole.golden_set.mean_gain)
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    (tmp_path / "checkpoint-10" / "nuggets_selection.json").unlink()  # as if the job had died while saving it
-    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"train_dataset": CHAT_POOL.select(range(20))}, "pool_sha256 was"),
-        ({"nuggets_config": NuggetsConfig(top_k=8)}, "rule was top_k=9 and is now top_k=8"),
-        ({"nuggets_config": NuggetsConfig(top_k=9, coverage_weight=0.5)}, "coverage_weight was None and is now 0.5"),
-        ({"nuggets_config": NuggetsConfig(top_k=9, template="plain")}, ".*, template was chat and is now plain"),
-        ({"anchor_dataset": ANCHORS.select(range(4))}, "anchors was given"),
-    ],
-)
-def test_a_checkpoint_whose_golden_set_was_chosen_otherwise_is_refused(change, named, model_dir, tmp_path):
-    """The job once resumed the old golden set after a changed command, trained nothing, and said all was well."""
-    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
-    SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT).train()
-    changed = SelectedSFTTrainer(model_dir, args, **{"train_dataset": CHAT_POOL, **SELECT, **change})
-    with pytest.raises(ValueError, match=f"under other settings: {named}.*start again in another `output_dir`"):
-        changed.train(resume_from_checkpoint=True)
-
-
-def test_a_checkpoint_of_before_an_option_was_removed_is_read(tmp_path):
-    zero_shot, one_shot = np.full(2, -2, np.float32), np.array([[-1, -1], [-3, -3]], np.float32)
-    golden_set = select_golden_set(golden_scores(zero_shot, one_shot), ("top_k", 1))
-    settings = {"rule": "top_k=1"}
-    save_selection(tmp_path / "old.json", golden_set, {**settings, "race_confidence": "0.9"})
-    loaded, _ = load_selection(tmp_path / "old.json", settings)
-    assert loaded.indices.tolist() == [0]
-
-
-def test_a_checkpoint_without_a_golden_set_is_refused(model_dir, tmp_path):
-    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
-    SFTTrainer(model_dir, args, train_dataset=CHAT_POOL).train()
-    trainer = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
-    with pytest.raises(FileNotFoundError, match="has no nuggets_selection.json.*start again without"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
-
-
-@pytest.mark.parametrize("start", ["pissa", "olora"])
-def test_an_adapter_that_changes_the_base_weights_is_refused(start, model_dir, tmp_path):
-    """With PiSSA, switching the adapter off leaves a residual of the base model: scores were off by up to 0.5."""
-    options = {"train_dataset": CHAT_POOL, **SELECT}
-    with pytest.raises(
-        ValueError, match=f"`init_lora_weights='{start}'` changes the base model's weights.*nuggets score"
-    ):
-        SelectedSFTTrainer(model_dir, arguments(tmp_path), peft_config=lora(init_lora_weights=start), **options)
-
-
-def test_a_checkpoint_without_a_causal_head_is_refused_by_name(model_dir, tmp_path):
-    LlamaModel.from_pretrained(model_dir).save_pretrained(tmp_path / "body")
-    with pytest.raises(ValueError, match=r"decoder-only language model with its head, got LlamaModel \(llama\)"):
-        SelectedSFTTrainer(str(tmp_path / "body"), arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
-
-
-def test_evaluation_sets_with_alpaca_columns_are_converted_like_the_pool(model_dir, tmp_path):
+def test_alpaca_evaluation_rows_become_chat_too(model_dir, tmp_path):
     options = {"train_dataset": Dataset.from_list(POOL), **SELECT}
     alpaca = Dataset.from_list(POOL).select(range(6))
     from_alpaca = SelectedSFTTrainer(model_dir, arguments(tmp_path / "a"), eval_dataset={"x": alpaca}, **options)
@@ -274,7 +169,7 @@ def test_evaluation_sets_with_alpaca_columns_are_converted_like_the_pool(model_d
     assert streamed.evaluate()["eval_loss"] == expected
 
 
-def test_text_rows_of_a_tokenizer_without_chat_template_are_scored_and_trained_as_text(model_dir, tokenizer, tmp_path):
+def test_without_a_chat_template_rows_are_text(model_dir, tokenizer, tmp_path):
     model, plain = load_scorer(model_dir)
     plain.chat_template = None
     args = arguments(tmp_path, num_train_epochs=1)
@@ -285,41 +180,14 @@ def test_text_rows_of_a_tokenizer_without_chat_template_are_scored_and_trained_a
     assert text.split() == f"{row['instruction']} {row['input']} {row['output']}".split()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"nuggets_config": NuggetsConfig(response_field="output")}, "`response_field='output'` is given without"),
-        ({"train_dataset": CHAT_POOL.add_column("images", [None] * 24)}, "column 'images': selection works on text"),
-        ({"train_dataset": CHAT_POOL.to_iterable_dataset()}, "IterableDataset.*`pool_size`"),
-        ({"train_dataset": None}, "`train_dataset` must be a datasets.Dataset, got NoneType"),
-        ({"nuggets_config": NuggetsConfig(num_anchors=3)}, "`anchor_dataset` and the config's `num_anchors=3`"),
-        ({"nuggets_config": None}, "`anchor_dataset` is given without `nuggets_config`"),
-        ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has columns \['q'\].*pool's columns are"),
-    ],
-)
-def test_what_selection_cannot_work_with_is_refused_before_any_work(change, message, model_dir, tmp_path):
-    options = {"train_dataset": CHAT_POOL, **SELECT, **change}
-    with pytest.raises((ValueError, TypeError), match=message):
-        SelectedSFTTrainer(model_dir, arguments(tmp_path), **options)
-
-
-def test_what_trl_would_refuse_after_scoring_is_refused_before(model_dir, tmp_path):
+def test_what_trl_refuses_is_refused_before_scoring(model_dir, tmp_path):
     model, plain = load_scorer(model_dir)
     plain.chat_template = None
     with pytest.raises(ValueError, match="chat_template"):
         SelectedSFTTrainer(model, arguments(tmp_path), train_dataset=CHAT_POOL, processing_class=plain, **SELECT)
 
 
-def test_rows_that_trl_cuts_away_are_warned_of(model_dir, tmp_path, caplog):
-    trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path, max_length=6), train_dataset=CHAT_POOL, **SELECT)
-    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
-        trainer.select()
-    if len(trainer.train_dataset) == 9:
-        pytest.skip("this version of TRL keeps rows whose completion it cut away")
-    assert "of the 9 rows of the golden set: cut at `max_length=6`" in caplog.text
-
-
-def test_bfloat16_training_scores_in_bfloat16_unless_told_otherwise(model_dir, tmp_path):
+def test_bfloat16_training_scores_in_bfloat16(model_dir, tmp_path):
     found = {}
     for score_dtype in ("auto", "float32"):
         config = NuggetsConfig(top_k=9, score_dtype=score_dtype)

@@ -73,7 +73,7 @@ def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
 
 
 @pytest.mark.slow
-def test_two_processes_choose_the_same_kmeans_anchors_as_one(rows, tmp_path):
+def test_two_processes_choose_the_anchors_of_one(rows, tmp_path):
     chosen = []
     for name, launcher in (("one", ONE_PROCESS), ("two", [*TORCHRUN, "2"])):
         options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
@@ -148,7 +148,7 @@ def test_a_killed_job_continues_with_the_same_command(rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_nuggets_score_writes_the_result_files_and_training_reuses_them(rows, tmp_path):
+def test_training_reuses_the_files_of_nuggets_score(rows, tmp_path):
     options = ("--model_name_or_path", "nuggets-demo/model", "--dataset_name", rows["dataset_name"])
     choice = ("--anchors", rows["anchors"], "--template", "nuggets", "--dtype", "float32", "--top_fraction", "0.25")
     output = run([str(BIN / "nuggets"), "score", *options, *choice, "--score_dir", str(tmp_path / "s")])
@@ -162,7 +162,7 @@ def test_nuggets_score_writes_the_result_files_and_training_reuses_them(rows, tm
 
 
 @pytest.mark.slow
-def test_a_misspelled_key_of_a_config_file_is_named_before_anything_is_loaded(tmp_path):
+def test_a_misspelled_key_is_named_before_loading(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text((ROOT / "configs" / "demo.yaml").read_text() + "\ntop_frction: 0.2\n")
     process = start([*ONE_PROCESS, "recipes/train.py", "--config", str(config)])
@@ -170,47 +170,6 @@ def test_a_misspelled_key_of_a_config_file_is_named_before_anything_is_loaded(tm
     assert process.returncode != 0
     assert "has the key `top_frction`, which no argument has. Did you mean `top_fraction`?" in output
     assert "Loading weights" not in output
-
-
-def test_every_config_is_parsed_by_the_recipe(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import compare
-    import train
-
-    configs = sorted((ROOT / "configs").glob("*.yaml"))
-    for path in configs:
-        recipe = compare if "recipes/compare.py" in path.read_text() else train
-        parsed = recipe.parse(["--config", str(path), "--use_cpu", "--bf16", "false"])
-        script, args, model, nuggets = parsed[:4]
-        assert script.dataset_name and model.model_name_or_path and args.output_dir.startswith("outputs/")
-        text = path.read_text()
-        assert text.startswith("#") and f"--config configs/{path.name}" in text  # purpose and launch line on top
-        assert nuggets.selection_rule
-    assert len(configs) >= 5
-
-
-def test_without_arguments_the_recipe_is_the_demo(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import train
-
-    script, _, model, nuggets = train.parse(["--top_k", "7", "--use_cpu"])
-    assert model.model_name_or_path == "nuggets-demo/model" and script.dataset_name == "nuggets-demo/pool"
-    assert nuggets.selection_rule == ("top_k", 7)
-    with pytest.raises(ValueError, match="needs --dataset_name"):
-        train.parse(["--model_name_or_path", "nuggets-demo/model", "--use_cpu", "--bf16", "false"])
-    with pytest.raises(ValueError, match="--demo brings its own .* drop --dataset_name, --model_name_or_path"):
-        train.parse(["--demo", "--model-name-or-path", "m", "--dataset_name=d"])
-
-
-@pytest.mark.parametrize("spelling", ["--top_k", "--top-k"])
-def test_an_option_takes_the_place_of_its_partners_in_the_config_file(spelling, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    import train
-
-    config = ["--config", str(ROOT / "configs" / "alpaca_kmeans100.yaml"), "--use_cpu", "--bf16", "false"]
-    *_, nuggets = train.parse([*config, spelling, "100", "--anchors=anchors.jsonl"])
-    assert nuggets.selection_rule == ("top_k", 100)
-    assert nuggets.anchors == "anchors.jsonl" and nuggets.num_anchors is None and nuggets.template == "nuggets"
 
 
 REMOTE_CODE = """
@@ -224,7 +183,7 @@ class RemoteForCausalLM(LlamaForCausalLM):
 """
 
 
-def test_a_hub_model_that_brings_its_code_is_trained_where_that_is_trusted(rows, tmp_path):
+def test_remote_code_runs_only_if_trusted(rows, tmp_path):
     """From the hub's cache, where such a model lies once it is fetched."""
     place = tmp_path / "hub" / "models--user--remote"
     snapshot = place / "snapshots" / ("0" * 40)
@@ -308,7 +267,7 @@ def test_an_error_on_one_rank_ends_the_job_on_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_while_training_leaves_a_checkpoint_that_the_same_command_goes_on_from(rows, tmp_path):
+def test_sigterm_leaves_a_checkpoint_to_resume_from(rows, tmp_path):
     # Without dropout: transformers writes that checkpoint in the middle of a step, after its random numbers are drawn.
     options = {"max_steps": "60", "save_strategy": "no", "enable_jit_checkpoint": "true", "lora_dropout": "0"}
     whole = train_command([sys.executable], tmp_path / "whole", **rows, **options)

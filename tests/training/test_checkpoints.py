@@ -1,0 +1,93 @@
+"""The golden set that is saved with a checkpoint, and what resuming from it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from trl import SFTTrainer
+
+from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.selection import select_golden_set
+from nuggets_trainer.training.checkpoints import last_complete_checkpoint, load_selection, save_selection
+from tests.support.training import ANCHORS, CHAT_POOL, SELECT, arguments, lora, losses, weights
+
+
+def test_a_resumed_job_does_not_score(model_dir, tmp_path):
+    whole = SelectedSFTTrainer(
+        model_dir,
+        arguments(tmp_path, save_strategy="steps", save_steps=4),
+        train_dataset=CHAT_POOL,
+        peft_config=lora(),
+        **SELECT,
+    )
+    whole.train()
+    assert sorted(p.parent.name for p in tmp_path.glob("*/nuggets_selection.json")) == [
+        "checkpoint-10",
+        "checkpoint-4",
+        "checkpoint-8",
+    ]
+    checkpoint = tmp_path / "checkpoint-4"
+    saved = json.loads((checkpoint / "nuggets_selection.json").read_text())
+    assert saved["indices"] == whole.golden_set.indices.tolist() and saved["rule"] == ["top_k", 9]
+    resumed = SelectedSFTTrainer(
+        model_dir, arguments(tmp_path / "other"), train_dataset=CHAT_POOL, peft_config=lora(), **SELECT
+    )
+    forwards = []
+    handle = resumed.model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    resumed.select(str(checkpoint))
+    handle.remove()
+    assert not forwards and resumed.scores is None
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 10
+    for name, tensor in weights(resumed).items():
+        assert torch.equal(tensor, weights(whole)[name]), name
+    np.testing.assert_array_equal(resumed.golden_set.mean_gain, whole.golden_set.mean_gain)
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "nuggets_selection.json").unlink()  # as if the job had died while saving it
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"train_dataset": CHAT_POOL.select(range(20))}, "pool_sha256 was"),
+        ({"nuggets_config": NuggetsConfig(top_k=8)}, "rule was top_k=9 and is now top_k=8"),
+        ({"nuggets_config": NuggetsConfig(top_k=9, coverage_weight=0.5)}, "coverage_weight was None and is now 0.5"),
+        ({"nuggets_config": NuggetsConfig(top_k=9, template="plain")}, ".*, template was chat and is now plain"),
+        ({"anchor_dataset": ANCHORS.select(range(4))}, "anchors was given"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(change, named, model_dir, tmp_path):
+    """The job once resumed the old golden set after a changed command, trained nothing, and said all was well."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT).train()
+    changed = SelectedSFTTrainer(model_dir, args, **{"train_dataset": CHAT_POOL, **SELECT, **change})
+    with pytest.raises(ValueError, match=f"under other settings: {named}.*start again in another `output_dir`"):
+        changed.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_may_name_a_removed_option(tmp_path):
+    zero_shot, one_shot = np.full(2, -2, np.float32), np.array([[-1, -1], [-3, -3]], np.float32)
+    golden_set = select_golden_set(golden_scores(zero_shot, one_shot), ("top_k", 1))
+    settings = {"rule": "top_k=1"}
+    save_selection(tmp_path / "old.json", golden_set, {**settings, "race_confidence": "0.9"})
+    loaded, _ = load_selection(tmp_path / "old.json", settings)
+    assert loaded.indices.tolist() == [0]
+
+
+def test_a_checkpoint_without_a_golden_set_is_refused(model_dir, tmp_path):
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    SFTTrainer(model_dir, args, train_dataset=CHAT_POOL).train()
+    trainer = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
+    with pytest.raises(FileNotFoundError, match="has no nuggets_selection.json.*start again without"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_checkpoint_that_is_not_there_is_named(model_dir, tmp_path):
+    trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-99"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
