@@ -119,7 +119,7 @@ def test_every_file_is_told_and_what_is_in_it(score_dir):
 
 
 def test_every_field_of_the_fingerprint_is_told(score_dir):
-    table, _ = section(RESUMING, "What makes scores invalid").split("Where one differs")
+    table, _ = section(RESUMING, "What makes scores invalid").split("If a field differs")
     told = code_in(first_cells(table))
     fields = json.loads(next(score_dir.glob("*/manifest.json")).read_text())["fields"]
     assert len(fields) >= 9

@@ -298,7 +298,7 @@ def check_python(block: Block) -> None:
 def _check_keywords(called: Any, given: set[str], where: str) -> None:
     parameters: dict[str, inspect.Parameter] = {}
     for each in called.__mro__ if inspect.isclass(called) else [called]:  # **kwargs go to the class above
-        own = inspect.signature(each).parameters
+        own = inspect.signature(each.__init__ if inspect.isclass(each) else each).parameters
         parameters |= own
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
             break
