@@ -1,7 +1,7 @@
-"""`nuggets`: finds the command, runs it, and turns what went wrong into a message and an exit code.
+"""`nuggets`: finds the command, runs it, and turns an error into a message and an exit code.
 
-Imports nothing heavy: `nuggets --help` does not wait for torch. `accelerate launch -m nuggets_trainer.cli <command>`
-runs a command on several processes.
+It imports nothing heavy, so that `nuggets --help` does not wait for torch. `accelerate launch -m nuggets_trainer.cli
+<command>` runs a command on several processes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import log_to_stderr, rank
 
 WIDTH = max(map(len, COMMANDS)) + 2
+TABLE = "\n".join(f"  {name:<{WIDTH}}{summary}" for name, summary in COMMANDS.items())
 USAGE = f"""usage: nuggets [--debug] <command> [options]
 
-Choose the data a language model is tuned on.
+Choose the data that a language model is tuned on.
 
 commands:
-{chr(10).join(f"  {name:<{WIDTH}}{summary}" for name, summary in COMMANDS.items())}
+{TABLE}
 
 options:
   -h, --help   this page; `nuggets <command> --help` lists the options of a command
@@ -43,58 +44,72 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = os.environ.get("NUGGETS_DEBUG", "0") not in ("", "0")
     if arguments[:1] == ["--debug"]:
         debug, arguments = True, arguments[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="", file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
+    if not arguments:
+        print(USAGE, end="", file=sys.stderr)
+        return 2
     command, *rest = arguments
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
     if command == "--version":
         print(f"nuggets_trainer {metadata.version('nuggets_trainer')}")
         return 0
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", "--debug"], n=1)
-        more = f" Did you mean `{near[0]}`? `nuggets --help` lists the commands.\n" if near else f"\n\n{USAGE}"
-        print(f"nuggets: there is no command {command!r}.{more}", end="", file=sys.stderr)
+        print(_unknown_command(command), end="", file=sys.stderr)
         return 2
+    return _run(command, rest, debug)
+
+
+def _unknown_command(command: str) -> str:
+    message = f"nuggets: there is no command {command!r}."
+    near = difflib.get_close_matches(command, [*COMMANDS, "--help", "--version", "--debug"], n=1)
+    if near:
+        return f"{message} Did you mean `{near[0]}`? `nuggets --help` lists the commands.\n"
+    return f"{message}\n\n{USAGE}"
+
+
+def _run(command: str, arguments: list[str], debug: bool) -> int:
+    """Run a command with its arguments; return the exit code."""
     module = import_module(f"nuggets_trainer.commands.{command}")
     try:
-        options = module.parse(rest)
+        options = module.parse(arguments)
     except SystemExit as end:  # argparse has printed help or what is wrong
         return int(end.code or 0)
-    except Exception as error:  # noqa: BLE001 - told below, whatever it is
-        return _tell(error, command, 2, debug)
+    except Exception as error:  # noqa: BLE001 - reported below, whatever it is
+        return _report_error(error, command, 2, debug)
     log_to_stderr()
     try:
         module.run(*options)
-        sys.stdout.flush()  # here, where a reader that has gone is no error, and not at the interpreter's end
+        # Flushed here, where a reader that has gone is no error. At the interpreter's end it would be one.
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"nuggets {command}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has read enough; what is left in the buffer has no reader either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - told below, whatever it is
-        return _tell(error, command, 1, debug)
+    except Exception as error:  # noqa: BLE001 - reported below, whatever it is
+        return _report_error(error, command, 1, debug)
     return 0
 
 
-def _tell(error: Exception, command: str, code: int, debug: bool) -> int:
-    """Say what went wrong: a mistake of the user in words, a defect with its traceback; return the exit code."""
-    of_options = code == 2 and isinstance(error, ValueError)  # also one of transformers' or TRL's own checks
-    if debug or not (of_options or _is_explained(error)):
+def _report_error(error: Exception, command: str, code: int, debug: bool) -> int:
+    """Print what went wrong: a user's mistake in words, a defect with its traceback; return the exit code."""
+    is_wrong_option = code == 2 and isinstance(error, ValueError)  # also from checks of transformers or TRL
+    if debug or not (is_wrong_option or _is_explained(error)):
         traceback.print_exception(error)
         return 1
     if rank() == 0:
         hint = f"`nuggets {command} --help` lists the options; " if code == 2 else ""
-        print(
-            f"nuggets {command}: error: {error}\n({hint}`nuggets --debug ...` shows where it arose.)", file=sys.stderr
-        )
-    elif code != 2:  # each process reads the same command line
+        print(f"nuggets {command}: error: {error}", file=sys.stderr)
+        print(f"({hint}`nuggets --debug ...` shows where it arose.)", file=sys.stderr)
+    elif code != 2:  # all processes read the same command line: one message is enough
         print(f"[rank {rank()}] error: {str(error).splitlines()[0]}", file=sys.stderr)
     return code
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether the message alone tells what to do: our own checks, and missing files, models, packages or space."""
+    """Whether the message alone says what to do: our own checks, and missing files, models, packages or space."""
     if isinstance(error, (OSError, ImportError)):
         return True
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,21 +1,19 @@
-"""Command-line and YAML arguments of `nuggets` and of the recipes. Knows names and defaults, no scoring."""
+"""Arguments of `nuggets` and of the recipes: their names, help and defaults, from the command line or a YAML file."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from trl import TrlParser
 
+from nuggets_trainer.commands.config_file import ENVIRONMENT, config_path, read_config_file
 from nuggets_trainer.commands.parser import make_parser, unknown_options
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.config.removed import refuse_removed
+from nuggets_trainer.config.training_options import TrainingOptions
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
 
@@ -54,7 +52,7 @@ class ScorerArguments:
     dtype: str = field(
         default="float32",
         metadata={
-            "help": "Dtype to load the weights in, and to score in.",
+            "help": "Dtype of the weights and of scoring (but see `score_dtype`).",
             "choices": ["auto", "bfloat16", "float16", "float32"],
         },
     )
@@ -73,30 +71,29 @@ class ShardArguments:
     shard: str | None = field(
         default=None,
         metadata={
-            "help": "`i/n`: score the i-th of n parts of the pool (i from 0) into the store, write no results. Such "
-            "jobs know nothing of each other (a Slurm array, spot machines); the same command without `shard` then "
-            "scores what is missing and writes the results. A shard is scored exactly: what a row must reach is known "
-            "once all are scored."
+            "help": "Part of the pool to score, as `i/n`: the i-th of n parts, i from 0. Parts need no contact with "
+            "each other (a Slurm array, spot machines) and write no results; the same command without `shard` then "
+            "scores what is missing and writes them. A part is scored exactly, because a race needs all rows."
         },
     )
 
 
 @dataclass
 class PlanArguments:
-    """What `nuggets plan` measures and tells."""
+    """How long `nuggets plan` measures, and what the machine costs."""
 
     title: ClassVar[str] = "the plan"
 
     measure_seconds: float = field(
         default=10.0,
         metadata={
-            "help": "For how long to score real pairs, in seconds; what is scored is stored for the run itself. At "
-            "least one call of the engine, some forward passes, is timed."
+            "help": "Seconds of scoring to measure, at least one call of the engine (some forward passes). The pairs "
+            "are real ones and are stored for the run itself."
         },
     )
     price_per_hour: float | None = field(
         default=None,
-        metadata={"help": "What the machine costs per hour, in any currency: the plan then says what scoring costs."},
+        metadata={"help": "Price of the machine per hour, in any currency; the plan then says what scoring costs."},
     )
 
 
@@ -108,17 +105,17 @@ class SelectArguments:
 
     score_dir: str | None = field(
         default=None,
-        metadata={"help": "Directory or URL with the scores.parquet of an earlier run. May be given as first word."},
+        metadata={"help": "Directory or URL with the scores.parquet of an earlier run. It may be the first word."},
     )
     output_file: str | None = field(
         default=None,
         metadata={
-            "help": "Write the golden set to this file, best row first, in the pool's own columns: .parquet, .jsonl, "
+            "help": "File to write the golden set to, best row first, in the pool's own columns: .parquet, .jsonl, "
             ".json or .csv. Needs `dataset_name`."
         },
     )
     pool_size: int | None = field(
-        default=None, metadata={"help": "As it was when the pool was scored. Default: all rows."}
+        default=None, metadata={"help": "The `pool_size` that the pool was scored with. Default: all rows."}
     )
 
 
@@ -133,28 +130,27 @@ class OutputArguments:
     )
 
 
-# Of these, one may be given: an option of the command line takes the place of its partners in the config file.
+# Options of which one may be given. One on the command line takes the place of its partners in the config file.
 EXCLUSIVE = ({"top_fraction", "top_k", "threshold"}, {"anchors", "num_anchors"})
-# Fields of NuggetsConfig that do nothing outside of training, or from a command line.
-OF_TRAINING = {"match_full_steps", "reselect", "reselect_steps", "response_field"}
-CONFIGS = Path(str(files("nuggets_trainer"))) / "configs"
+# Options of selection that act during training alone; `response_field` goes with a Python function.
+TRAINING_ONLY = {"response_field", *(field.name for field in fields(TrainingOptions))}
 
 
 def recipe_parser(prog: str | None = None, **texts: str) -> TrlParser:
-    """Parser of `nuggets train` and recipes/train.py: the four groups of arguments, as TRL's own scripts have it.
+    """Make the parser of `nuggets train` and recipes/train.py.
 
     Args:
-        prog: as it is called.
+        prog: program name in the help.
         texts: description, usage and epilog, see `make_parser`.
     """
     from trl import ModelConfig, SFTConfig
 
-    texts = {"description": "", **texts}
-    return make_parser((RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig), prog or "train", **texts)
+    dataclasses = (RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig)  # in this order, as in TRL's own scripts
+    return make_parser(dataclasses, prog or "train", **{"description": "", **texts})
 
 
 def training_parsers() -> tuple[TrlParser]:
-    """Parsers of the programs that train."""
+    """Make the parsers of the programs that train: their YAML serves the other commands too."""
     return (recipe_parser(),)
 
 
@@ -164,40 +160,61 @@ def parse_arguments(
     """Parse command line and `--config` file; an option of the command line wins over the file.
 
     Args:
-        parser: of the program.
-        argv: the command line, without the program's name.
-        others: makes the parsers of other programs, whose keys the file may have too: one YAML serves all.
+        parser: parser of the program.
+        argv: command line, without the program's name.
+        others: maker of the parsers of other programs, whose keys the file may have too: one YAML serves all.
+
+    Returns:
+        One instance of each dataclass that the parser was made of.
 
     Raises:
-        FileNotFoundError: if the config file is not there.
-        ValueError: if an option or a key of the file is none of the program's; the error names the nearest one.
+        FileNotFoundError: if the config file does not exist.
+        ValueError: for an unknown option or an unknown key of the file; the error names the nearest known one.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     found, rest = finder.parse_known_args(list(argv))
     if found.config is not None:
-        path = config_path(found.config)
-        options = {action.dest for action in parser._actions}
-        ignored = {action.dest for other in others() for action in other._actions}
-        config = _read_config(path, options | ignored)
-        config = {key: value for key, value in config.items() if key in options or key == "env"}
-        os.environ.update({name: str(value) for name, value in config.pop("env", {}).items()})
-        given = given_options(rest)
-        for group in EXCLUSIVE:
-            if group & given:
-                config = {key: value for key, value in config.items() if key not in group}
-        parser.set_defaults_with_config(**config)
-        for action in parser._actions:
-            if action.dest in config:
-                action.source = found.config  # for --help
+        _take_defaults(parser, found.config, given_options(rest), others())
     *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
     if unknown:
         raise ValueError(unknown_options(unknown, parser))
     return tuple(parsed)
 
 
+def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequence[TrlParser]) -> None:
+    """Make the values of a config file the defaults of a parser, and set the environment variables of its `env`.
+
+    Args:
+        parser: parser of the program.
+        name: name or path of the config file.
+        given: options of the command line.
+        others: parsers of other programs; the program ignores keys that only these have.
+    """
+    options = _option_names(parser)
+    ignored: set[str] = set()
+    for other in others:
+        ignored |= _option_names(other)
+    config = read_config_file(config_path(name), options | ignored)
+    for variable, value in config.get(ENVIRONMENT, {}).items():
+        os.environ[variable] = str(value)
+    replaced: set[str] = set()
+    for group in EXCLUSIVE:
+        if group & given:
+            replaced |= group
+    values = {key: value for key, value in config.items() if key in options - replaced}
+    parser.set_defaults_with_config(**values)
+    for action in parser._actions:
+        if action.dest in values:
+            action.source = name  # for --help
+
+
+def _option_names(parser: TrlParser) -> set[str]:
+    return {action.dest for action in parser._actions}
+
+
 def given_options(argv: Sequence[str]) -> set[str]:
-    """Names of the fields that a command line has options for, in either spelling.
+    """Collect the names of the options on a command line, in either spelling.
 
     Example:
         >>> sorted(given_options(["--top-k", "5", "--score_dir=scores"]))
@@ -206,43 +223,11 @@ def given_options(argv: Sequence[str]) -> set[str]:
     return {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
-def config_path(name: str) -> Path:
-    """Path of a config file: the file itself, or the one of this name that ships with the package.
-
-    Example:
-        >>> config_path("demo").name, config_path("configs/demo.yaml").name
-        ('demo.yaml', 'demo.yaml')
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = CONFIGS / name.removeprefix("configs/")
-    for candidate in (shipped, shipped.with_name(f"{shipped.name}.yaml")):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"There is no config file {name!r}, and none of this name ships with the package: `nuggets configs` lists "
-        "those that do."
-    )
-
-
-def _read_config(path: Path, known: set[str]) -> dict[str, Any]:
-    import yaml
-
-    config = yaml.safe_load(path.read_text())
-    if not isinstance(config, dict):
-        raise ValueError(f"Config file {path} must hold a YAML mapping of argument names to values.")
-    for key in config:
-        if key not in known and key != "env":
-            refuse_removed([str(key)])
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else " See `--help` for the names."
-            raise ValueError(f"Config file {path} has the key `{key}`, which no argument has.{hint}")
-    return config
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """Read `i/n`.
+
+    Raises:
+        ValueError: if it is no such pair of numbers.
 
     Example:
         >>> parse_shard("3/64")

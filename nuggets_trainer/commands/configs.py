@@ -1,15 +1,15 @@
-"""`nuggets configs`: the config files that ship with the package. Knows their names and first sentences alone."""
+"""`nuggets configs`: the config files that ship with the package, by name and first sentence."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import re
 import shutil
 import textwrap
 from collections.abc import Sequence
 
-from nuggets_trainer.commands import COMMANDS
+from nuggets_trainer.commands import description
+from nuggets_trainer.commands.config_file import CONFIGS, config_path
 from nuggets_trainer.commands.parser import Parser
 
 WIDTH = min(120, shutil.get_terminal_size((110, 24)).columns)
@@ -22,14 +22,16 @@ EPILOG = """examples:
 
 
 def make_configs_parser() -> argparse.ArgumentParser:
-    """Parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         prog="nuggets configs",
-        description=f"{COMMANDS['configs'].capitalize()}.",
+        description=description("configs"),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", nargs="?", help="print the path of this one, e.g. demo or accelerate/fsdp2")
+    parser.add_argument(
+        "name", nargs="?", help="name of the config file whose path is printed, e.g. demo or accelerate/fsdp2"
+    )
     return parser
 
 
@@ -39,9 +41,7 @@ def parse(argv: Sequence[str]) -> tuple[str | None]:
 
 
 def run(name: str | None) -> None:
-    """Print names with what they are for, or one path."""
-    from nuggets_trainer.commands.arguments import CONFIGS, config_path
-
+    """Print the path of one config file, or the names of all with what they are for."""
     if name is not None:
         print(config_path(name))
         return
@@ -52,11 +52,15 @@ def run(name: str | None) -> None:
 
 
 def first_sentence(text: str) -> str:
-    r"""Return what a YAML's leading comment says first.
+    r"""Return the first sentence of a YAML file's leading comment.
 
     Example:
         >>> first_sentence("# The demo: small\n# and fast. Nothing\n# is downloaded.\na: 1")
         'The demo: small and fast.'
     """
-    comment = itertools.takewhile(lambda line: line.startswith("# "), text.splitlines())
-    return re.split(r"(?<=[.?!])\s", " ".join(line.removeprefix("# ") for line in comment), maxsplit=1)[0]
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("# "):
+            break
+        lines.append(line.removeprefix("# "))
+    return re.split(r"(?<=[.?!])\s", " ".join(lines), maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""A command's result on stdout, once, from the main process; logs on stderr. Knows no command."""
+"""The result of a command on stdout, once, from the main process; logs on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TextIO
 
 @contextlib.contextmanager
 def stdout_kept_for_result() -> Iterator[TextIO]:
-    """Send what libraries print to stderr, and yield the real stdout."""
+    """Redirect what libraries print to stderr, and yield the real stdout."""
     stdout = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         yield stdout
@@ -27,9 +27,10 @@ def write_result(stdout: TextIO, result: dict[str, object], text: str, as_json: 
 
 @contextlib.contextmanager
 def printed_instead(logger: logging.Logger, printed: bool) -> Iterator[None]:
-    """Keep what a logger says off stderr, where it is printed on stdout: a terminal would show it twice."""
+    """Silence a logger below WARNING while its lines are printed on stdout: a terminal would show them twice."""
     level = logger.level
-    logger.setLevel(logging.WARNING if printed else level)
+    if printed:
+        logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
@@ -42,7 +43,7 @@ def rank() -> int:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is at the time: a live display takes its place, and prints above itself."""
+    """Writes to whatever `sys.stderr` is when a line is logged: a live display replaces it, to print above itself."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -53,11 +54,11 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
     @stream.setter
     def stream(self, value: TextIO) -> None:
-        raise AttributeError("it is always sys.stderr")
+        raise AttributeError("the stream is always sys.stderr")
 
 
 def log_to_stderr() -> None:
-    """Show the package's messages as plain lines, those of other libraries from WARNING on."""
+    """Show the package's messages as plain lines, and those of other libraries from WARNING on."""
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(_Stderr())

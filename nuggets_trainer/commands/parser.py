@@ -1,4 +1,4 @@
-"""How options are shown and grouped: a parser over dataclasses, with a help that reads well. Knows no meaning.
+"""Parsers over dataclasses, with a help that shows each option once, below the title of its group.
 
 Names, types and defaults are those of the dataclasses' fields, as `trl.TrlParser` reads them.
 """
@@ -17,7 +17,7 @@ from nuggets_trainer.config.removed import refuse_removed
 if TYPE_CHECKING:
     from trl import TrlParser
 
-# Our own dataclasses have their titles with them.
+# Dataclasses of the package bring their titles with them.
 TITLES_OF_TRL = {
     "ModelConfig": "model and adapter (names and defaults of trl.ModelConfig)",
     "SFTConfig": "training (names and defaults of trl.SFTConfig, which extends transformers.TrainingArguments)",
@@ -25,7 +25,7 @@ TITLES_OF_TRL = {
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Each option once, in one spelling, with its default and where that comes from."""
+    """Shows each option once, in one spelling, with its default and the file that the default comes from."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30)
@@ -45,12 +45,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         source = getattr(action, "source", None)
         if source is not None:
             return f"{text} [{_shown(action.default)}, from {source}]"
-        silent = action.default in (None, argparse.SUPPRESS) or action.nargs == 0 or "efault: " in text
-        return text if silent else f"{text} [default: {_shown(action.default)}]"
+        if action.default in (None, argparse.SUPPRESS) or action.nargs == 0:
+            return text
+        if "Default: " in text or "default: " in text:  # the help explains it
+            return text
+        return f"{text} [default: {_shown(action.default)}]"
 
 
 class Parser(argparse.ArgumentParser):
-    """Names the option that may have been meant in place of an unknown one."""
+    """A parser that names the option that may have been meant in place of an unknown one."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, as `argparse` does."""
@@ -61,8 +64,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def unknown_options(words: list[str], parser: argparse.ArgumentParser) -> str:
-    """Say which words of a command line a parser does not know, and what may have been meant."""
-    options = [name for action in parser._actions for name in action.option_strings]
+    """Say which words of a command line are no options of a parser, and what may have been meant.
+
+    Raises:
+        ValueError: if the first of them is an option that was removed.
+    """
+    options: list[str] = []
+    for action in parser._actions:
+        options += action.option_strings
     name = words[0].split("=")[0]
     refuse_removed([name.removeprefix("--").replace("-", "_")])
     near = difflib.get_close_matches(name, options, n=1)
@@ -82,13 +91,14 @@ def make_parser(
     """Make a parser whose options are the fields of dataclasses.
 
     Args:
-        dataclasses: in the order of `parse_args_into_dataclasses`' result.
-        prog: as it is called, e.g. `nuggets score`.
+        dataclasses: dataclasses of the options, in the order of `parse_args_into_dataclasses`' result.
+        prog: program name in the help, e.g. `nuggets score`.
         description: what the program does.
-        usage: how it is called in short; default `<prog> [options]`.
-        epilog: examples, exit codes.
-        without: fields that are no options of this program, because they do nothing there.
-        unlisted: options that do nothing either, but are taken, so that another program's command line can be given.
+        usage: short form of a call; default `<prog> [options]`.
+        epilog: examples and exit codes.
+        without: names of fields that are no options of this program, because they would do nothing.
+        unlisted: names of options that do nothing either, but are accepted, so that the command line of another
+            program can be given.
     """
     from trl import TrlParser
 
@@ -109,16 +119,14 @@ def make_parser(
         help="YAML file with values for these options, or the name of one that ships with the package (`nuggets "
         "configs` lists them). An option of the command line wins over it.",
     )
-    for action in [action for action in parser._actions if action.dest in without]:
-        for name in action.option_strings:
-            parser._option_string_actions.pop(name)
-        parser._optionals._remove_action(action)
-        parser.set_defaults(**{action.dest: action.default})  # a dataclass is made of all its fields
-    for action in parser._actions:
-        if action.dest in unlisted:
+    for action in list(parser._actions):
+        if action.dest in without:
+            _remove(parser, action)
+        elif action.dest in unlisted:
             action.help = argparse.SUPPRESS
-    titles = {}
-    for dataclass in dataclasses:
+    # TRL's and transformers' options are many: they come last.
+    titles: dict[str, str] = {}
+    for dataclass in sorted(dataclasses, key=lambda each: each.__name__ in TITLES_OF_TRL):
         titles.update(titles_of(dataclass))
     _group(parser, titles)
     return parser
@@ -129,10 +137,18 @@ def titles_of(dataclass: Any) -> dict[str, str]:
     names = [field.name for field in fields(dataclass)]
     if dataclass.__name__ in TITLES_OF_TRL:
         return dict.fromkeys(names, TITLES_OF_TRL[dataclass.__name__])
-    titles = {}
+    titles: dict[str, str] = {}
     for group in option_groups(dataclass):
         titles.update({field.name: group.title for field in fields(group)})
     return titles
+
+
+def _remove(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
+    """Take an option away, but keep its default: a dataclass is made of all its fields."""
+    for name in action.option_strings:
+        parser._option_string_actions.pop(name)
+    parser._optionals._remove_action(action)
+    parser.set_defaults(**{action.dest: action.default})
 
 
 def _group(parser: argparse.ArgumentParser, titles: dict[str, str]) -> None:

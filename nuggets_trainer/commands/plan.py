@@ -7,9 +7,9 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import (
-    OF_TRAINING,
+    TRAINING_ONLY,
     OutputArguments,
     PlanArguments,
     PoolArguments,
@@ -23,8 +23,8 @@ from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 
-# Options of `nuggets score` that change nothing in a plan.
-OF_SCORING = {"combine_anchor_sets", "group_quota", "signal_check"}
+# Options of `nuggets score` that change nothing in a plan: accepted, but not listed in `--help`.
+IGNORED_BY_PLAN = {"combine_anchor_sets", "group_quota", "signal_check"}
 USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
 EPILOG = f"""examples:
   nuggets plan --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
@@ -40,8 +40,8 @@ both through `accelerate launch -m nuggets_trainer.cli`.
 def make_plan_parser() -> TrlParser:
     """Parser of the command."""
     dataclasses = (PoolArguments, RowOptions, ScorerArguments, PlanArguments, OutputArguments, NuggetsConfig)
-    description = f"{COMMANDS['plan'].capitalize()}."
-    return make_parser(dataclasses, "nuggets plan", description, USAGE, EPILOG, OF_TRAINING, OF_SCORING)
+    text = description("plan")
+    return make_parser(dataclasses, "nuggets plan", text, USAGE, EPILOG, TRAINING_ONLY, IGNORED_BY_PLAN)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:

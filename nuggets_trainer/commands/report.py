@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import HelpFormatter, Parser
 
@@ -17,19 +17,19 @@ EPILOG = f"""examples:
 
 
 def make_report_parser() -> argparse.ArgumentParser:
-    """Parser of the command."""
+    """Make the parser of the command."""
     parser = Parser(
         prog="nuggets report",
         usage="nuggets report S [--output_dir DIR] [--json]",
-        description=f"{COMMANDS['report'].capitalize()}.",
+        description=description("report"),
         epilog=EPILOG,
         formatter_class=HelpFormatter,
     )
-    text = "Directory or URL with the scores.parquet of a run. May be given as first word."
+    text = "Directory or URL with the scores.parquet of a run. It may be the first word."
     parser.add_argument("--score_dir", required=True, metavar="TEXT", help=text)
-    text = "Where report.html and report.json go. Default: beside the scores."
+    text = "Directory for report.html and report.json. Default: beside the scores."
     parser.add_argument("--output_dir", metavar="TEXT", help=text)
-    text = "Print one JSON object on stdout: where the report is, and its cautions."
+    text = "Print one JSON object on stdout: the place of the report, and its cautions."
     parser.add_argument("--json", action="store_true", help=text)
     return parser
 
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str]) -> tuple[str, str | None, bool]:
 
 
 def run(score_dir: str, output_dir: str | None, as_json: bool) -> None:
-    """Write the page, tell its warnings, and print where it is."""
+    """Write the page, log its warnings, and print its path."""
     from nuggets_trainer.report import tell_warnings, write_report
 
     with stdout_kept_for_result() as stdout:

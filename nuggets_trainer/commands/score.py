@@ -7,9 +7,9 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import (
-    OF_TRAINING,
+    TRAINING_ONLY,
     OutputArguments,
     PoolArguments,
     ScorerArguments,
@@ -38,7 +38,7 @@ The same command goes on where a killed one was: scores are in <score_dir>. `nug
 def make_score_parser() -> TrlParser:
     """Parser of the command."""
     dataclasses = (PoolArguments, RowOptions, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
-    return make_parser(dataclasses, "nuggets score", f"{COMMANDS['score'].capitalize()}.", USAGE, EPILOG, OF_TRAINING)
+    return make_parser(dataclasses, "nuggets score", description("score"), USAGE, EPILOG, TRAINING_ONLY)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:

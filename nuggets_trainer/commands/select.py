@@ -8,7 +8,7 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import (
     OutputArguments,
     PoolArguments,
@@ -48,7 +48,7 @@ The golden set is exact: where a race has left rows open that this rule could ch
 def make_select_parser() -> TrlParser:
     """Parser of the command."""
     dataclasses = (SelectArguments, RuleOptions, PoolArguments, RowOptions, OutputArguments)
-    return make_parser(dataclasses, "nuggets select", f"{COMMANDS['select'].capitalize()}.", USAGE, EPILOG)
+    return make_parser(dataclasses, "nuggets select", description("select"), USAGE, EPILOG)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:

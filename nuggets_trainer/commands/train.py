@@ -7,8 +7,9 @@ from typing import Any
 
 from trl import TrlParser
 
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.commands.arguments import config_path, given_options, parse_arguments, recipe_parser
+from nuggets_trainer.commands import EXIT_CODES, description
+from nuggets_trainer.commands.arguments import given_options, parse_arguments, recipe_parser
+from nuggets_trainer.commands.config_file import config_path
 
 DEMO_CONFIG = config_path("demo")
 USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"
@@ -25,9 +26,8 @@ at any moment, the same command continues. On a machine without a GPU add `--bf1
 
 
 def make_train_parser() -> TrlParser:
-    """Parser of the command."""
-    description = f"{COMMANDS['train'].capitalize()}."
-    return recipe_parser("nuggets train", description=description, usage=USAGE, epilog=EPILOG)
+    """Make the parser of the command."""
+    return recipe_parser("nuggets train", description=description("train"), usage=USAGE, epilog=EPILOG)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
