@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,19 @@ import numpy.typing as npt
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
-from nuggets_trainer.comparison.arms import ARMS, COSTS, EVERY_FRACTION, LABELS, Evidence, golden_set_size
+from nuggets_trainer.comparison.arms import ARMS, COSTS, EVERY_FRACTION, LABELS, golden_set_size
 from nuggets_trainer.comparison.bootstrap import Bootstrap
-from nuggets_trainer.comparison.completion_losses import CompletionLosses
 from nuggets_trainer.comparison.follows import describing_columns, follow_scores
 from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.comparison.plot import draw_losses
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns
+from nuggets_trainer.comparison.scored_pool import ScoredPool
 from nuggets_trainer.comparison.table import ArmResult, TableLine, make_lines, to_markdown
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger("nuggets_trainer.compare")
-
-
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
-class ScoredPool:
-    """What was computed about the rows of a pool before any arm is trained.
-
-    Attributes:
-        evidence: arrays that the arms choose by.
-        losses: losses of the completions.
-        costs: seconds of `scoring` and of `ifd`; None for what another job computed.
-        signal_check: content of signal_check.json; None if the check was not made.
-    """
-
-    evidence: Evidence
-    losses: CompletionLosses
-    costs: dict[str, float | None]
-    signal_check: dict[str, Any] | None
 
 
 def compare_arms(

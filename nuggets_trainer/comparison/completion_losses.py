@@ -1,8 +1,9 @@
-"""How likely the model finds each row's completion, behind its prompt and without it. Knows no golden score.
+"""How likely the model finds each row's completion, with its prompt and without it.
 
-Both are over the same tokens: those that the template scores of a row that stands alone, the mark at the end of a turn
-included. Without the prompt they stand behind BOS; where the tokenizer has none, their first one has no context then
-and is left out of both. What is computed is in the score store of the model, under a name in place of a candidate.
+Both losses are over the same tokens: those that the template scores in a row that stands alone, including the mark at
+the end of a turn. Without the prompt, BOS stands before them. If the tokenizer has no BOS, the first token would have
+no context, so both losses leave it out. The results are in the model's score store, with a fixed name in place of the
+candidate.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.store.score_store import ZERO_SHOT
 
+# Names in the score store; existing stores have them.
 WITHOUT_PROMPT, BUT_THE_FIRST = "completion without its prompt", "completion but for its first token"
-BLOCK_ROWS = 256  # scored between two parts of the store
+BLOCK_ROWS = 256  # completions that are scored before the next part of the store is written
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
 class CompletionLosses:
-    """Mean losses of `n` completions, nats per token; NaN where a row cannot be scored.
+    """Mean losses of `n` completions, nats per token; NaN for rows that cannot be scored.
 
     Attributes:
-        with_prompt: behind the prompt, `(n,)`.
-        without_prompt: the same tokens behind BOS alone, `(n,)`.
-        num_tokens: tokens of the completion, `(n,)`; 0 where a row cannot be rendered.
+        with_prompt: losses after the prompt, `(n,)`.
+        without_prompt: losses of the same tokens after BOS alone, `(n,)`.
+        num_tokens: numbers of completion tokens, `(n,)`; 0 for rows that cannot be rendered.
         share_computed: share of the losses that this call computed; the others came from the store.
     """
 
@@ -48,49 +50,48 @@ class CompletionLosses:
     def ifd(self) -> Floats:
         """Instruction-following difficulty, loss with prompt / loss without, `(n,)` (Cherry LLM, arXiv 2308.12032).
 
-        Above 1 the prompt makes its own completion less likely; such rows are left out of a selection by it.
+        Above 1 the prompt makes its own completion less likely. A selection by difficulty leaves such rows out.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.without_prompt > 0, self.with_prompt / self.without_prompt, np.nan)
 
 
 def completion_losses(model: Any, request: ScoringRequest) -> CompletionLosses:
-    """Compute what the store does not hold yet; all ranks must call it, and get the same.
+    """Compute the losses that the store does not hold yet; all ranks must call it, and get the same result.
 
     Args:
         model: model that scores, as in `score_pool`.
-        request: pool of n rows, template, token budget and store.
+        request: request with the pool of n rows, the template, the token budget and the store.
     """
     pool, template, tokenizer = request.pool, request.template, request.tokenizer
     has_bos = tokenizer.bos_token_id is not None
-    names = [ZERO_SHOT if has_bos else BUT_THE_FIRST, WITHOUT_PROMPT]
+    names = [ZERO_SHOT, WITHOUT_PROMPT]
+    if not has_bos:
+        names = [BUT_THE_FIRST, WITHOUT_PROMPT]
     with open_session(
         *(model, tokenizer, template, pool, request.config, request.score_dir),
         *(request.autocast_dtype, request.adapter),
     ) as session:
-        segments = {i: s for i, s in rendered(template, pool).items() if _fits(s, session.max_length, has_bos)}
-        keys = [session.keys[i] for i in segments]
-        num_scored = _score_missing(
-            session, names, {session.keys[i]: _pair(s, tokenizer.bos_token_id) for i, s in segments.items()}
-        )
+        lengths = np.zeros(len(pool), dtype=np.int64)
+        indices, keys = [], []
+        pairs: dict[str, tuple[Segment, Segment]] = {}  # by key: equal rows are scored once
+        for i, segment in _render(template, pool).items():
+            lengths[i] = segment.num_completion_tokens
+            if _fits(segment, session.max_length, has_bos):
+                indices.append(i)
+                keys.append(session.keys[i])
+                pairs[session.keys[i]] = _with_and_without_prompt(segment, tokenizer.bos_token_id)
+        num_scored = _score_missing(session, names, pairs)
         log_probs, known = session.ranks.on_main(lambda: session.store.read(names, keys))
     assert known.all(), (int((~known).sum()), "completions that other ranks scored are not in the store")
     losses = np.full((2, len(pool)), np.nan)
-    losses[:, list(segments)] = -log_probs.astype(np.float64)
-    share = num_scored / max(1, 2 * len(set(keys)))
-    return CompletionLosses(losses[0], losses[1], completion_lengths(template, pool), share)
+    losses[:, indices] = -log_probs.astype(np.float64)
+    share = num_scored / max(1, 2 * len(pairs))
+    return CompletionLosses(losses[0], losses[1], lengths, share)
 
 
-def completion_lengths(template: Template, pool: Pool) -> npt.NDArray[np.int64]:
-    """Tokens of each row's completion, `(n,)`; 0 where it cannot be rendered."""
-    lengths = np.zeros(len(pool), dtype=np.int64)
-    for i, segment in rendered(template, pool).items():
-        lengths[i] = segment.num_completion_tokens
-    return lengths
-
-
-def rendered(template: Template, pool: Pool) -> dict[int, Segment]:
-    """Render each row alone, by pool index; those that cannot be are left out."""
+def _render(template: Template, pool: Pool) -> dict[int, Segment]:
+    """Render each row alone, by pool index; unusable rows are left out."""
     segments = {}
     for i in range(len(pool)):
         try:
@@ -105,22 +106,27 @@ def _fits(segment: Segment, max_length: int | None, has_bos: bool) -> bool:
     return enough and (max_length is None or len(segment.ids) <= max_length)
 
 
-def _pair(segment: Segment, bos: int | None) -> tuple[Segment, Segment]:
-    """Return the completion behind its prompt, and alone."""
+def _with_and_without_prompt(segment: Segment, bos: int | None) -> tuple[Segment, Segment]:
+    """Return the completion after its prompt, and alone."""
     if bos is not None:
         return segment, Segment([bos, *segment.targets], 1)
     return scored_at(segment.ids, list(segment.positions)[1:]), Segment(segment.targets, 1)
 
 
 def _score_missing(session: ScoringSession, names: Sequence[str], pairs: dict[str, tuple[Segment, Segment]]) -> int:
-    """Score what is not stored, longest first so that memory runs out at once or never; return how many."""
+    """Score what is not stored and return how many losses that was.
+
+    The longest completions come first, so that memory runs out at once or never.
+    """
     by_length = sorted(pairs, key=lambda key: (-len(pairs[key][0].ids), key))
 
-    def find() -> list[tuple[str, int]]:
-        known = session.store.read(names, by_length)[1]
-        return [(key, row) for place, key in enumerate(by_length) for row in range(2) if not known[row, place]]
+    def find_missing() -> list[tuple[str, int]]:
+        """Return key and place of the name, in the order of scoring."""
+        _, known = session.store.read(names, by_length)
+        places, rows = np.nonzero(~known.T)
+        return [(by_length[place], int(row)) for place, row in zip(places, rows, strict=True)]
 
-    missing = session.ranks.on_main(find)
+    missing = session.ranks.on_main(find_missing)
     if not missing:
         return 0
     if session.engine.path is None:
@@ -132,9 +138,12 @@ def _score_missing(session: ScoringSession, names: Sequence[str], pairs: dict[st
     def score() -> list[None]:
         with session.passes.in_step():
             for start in range(0, len(own), BLOCK_ROWS):
-                block = own[start : start + BLOCK_ROWS]
-                log_probs = session.engine.score([], [pairs[key][row] for key, row in block])
-                session.store.write([names[row] or None for _, row in block], [key for key, _ in block], log_probs)
+                segments, candidates, anchors = [], [], []
+                for key, row in own[start : start + BLOCK_ROWS]:
+                    segments.append(pairs[key][row])
+                    candidates.append(names[row] or None)
+                    anchors.append(key)
+                session.store.write(candidates, anchors, session.engine.score([], segments))
         return []
 
     session.ranks.gather_from(score)

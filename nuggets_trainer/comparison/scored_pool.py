@@ -1,0 +1,131 @@
+"""What is computed about a pool before any arm is trained: scores of all pairs, completion losses, and their costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import ModelConfig, SFTConfig
+
+from nuggets_trainer.comparison.arms import Evidence
+from nuggets_trainer.comparison.completion_losses import CompletionLosses, completion_losses
+from nuggets_trainer.comparison.follows import read_log_probs
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.engine.loading import load_scorer_of
+from nuggets_trainer.pipeline.request import ScoringRequest, read_request
+from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
+from nuggets_trainer.pipeline.score_pool import score_request
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.training.job import model_init_kwargs
+from nuggets_trainer.training.rows import find_training_chat_template, row_options
+
+COVERAGE_WEIGHT = 0.5  # weight of the arm `coverage`, unless `coverage_weight` is given
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class ScoredPool:
+    """What is computed about the rows of a pool.
+
+    Attributes:
+        evidence: arrays that the arms choose by.
+        losses: losses of the completions.
+        costs: seconds of `scoring` and of `ifd`; None for what another job computed.
+        signal_check: content of signal_check.json; None if the check was not made.
+    """
+
+    evidence: Evidence
+    losses: CompletionLosses
+    costs: dict[str, float | None]
+    signal_check: dict[str, Any] | None
+
+
+def score_for_arms(
+    dataset: Dataset, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, arms: list[str]
+) -> ScoredPool:
+    """Score all pairs of the pool once, and its completions alone; stored results are not computed again.
+
+    All ranks must call it.
+
+    Args:
+        dataset: all rows.
+        args: training arguments.
+        model: model arguments.
+        nuggets: options of scoring; its selection rule is not used.
+        arms: names of the arms that will be run.
+
+    Raises:
+        ValueError: if the arm `ifd` is wanted and the rows have no prompts.
+    """
+    score_dir = Path(nuggets.score_dir or Path(args.output_dir) / "nuggets")
+    config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
+    load_options = model_init_kwargs(args, model)
+    scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, load_options)
+    request = _make_request(scorer, tokenizer, dataset, config, args)
+    if request.pool.is_text_only and "ifd" in arms:
+        raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")
+    scores, _ = score_request(scorer, request)
+    started = time.monotonic()
+    losses = completion_losses(scorer, request)
+    loss_seconds = time.monotonic() - started
+    scored_share = min(1.0, scores.num_pairs_scored / int(scores.num_anchors.sum()))
+    spent = {"scoring": (scores.seconds, scored_share), "ifd": (loss_seconds, losses.share_computed)}
+    costs = Ranks().on_main(lambda: _update_costs(Path(args.output_dir) / "costs.json", spent))
+    zero_shot, one_shot = read_log_probs(score_dir)
+    weight = nuggets.coverage_weight or COVERAGE_WEIGHT
+    evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, weight)
+    check_path = score_dir / "signal_check.json"
+    signal_check = json.loads(check_path.read_text()) if check_path.is_file() else None
+    return ScoredPool(evidence, losses, costs, signal_check)
+
+
+def _make_request(
+    scorer: Any, tokenizer: Any, dataset: Dataset, config: NuggetsConfig, args: SFTConfig
+) -> ScoringRequest:
+    """Turn the arguments into a request as a trainer does, so that both select the same rows."""
+    training_options = row_options(args)
+    tokenizer = scorer_tokenizer(tokenizer, config, training_options)
+    training_dtype = None
+    if args.bf16:
+        training_dtype = torch.bfloat16
+    elif args.fp16:
+        training_dtype = torch.float16
+    return read_request(
+        scorer,
+        tokenizer,
+        read_pool(dataset, config, training_options, name="dataset_name"),
+        config=config,
+        row_options=training_options,
+        training_chat_template=find_training_chat_template(tokenizer, training_options),
+        training_dtype=training_dtype,
+    )
+
+
+def _update_costs(path: Path, spent: dict[str, tuple[float, float]]) -> dict[str, float | None]:
+    """Keep the seconds of the job that computed most of a stage, and scale them to the whole stage.
+
+    Args:
+        path: path of costs.json.
+        spent: seconds, and share of the stage that this job computed, by stage.
+
+    Returns:
+        Seconds of each whole stage; None if no job of this directory computed any of it.
+    """
+    try:
+        kept = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        kept = {}
+    costs: dict[str, float | None] = {}
+    for stage, (seconds, share) in spent.items():
+        before = kept.get(stage)
+        if share > (before["share"] if before else 0.0):
+            kept[stage] = {"seconds": seconds, "share": share}
+        costs[stage] = kept[stage]["seconds"] / kept[stage]["share"] if stage in kept else None
+    write_atomically(path, json.dumps(kept, indent=2).encode())
+    return costs
