@@ -1,4 +1,4 @@
-"""The processes of one job and every collective between them. Knows nothing of what they exchange."""
+"""The processes of a run (ranks), and all communication between them except forward passes (`engine/in_step.py`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list, gather, gather_object
 
 T = TypeVar("T")
 
-
+# Errors that `on_main` raises on every rank as what they were; others become a RuntimeError.
 SENT_ERRORS: dict[str, type[Exception]] = {
     error.__name__: error
     for error in (ValueError, TypeError, OSError, FileNotFoundError, PermissionError, NotADirectoryError, ImportError)
@@ -19,33 +19,37 @@ SENT_ERRORS: dict[str, type[Exception]] = {
 
 
 class OtherRankFailedError(RuntimeError):
-    """Raised where a rank cannot go on because another one failed, whose own error says why."""
+    """An error of a rank that cannot go on because another rank failed; that rank's own error says why."""
 
 
 class Ranks:
-    """A thin view of `accelerate.PartialState`, as the launcher set it up; one process without a launcher."""
+    """The ranks as the launcher set them up (`accelerate.PartialState`); a single one without a launcher."""
 
     def __init__(self) -> None:
         self._state = PartialState()
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes results and progress."""
+        """Whether this process is the one that writes results and progress."""
         return bool(self._state.is_main_process)
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Take this rank's part of a list that all ranks have: every `world`-th item."""
+        """Return this rank's share of a list that all ranks have: every `world`-th item."""
         return list(items[self._state.process_index :: self._state.num_processes])
 
     def gather(self, items: list[T]) -> list[T]:
-        """All ranks' items, in rank order, on every rank. Also a barrier."""
+        """Return the items of all ranks, in rank order, on every rank. This is also a barrier."""
         if self._state.num_processes == 1:
             return items
         gathered: list[T] = gather_object(items)
         return gathered
 
     def gather_from(self, function: Callable[[], list[T]]) -> list[T]:
-        """Run on every rank and give all of them all items, in rank order, or raise the first rank's error on all."""
+        """Run a function on every rank, and return the items of all ranks, in rank order, on every rank.
+
+        Raises:
+            RuntimeError: if the function fails on some rank; all ranks raise it, with the first rank's error.
+        """
         if self._state.num_processes == 1:
             return function()
         items: list[T] = []
@@ -54,24 +58,26 @@ class Ranks:
             items = function()
         except Exception as own_error:  # noqa: BLE001 - raised below, on every rank, so that none waits for ever
             error = own_error
-        place = f"rank {self._state.process_index}"
-        told = gather_object([(items, None if error is None else f"{place}: {type(error).__name__}: {error}")])
-        messages = [message for _, message in told if message is not None]
-        # What the others raise on account of one rank's failure says nothing.
+        message = None
+        if error is not None:
+            message = f"rank {self._state.process_index}: {type(error).__name__}: {error}"
+        outcomes = gather_object([(items, message)])
+        messages = [message for _, message in outcomes if message is not None]
+        # The cause comes first: other ranks may have failed only because of it.
         messages.sort(key=lambda message: OtherRankFailedError.__name__ in message)
         if messages:
             raise RuntimeError(messages[0]) from error
-        return [item for gathered, _ in told for item in gathered]
+        return [item for gathered, _ in outcomes for item in gathered]
 
     def maximum(self, value: int) -> int:
-        """Largest value of all ranks, on every rank."""
+        """Return the largest value of all ranks, on every rank."""
         if self._state.num_processes == 1:
             return value
         return int(gather(torch.tensor([value], device=self._state.device)).max())
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """Device that this process computes on."""
         device: torch.device = self._state.device
         return device
 
@@ -81,7 +87,7 @@ class Ranks:
         return int(self._state.num_processes)
 
     def on_main(self, function: Callable[[], T]) -> T:
-        """Run on the main process and give every rank its result, or raise its error on every rank."""
+        """Run a function on the main process, and return its result, or raise its error, on every rank."""
         outcome: list[Any] = [None, None]
         own_error: Exception | None = None
         if self.is_main:

@@ -1,16 +1,16 @@
-"""How numbers, times, counts and unsafe characters are written for people. Standard library only."""
+"""How numbers, times, counts and unsafe characters are written for people."""
 
 from __future__ import annotations
 
 import re
 
-# Controls except tab and newline, marks that change the direction of the text after them, separators that end a line
-# in scripts, and lone surrogates.
+# Characters that act on their surroundings: controls except tab and newline, marks that change the direction of the
+# text after them, separators that end a line in scripts, and lone surrogates.
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def duration(seconds: float) -> str:
-    """Write a time with the unit that suits it.
+    """Write a time in seconds, minutes, hours or days.
 
     Example:
         >>> duration(42), duration(190), duration(1200), duration(9000), duration(400_000)
@@ -30,15 +30,22 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Write a count with its noun, singular or plural.
 
+    Args:
+        number: the count.
+        noun: the noun in the singular.
+        plural: the noun in the plural; None adds an "s".
+
     Example:
         >>> counted(1, "candidate"), counted(2500, "candidate"), counted(0, "entry", "entries")
         ('1 candidate', '2,500 candidates', '0 entries')
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    if number != 1:
+        noun = plural or f"{noun}s"
+    return f"{number:,} {noun}"
 
 
 def rounded(number: float) -> str:
-    """Write a large number with three digits and a unit.
+    """Write a large number with three digits and k, M, B or T.
 
     Example:
         >>> rounded(950), rounded(1_234_000), rounded(7e9)

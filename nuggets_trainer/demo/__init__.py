@@ -3,16 +3,16 @@
 Does not know torch: it names files.
 
 `recipes/demo_assets/build_demo.py` rebuilds all of it, byte for byte on one machine. The model (Llama, 1.1 million
-parameters) was trained from scratch on documents whose answers are all clean or all corrupted in one way, so that it
-reads from an example how good the next answer will be. The pool holds 1,836 rows of 9 task families, half of them
-clean, half with one of six corruptions: `wrong` (the typical mistake: "goed" for "went"), `swapped` (answer of
-another row), `truncated`, `garbled`, `off_format`, `empty`. The label is in the column `corruption`, which selection
-never reads.
+parameters) was trained from scratch on documents whose answers are all clean or all corrupted in one way. So it
+learned to tell from an example how good the next answer will be. The pool holds 1,836 rows of 9 task families. Half of
+them are clean, the others have one of six corruptions: `wrong` (a typical mistake: "goed" for "went"), `swapped` (the
+answer of another row), `truncated`, `garbled`, `off_format`, `empty`. The column `corruption` holds the label;
+selection never reads it.
 
-Measured (docs/log/demo.md): every corrupted row of the pool scores below every clean one but a few. What the model
-does not see is the right answer to another prompt of the same family; such rows are in `stress` (AUC 0.5), not in the
-pool.
-The demo shows the method where it works by construction; it is no evidence about real pools.
+Measured (docs/log/demo.md): nearly every corrupted row of the pool scores below nearly every clean one. The model does
+not notice a right answer to another prompt of the same family; such rows are in `stress` (AUC 0.5), not in the pool.
+
+The demo shows the method on data made for it. It is no evidence about real pools.
 """
 
 from __future__ import annotations
@@ -31,10 +31,17 @@ _ASSETS = {
 
 
 def demo_path(name: str) -> Path:
-    """Path of an asset: "model" (a folder), "pool", "anchors", "heldout" or "stress" (JSON Lines).
+    """Return the path of an embedded asset.
+
+    Args:
+        name: "model" (a folder), "pool", "anchors", "heldout" or "stress" (JSON Lines).
 
     Raises:
         ValueError: if there is no such asset.
+
+    Example:
+        >>> demo_path("anchors").name
+        'anchors.jsonl'
     """
     if name not in _ASSETS:
         raise ValueError(f"`name` must be one of {', '.join(_ASSETS)}, got {name!r}.")
@@ -49,4 +56,6 @@ def resolve_demo(name: str) -> str:
         'Qwen/Qwen3-0.6B'
     """
     prefix = f"{DEMO}/"
-    return str(demo_path(name.removeprefix(prefix))) if name.startswith(prefix) else name
+    if not name.startswith(prefix):
+        return name
+    return str(demo_path(name.removeprefix(prefix)))

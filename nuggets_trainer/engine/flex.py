@@ -93,9 +93,14 @@ def _compiled_flex() -> Callable[..., torch.Tensor]:
 
 def earlier_prefixes(row: PackedRow) -> list[int]:
     """List the prefixes that ran in an earlier row and have segments in this one."""
-    own = {piece.prefix for piece in row.pieces if piece.segment is None}
-    needed = dict.fromkeys(piece.prefix for piece in row.pieces if row.prefixes[piece.prefix].length)
-    return [prefix for prefix in needed if prefix not in own]
+    own: set[int] = set()
+    earlier: dict[int, None] = {}  # in the order of the row's pieces
+    for piece in row.pieces:
+        if piece.segment is None:
+            own.add(piece.prefix)
+        elif row.prefixes[piece.prefix].length and piece.prefix not in own:
+            earlier[piece.prefix] = None
+    return list(earlier)
 
 
 def block_mask(
@@ -113,10 +118,31 @@ def block_mask(
         window: number of keys that a query sees under a sliding window; None without one.
         device: device of the mask.
     """
+    arrays, occupied = _token_arrays(row, earlier, num_keys)
+    num_blocks = torch.from_numpy(occupied.sum(axis=1).astype(np.int32)).to(device)
+    indices = torch.from_numpy(np.argsort(~occupied, axis=1, kind="stable").astype(np.int32)).to(device)
+    return BlockMask.from_kv_blocks(
+        num_blocks[None, None],
+        indices[None, None],
+        BLOCK_SIZE=BLOCK,
+        mask_mod=_mask_mod([torch.from_numpy(array).to(device) for array in arrays], window),
+        seq_lengths=(row.length, num_keys),
+    )
+
+
+def _token_arrays(
+    row: PackedRow, earlier: Sequence[int], num_keys: int
+) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
+    """Describe the tokens of a row for its mask.
+
+    Pieces are numbered: a prefix keeps its number, segments have numbers above those. -1 and -2 match nothing.
+
+    Returns:
+        For each query the number of its piece, the number of its prefix and its position; for each key the number of
+        its piece and its position; and whether any query of a block sees any key of a block.
+    """
     offset = num_keys - row.length  # where the row's own keys begin
     occupied = np.zeros((-(-row.length // BLOCK), -(-num_keys // BLOCK)), dtype=np.bool_)
-    # Pieces are numbered: a prefix keeps its number, segments have numbers above those. Each query has the
-    # number of its piece (own) and of its prefix (behind), each key that of its piece; -1 and -2 match nothing.
     own = np.full(row.length, -1, dtype=np.int32)
     behind = np.full(row.length, -1, dtype=np.int32)
     position = np.full(row.length, -1, dtype=np.int32)
@@ -147,16 +173,7 @@ def block_mask(
         position[span] = np.arange(first, first + piece.length)
         _occupy(occupied, queries, keys)
     key_owner[offset:], key_position[offset:] = own, position
-    arrays = [torch.from_numpy(array).to(device) for array in (own, behind, position, key_owner, key_position)]
-    num_blocks = torch.from_numpy(occupied.sum(axis=1).astype(np.int32)).to(device)
-    indices = torch.from_numpy(np.argsort(~occupied, axis=1, kind="stable").astype(np.int32)).to(device)
-    return BlockMask.from_kv_blocks(
-        num_blocks[None, None],
-        indices[None, None],
-        BLOCK_SIZE=BLOCK,
-        mask_mod=_mask_mod(arrays, window),
-        seq_lengths=(row.length, num_keys),
-    )
+    return [own, behind, position, key_owner, key_position], occupied
 
 
 def _occupy(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], keys: tuple[int, int]) -> None:
@@ -167,7 +184,7 @@ def _occupy(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], keys: tup
 
 
 def _mask_mod(arrays: Sequence[torch.Tensor], window: int | None) -> Callable[..., torch.Tensor]:
-    """Return the function that says whether a query sees a key, from the arrays of `block_mask`."""
+    """Return the function that says whether a query sees a key, from `_token_arrays`."""
     own, behind, position, key_owner, key_position = arrays
 
     def sees(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

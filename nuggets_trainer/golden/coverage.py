@@ -42,7 +42,10 @@ class Objective:
         self._reached = np.zeros_like(total)  # gain of each anchor from the set
         self._per_anchor = np.where(helped, 1 / np.sqrt(np.where(helped, total, 1)), 0) * (weight / len(total))
         best = np.partition(quality, -k)[-k:].sum()
-        self._quality = quality * ((1 - weight) / best if best > 0 else 0)
+        scale = 0.0
+        if best > 0:
+            scale = (1 - weight) / best
+        self._quality = quality * scale
 
     def worth(self, rows: Ints) -> Floats:
         """Return how much each of these rows would add to F, `(len(rows),)`."""
@@ -148,7 +151,9 @@ def gain_spread(gains: FloatArray, rows: Ints) -> GainSpread:
     # The squared length of the sum is the sum of the cosines over all pairs, each row with itself included.
     cosines = float(np.square(direction.sum(axis=0)).sum())
     with_itself = float((length > 0).sum())
-    redundancy = (cosines - with_itself) / (k * (k - 1)) if k > 1 else float("nan")
+    redundancy = float("nan")
+    if k > 1:
+        redundancy = (cosines - with_itself) / (k * (k - 1))
     return GainSpread(
         coverage=float(np.sqrt(share).mean()),
         anchors_covered=float((share >= k / len(gains)).mean()),

@@ -52,7 +52,8 @@ def tokens_left(race: Race) -> tuple[float, float, float]:
     if len(pilot) >= SMALL_PILOT:
         # Whether a random pilot of this size holds two rows of the golden set, by expectation.
         seen = len(pilot) * standings.num_kept >= 2 * max(1, standings.num_candidates)
-        high = (HIGH if seen else HIGH_UNSEEN) * left
+        factor = HIGH if seen else HIGH_UNSEEN
+        high = factor * left
     return min(most, LOW * left), min(most, MIDDLE * left), min(most, high)
 
 

@@ -42,8 +42,8 @@ class Race:
 
     Attributes:
         standings: what the results say so far.
-        prefix_tokens: as given, `(n,)`.
-        anchor_tokens: as given, `(m,)`.
+        prefix_tokens: forward tokens of a visit before the first anchor, `(n,)`.
+        anchor_tokens: forward tokens of each anchor, `(m,)`.
         pilot: candidates of the pilot, `(p,)`, ascending.
         losses: what the pilot has taught; None until it is scored.
 
@@ -103,18 +103,33 @@ class Race:
             block = self._queue[self._position : self._position + BLOCK]
             if len(block) == 0:
                 break
-            places = np.flatnonzero(self.standings.undecided(block))
-            rows = block[places]
-            chosen = self._choose_anchors(rows)
-            # Take candidates until the wave is full; the rest of the block waits for the next wave.
-            total = tokens + np.cumsum(self.prefix_tokens[rows] + chosen @ self.anchor_tokens)
-            size = min(len(rows), int(np.searchsorted(total, self._tokens_per_wave)) + 1)
-            for row, anchors in zip(rows[:size].tolist(), chosen[:size], strict=True):
-                wave.append((row, np.flatnonzero(anchors)))
-            self._position += len(block) if size == len(rows) else int(places[size])
-            tokens = int(total[size - 1]) if size else tokens
+            tokens = self._add_block(wave, tokens, block)
         self._outstanding = sum(len(anchors) for _, anchors in wave)
         return wave
+
+    def _add_block(self, wave: list[tuple[int, Ints]], tokens: int, block: Ints) -> int:
+        """Add candidates of a block to a wave until it is full; the others wait for the next wave.
+
+        Args:
+            wave: the wave so far, which grows.
+            tokens: forward tokens of the wave so far.
+            block: the next candidates of the queue.
+
+        Returns:
+            Forward tokens of the wave.
+        """
+        places = np.flatnonzero(self.standings.undecided(block))
+        rows = block[places]
+        chosen = self._choose_anchors(rows)
+        total = tokens + np.cumsum(self.prefix_tokens[rows] + chosen @ self.anchor_tokens)
+        size = min(len(rows), int(np.searchsorted(total, self._tokens_per_wave)) + 1)
+        for row, anchors in zip(rows[:size].tolist(), chosen[:size], strict=True):
+            wave.append((row, np.flatnonzero(anchors)))
+        if size == len(rows):
+            self._position += len(block)
+        else:
+            self._position += int(places[size])
+        return int(total[size - 1]) if size else tokens
 
     def update(self, results: Sequence[tuple[int, Ints, LogProbs]]) -> None:
         """Take in candidates, anchors and their log-probs, in any order and any number of calls."""

@@ -86,18 +86,20 @@ class GoldenSet:
         """Return the selection in one line."""
         name, value = self.rule
         amount = f"{value:,}" if name == "top_k" else f"{value:g}"
-        ties = f"{counted(self.ties_at_cut, 'candidate')} {'ties' if self.ties_at_cut == 1 else 'tie'} at the cut"
-        how = "by coverage" if self.spread else "by mean gain, then index"
+        ties = counted(self.ties_at_cut, "candidate ties", "candidates tie")
+        what, how = "this", "by mean gain, then index"
+        if self.spread:
+            what, how = "coverage", "by coverage"
         error = self.standard_error[-1]
         parts = [
             f"golden set: {len(self):,} of {counted(self.num_candidates, 'candidate')} ({name}={amount}), "
             f"golden score {self.golden_score[0]:.3f} to {self.cut:.3f} (standard error at the cut {error:.3f})",
-            f"{ties}, {self.ties_kept:,} kept ({how})",
+            f"{ties} at the cut, {self.ties_kept:,} kept ({how})",
         ]
         for reason, count in self.passed_over.items():
             parts.append(f"passed over {count:,} ({reason})")
         if self.num_unlike_ranking == 0:
-            parts.append(f"{'coverage' if self.spread else 'this'} changed nothing: they are the rows of the ranking")
+            parts.append(f"{what} changed nothing: they are the rows of the ranking")
         elif self.num_unlike_ranking is not None:
             parts.append(f"{counted(self.num_unlike_ranking, 'row')} of the plain ranking left out")
         if self.spread:
@@ -190,14 +192,20 @@ def select_golden_set(
     """
     order = rank_candidates(scores)
     num_scored = len(order)
-    num_candidates = num_scored if num_candidates is None else num_candidates
+    if num_candidates is None:
+        num_candidates = num_scored
     pool_mean = None
     if num_candidates == num_scored and num_scored:
         pool_mean = float(scores.golden_score[order].mean())
     k = _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)
     if rule[0] == "threshold":
         order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
-    chosen = _Choice(np.arange(k)) if diversity is None else _choose_diverse(scores, order, k, diversity)
+    num_unlike_ranking = None
+    if diversity is None:
+        chosen = _Choice(np.arange(k))
+    else:
+        chosen = _choose_diverse(scores, order, k, diversity)
+        num_unlike_ranking = k - int((chosen.places < k).sum())
     kept = order[chosen.places]
     cut = float(scores.golden_score[kept[-1]])
     return GoldenSet(
@@ -214,7 +222,7 @@ def select_golden_set(
         ties_kept=int((scores.golden_score[kept] == cut).sum()),
         passed_over=chosen.passed_over,
         spread=chosen.spread,
-        num_unlike_ranking=None if diversity is None else k - int((chosen.places < k).sum()),
+        num_unlike_ranking=num_unlike_ranking,
         groups=chosen.groups,
     )
 

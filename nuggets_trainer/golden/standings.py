@@ -130,7 +130,8 @@ class Standings:
         Returns:
             One value per candidate, `(r,)` or `(n,)`.
         """
-        rows = np.arange(len(self)) if rows is None else rows
+        if rows is None:
+            rows = np.arange(len(self))
         highest = self.upper_bound(rows)
         out = highest < self.bound
         name, value = self.rule
@@ -148,7 +149,8 @@ class Standings:
         Returns:
             Scores in [0, 1], `(r,)` or `(n,)`.
         """
-        rows = np.arange(len(self)) if rows is None else rows
+        if rows is None:
+            rows = np.arange(len(self))
         # The same division as in `golden_scores`. Rounding is monotone, so no candidate can end above it.
         highest: Floats = (self.wins[rows] + self.num_pending[rows]) / np.maximum(self.num_anchors[rows], 1)
         return highest
