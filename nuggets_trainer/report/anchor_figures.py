@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from nuggets_trainer.report.tallies import AnchorTally
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import Bools, Ints, StoredScores, read_pairs
-from nuggets_trainer.store.shown_rows import TEXTS
+from nuggets_trainer.store.shown_rows import texts_of
 
 HEAT_ROWS, HEAT_ANCHORS = 60, 60
 
@@ -62,7 +62,7 @@ def anchor_figures(anchors: list[dict[str, Any]], tally: AnchorTally, shown: pa.
     """Return a dict for each anchor: its columns of anchors.parquet, its counts, and its texts if they are stored."""
     texts = {}
     for row in shown.filter(pc.equal(shown["part"], "anchor")).to_pylist():
-        texts[row["anchor"]] = {name: row[name] for name in TEXTS}
+        texts[row["anchor"]] = texts_of(row)
     discrimination = tally.discrimination()
     figures = []
     for j, anchor in enumerate(anchors):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.store.results import count_reasons, list_reasons
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -89,25 +89,24 @@ def selection_section(
 
 def _table(lines: Mapping[str, str]) -> str:
     """Write a table of names and values, without a head."""
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in lines.items())])
+    rows = ["| | |", "| --- | --- |"]
+    for name, value in lines.items():
+        rows.append(f"| {name} | {value} |")
+    return "\n".join(rows)
 
 
 def _reasons(scores: PoolScores | None) -> str:
     """Count the reasons in brackets; empty if nothing was dropped or it is not known."""
     if scores is None:
         return ""
-    counts = Counter(reason for reason in scores.dropped if reason is not None)
-    return f" ({_counts(counts)})" if counts else ""
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+    counts = count_reasons(scores.dropped)
+    return f" ({list_reasons(counts)})" if counts else ""
 
 
 def _anchors(config: NuggetsConfig, scores: PoolScores | None) -> str:
     if scores is None:
         return "given" if config.anchors is not None else "as in the first run"
-    number = sum(reason is None for reason in scores.anchors.dropped)
+    number = scores.anchors.dropped.count(None)
     if all(index is None for index in scores.anchors.pool_index):
         return f"{number:,}, given"
     return f"{number:,}, chosen from the pool ({config.anchor_selection})"
@@ -162,7 +161,7 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
         "selection rule": f"{rule}={value:g}",
         "golden score at the cut": f"{cut['score']:.3f} \u00b1 {cut['standard_error']:.3f}",
         "tied at the cut": f"{cut['ties']:,}, of which {cut['ties_kept']:,} are kept",
-        "dropped": _counts(run["dropped"]) or "none",
+        "dropped": list_reasons(run["dropped"]) or "none",
         "template": run["template"],
         "pool, sha256": f"`{run['pool']['sha256']}`",
         "fingerprint of the scores": f"`{run['fingerprint']['id']}`",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nuggets_trainer.store.results import list_reasons
 from nuggets_trainer.wording import counted
 
 DROPPED_SHARE = 0.1
@@ -64,17 +65,13 @@ def _dropped(figures: Figures) -> Iterator[Caution]:
     num_dropped = cut["num_rows"] - cut["num_candidates"]
     if num_dropped <= DROPPED_SHARE * cut["num_rows"]:
         return
-    text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({_reasons(run['dropped'])}). "
+    text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({list_reasons(run['dropped'])}). "
     if "too_long" in run["dropped"]:
         text += "Shorten or leave out long anchors. "
     yield _warn(
         f"{num_dropped / cut['num_rows']:.0%} of the pool was dropped and could not be chosen",
         f"{text}The section on dropped rows below explains the reasons.",
     )
-
-
-def _reasons(counts: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
 
 
 def _low_cut(figures: Figures) -> Iterator[Caution]:
@@ -154,7 +151,7 @@ def _anchors(figures: Figures) -> Iterator[Caution]:
     if about["dropped"]:
         yield _note(
             f"Anchors that could not be scored: {sum(about['dropped'].values()):,}",
-            f"They have no part in the golden scores. Reasons: {_reasons(about['dropped'])}.",
+            f"They have no part in the golden scores. Reasons: {list_reasons(about['dropped'])}.",
         )
     if not about["given"]:
         yield _note(

@@ -137,7 +137,7 @@ def _bars(frame: Frame, edges: Sequence[float], layers: dict[str, Counts]) -> li
 def score_histogram(scores: dict[str, Any], cut: dict[str, Any]) -> Markup:
     """Draw the golden scores of all rows, with the cut and a band of one standard error."""
     edges = scores["edges"]
-    layers = {kind: scores[kind] for kind in ("kept", "rejected", "eliminated")}
+    layers = {"kept": scores["kept"], "rejected": scores["rejected"], "eliminated": scores["eliminated"]}
     frame = _bar_frame(edges, layers, "golden score")
     shown_ticks = {}
     for value, label in ticks(0, 1).items():
@@ -172,7 +172,7 @@ def _cut_mark(frame: Frame, score: float) -> list[str]:
 def gain_histogram(gains: dict[str, Any]) -> Markup:
     """Draw the mean gains of the rows that have one."""
     edges = gains["edges"]
-    layers = {kind: gains[kind] for kind in ("kept", "rejected")}
+    layers = {"kept": gains["kept"], "rejected": gains["rejected"]}
     frame = _bar_frame(edges, layers, "mean gain (nats per token)")
     parts = _bars(frame, edges, layers)
     if edges[0] < 0 < edges[-1]:
@@ -213,8 +213,8 @@ def _cells(frame: Frame, x_edges: Any, y_edges: Any, levels: Any, kind: str) -> 
 def length_outlines(length: dict[str, Any]) -> Markup:
     """Draw the completion lengths of kept and of rejected rows, as shares of each."""
     edges = np.log10(length["x_edges"])
-    shares = {kind: np.array(length[kind]) / max(1, sum(length[kind])) for kind in ("rejected", "kept")}
-    top = float(np.max(list(shares.values())))
+    shares = {"rejected": _shares(length["rejected"]), "kept": _shares(length["kept"])}
+    top = float(max(shares["rejected"].max(), shares["kept"].max()))
     frame = Frame((edges[0], edges[-1]), (0, top), f"completion length ({length['unit']})", "share of rows")
     bottom, parts = num(frame.y(0)), []
     for kind, heights in shares.items():
@@ -230,6 +230,10 @@ def length_outlines(length: dict[str, Any]) -> Markup:
     )
 
 
+def _shares(counts: Counts) -> Any:
+    return np.array(counts) / max(1, sum(counts))
+
+
 def anchor_dots(anchors: Sequence[dict[str, Any]]) -> Markup:
     """Draw each anchor by how often it is won and by how well it agrees with the others."""
     shown = [anchor for anchor in anchors if anchor["won"] is not None]
@@ -238,7 +242,9 @@ def anchor_dots(anchors: Sequence[dict[str, Any]]) -> Markup:
     frame = Frame((0, 1), y_range, "share of rows that win it", "agreement")
     parts = [f'<path class="axis" d="M{LEFT} {num(frame.y(0))}H{WIDTH - RIGHT}"/>']
     for anchor, agreement in zip(shown, agreements, strict=True):
-        kind = "useless" if anchor["pairs_won"] in (0, anchor["pairs"]) else "dot"
+        kind = "dot"
+        if anchor["pairs_won"] in (0, anchor["pairs"]):
+            kind = "useless"
         centre = f'cx="{num(frame.x(anchor["won"]))}" cy="{num(frame.y(agreement))}"'
         parts.append(f'<circle class="{kind}" {centre} r="3.5"><title>anchor {anchor["index"]}</title></circle>')
     name = f"{len(shown)} anchors by how often they are won and how well they agree with the others."
@@ -264,17 +270,21 @@ def heat_map(heat: dict[str, Any]) -> Markup:
 
 def reselection_lines(entries: Sequence[dict[str, Any]]) -> Markup:
     """Draw over the steps of training what is left of the first golden set, and the lowest golden score kept."""
-    steps = [entry["step"] for entry in entries]
-    frame = Frame((0, max(steps)), (0, 1), "optimizer step", "share")
-    lines = {
-        "kept": [entry["kept_of_first"] / entry["num_kept"] for entry in entries],
-        "rejected": [entry["cut"] for entry in entries],
-    }
-    parts = []
-    for kind, values in lines.items():
-        points = [(num(frame.x(step)), num(frame.y(value))) for step, value in zip(steps, values, strict=True)]
-        parts.append(f'<path class="outline {kind}" d="M{"L".join(f"{x} {y}" for x, y in points)}"/>')
-        parts += [f'<circle class="{kind}" cx="{x}" cy="{y}" r="3"/>' for x, y in points]
-    labelled = steps[:: -(-len(steps) // MOST_STEPS)]
-    x_ticks = {float(step): str(step) for step in labelled}
+    frame = Frame((0, max(entry["step"] for entry in entries)), (0, 1), "optimizer step", "share")
+    left_of_first = [(entry["step"], entry["kept_of_first"] / entry["num_kept"]) for entry in entries]
+    cuts = [(entry["step"], entry["cut"]) for entry in entries]
+    parts = [*_dotted_line(frame, left_of_first, "kept"), *_dotted_line(frame, cuts, "rejected")]
+    x_ticks = {}
+    for entry in entries[:: -(-len(entries) // MOST_STEPS)]:
+        x_ticks[float(entry["step"])] = str(entry["step"])
     return frame.drawing("What is left of the first golden set over the steps.", x_ticks, ticks(0, 1), parts)
+
+
+def _dotted_line(frame: Frame, points: Sequence[tuple[float, float]], kind: str) -> list[str]:
+    """Draw a line through points, and a dot on each."""
+    path, dots = [], []
+    for x_value, y_value in points:
+        x, y = num(frame.x(x_value)), num(frame.y(y_value))
+        path.append(f"{x} {y}")
+        dots.append(f'<circle class="{kind}" cx="{x}" cy="{y}" r="3"/>')
+    return [f'<path class="outline {kind}" d="M{"L".join(path)}"/>', *dots]

@@ -37,7 +37,7 @@ from nuggets_trainer.store.read_results import (
     read_scores,
     read_shown_rows,
 )
-from nuggets_trainer.store.shown_rows import TEXTS
+from nuggets_trainer.store.shown_rows import texts_of
 
 LENGTH_BARS = 24
 SIGNAL_FILE = "signal_check.json"
@@ -200,9 +200,7 @@ def _row_figures(scores: StoredScores, cut: dict[str, Any], shown: pa.Table) -> 
         figures = {"index": i, "status": status, "why": why, "rank": int(scores.rank[i]) or None}
         for name in NUMBERS:
             figures[name] = getattr(scores, name)[i]
-        for name in TEXTS:
-            figures[name] = row[name]
-        rows.append(figures)
+        rows.append({**figures, **texts_of(row)})
     return sorted(rows, key=_place_on_the_page)
 
 

@@ -1,10 +1,11 @@
-"""Whole files at a local path or at a URL that fsspec understands (`s3://bucket/x`). Knows nothing of what is in them.
+"""Whole files at a local path or at a URL that fsspec understands (`s3://bucket/x`): bytes in, bytes out.
 
 A place is a path, or a string that may be such a URL. A local file is written under a temporary name, fsynced and
-renamed; an object store puts an object whole or not at all, so there it is written under its own name. Object stores
-have no directories. What fails on a remote is tried again a few times; what fails locally will fail again.
+renamed. An object store writes an object whole or not at all, so there a file is written under its own name. Object
+stores have no directories. A call that fails on a remote is tried again a few times; a local failure is final.
 
-Remote options (endpoint, credentials) are those of the backend: its environment variables, or fsspec's configuration.
+Remote options (endpoint, credentials) are set as the backend asks: by its environment variables, or in fsspec's
+configuration.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ T = TypeVar("T")
 
 PAUSES = (1.0, 4.0, 16.0)  # seconds before a failed remote call is tried again; the backends retry within seconds too
 LEFTOVER_SECONDS = 24 * 3600  # no write takes so long: a temporary file of this age was left by a process that died
-READ_AHEAD = 8  # files on their way at once: a remote answers each after some tens of milliseconds
+READ_AHEAD = 8  # files that are fetched at once: a remote answers each after some tens of milliseconds
 PROBE_BYTES = 4096  # an empty file fits on a full disk
 
-# What will not be better a moment later.
+# Errors that a second try does not mend.
 LASTING = (
     FileNotFoundError,
     FileExistsError,
@@ -52,38 +53,44 @@ LASTING = (
 def join(place: Place, *names: str) -> Place:
     """Return the place of something below a place."""
     local = local_path(place)
-    return local.joinpath(*names) if local is not None else "/".join([str(place).rstrip("/"), *names])
+    if local is not None:
+        return local.joinpath(*names)
+    return "/".join([str(place).rstrip("/"), *names])
 
 
 def make_directory(place: Place) -> None:
-    """Create a local directory and those above it; object stores have none."""
+    """Create a local directory and its parents; do nothing for a URL, because object stores have no directories."""
     local = local_path(place)
     if local is not None:
         local.mkdir(parents=True, exist_ok=True)
 
 
 def read_bytes(place: Place) -> bytes:
-    """Return what is in a file.
+    """Return the content of a file.
 
     Raises:
-        OSError: as the file system gives it; FileNotFoundError if there is no such file.
+        OSError: if the file system reports one; FileNotFoundError if there is no such file.
     """
     local = local_path(place)
-    return local.read_bytes() if local is not None else bytes(_remote(place, lambda fs, path: fs.cat_file(path)))
+    if local is not None:
+        return local.read_bytes()
+    return bytes(_remote(place, lambda fs, path: fs.cat_file(path)))
 
 
 def open_binary(place: Place) -> Any:
     """Open a file that is too large to be read whole.
 
     Raises:
-        OSError: as the file system gives it; FileNotFoundError if there is no such file.
+        OSError: if the file system reports one; FileNotFoundError if there is no such file.
     """
     local = local_path(place)
-    return local.open("rb") if local is not None else fsspec.open(str(place), "rb").open()
+    if local is not None:
+        return local.open("rb")
+    return fsspec.open(str(place), "rb").open()
 
 
 def read_many(places: Sequence[Place]) -> Iterator[tuple[Place, bytes | OSError]]:
-    """Yield what is in each file, or the error that reading it gave, in order; some are read ahead of their turn."""
+    """Yield each file's content, or the error of reading it, in order; up to `READ_AHEAD` files are read at once."""
     pool = ThreadPoolExecutor(READ_AHEAD)
     try:
         waiting: deque[tuple[Place, Future[bytes]]] = deque()
@@ -92,18 +99,19 @@ def read_many(places: Sequence[Place]) -> Iterator[tuple[Place, bytes | OSError]
             while len(waiting) == READ_AHEAD or (waiting and number == len(places)):
                 first, future = waiting.popleft()
                 error = future.exception()
-                if error is not None and not isinstance(error, OSError):
-                    raise error
-                yield first, future.result() if error is None else error
+                if isinstance(error, OSError):
+                    yield first, error
+                else:
+                    yield first, future.result()  # raises any other error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def write_atomically(place: Place, content: Any) -> None:
-    """Write bytes (or a buffer): readers see the whole file or none; an older file of that name is replaced.
+    """Write bytes (or a buffer): readers see the whole file or none. An older file of that name is replaced.
 
     Raises:
-        OSError: if the disk is full or a quota is used up, with what to do; nothing of the file is left behind.
+        OSError: if the disk is full or a quota is used up; the error says what to do, and nothing of the file is left.
     """
     if local_path(place) is None:
         whole = bytes(content)
@@ -116,11 +124,11 @@ def stream_atomically(place: Place, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file that is too large to be held in memory, as `write_atomically` does.
 
     Args:
-        place: of the file; one behind a URL is made in the system's temporary directory first.
-        write: writes the content into the open file that it is given.
+        place: path or URL of the file; for a URL it is made in the system's temporary directory first.
+        write: function that writes the content into the open file that it is given.
 
     Raises:
-        OSError: as `write_atomically`.
+        OSError: if the disk is full, as in `write_atomically`.
     """
     local = local_path(place)
     if local is None:
@@ -136,19 +144,19 @@ def stream_atomically(place: Place, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def list_directory(place: Place) -> dict[str, bool]:
-    """Return the names in a directory, each with whether it is a file; empty if there is no such directory."""
+    """Return the names in a directory and whether each is a file; empty if there is no such directory."""
     local = local_path(place)
     try:
-        if local is not None:
-            with os.scandir(local) as entries:  # unlike `iterdir`, no system call for each file
-                return {entry.name: entry.is_file() for entry in entries}
-        return _remote(place, _list_remote)
+        if local is None:
+            return _remote(place, _list_remote)
+        with os.scandir(local) as entries:  # unlike `iterdir`, no system call for each file
+            return {entry.name: entry.is_file() for entry in entries}
     except FileNotFoundError:
         return {}
 
 
 def set_aside(place: Place, reason: str, consequence: str) -> None:
-    """Move a file that cannot be used to its name with `.corrupt` appended, and say why and what follows."""
+    """Rename a file that cannot be used, with `.corrupt` appended, and warn with the reason and the consequence."""
     how = "is set aside with `.corrupt` appended"
     local = local_path(place)
     try:
@@ -159,56 +167,56 @@ def set_aside(place: Place, reason: str, consequence: str) -> None:
     except FileNotFoundError:
         pass  # another process read the same file and was faster
     except OSError as error:
-        how = f"stays where it is, as it cannot be renamed ({error})"
+        how = f"stays where it is, because it cannot be renamed ({error})"
     logger.warning("%s cannot be used: %s. It %s; %s.", place, reason, how, consequence)
 
 
 def remove_leftovers(directory: Place) -> None:
-    """Remove the temporary files that writers left in a local directory when they died, a day ago or longer."""
+    """Remove temporary files of a local directory whose writers died a day ago or earlier."""
     local = local_path(directory)
     if local is None:
-        return  # nothing is written under a temporary name there
-    with contextlib.suppress(OSError):  # tidying up is no reason to fail, e.g. over a file that another rank removed
+        return  # on a remote nothing is written under a temporary name
+    with contextlib.suppress(OSError):  # cleaning up must not fail, e.g. if another rank has removed the file
         for path in local.glob(".*.tmp"):
             if is_temporary(path.name) and time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
                 path.unlink(missing_ok=True)
 
 
 def is_temporary(name: str) -> bool:
-    """Return whether a file of this name is one that is being written, or was when its writer died."""
+    """Return whether a name is that of a temporary file: one that is being written, or whose writer died."""
     return name.startswith(".") and name.endswith(".tmp")
 
 
 def check_writable(directory: Place) -> None:
-    """Create `directory` if it is not there and prove by writing a file that it takes one.
+    """Create `directory` if it is not there, and write a file to prove that it can be written to.
 
     Raises:
-        PermissionError, NotADirectoryError: with what to do.
+        PermissionError, NotADirectoryError: if it cannot be written to; the error says what to do.
         OSError: if the disk is full.
-        ImportError, ValueError: if fsspec has no way to reach the URL.
+        ImportError, ValueError: if fsspec cannot reach the URL.
     """
     shown = f"`score_dir={str(directory)!r}`"
     try:
         _probe(directory)
     except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"{shown} is not a directory: {error}.") from error
+        raise NotADirectoryError(f"{shown} must be a directory: {error}. Name another one.") from error
     except (OSError, NotImplementedError) as error:
         if isinstance(error, OSError) and _is_full(error):
             raise
         raise PermissionError(
-            f"{shown} cannot be written to ({getattr(error, 'strerror', None) or error}). Scores are stored while "
-            "they are computed; point `score_dir` at a directory with write access."
+            f"{shown} must be writable, got: {getattr(error, 'strerror', None) or error}. Scores are stored while "
+            "they are computed: name a directory with write access."
         ) from error
 
 
 def explain_full(error: OSError, directory: Place) -> OSError:
-    """Return the error to raise for one that a write gave: with what to do if the disk is full, else as it is."""
+    """Return the error to raise after a write failed: if the disk is full, one that says what to do."""
     if not _is_full(error):
         return error
     return OSError(
         error.errno,
-        f"{os.strerror(error.errno or 0)}: {directory} takes no more. Nothing was left of the file that did not fit, "
-        "and all that was written before is intact. Make space and run the same command again: it goes on from there",
+        f"{os.strerror(error.errno or 0)}: {directory} takes no more. The file that did not fit was removed, and "
+        "everything that was written before is intact. Make space and run the same command again: it continues there",
     )
 
 
@@ -219,28 +227,32 @@ def _is_full(error: OSError) -> bool:
 def _probe(directory: Place) -> None:
     make_directory(directory)
     local = local_path(directory)
-    # One name for all on a remote, where a user may have the right to write and not to delete.
-    probe = join(directory, ".probe" if local is None else f".probe.{uuid.uuid4().hex}.tmp")
-    write_atomically(probe, bytes(PROBE_BYTES))
-    if local is None:
-        with contextlib.suppress(OSError):
-            _remote(probe, lambda fs, path: fs.rm_file(path))
-    else:
-        Path(probe).unlink()
+    if local is not None:
+        probe = local / f".probe.{uuid.uuid4().hex}.tmp"
+        write_atomically(probe, bytes(PROBE_BYTES))
+        probe.unlink()
+        return
+    # One name for all processes: on a remote, a user may have the right to write but not to delete.
+    place = join(directory, ".probe")
+    write_atomically(place, bytes(PROBE_BYTES))
+    with contextlib.suppress(OSError):
+        _remote(place, lambda fs, path: fs.rm_file(path))
 
 
 def local_path(place: Place) -> Path | None:
-    """Return the path of a local place, None for a remote one.
+    """Return the path of a local place; None for a remote one.
 
     Raises:
-        ValueError: for a URL that was made a `Path`.
+        ValueError: if the place is a URL that was turned into a `Path`.
     """
     protocol, separator, path = str(place).partition("://")
+    if separator and protocol in ("file", "local"):
+        return Path(path)
     if separator:
-        return Path(path) if protocol in ("file", "local") else None
-    before, slash, _ = str(place).partition(":/")  # `Path` makes one slash of two
+        return None
+    before, slash, _ = str(place).partition(":/")  # `Path` turns two slashes into one
     if slash and before in known_implementations:
-        raise ValueError(f"{place!r} is a URL that was made a Path; give it as a string.")
+        raise ValueError(f"A URL must be a string, got {place!r}, which was turned into a Path. Pass it as a string.")
     return Path(place)
 
 
@@ -252,8 +264,8 @@ def _write_local(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:  # Ctrl-C leaves no temporary file either; it is raised on
-        with contextlib.suppress(OSError):  # the first error is the one to see
+    except BaseException:  # also on Ctrl-C no temporary file is left
+        with contextlib.suppress(OSError):  # the first error is the one to show
             temporary.unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)
@@ -267,13 +279,16 @@ def _write_local(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def _list_remote(fs: Any, path: str) -> dict[str, bool]:
-    entries = {entry["name"].rstrip("/"): entry["type"] == "file" for entry in fs.ls(path, detail=True)}
-    # S3 lists an empty object that marks the directory as one of its entries.
-    return {name.rsplit("/", 1)[-1]: is_file for name, is_file in entries.items() if name != path.rstrip("/")}
+    entries = {}
+    for entry in fs.ls(path, detail=True):
+        place = entry["name"].rstrip("/")
+        if place != path.rstrip("/"):  # S3 lists an empty object that marks the directory as one of its entries
+            entries[place.rsplit("/", 1)[-1]] = entry["type"] == "file"
+    return entries
 
 
 def _remote(place: Place, call: Callable[[Any, str], T]) -> T:
-    """Call with the file system and the path in it; again after a pause where that may help."""
+    """Call with the file system and the path in it; after an error that may pass, try again."""
     fs, path = _file_system(str(place))
     for pause in (*PAUSES, None):
         try:
@@ -281,8 +296,10 @@ def _remote(place: Place, call: Callable[[Any, str], T]) -> T:
         except LASTING:
             raise
         except Exception as error:  # each backend has its own class for a lost connection
+            if pause is None and isinstance(error, OSError):
+                raise
             if pause is None:
-                raise error if isinstance(error, OSError) else OSError(f"{place}: {error!r}") from error
+                raise OSError(f"{place}: {error!r}") from error
             logger.warning("%s cannot be reached (%r); the next try is in %g s.", place, error, pause)
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")
@@ -294,11 +311,13 @@ def _file_system(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         package = known_implementations.get(protocol, {}).get("class", "fsspec").partition(".")[0]
-        remedy = f"`pip install {package}`" if package != "fsspec" else "install what it names"
-        raise ImportError(f"{url} needs a package that is not installed ({error}): {remedy}.") from error
+        remedy = f"Run `pip install {package}`"
+        if package == "fsspec":
+            remedy = "Install the package that the error names"
+        raise ImportError(f"{url} needs a package that is not installed ({error}). {remedy}.") from error
     except ValueError as error:
         raise ValueError(
-            f"{url} cannot be reached: {error}. Known are local paths, s3://, gs://, az://, hf://."
+            f"{url} cannot be reached: {error}. Use a local path, or a URL such as s3://, gs://, az://, hf://."
         ) from error
-    fs.invalidate_cache()  # the listings that a file system keeps do not know what other processes wrote
+    fs.invalidate_cache()  # a cached listing lacks what other processes wrote since
     return fs, path

@@ -1,4 +1,4 @@
-"""The fingerprint: every field that can change a log-prob, spelled out. Knows no prompts, ranks or files."""
+"""The fingerprint of a scorer: every field that can change a log-prob, by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Config entries that no forward pass reads, and that training code changes on a model it was given.
+# Entries of a model's config that no forward pass reads, but that training code changes.
 VOLATILE_CONFIG = {
     "_name_or_path",
     "architectures",
@@ -36,21 +36,23 @@ def fingerprint_fields(
     autocast_dtype: torch.dtype | None,
     adapter: bool = False,
 ) -> dict[str, str]:
-    """Name and value of all that a stored log-prob depends on, apart from the texts of the pair itself.
+    """Return name and value of everything that a stored log-prob depends on, except the texts of the pair itself.
 
     Args:
-        model: the scorer model; of a `PeftModel` only the base model counts.
-        tokenizer: its tokenizer.
-        template_fields: what `Template.describe()` returns.
-        autocast_dtype: as given to the engine.
-        adapter: of a `PeftModel` the adapter counts too.
+        model: scorer model; only the base model counts if it is a `PeftModel`.
+        tokenizer: tokenizer of the model.
+        template_fields: fields of the template, from `Template.describe()`.
+        autocast_dtype: dtype of the engine's autocast; None if it computes in the dtype of the weights.
+        adapter: whether the adapter of a `PeftModel` counts too.
     """
     weights = base_weights(model)
-    weights_dtype = str(next(w for w in weights.values() if w.is_floating_point()).dtype).removeprefix("torch.")
-    # A sharded model casts its weights instead of autocasting, which rounds in other places.
-    how = "sharded" if is_sharded(model) else "autocast"
-    compute = weights_dtype if autocast_dtype is None else f"{autocast_dtype} {how}".removeprefix("torch.")
-    return {
+    weights_dtype = _dtype_of(weights)
+    compute = weights_dtype
+    if autocast_dtype is not None:
+        # A sharded model casts its weights instead of autocasting, which rounds in other places.
+        how = "sharded" if is_sharded(model) else "autocast"
+        compute = f"{autocast_dtype} {how}".removeprefix("torch.")
+    fields = {
         "engine": str(ENGINE_VERSION),
         "weights_sha256": weights_hash(weights),
         "config_sha256": config_hash(model),
@@ -59,27 +61,36 @@ def fingerprint_fields(
         "attn_implementation": str(getattr(_base(model).config, "_attn_implementation", None)),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **template_fields,
-        **({"adapter_sha256": adapter_hash(model)} if adapter and hasattr(model, "get_base_model") else {}),
     }
+    if adapter and hasattr(model, "get_base_model"):
+        fields["adapter_sha256"] = adapter_hash(model)
+    return fields
+
+
+def _dtype_of(weights: dict[str, torch.Tensor]) -> str:
+    """Name of the dtype of the first weights that are floating-point numbers."""
+    first = next(tensor for tensor in weights.values() if tensor.is_floating_point())
+    return str(first.dtype).removeprefix("torch.")
 
 
 def fingerprint_id(fields: dict[str, str]) -> str:
-    """Hash of the fields, 16 hex digits: the name of the store's directory."""
+    """Return the hash of the fields, 16 hex digits: the name of the store's directory."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def weights_hash(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
+    """Return the SHA-256 over names, shapes, dtypes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         value = whole_tensor(tensor).detach().cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+        if value.numel():
+            digest.update(value.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
 def base_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    """State dict of the base model: PEFT's own tensors dropped, its wrappers' names removed.
+    """Return the state dict of the base model, without PEFT's own tensors and the names of its wrappers.
 
     So the same base model has the same hash with and without an adapter, and `nuggets score` fills the store that a
     training job with LoRA reads.
@@ -88,19 +99,24 @@ def base_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
 
     adapter_prefix = None
     if isinstance(model, PeftModel):
-        adapter_prefix = getattr(model.base_model, "prefix", None)  # "lora_" for LoRA; none for prompt learning
+        adapter_prefix = getattr(model.base_model, "prefix", None)  # "lora_" for LoRA; prompt learning has none
         model = model.get_base_model()
     weights = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         parts = name.split(".")
-        if adapter_prefix and any(part.startswith(adapter_prefix) or part == "modules_to_save" for part in parts):
+        if adapter_prefix and _belongs_to_adapter(parts, adapter_prefix):
             continue
-        weights[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
+        own_parts = [part for part in parts if part not in ("base_layer", "original_module")]
+        weights[".".join(own_parts)] = tensor
     return weights
 
 
+def _belongs_to_adapter(parts: list[str], prefix: str) -> bool:
+    return "modules_to_save" in parts or any(part.startswith(prefix) for part in parts)
+
+
 def adapter_hash(model: PeftModel) -> str:
-    """Hash of the active adapter's weights and of its config, which holds e.g. the scale of LoRA."""
+    """Return the hash of the active adapter's weights and of its config, which holds e.g. the scale of LoRA."""
     from peft import get_peft_model_state_dict
 
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -113,11 +129,14 @@ def _sortable(value: Any) -> Any:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of vocabulary, rules and special tokens; padding and truncation states are left out."""
+    """Return the hash of vocabulary, rules and special tokens; padding and truncation states are left out."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules: Any = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    if backend is not None:
-        rules = {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
+    if backend is None:
+        rules: Any = tokenizer.get_vocab()
+    else:
+        rules = json.loads(backend.to_str())
+        rules.pop("padding", None)
+        rules.pop("truncation", None)
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     return hashlib.sha256(json.dumps([rules, special], sort_keys=True).encode()).hexdigest()[:32]
 
@@ -127,12 +146,11 @@ def _base(model: PreTrainedModel | PeftModel) -> Any:
 
 
 def config_hash(model: PreTrainedModel | PeftModel) -> str:
-    """Hash of the class and of the config entries that a forward pass reads."""
+    """Return the hash of the class and of the config entries that a forward pass reads."""
     base = _base(model)
-    config = {
-        key: value
-        for key, value in base.config.to_dict().items()
-        if key not in VOLATILE_CONFIG and not key.endswith("_token_id")
-    }
-    text = json.dumps({"class": class_name(base), **config}, sort_keys=True, default=str)
+    config = {"class": class_name(base)}
+    for key, value in base.config.to_dict().items():
+        if key not in VOLATILE_CONFIG and not key.endswith("_token_id"):
+            config[key] = value
+    text = json.dumps(config, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The manifest of a score store: its layout's version and its fingerprint, spelled out. Knows no parts."""
+"""The manifest of a score store: the version of its layout, and every field of its fingerprint."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def open_manifest(score_dir: Place, directory: Place, fields: dict[str, str]) ->
     """Check the manifest of a store, or write the first one.
 
     Args:
-        score_dir: where all stores are.
-        directory: the store's own, named after the fields.
-        fields: what `fingerprint_fields` returns.
+        score_dir: directory of all stores.
+        directory: directory of this store, named after the fields.
+        fields: fields of the fingerprint, from `fingerprint_fields`.
 
     Raises:
         ValueError: if the store has another layout.
@@ -41,19 +41,21 @@ def open_manifest(score_dir: Place, directory: Place, fields: dict[str, str]) ->
         layout, found = _parse(content)
         if layout not in (LAYOUT, None):
             raise ValueError(
-                f"The scores in {directory} have layout {layout!r}; this version of nuggets_trainer reads and writes "
-                f"layout {LAYOUT}. Use another `score_dir`, or delete {directory} to score anew."
+                f"The scores in {directory} must have layout {LAYOUT}, which this version of nuggets_trainer reads "
+                f"and writes, got layout {layout!r}. Use another `score_dir`, or delete {directory} to score again."
             )
         if found == fields:
             return
-        reason = "it is torn" if found is None else "its fields are not those that its directory is named after"
+        reason = "its fields are not those that its directory is named after"
+        if found is None:
+            reason = "it is torn"
         set_aside(path, reason, "a new one is written")
     make_directory(directory)
     write_atomically(path, json.dumps({"layout": LAYOUT, "fields": fields}, indent=2).encode())
 
 
 def _parse(content: bytes) -> tuple[Any, dict[str, str] | None]:
-    """Return layout and fields; None for both where they cannot be told."""
+    """Return layout and fields; None for either that cannot be read."""
     try:
         manifest = json.loads(content)
     except ValueError:
@@ -62,14 +64,16 @@ def _parse(content: bytes) -> tuple[Any, dict[str, str] | None]:
         return None, None
     if "layout" in manifest:
         fields = manifest.get("fields")
-        return manifest["layout"], fields if isinstance(fields, dict) else None
+        if not isinstance(fields, dict):
+            fields = None
+        return manifest["layout"], fields
     if all(isinstance(value, str) for value in manifest.values()):
-        return 1, manifest
+        return 1, manifest  # layout 1 was the fields alone
     return None, None
 
 
 def _log_differences(score_dir: Place, fields: dict[str, str]) -> None:
-    """Say why scores that are already there are not reused."""
+    """Warn which fields differ from those of scores that are already there and cannot be reused."""
     for name, is_file in sorted(list_directory(score_dir).items()):
         if is_file:
             continue
@@ -83,6 +87,10 @@ def _log_differences(score_dir: Place, fields: dict[str, str]) -> None:
         if other is None:
             logger.warning("The manifest %s cannot be read; its scores are not reused.", manifest)
             continue
-        names = sorted(name for name in fields.keys() | other.keys() if fields.get(name) != other.get(name))
-        changes = ", ".join(f"{name}: {other.get(name)} there, {fields.get(name)} now" for name in names)
-        logger.warning("Scores in %s are not reused, they differ in %s.", join(score_dir, name), changes)
+        differences = []
+        for field in sorted(fields.keys() | other.keys()):
+            if fields.get(field) != other.get(field):
+                differences.append(f"{field}: {other.get(field)} there, {fields.get(field)} now")
+        logger.warning(
+            "Scores in %s are not reused, because they differ in %s.", join(score_dir, name), ", ".join(differences)
+        )

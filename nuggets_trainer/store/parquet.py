@@ -1,4 +1,4 @@
-"""The table in a parquet file's bytes, read on the calling thread. Knows no columns."""
+"""The table in a parquet file's bytes, read on the calling thread."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 def read_table(content: bytes) -> pa.Table:
     """Read all columns of a parquet file that is in memory.
 
-    Not through `pq.read_table`: its threads may still hold `content` when the interpreter ends, and giving that back
-    then aborts the process (exit code 134), with all its work done.
+    `pq.read_table` is no alternative: its threads may still hold `content` when the interpreter ends. Releasing it
+    then aborts the process (exit code 134) although all its work is done.
 
     Raises:
-        pyarrow.ArrowInvalid, OSError: if it is not a whole parquet file.
+        pyarrow.ArrowInvalid, OSError: if the bytes are not a whole parquet file.
     """
     return pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.store.files import Place, join, list_directory, open_binary, read_bytes
 from nuggets_trainer.store.parquet import read_table
-from nuggets_trainer.store.results import ANCHORS_FILE, PAIRS_FILE, SCORES_FILE
+from nuggets_trainer.store.results import ANCHORS_FILE, BY_SET, PAIRS_FILE, SCORES_FILE
 from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.store.shown_rows import ROWS_FILE
 
@@ -28,7 +28,6 @@ Bools = npt.NDArray[np.bool_]
 
 BLOCK = 16384  # rows of pairs in memory at once
 NEEDED = ("golden_score", "standard_error", "mean_gain", "num_anchors", "upper_bound", "dropped", "rank", "selected")
-BY_SET = "golden_score_"  # and the name of the set
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by

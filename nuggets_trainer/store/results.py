@@ -1,4 +1,4 @@
-"""The three files that users read: scores.parquet, anchors.parquet, pairs.parquet. Knows no model and no formulas.
+"""The three files that users read: scores.parquet, anchors.parquet, pairs.parquet.
 
 | file | one row per | columns |
 | --- | --- | --- |
@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import BinaryIO
@@ -22,11 +23,12 @@ import pyarrow.parquet as pq
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores
 from nuggets_trainer.golden.selection import GoldenSet, rank_candidates
 from nuggets_trainer.store.files import Place, join, stream_atomically, write_atomically
-from nuggets_trainer.wording import duration
+from nuggets_trainer.wording import counted, duration
 
 SCORES_FILE, ANCHORS_FILE, PAIRS_FILE = "scores.parquet", "anchors.parquet", "pairs.parquet"
-ROWS_PER_GROUP = 65536  # of pairs.parquet
-MOST_GROUPS = 10  # in a summary for people
+BY_SET = "golden_score_"  # and the name of the anchor set
+ROWS_PER_GROUP = 65536  # rows in a row group of pairs.parquet
+MOST_GROUPS = 10  # quota groups in a summary for people
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -34,15 +36,16 @@ class PoolScores(GoldenScores):
     """The golden scores of a pool of `n` rows, and what was dropped.
 
     Attributes:
-        upper_bound: for candidates that a race eliminated, the golden score if they had won all their other anchors;
-            NaN for all others. An eliminated candidate has no golden score, and `num_anchors` counts those scored.
-        dropped: None, or the reason why a row has no score, one per pool row.
-        anchors: the anchors that were scored against.
-        by_set: golden scores on each of several anchor sets, by name; empty where there is one set.
+        upper_bound: golden score that a candidate eliminated by a race would have had if it had won all its other
+            anchors; NaN for all other candidates. An eliminated candidate has no golden score, and its `num_anchors`
+            counts the anchors that it was scored on.
+        dropped: reason why a row has no score, one per pool row; None if it was not dropped.
+        anchors: scores of the anchors.
+        by_set: golden scores on each of several anchor sets, by name; empty if there is one set.
         num_pairs_scored: pairs computed by this run; the others came from the store.
         seconds: wall time of scoring.
-        cautions: what the report on them has to say first, `level` (`warn` or `note`), `title` and `text` of each;
-            empty where no report could be written.
+        cautions: cautions of the report, `level` (`warn` or `note`), `title` and `text` of each; empty if no report
+            could be written.
     """
 
     upper_bound: npt.NDArray[np.float64]
@@ -58,81 +61,106 @@ class PoolScores(GoldenScores):
 
     @property
     def num_eliminated(self) -> int:
-        """Candidates that a race found out of reach before their last anchor."""
+        """Number of candidates that a race found out of reach before their last anchor."""
         return int((~np.isnan(self.upper_bound)).sum())
 
     @property
     def share_of_pairs(self) -> float:
-        """Pairs that the schedule used, of all between candidates and anchors."""
-        candidates = sum(reason is None for reason in self.dropped)
-        anchors = sum(reason is None for reason in self.anchors.dropped)
-        return float(self.num_anchors.sum()) / max(1, candidates * anchors)
+        """Share of all pairs between candidates and anchors that the schedule used."""
+        num_pairs = self.dropped.count(None) * self.anchors.dropped.count(None)
+        return float(self.num_anchors.sum()) / max(1, num_pairs)
 
     def summary(self) -> dict[str, float]:
         """Return the numbers worth logging, by name; one for each reason to drop a row."""
-        dropped = Counter(reason for reason in self.dropped if reason is not None)
-        return {
-            "num_anchors": sum(reason is None for reason in self.anchors.dropped),
+        numbers = {
+            "num_anchors": self.anchors.dropped.count(None),
             "num_pairs_scored": self.num_pairs_scored,
             "scoring_seconds": self.seconds,
             "num_eliminated": self.num_eliminated,
             "share_of_pairs": self.share_of_pairs,
-            **{f"dropped_{reason}": count for reason, count in dropped.items()},
         }
+        for reason, count in count_reasons(self.dropped).items():
+            numbers[f"dropped_{reason}"] = count
+        return numbers
 
     def describe(self) -> str:
         """Return the totals in one line."""
-        scored = sum(reason is None for reason in self.dropped)
-        anchors = len(self.anchors) - sum(reason is not None for reason in self.anchors.dropped)
-        text = (
-            f"scored {scored:,} candidates x {anchors:,} anchors in {duration(self.seconds)} "
-            f"({self.num_pairs_scored:,} pairs computed by this run); "
-            f"dropped {_reasons(self.dropped)}"
-        )
+        num_anchors = self.anchors.dropped.count(None)
+        parts = [
+            f"scored {counted(self.dropped.count(None), 'candidate')} x {counted(num_anchors, 'anchor')} in "
+            f"{duration(self.seconds)} ({counted(self.num_pairs_scored, 'pair')} computed by this run)",
+            f"dropped {_total_and_reasons(self.dropped)}",
+        ]
         if self.num_eliminated:
-            text += (
-                f"; {self.num_eliminated:,} eliminated before their last anchor, {self.share_of_pairs:.0%} of the "
-                "pairs used"
+            parts.append(
+                f"{self.num_eliminated:,} eliminated before their last anchor, {self.share_of_pairs:.0%} of the pairs "
+                "used"
             )
-        if anchors < len(self.anchors):
-            text += f"; anchors dropped {_reasons(self.anchors.dropped)}"
+        if num_anchors < len(self.anchors):
+            parts.append(f"anchors dropped {_total_and_reasons(self.anchors.dropped)}")
         if self.anchors.num_cut:
-            text += f"; {self.anchors.num_cut} anchors cut at the template's token limit"
-        return text
+            parts.append(f"{counted(self.anchors.num_cut, 'anchor')} cut at the template's token limit")
+        return "; ".join(parts)
+
+
+def count_reasons(dropped: Iterable[str | None]) -> Counter[str]:
+    """Count the reasons to drop a row, in the order in which they first occur."""
+    return Counter(reason for reason in dropped if reason is not None)
+
+
+def list_reasons(counts: Mapping[str, int]) -> str:
+    """Write counted reasons one after the other.
+
+    Example:
+        >>> list_reasons({"too_long": 80, "empty_prompt": 8})
+        'too_long 80, empty_prompt 8'
+    """
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+
+
+def _total_and_reasons(dropped: Iterable[str | None]) -> str:
+    """Write the number of dropped rows, with the reasons, the most frequent first."""
+    counts = count_reasons(dropped)
+    if not counts:
+        return "none"
+    return f"{counts.total():,} ({list_reasons(dict(counts.most_common()))})"
 
 
 def set_means(scores: PoolScores, golden_set: GoldenSet) -> dict[str, dict[str, float]]:
-    """Mean golden score on each of several anchor sets: of the golden set (`kept`) and of all `candidates`."""
+    """Return the mean golden score on each of several anchor sets, of the rows `kept` and of all `candidates`."""
     candidates = ~np.isnan(scores.golden_score)
-    return {
-        name: {
+    means = {}
+    for name, own in scores.by_set.items():
+        means[name] = {
             "candidates": float(own.golden_score[candidates].mean()),
             "kept": float(own.golden_score[golden_set.indices].mean()),
         }
-        for name, own in scores.by_set.items()
-    }
+    return means
 
 
 def describe_results(scores: PoolScores, golden_set: GoldenSet) -> list[str]:
     """Return the totals, the selection, and what it has of anchor sets and groups, a line each."""
     lines = [scores.describe(), golden_set.describe()]
-    means = [f"{name} {m['kept']:.3f} ({m['candidates']:.3f})" for name, m in set_means(scores, golden_set).items()]
+    means = []
+    for name, mean in set_means(scores, golden_set).items():
+        means.append(f"{name} {mean['kept']:.3f} ({mean['candidates']:.3f})")
     if means:
         lines.append(f"mean golden score of the rows kept (of all candidates), by anchor set: {', '.join(means)}")
-    groups = [
-        f"{_short(name)} {counts['kept']:,} of {counts['candidates']:,}"
-        for name, counts in list(golden_set.groups.items())[:MOST_GROUPS]
-    ]
+    groups = []
+    for name, counts in list(golden_set.groups.items())[:MOST_GROUPS]:
+        groups.append(f"{_short(name)} {counts['kept']:,} of {counts['candidates']:,}")
+    num_more = len(golden_set.groups) - len(groups)
+    if num_more:
+        groups.append(f"and {counted(num_more, 'smaller group')}")
     if groups:
-        num_more = len(golden_set.groups) - len(groups)
-        more = f", and {num_more:,} smaller groups" if num_more else ""
-        lines.append(f"kept by group: {', '.join(groups)}{more}")
+        lines.append(f"kept by group: {', '.join(groups)}")
     return lines
 
 
 def _short(name: str) -> str:
-    """Return the beginning of a name from the user's rows, without what acts on a terminal."""
-    return shorten("".join(c if c.isprintable() else " " for c in name), 40, placeholder="...")
+    """Return the beginning of a name from the user's rows, without characters that act on a terminal."""
+    printable = "".join(character if character.isprintable() else " " for character in name)
+    return shorten(printable, 40, placeholder="...")
 
 
 def write_results(
@@ -142,14 +170,14 @@ def write_results(
     golden_set: GoldenSet,
     pool: dict[str, str] | None = None,
 ) -> None:
-    """Write the three files, each at once.
+    """Write the three files, each atomically.
 
     Args:
-        score_dir: where to; a local path, or a URL for fsspec.
-        scores: of the pool, n rows, m anchors.
-        one_shot: log-probs `(n, m)`, perhaps in a file; NaN where not scored.
-        golden_set: for `selected`.
-        pool: what tells later whether rows are those that were scored, into the metadata of scores.parquet.
+        score_dir: directory of the files; a local path, or a URL for fsspec.
+        scores: scores of the pool's n rows on m anchors.
+        one_shot: log-probs `(n, m)`, possibly in a file; NaN for pairs that were not scored.
+        golden_set: rows to mark as `selected`.
+        pool: metadata of scores.parquet by which rows are recognised later as those that were scored.
     """
     _write(join(score_dir, SCORES_FILE), _scores_table(scores, golden_set).replace_schema_metadata(pool))
     _write(join(score_dir, ANCHORS_FILE), _anchors_table(scores.anchors))
@@ -163,32 +191,32 @@ def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
     rank[order] = np.arange(1, len(order) + 1)
     selected = np.zeros(n, dtype=np.bool_)
     selected[golden_set.indices] = True
-    return pa.table(
-        {
-            "index": pa.array(np.arange(n)),
-            "golden_score": _nullable(scores.golden_score),
-            "standard_error": _nullable(scores.standard_error),
-            "mean_gain": _nullable(scores.mean_gain),
-            "num_anchors": pa.array(scores.num_anchors),
-            "upper_bound": _nullable(scores.upper_bound),
-            "dropped": pa.array(scores.dropped, pa.string()),
-            "rank": pa.array(rank, mask=rank == 0),
-            "selected": pa.array(selected),
-            **{f"golden_score_{name}": _nullable(own.golden_score) for name, own in scores.by_set.items()},
-        }
-    )
+    columns = {
+        "index": pa.array(np.arange(n)),
+        "golden_score": _nullable(scores.golden_score),
+        "standard_error": _nullable(scores.standard_error),
+        "mean_gain": _nullable(scores.mean_gain),
+        "num_anchors": pa.array(scores.num_anchors),
+        "upper_bound": _nullable(scores.upper_bound),
+        "dropped": pa.array(scores.dropped, pa.string()),
+        "rank": pa.array(rank, mask=rank == 0),
+        "selected": pa.array(selected),
+    }
+    for name, own in scores.by_set.items():
+        columns[BY_SET + name] = _nullable(own.golden_score)
+    return pa.table(columns)
 
 
 def _anchors_table(anchors: AnchorScores) -> pa.Table:
-    return pa.table(
-        {
-            "index": pa.array(np.arange(len(anchors))),
-            "pool_index": pa.array(anchors.pool_index, pa.int64()),
-            "zero_shot": _nullable(anchors.zero_shot),
-            "num_tokens": pa.array(anchors.num_tokens),
-            **({"anchor_set": pa.array(anchors.set_names)} if any(anchors.set_names) else {}),
-        }
-    )
+    columns = {
+        "index": pa.array(np.arange(len(anchors))),
+        "pool_index": pa.array(anchors.pool_index, pa.int64()),
+        "zero_shot": _nullable(anchors.zero_shot),
+        "num_tokens": pa.array(anchors.num_tokens),
+    }
+    if any(anchors.set_names):
+        columns["anchor_set"] = pa.array(anchors.set_names)
+    return pa.table(columns)
 
 
 def _write_pairs(file: BinaryIO, one_shot: npt.NDArray[np.float32]) -> None:
@@ -211,10 +239,3 @@ def _write(place: Place, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomically(place, sink.getvalue())
-
-
-def _reasons(dropped: list[str | None]) -> str:
-    counts = Counter(reason for reason in dropped if reason is not None)
-    if not counts:
-        return "none"
-    return f"{counts.total():,} ({', '.join(f'{reason} {count:,}' for reason, count in counts.most_common())})"

@@ -8,14 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.store.files import Place, join, write_atomically
+from nuggets_trainer.store.results import count_reasons
 from nuggets_trainer.store.shown_rows import length_unit
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
         "anchors": {
             "given": all(index is None for index in scores.anchors.pool_index),
             "num_anchors": len(scores.anchors),
-            "dropped": _count_reasons(scores.anchors.dropped),
+            "dropped": count_reasons(scores.anchors.dropped),
             "num_cut": scores.anchors.num_cut,
         },
         "length_unit": length_unit(pool),
@@ -92,7 +91,7 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
         "golden_set": golden_set.summary(),
         "groups": golden_set.groups,
         "scoring": scores.summary(),
-        "dropped": dict(_count_reasons(scores.dropped).most_common()),
+        "dropped": dict(count_reasons(scores.dropped).most_common()),
         "config": _without_secrets(facts.config),
         "template": facts.template,
         "fingerprint": {"id": facts.fingerprint, "fields": facts.fingerprint_fields},
@@ -109,10 +108,6 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
         },
     }
     write_atomically(join(score_dir, RUN_FILE), json.dumps(run, indent=1, default=str).encode())
-
-
-def _count_reasons(dropped: Iterable[str | None]) -> Counter[str]:
-    return Counter(reason for reason in dropped if reason is not None)
 
 
 def _without_secrets(config: NuggetsConfig) -> dict[str, Any]:

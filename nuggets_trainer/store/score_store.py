@@ -1,11 +1,12 @@
-"""Scored pairs on disk: immutable Parquet parts, keyed by content. Knows no model and no collectives.
+"""Scored pairs on disk: immutable Parquet parts, keyed by content.
 
-Layout: `<score_dir>/<fingerprint>/manifest.json` has the layout's version and spells out every field of the
-fingerprint; `<score_dir>/<fingerprint>/parts/*.parquet` hold one row per pair: `candidate` (content hash, null for
-zero-shot), `anchor` (content hash), `log_prob` (float32, nats per token, NaN where the model gave none). A part is
-named by the SHA-256 of its bytes and is read only while it has that name's; several processes and jobs may write at
-once. Where parts hold different values for one pair (two jobs rounded differently), the first by name counts, in it
-the first row: the same parts give the same values, whoever wrote first.
+Layout: `<score_dir>/<fingerprint>/manifest.json` has the version of the layout and every field of the fingerprint.
+`<score_dir>/<fingerprint>/parts/*.parquet` hold one row per pair: `candidate` (content hash, null for zero-shot),
+`anchor` (content hash), `log_prob` (float32, nats per token, NaN if the model gave none).
+
+A part is named after the SHA-256 of its bytes, and is read only if its bytes still have that hash. Several processes
+and jobs may write at once. If parts hold different values for one pair, because two jobs rounded differently, the
+first part by name counts, and in it the first row: the same parts give the same values, whichever was written first.
 """
 
 from __future__ import annotations
@@ -41,21 +42,23 @@ from nuggets_trainer.store.fingerprint import fingerprint_id
 from nuggets_trainer.store.manifest import open_manifest
 from nuggets_trainer.store.parquet import read_table
 from nuggets_trainer.store.scratch import Scratch
+from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# A part is written after this time or this many candidates, whichever comes first: what a killed job can lose.
+# A part is written after this time or this many candidates, whichever comes first. A killed job loses no more.
 FLUSH_SECONDS = 30.0
 FLUSH_CANDIDATES = 1000
 ZERO_SHOT = ""  # stands for "no candidate" where pairs are looked up
-COPY_ROWS = 65536  # rows handled at once where a matrix may be larger than memory
+COPY_ROWS = 65536  # rows copied at once, because a matrix may be larger than memory
 
 _KEY = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema([("candidate", _KEY), ("anchor", _KEY), ("log_prob", pa.float32())])
 _PART_NAME = re.compile(r"[0-9a-f]{32}\.parquet")
 
-# Says in a matrix that a pair is not in the store: a NaN that no computation gives.
-_ABSENT = np.array([0x7FC0DEAD], dtype=np.uint32)
+# Marks in a matrix the pairs that are not in the store: a NaN that no computation gives.
+_ABSENT_BITS = np.uint32(0x7FC0DEAD)
+_ABSENT = np.array([_ABSENT_BITS]).view(np.float32)[0]
 
 
 class ScoreStore:
@@ -63,7 +66,7 @@ class ScoreStore:
 
     Args:
         score_dir: directory shared by all fingerprints; a local path, or a URL for fsspec.
-        fields: what `fingerprint_fields` returns.
+        fields: fields of the fingerprint, from `fingerprint_fields`.
 
     Raises:
         PermissionError, NotADirectoryError: if `score_dir` cannot be written to.
@@ -87,11 +90,14 @@ class ScoreStore:
         """Add pairs as one part; the three arguments have one entry per pair.
 
         Raises:
-            OSError: if the disk is full, with what to do; the parts that are there stay whole.
+            OSError: if the disk is full; the error says what to do, and the parts that are there stay whole.
         """
-        columns = [pa.array(candidates, pa.string()), pa.array(anchors, pa.string())]
-        values = pa.array(np.asarray(log_probs, dtype=np.float32))
-        table = pa.table([c.dictionary_encode() for c in columns] + [values], schema=SCHEMA)
+        columns = [
+            pa.array(candidates, pa.string()).dictionary_encode(),
+            pa.array(anchors, pa.string()).dictionary_encode(),
+            pa.array(np.asarray(log_probs, dtype=np.float32)),
+        ]
+        table = pa.table(columns, schema=SCHEMA)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         content = sink.getvalue()
@@ -100,16 +106,16 @@ class ScoreStore:
     def read(
         self, candidates: Sequence[str], anchors: Sequence[str]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Look pairs up.
+        """Look up pairs.
 
         Args:
             candidates: content hashes, n of them (repeats allowed); an empty string asks for zero-shot.
             anchors: content hashes, m of them (repeats allowed).
 
         Returns:
-            `log_prob` `(n, m)`, NaN where there is none, and `known` `(n, m)`, whether the pair is in the store.
+            Log-probs `(n, m)`, NaN for pairs without one, and whether each pair is in the store, `(n, m)`.
         """
-        matrix = np.full((len(candidates), len(anchors)), _ABSENT.view(np.float32)[0], dtype=np.float32)
+        matrix = np.full((len(candidates), len(anchors)), _ABSENT, dtype=np.float32)
         self._fill(matrix, candidates, anchors)
         there = known(matrix)
         np.copyto(matrix, np.float32(np.nan), where=~there)
@@ -121,18 +127,18 @@ class ScoreStore:
         """Look up more pairs than may fit in memory.
 
         Args:
-            candidates: as for `read`, n of them.
-            anchors: as for `read`, m of them.
-            scratch: makes the array.
+            candidates: content hashes, n of them, as in `read`.
+            anchors: content hashes, m of them, as in `read`.
+            scratch: place of the array.
 
         Returns:
-            `(n, m)` log-probs. `known(matrix[a:b])` says which are in the store; the others are NaN, as are those that
-            the model gave none for.
+            Log-probs `(n, m)`. `known(matrix[a:b])` tells which pairs are in the store. The other pairs are NaN, and
+            so are pairs that the model gave no log-prob for.
 
         Raises:
             OSError: if there is no room.
         """
-        matrix = scratch.full((len(candidates), len(anchors)), _ABSENT.view(np.float32)[0], np.float32)
+        matrix = scratch.full((len(candidates), len(anchors)), _ABSENT, np.float32)
         self._fill(matrix, candidates, anchors)
         return matrix
 
@@ -143,9 +149,11 @@ class ScoreStore:
         for batch in self._batches():
             rows = _places(batch["candidate"], row_place)
             columns = _places(batch["anchor"], column_place)
-            wanted = np.flatnonzero((rows >= 0) & (columns >= 0))[::-1]  # what is set last counts: the first row
+            wanted = np.flatnonzero((rows >= 0) & (columns >= 0))[
+                ::-1
+            ]  # reversed, so that the first row is set last and counts
             values = batch["log_prob"].to_numpy(zero_copy_only=False)[wanted]
-            values[np.isnan(values)] = np.nan  # of any NaN that a model gave, the usual one
+            values[np.isnan(values)] = np.nan  # a NaN of the model must not look like `_ABSENT`
             matrix[rows[wanted], columns[wanted]] = values
         repeats = np.flatnonzero(first_row != np.arange(len(candidates)))
         for start in range(0, len(repeats), COPY_ROWS):
@@ -155,7 +163,7 @@ class ScoreStore:
             matrix[:, column] = matrix[:, first_column[column]]
 
     def read_note(self, question: dict[str, Any]) -> Any:
-        """Return what `write_note` kept under this question, or None; also if it is torn or was changed since."""
+        """Return the answer that `write_note` kept for this question; None if there is none or its file is damaged."""
         try:
             note = json.loads(read_bytes(self._note_path(question)))
         except (FileNotFoundError, ValueError):
@@ -164,11 +172,11 @@ class ScoreStore:
         return note["answer"] if whole else None
 
     def has_notes(self) -> bool:
-        """Whether any note was written."""
+        """Return whether any note was written."""
         return any(name.startswith("note-") for name in list_directory(self.directory))
 
     def write_note(self, question: dict[str, Any], answer: Any) -> None:
-        """Keep a decision that must not be taken anew on resume, such as the choice of anchors."""
+        """Keep a decision that a resumed run must not take again, such as the choice of anchors."""
         note = {"question": question, "answer": answer, "sha256": _digest([question, answer])}
         write_atomically(self._note_path(question), json.dumps(note).encode())
 
@@ -176,14 +184,15 @@ class ScoreStore:
         return join(self.directory, f"note-{_digest(question)[:16]}.json")
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the pairs that are there, what counts last: parts by descending name, of each the last batch first."""
+        """Yield the pairs of all parts, from the least to the most important: last part by name, last batch first."""
         names = sorted(self._part_names(), reverse=True)
-        for name, (path, content) in zip(names, read_many([join(self._parts, name) for name in names]), strict=True):
+        paths = [join(self._parts, name) for name in names]
+        for name, (path, content) in zip(names, read_many(paths), strict=True):
             if isinstance(content, FileNotFoundError):
-                continue  # another job set it aside meanwhile
+                continue  # another job has set it aside
             if isinstance(content, OSError):
                 if content.errno not in (errno.EIO, errno.EACCES):
-                    raise content  # the system failed (too many open files, ...): that says nothing of the part
+                    raise content  # the system failed (too many open files, ...), which is not the part's fault
                 self._warn_ignored(name, f"cannot be read: {content}")
                 continue
             table = _healthy_table(name, content)
@@ -198,11 +207,11 @@ class ScoreStore:
             if is_file and _PART_NAME.fullmatch(name):
                 names.append(name)
             elif not is_temporary(name) and not name.endswith(".corrupt"):
-                self._warn_ignored(name, "is no part of a score store")
+                self._warn_ignored(name, "is not a part of a score store")
         return names
 
     def _warn_ignored(self, name: str, reason: str) -> None:
-        """Say once that something is passed over."""
+        """Warn once that a file is ignored."""
         if name not in self._ignored:
             logger.warning("%s %s. It is ignored and left where it is.", join(self._parts, name), reason)
             self._ignored.add(name)
@@ -236,8 +245,8 @@ class PartWriter:
         except Exception as error:
             if kind is None:
                 raise
-            # The first error is the one to see; this one is often the same again.
-            logger.error("%d pairs that were scored could not be stored: %s", len(self._candidates), error)
+            # The first error is the one to show; this one is often the same again.
+            logger.error("%s could not be stored: %s", counted(len(self._candidates), "scored pair"), error)
 
     def add(self, candidate: str, anchors: list[str], log_probs: npt.NDArray[np.float32]) -> None:
         """Add pairs of one candidate."""
@@ -246,21 +255,21 @@ class PartWriter:
         self._log_probs += log_probs.tolist()
 
     def end_candidates(self, number: int) -> None:
-        """Write a part if enough has come together since the last one."""
+        """Count this number of candidates as complete, and write a part if enough pairs have been collected."""
         self._num_candidates += number
         if self._num_candidates >= FLUSH_CANDIDATES or time.monotonic() - self._since >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has come together; if that fails, it is kept for the next time."""
+        """Write the collected pairs as a part; if that fails, they are kept for the next time."""
         if self._candidates:
             self._store.write(self._candidates, self._anchors, self._log_probs)
         self._clear()
 
 
 def known(block: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return which pairs of a block of `read_matrix` are in the store, of the block's shape."""
-    there: npt.NDArray[np.bool_] = np.asarray(block).view(np.uint32) != _ABSENT[0]
+    """Return whether each pair of a block of `read_matrix` is in the store, in the block's shape."""
+    there: npt.NDArray[np.bool_] = np.asarray(block).view(np.uint32) != _ABSENT_BITS
     return there
 
 
@@ -273,7 +282,7 @@ def _digest(value: Any) -> str:
 
 
 def _healthy_table(name: str, content: bytes) -> pa.Table | str:
-    """Return what is in a part, or why it cannot be used."""
+    """Return the table of a part, or the reason why it cannot be used."""
     if _part_name(content) != name:
         return "its bytes do not have the checksum in its name"
     try:
@@ -281,19 +290,20 @@ def _healthy_table(name: str, content: bytes) -> pa.Table | str:
     except (pa.ArrowInvalid, OSError) as error:
         return str(error)
     if not table.schema.equals(SCHEMA):
-        return f"columns {table.schema.names} of types {[str(t) for t in table.schema.types]}"
+        return f"it has the columns {table.schema.names} of the types {list(map(str, table.schema.types))}"
     return table
 
 
 def _first_places(keys: Sequence[str]) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
-    """Return where each key comes first: by key, and for each of `keys`."""
+    """Return the first position of each different key, by key, and the first position of each of `keys`, `(n,)`."""
     place: dict[str, int] = {}
     first = np.fromiter((place.setdefault(key, i) for i, key in enumerate(keys)), np.int64, len(keys))
     return place, first
 
 
 def _places(column: pa.DictionaryArray, place: dict[str, int]) -> npt.NDArray[np.int64]:
-    """Look up each value of a dictionary column in `place`; null stands for the empty string; -1 where absent."""
-    of_code: npt.NDArray[np.int64] = np.array([place.get(key, -1) for key in [*column.dictionary.to_pylist(), ""]])
-    codes: npt.NDArray[np.int32] = column.indices.fill_null(len(of_code) - 1).to_numpy(zero_copy_only=False)
-    return of_code[codes]
+    """Look up each value of a dictionary column in `place`; -1 if it is not there. Null stands for `ZERO_SHOT`."""
+    keys = [*column.dictionary.to_pylist(), ZERO_SHOT]
+    places = np.array([place.get(key, -1) for key in keys], dtype=np.int64)
+    codes: npt.NDArray[np.int32] = column.indices.fill_null(len(keys) - 1).to_numpy(zero_copy_only=False)
+    return places[codes]

@@ -1,7 +1,7 @@
-"""Arrays that may not fit in memory: large ones live in a temporary file. Knows nothing of what is in them.
+"""Arrays that may not fit in memory: large ones live in a temporary file.
 
-A pool of 10 million rows and 100 anchors has a billion log-probs. The system writes pages of such a file out when it
-needs their memory; the file has no name and goes with the array, also when the process is killed.
+A pool of 10 million rows and 100 anchors has a billion log-probs. The operating system writes pages of such a file to
+disk when it needs their memory. The file has no name: it disappears with the array, also if the process is killed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Scratch:
     """Makes arrays, the large ones in files beside a score store.
 
     Args:
-        score_dir: local directory with room for them; for a URL the system's temporary directory is taken.
+        score_dir: local directory with room for the files; for a URL the system's temporary directory is used.
     """
 
     def __init__(self, score_dir: str | Path) -> None:
         local = local_path(score_dir)
-        self._directory = Path(tempfile.gettempdir()) if local is None else local
+        self._directory = local or Path(tempfile.gettempdir())
 
     def full(self, shape: tuple[int, ...], value: Any, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Return an array that holds `value` everywhere, as `np.full` does.
 
         Raises:
-            OSError: if there is no room, with what to do.
+            OSError: if there is no room; the error says what to do.
         """
         dtype = np.dtype(dtype)
         size = int(np.prod(shape)) * dtype.itemsize
@@ -43,7 +43,7 @@ class Scratch:
         block = np.full(min(size, BLOCK_BYTES) // dtype.itemsize, value, dtype=dtype)
         with tempfile.TemporaryFile(dir=self._directory) as file:
             try:
-                # Written, not mapped: on a full disk a write gives an error and a touched page kills the process.
+                # On a full disk a write raises an error, but touching a mapped page kills the process.
                 for start in range(0, size, block.nbytes):
                     file.write(block.data.cast("B")[: min(block.nbytes, size - start)])
                 file.flush()

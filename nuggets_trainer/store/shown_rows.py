@@ -38,7 +38,7 @@ Ints = npt.NDArray[np.int64]
 Decode = Callable[[list[int]], str]
 
 ROWS_FILE = "rows.parquet"
-TEXTS = ("prompt", "completion", "prompt_characters", "completion_characters", "completion_length")
+_TEXTS = ("prompt", "completion", "prompt_characters", "completion_characters", "completion_length")
 NUM_BEST, NUM_LAST = 250, 50  # rows of the golden set
 NUM_NEXT, NUM_LOWEST, NUM_OTHERS = 100, 50, 100  # candidates that were not kept
 NUM_OF_REASON, NUM_DROPPED = 20, 200
@@ -89,6 +89,11 @@ def write_shown_rows(
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), sink, compression="zstd")
     write_atomically(join(score_dir, ROWS_FILE), sink.getvalue())
+
+
+def texts_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the texts of one row of the file, and their lengths."""
+    return {name: row[name] for name in _TEXTS}
 
 
 def length_unit(pool: Pool) -> str:

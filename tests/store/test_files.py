@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_renamed_stays(tmp_path, caplog):
     write_atomically(tmp_path / "file", b"torn")
     (tmp_path / "file.corrupt" / "full").mkdir(parents=True)
     set_aside(tmp_path / "file", "it is torn", "its pairs are scored again")
-    assert "stays where it is, as it cannot be renamed" in caplog.text and (tmp_path / "file").is_file()
+    assert "stays where it is, because it cannot be renamed" in caplog.text and (tmp_path / "file").is_file()
 
 
 def test_a_writer_that_dies_leaves_the_older_file(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_a_store_on_a_remote_is_read_by_another_job(remote, caplog, monkeypatch)
     np.testing.assert_array_equal(values, np.where(known, truth, np.nan))
     caplog.clear()
     ScoreStore(remote, {**FIELDS, "engine": "2"})
-    assert "are not reused, they differ in engine: 1 there, 2 now" in caplog.text
+    assert "are not reused, because they differ in engine: 1 there, 2 now" in caplog.text
 
 
 def test_what_fails_for_a_moment_on_a_remote_is_tried_again(remote, monkeypatch, pauses, caplog):
@@ -193,7 +193,7 @@ def test_what_goes_on_failing_on_a_remote_is_an_error_of_the_system(error, remot
     with pytest.raises(OSError, match="peer|a backend's own"):
         write_atomically(join(remote, "file"), b"one")
     assert len(pauses) == 3
-    with pytest.raises(PermissionError, match=r"`score_dir='memory://.*'` cannot be written to \(.*point `score_dir`"):
+    with pytest.raises(PermissionError, match=r"`score_dir='memory://.*'` must be writable, got: .*name a directory"):
         check_writable(remote)
 
 
@@ -217,12 +217,16 @@ def test_a_missing_backend_is_named_with_what_to_install(url, package, monkeypat
 
 
 def test_an_unknown_protocol_is_refused():
-    with pytest.raises(ValueError, match=r"s4://bucket/x.* cannot be reached: .*Known are local paths, s3://"):
+    with pytest.raises(
+        ValueError, match=r"s4://bucket/x.* cannot be reached: .*Use a local path, or a URL such as s3://"
+    ):
         ScoreStore("s4://bucket/x", FIELDS)
 
 
 def test_a_url_that_was_made_a_path_is_refused():
-    with pytest.raises(ValueError, match=r"'s3:/bucket/x'\) is a URL that was made a Path; give it as a string"):
+    with pytest.raises(
+        ValueError, match=r"A URL must be a string, got .*'s3:/bucket/x'\), which was turned into a Path"
+    ):
         ScoreStore(Path("s3://bucket/x"), FIELDS)
 
 

@@ -120,7 +120,7 @@ def test_a_file_of_another_schema_is_not_used_even_with_the_checksum_of_its_byte
     for content in (foreign_parquet(tmp_path / "foreign"), b"no parquet"):
         (store.directory / "parts" / (hashlib.sha256(content).hexdigest()[:32] + ".parquet")).write_bytes(content)
     np.testing.assert_array_equal(store.read(*KEYS)[0], TRUTH)
-    assert "columns ['candidate', 'score']" in caplog.text and caplog.text.count("is set aside") == 2
+    assert "it has the columns ['candidate', 'score']" in caplog.text and caplog.text.count("is set aside") == 2
 
 
 def test_what_is_no_part_is_ignored_and_named_once(tmp_path, caplog):
@@ -180,7 +180,9 @@ def test_a_store_of_another_layout_is_refused(tmp_path):
     manifest = make_store(tmp_path).directory / "manifest.json"
     for content, layout in ((FIELDS, 1), ({"layout": 3, "fields": FIELDS}, 3), ({"layout": "x"}, "'x'")):
         manifest.write_text(json.dumps(content))
-        with pytest.raises(ValueError, match=f"have layout {layout}; .* layout 2. Use another `score_dir`, or delete"):
+        with pytest.raises(
+            ValueError, match=f"must have layout 2, .* got layout {layout}. Use another `score_dir`, or delete"
+        ):
             ScoreStore(tmp_path, FIELDS)
         assert json.loads(manifest.read_text()) == content  # nothing was touched
 
@@ -208,8 +210,8 @@ def test_scores_that_are_not_reused_are_named_with_what_differs(tmp_path, caplog
     (tmp_path / "step-3").mkdir()
     with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
         ScoreStore(tmp_path, FIELDS)
-    assert f"{tmp_path / 'new'} are not reused, they differ in engine: 0 there, 1 now" in caplog.text
-    assert f"{tmp_path / 'old'} are not reused, they differ in template: plain there, chat now" in caplog.text
+    assert f"{tmp_path / 'new'} are not reused, because they differ in engine: 0 there, 1 now" in caplog.text
+    assert f"{tmp_path / 'old'} are not reused, because they differ in template: plain there, chat now" in caplog.text
     assert "torn/manifest.json cannot be read" in caplog.text and "step-3" not in caplog.text
 
 
@@ -329,7 +331,7 @@ def test_a_writer_that_cannot_write_shows_the_first_error(tmp_path, monkeypatch,
     with pytest.raises(KeyboardInterrupt), PartWriter(store) as writer:
         writer.add("c", ["x"], np.float32([1]))
         raise KeyboardInterrupt
-    assert "1 pairs that were scored could not be stored: [Errno 28] full" in caplog.text
+    assert "1 scored pair could not be stored: [Errno 28] full" in caplog.text
     with pytest.raises(OSError, match="full"), PartWriter(store) as writer:
         writer.add("c", ["x"], np.float32([1]))
     monkeypatch.undo()
