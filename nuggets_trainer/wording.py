@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 # Characters that act on their surroundings: controls except tab and newline, marks that change the direction of the
 # text after them, separators that end a line in scripts, and lone surrogates.
@@ -42,6 +43,17 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     if number != 1:
         noun = plural or f"{noun}s"
     return f"{number:,} {noun}"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """Write counts with their names, the largest count first.
+
+    Example:
+        >>> tally({"empty": 8, "too_long": 1200})
+        'too_long 1,200, empty 8'
+    """
+    largest_first = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in largest_first)
 
 
 def rounded(number: float) -> str:

@@ -28,8 +28,8 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows
 from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.demo import resolve_demo
+from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_pool
-from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.training.job import model_init_kwargs
 from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.rows import row_options, rows_for_trl

@@ -29,10 +29,10 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer.comparison.generation import generated_quality
 from nuggets_trainer.demo import resolve_demo
+from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import base_model
 from nuggets_trainer.prompts.segment import Segment, scored_at
-from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash

@@ -31,14 +31,18 @@ def shuffled_completion(row: Row) -> Row | None:
         return _with_shuffled_tokens(row, generator)
     if isinstance(row.completion, str):
         text = _shuffled_text(row.completion, generator)
-        return None if text is None else dataclasses.replace(row, completion=text)
+        if text is None:
+            return None
+        return dataclasses.replace(row, completion=text)
     messages = []
     has_changed = False
     for message in row.completion:
         shuffled = _shuffled_message(message, generator)
         has_changed |= shuffled is not None
         messages.append(shuffled or message)
-    return dataclasses.replace(row, completion=messages) if has_changed else None
+    if not has_changed:
+        return None
+    return dataclasses.replace(row, completion=messages)
 
 
 def mismatched_completion(row: Row, donor: Row) -> Row | None:
@@ -82,14 +86,18 @@ def _shuffled_message(message: Message, generator: np.random.Generator) -> Messa
     content = message.get("content", "")
     if isinstance(content, str):
         text = _shuffled_text(content, generator)
-        return None if text is None else {**message, "content": text}
+        if text is None:
+            return None
+        return {**message, "content": text}
     parts = []
     has_changed = False
     for part in content:
         text = _shuffled_text(part["text"], generator)
         has_changed |= text is not None
         parts.append(part if text is None else {**part, "text": text})
-    return {**message, "content": parts} if has_changed else None
+    if not has_changed:
+        return None
+    return {**message, "content": parts}
 
 
 def _shuffled_text(text: str, generator: np.random.Generator) -> str | None:

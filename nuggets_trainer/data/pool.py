@@ -149,6 +149,11 @@ class Pool:
         self.read_keys()
         self._dropped = {**reasons, **self._dropped}
 
+    def usable_indices(self) -> list[int]:
+        """Return the pool indices of the rows that are usable, ascending."""
+        _, dropped = self.read_keys()
+        return [i for i in range(len(self)) if i not in dropped]
+
     def longest_first(self, indices: Sequence[int]) -> list[int]:
         """Sort rows by their size, so that every n-th of them is about an n-th of the work."""
         self.read_keys()
@@ -176,12 +181,14 @@ class Pool:
     @property
     def has_messages(self) -> bool:
         """Whether TRL takes the rows for conversations, whichever of their columns are read."""
-        return any(name in self.dataset.features and self._is_list(name) for name in ("prompt", "messages"))
+        return self._is_list("prompt") or self._is_list("messages")
 
     def _is_list(self, column: str) -> bool:
+        """Whether there is a column of this name that holds more than a single value."""
         from datasets import Value
 
-        return not isinstance(self.dataset.features[column], Value)
+        features = self.dataset.features
+        return column in features and not isinstance(features[column], Value)
 
     @property
     def is_text_only(self) -> bool:

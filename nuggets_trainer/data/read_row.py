@@ -155,8 +155,11 @@ def _loss_masks(record: dict[str, Any], completion_only: bool) -> tuple[list[Any
     """
     if record.get("labels") is not None:
         return [record["labels"]], IGNORED_LABEL
-    names = ["completion_mask", "assistant_masks"] if completion_only else ["assistant_masks"]
-    return [record[name] for name in names if record.get(name) is not None], 0
+    masks = []
+    if completion_only:
+        masks.append(record.get("completion_mask"))
+    masks.append(record.get("assistant_masks"))
+    return [mask for mask in masks if mask is not None], 0
 
 
 def _read_messages(value: Any, part: str) -> list[Message]:
@@ -171,7 +174,7 @@ def _read_messages(value: Any, part: str) -> list[Message]:
     for message in value:
         messages.append({CHATML_KEYS.get(key, key): item for key, item in message.items() if item is not None})
         _check_message(messages[-1], part)
-    if not any(_says_something(message) for message in messages):
+    if not any(map(_says_something, messages)):
         raise UnusableRowError(f"empty_{part}")
     return messages
 

@@ -95,3 +95,17 @@ def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:
     shared = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
     check_causal_lm(read_model_config(name, **shared))  # before gigabytes of weights are read
     return AutoTokenizer.from_pretrained(path, **shared)
+
+
+def hub_options(args: Any) -> dict[str, Any]:
+    """Return the revision and the trust in remote code with which TRL loads a model by name.
+
+    Args:
+        args: an `SFTConfig`, or None.
+    """
+    options = {"trust_remote_code": getattr(args, "trust_remote_code", False)}  # not in older versions of TRL
+    own = getattr(args, "model_init_kwargs", None) or {}
+    for name in ("revision", "trust_remote_code"):
+        if own.get(name) is not None:
+            options[name] = own[name]
+    return options

@@ -12,8 +12,9 @@ from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.data.row import SEPARATOR
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.model import check_causal_lm
-from nuggets_trainer.prompts.templates import resolve_alpaca_template, train_columns
+from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.tokenize import without_eos
+from nuggets_trainer.prompts.trl_columns import train_columns
 from nuggets_trainer.store.fingerprint import tokenizer_hash, weights_hash
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The template `tokens`: rows that are tokenized already, which `auto` takes for them. Knows no text and no model."""
+"""The template `tokens`, which `auto` takes for rows that are tokenized already."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 class TokensTemplate:
-    """Rows that are tokenized already, joined as token ids: the candidate without its EOS, the anchor without its BOS.
+    """Join rows that are tokenized already: the candidate's ids without EOS, then the anchor's ids without BOS.
 
-    Scored are the anchor's tokens that TRL puts loss on.
+    The scored tokens are the anchor's tokens that TRL puts loss on.
 
     Args:
-        tokenizer: tells BOS, EOS and the size of the vocabulary.
+        tokenizer: tokenizer that gives BOS, EOS and the size of the vocabulary.
     """
 
     name = "tokens"
@@ -29,7 +29,7 @@ class TokensTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._vocabulary_size = len(tokenizer)
-        _warn_of_joined_ids()
+        _warn_about_joined_ids()
 
     def describe(self) -> dict[str, str]:
         """Return the name."""
@@ -41,9 +41,10 @@ class TokensTemplate:
         return scored_at(ids, scored)
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
-        """Return the ids of the candidate and, behind them, those of the anchor."""
+        """Return the ids of the candidate, and behind them those of the anchor."""
         shown, _ = self._tokens(candidate)
-        shown = shown[:-1] if shown[-1] == self._eos else shown
+        if shown[-1] == self._eos:
+            shown = shown[:-1]
         ids, scored = self._tokens(anchor)
         num_bos = int(ids[0] == self._bos)
         offset = len(shown) - num_bos
@@ -61,9 +62,9 @@ class TokensTemplate:
         return list(ids), scored
 
 
-@functools.cache  # once for all templates of a run
-def _warn_of_joined_ids() -> None:
+@functools.cache  # a run builds several templates; one warning is enough
+def _warn_about_joined_ids() -> None:
     logger.warning(
-        "The rows are tokenized already: candidate and anchor are joined as token ids. A chat template that renders "
-        "earlier turns in another way is not followed; give text or messages where that matters."
+        "The rows are tokenized already, so candidate and anchor are joined as token ids. This is not what a chat "
+        "template gives that renders earlier turns differently. Give text or messages if that matters."
     )

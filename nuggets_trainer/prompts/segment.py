@@ -1,4 +1,4 @@
-"""`Segment`: token ids of which some are scored, what prompts are made of and the engine scores."""
+"""`Segment`: token ids of which some are scored. Prompts are made of segments, and the engine scores them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Segment:
-    """Token ids and which of them are scored.
+    """Token ids, and the positions of the scored ones.
 
     Attributes:
         ids: token ids.
-        start: position of the first scored token; `start >= 1`, so that it has a context.
-        scored: positions of the scored tokens, ascending, the first is `start`; None where these are all from `start`
-            to the end.
+        start: position of the first scored token, at least 1, so that this token has a context.
+        scored: positions of all scored tokens, ascending, the first is `start`; None if all tokens from `start` to the
+            end are scored.
 
     Example:
         >>> Segment([5, 6, 7, 8], 2).targets, Segment([5, 6, 7, 8], 1, (1, 3)).targets
@@ -28,51 +28,66 @@ class Segment:
     @property
     def positions(self) -> Sequence[int]:
         """Positions of the scored tokens, ascending."""
-        return range(self.start, len(self.ids)) if self.scored is None else self.scored
+        if self.scored is None:
+            return range(self.start, len(self.ids))
+        return self.scored
 
     @property
     def targets(self) -> list[int]:
         """Ids of the scored tokens."""
-        return self.ids[self.start :] if self.scored is None else [self.ids[position] for position in self.scored]
+        if self.scored is None:
+            return self.ids[self.start :]
+        return [self.ids[position] for position in self.scored]
 
     @property
     def num_completion_tokens(self) -> int:
-        """Tokens that are scored."""
+        """Number of scored tokens."""
         return len(self.positions)
 
     def behind(self, prefix_ids: Sequence[int]) -> Segment:
-        """Return the segment with these ids before it; they are not scored."""
+        """Put token ids before the segment; they are not scored."""
         return self._moved([*prefix_ids, *self.ids], len(prefix_ids))
 
     def without_first(self, num_tokens: int) -> Segment:
-        """Return the segment without its first tokens, of which none is scored and one stays before the first that is.
+        """Remove tokens at the beginning.
 
-        `segment.without_first(n).behind(segment.ids[:n])` is the segment.
+        None of them may be scored, and one token must stay before the first scored one.
+        `segment.without_first(n).behind(segment.ids[:n])` equals `segment`.
         """
         assert num_tokens < self.start, (num_tokens, self.start)
         return self._moved(self.ids[num_tokens:], -num_tokens)
 
     def _moved(self, ids: list[int], by: int) -> Segment:
-        scored = None if self.scored is None else tuple(position + by for position in self.scored)
-        return Segment(ids, self.start + by, scored)
+        if self.scored is None:
+            return Segment(ids, self.start + by)
+        return Segment(ids, self.start + by, tuple(position + by for position in self.scored))
 
 
 PrefixedSegments = tuple[Sequence[int], Sequence[Segment]]  # a prefix (may be empty) and the segments behind it
 
 
 def scored_at(ids: list[int], positions: Sequence[int]) -> Segment:
-    """Return the segment that scores the tokens at these positions, ascending, at least one, each >= 1.
+    """Return the segment that scores the tokens at these positions.
+
+    Args:
+        ids: token ids.
+        positions: positions of the scored tokens, ascending, at least one, each at least 1.
 
     Example:
         >>> scored_at([5, 6, 7, 8], [2, 3])
         Segment(ids=[5, 6, 7, 8], start=2, scored=None)
     """
     reaches_the_end = len(positions) == len(ids) - positions[0]
-    return Segment(ids, positions[0], None if reaches_the_end else tuple(positions))
+    if reaches_the_end:
+        return Segment(ids, positions[0])
+    return Segment(ids, positions[0], tuple(positions))
 
 
 def common_prefix_length(ids: list[int], other_ids: list[int]) -> int:
-    """Count the tokens that two sequences begin with alike (TRL splits prompt and completion in the same way)."""
+    """Count the tokens that two sequences have in common at their beginning.
+
+    TRL finds the start of a completion in this way.
+    """
     for position, (token, other) in enumerate(zip(ids, other_ids, strict=False)):
         if token != other:
             return position

@@ -1,4 +1,4 @@
-"""What all templates share: text -> token ids, and the reasons for which a rendering cannot be used."""
+"""What all templates share: text -> token ids, and the reasons why a rendering cannot be used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokenize text without special tokens; raise `UnusableRowError` where the tokenizer cannot."""
+    """Tokenize text without special tokens.
+
+    Raises:
+        UnusableRowError: if the tokenizer fails on the text.
+    """
     if not text:
         return []
     with dropping_what_cannot_be_tokenized():
@@ -22,12 +26,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Return ids without an EOS at their end: it would tell the model that nothing belongs to what follows."""
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+    """Remove an EOS at the end, which would tell the model that what follows belongs to another document."""
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        return ids[:-1]
+    return ids
 
 
 def checked(segment: Segment) -> Segment:
-    """Return a segment that has something to score and a context; else raise `UnusableRowError`."""
+    """Return the segment if it scores at least one token and the first of these has a context.
+
+    Raises:
+        UnusableRowError: if it does not.
+    """
     if segment.num_completion_tokens <= 0:
         raise UnusableRowError("empty_completion")
     if segment.start == 0:
@@ -37,8 +47,8 @@ def checked(segment: Segment) -> Segment:
 
 @contextlib.contextmanager
 def dropping_what_cannot_be_tokenized() -> Iterator[None]:
-    """Turn any error of tokenizer or chat template into the reason `not_tokenizable`."""
+    """Turn any error of a tokenizer or chat template into the reason `not_tokenizable`."""
     try:
         yield
-    except Exception as error:  # chat templates raise what they like, `tokenizers` bare `Exception`
+    except Exception as error:  # chat templates raise what they like, and `tokenizers` a bare `Exception`
         raise UnusableRowError("not_tokenizable") from error

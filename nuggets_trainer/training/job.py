@@ -16,8 +16,7 @@ from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
-from nuggets_trainer.engine.loading import read_model_config
-from nuggets_trainer.prompts.trl_columns import hub_options
+from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import last_complete_checkpoint
 from nuggets_trainer.training.job_arguments import RecipeArguments

@@ -11,9 +11,11 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoTokenizer
 from trl import SFTTrainer
 
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import (
@@ -91,7 +93,9 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
-            arguments["train_dataset"] = first_row_in_trl_columns(arguments, nuggets_config.template, pool)
+            arguments["train_dataset"] = first_row_in_trl_columns(
+                pool, nuggets_config.template, _chat_template(arguments)
+            )
         super().__init__(**arguments)
         self.train_dataset = pool.dataset
         self._nuggets.take_over(self, pool, anchors, functools.partial(self._prepare_rows, packing=None))
@@ -201,3 +205,14 @@ def _pool(arguments: dict[str, Any], config: NuggetsConfig) -> Pool:
     options = row_options(arguments.get("args"))
     dataset, formatting_func = arguments.get("train_dataset"), arguments.get("formatting_func")
     return read_pool(dataset, config, options, formatting_func, "train_dataset")
+
+
+def _chat_template(arguments: dict[str, Any]) -> str | None:
+    """Find the chat template that TRL will render with, before TRL has loaded the tokenizer."""
+    args, tokenizer = arguments.get("args"), arguments.get("processing_class")
+    if tokenizer is None:
+        model = arguments["model"]
+        name = model if isinstance(model, str) else model.config._name_or_path
+        tokenizer = AutoTokenizer.from_pretrained(name, **hub_options(args))
+    template: str | None = getattr(args, "chat_template_path", None) or tokenizer.chat_template
+    return template

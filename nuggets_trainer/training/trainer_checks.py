@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 
+from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.engine.model import check_causal_lm
-from nuggets_trainer.prompts.trl_columns import hub_options
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:

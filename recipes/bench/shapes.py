@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import demo_path
+from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
-from nuggets_trainer.prompts.templates import NuggetsTemplate
 
 SHARED = Path(__file__).parents[3] / "shared"
 ANCHORS = SHARED / "data" / "anchors_kmeans100" / "anchors.jsonl"

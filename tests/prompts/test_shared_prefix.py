@@ -12,8 +12,10 @@ from transformers import AutoTokenizer
 
 from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.prompts.chat import ChatTemplate
+from nuggets_trainer.prompts.nuggets import NuggetsTemplate
+from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
-from nuggets_trainer.prompts.templates import ChatTemplate, NuggetsTemplate, PlainTemplate
 from nuggets_trainer.scoring.anchors import anchor_scores
 from tests.support.launch import SHARED
 from tests.support.oracle import render

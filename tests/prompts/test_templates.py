@@ -17,18 +17,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.prompts import pretokenized as tokens
+from nuggets_trainer.prompts import pretokenized
+from nuggets_trainer.prompts.chat import ChatTemplate
+from nuggets_trainer.prompts.nuggets import NUGGETS_MAX_ANCHOR_TOKENS, NuggetsTemplate
+from nuggets_trainer.prompts.plain import PlainTemplate
+from nuggets_trainer.prompts.pretokenized import TokensTemplate
 from nuggets_trainer.prompts.segment import Segment
-from nuggets_trainer.prompts.templates import (
-    NUGGETS_MAX_ANCHOR_TOKENS,
-    ChatTemplate,
-    NuggetsTemplate,
-    PlainTemplate,
-    make_template,
-    resolve_alpaca_template,
-    resolve_pool_template,
-    train_columns,
-)
+from nuggets_trainer.prompts.templates import make_template, resolve_alpaca_template, resolve_pool_template
+from nuggets_trainer.prompts.trl_columns import train_columns
 from tests.support.launch import SHARED
 from tests.support.oracle import render
 from tests.support.rows import alpaca_rows
@@ -431,7 +427,7 @@ def pool_of(name: str, called: str = "train_dataset") -> Pool:
 
 @pytest.mark.parametrize(("template_name", "stands_for"), [("chat", ""), ("nuggets", ""), ("auto", "`auto` stands")])
 def test_text_alone_is_refused_where_a_prompt_is_needed(template_name, stands_for, loaded):
-    with pytest.raises(ValueError, match=rf"`anchors` has rows of text alone, but .*{stands_for}.*template='plain'"):
+    with pytest.raises(ValueError, match=rf"{stands_for}.*but `anchors` has rows of text alone.*template='plain'"):
         make_template(template_name, loaded("demo"), pool_of("messages"), pool_of("text alone", "anchors"))
     if template_name != "auto":
         with pytest.raises(ValueError, match="`train_dataset` has rows of text alone.*`response_field`"):
@@ -464,11 +460,11 @@ def test_no_template_is_named_for_rows_that_are_tokenized_already(template_name,
 
 
 def test_joining_token_ids_is_warned_of_once(loaded, caplog):
-    tokens._warn_of_joined_ids.cache_clear()
+    pretokenized._warn_about_joined_ids.cache_clear()
     with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
         for _ in range(3):
             make_template("auto", loaded("demo"), pool_of("tokenized"))
-    assert caplog.text.count("joined as token ids. A chat template that renders earlier turns in another way") == 1
+    assert caplog.text.count("so candidate and anchor are joined as token ids") == 1
 
 
 @pytest.mark.parametrize("template_name", ["plain", "nuggets"])
@@ -539,7 +535,7 @@ def tokenized(ids: list[int], scored: tuple[int, ...]) -> Row:
 def test_token_ids_are_joined_without_the_candidates_eos_and_the_anchors_bos(loaded):
     tokenizer = loaded("demo")
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    template = tokens.TokensTemplate(tokenizer)
+    template = TokensTemplate(tokenizer)
     closed, open_ended = tokenized([bos, 20, 21, eos], (1,)), tokenized([20, 21], (1,))
     anchor, bare = tokenized([bos, 30, 31, 32], (1, 3)), tokenized([30, 31, 32], (1, 2))
     assert template.zero_shot(anchor) == Segment([bos, 30, 31, 32], 1, (1, 3))
@@ -552,7 +548,7 @@ def test_token_ids_are_joined_without_the_candidates_eos_and_the_anchors_bos(loa
 
 @pytest.mark.parametrize("token", [-1, 10**9])
 def test_token_ids_that_are_not_in_the_vocabulary_drop_the_row(token, loaded):
-    template = tokens.TokensTemplate(loaded("demo"))
+    template = TokensTemplate(loaded("demo"))
     with pytest.raises(UnusableRowError, match="^token_not_in_vocabulary$"):
         template.one_shot(tokenized([5, token], (1,)), tokenized([5, 6], (1,)))
 
@@ -723,7 +719,7 @@ def test_a_training_template_that_marks_nothing_or_other_tokens_drops_the_row(lo
     ],
 )
 def test_assistant_only_loss_wants_conversations_as_trl_does(pool_name, template_name, loaded):
-    with pytest.raises(ValueError, match="`assistant_only_loss=True`, but the rows of `train_dataset` .* not conver"):
+    with pytest.raises(ValueError, match="`assistant_only_loss=True` needs conversations, but .* `train_dataset`"):
         make_template(template_name, loaded("demo"), pool_of(pool_name), training_chat_template=MARKED)
 
 

@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from trl.data_utils import prepare_multimodal_messages
 
 from nuggets_trainer.data.row import Message, Row, UnusableRowError
+from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length
 from nuggets_trainer.prompts.shared_prefix import SharedPrefix
-from nuggets_trainer.prompts.templates import ChatTemplate
 from tests.support.launch import SHARED
 
 SOURCES = {

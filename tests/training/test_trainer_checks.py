@@ -32,13 +32,16 @@ def test_a_model_without_a_causal_head_is_refused(model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"nuggets_config": NuggetsConfig(response_field="output")}, "`response_field='output'` is given without"),
+        (
+            {"nuggets_config": NuggetsConfig(response_field="output")},
+            "`response_field='output'` needs a",
+        ),
         ({"train_dataset": CHAT_POOL.add_column("images", [None] * 24)}, "column 'images': selection works on text"),
         ({"train_dataset": CHAT_POOL.to_iterable_dataset()}, "IterableDataset.*`pool_size`"),
         ({"train_dataset": None}, "`train_dataset` must be a datasets.Dataset, got NoneType"),
         ({"nuggets_config": NuggetsConfig(num_anchors=3)}, "`anchor_dataset` and the config's `num_anchors=3`"),
         ({"nuggets_config": None}, "`anchor_dataset` is given without `nuggets_config`"),
-        ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has columns \['q'\].*pool's columns are"),
+        ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has the columns \['q'\].*pool's columns"),
     ],
 )
 def test_unusable_arguments_are_refused_before_scoring(change, message, model_dir, tmp_path):

@@ -1,0 +1,89 @@
+"""The template `nuggets`: the text of the paper's reference implementation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
+from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NUGGETS_MAX_ANCHOR_TOKENS = 200
+
+
+class NuggetsTemplate:
+    r"""The prompt of the reference implementation (github.com/pldlgb/nuggets), to the letter.
+
+    `Instruction:\n...\nInput:\n...\nResponse:\n...`, with BOS before the candidate only and neither a separator nor an
+    EOS behind it. The prompt is tokenized alone, and again together with the completion; the scored tokens begin at
+    the length of the prompt's ids. Anchors are cut at 200 tokens.
+
+    Raises:
+        ValueError: if the tokenizer has no BOS token.
+    """
+
+    name = "nuggets"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.bos_token_id is None:
+            raise ValueError(
+                "`template='nuggets'` puts the BOS token before the candidate, as the reference does, but this "
+                "tokenizer has none. Set `tokenizer.bos_token` or use `template='plain'`."
+            )
+        self._tokenizer = tokenizer
+
+    def describe(self) -> dict[str, str]:
+        """Return the name."""
+        return {"template": self.name}
+
+    def zero_shot(self, anchor: Row) -> Segment:
+        """Return prompt and completion, cut at 200 tokens, without BOS."""
+        ids, start = self._uncut(anchor)
+        if start >= NUGGETS_MAX_ANCHOR_TOKENS:
+            raise UnusableRowError("completion_cut_away")
+        return checked(Segment(ids[:NUGGETS_MAX_ANCHOR_TOKENS], start))
+
+    def cuts(self, anchor: Row) -> bool:
+        """Whether the anchor is longer than 200 tokens."""
+        ids, _ = self._uncut(anchor)
+        return len(ids) > NUGGETS_MAX_ANCHOR_TOKENS
+
+    def one_shot(self, candidate: Row, anchor: Row) -> Segment:
+        """Return BOS, the whole candidate, and the anchor as in `zero_shot`."""
+        shown = encode(self._tokenizer, nuggets_prompt(candidate) + nuggets_completion(candidate))
+        prefix = [self._tokenizer.bos_token_id, *without_eos(self._tokenizer, shown)]
+        return self.zero_shot(anchor).behind(prefix)
+
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
+        """Return True: candidate and anchor are tokenized apart."""
+        return True
+
+    def _uncut(self, row: Row) -> tuple[list[int], int]:
+        """Return the ids of prompt and completion, and the number of ids of the prompt alone."""
+        prompt = nuggets_prompt(row)
+        ids = encode(self._tokenizer, prompt + nuggets_completion(row))
+        return ids, len(encode(self._tokenizer, prompt))
+
+
+def nuggets_prompt(row: Row) -> str:
+    """Write the prompt of a row up to `Response:`."""
+    instruction, extra = row.alpaca or (joined_text(row.prompt).strip(), "")
+    text = f"Instruction:\n{instruction}\n"
+    if extra:
+        text += f"Input:\n{extra}\n"
+    return text + "Response:\n"
+
+
+def nuggets_completion(row: Row) -> str:
+    """Write the completion of a row.
+
+    Raises:
+        UnusableRowError: if it has no text, but a tool call alone.
+    """
+    completion = joined_text(row.completion).strip()
+    if not completion:
+        raise UnusableRowError("empty_completion")
+    return completion

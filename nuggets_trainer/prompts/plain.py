@@ -1,0 +1,95 @@
+"""The template `plain`: text, with candidate and anchor joined by a blank line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
+from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PlainTemplate:
+    r"""Text whose pieces are tokenized apart; candidate and anchor are joined by a blank line.
+
+    `BOS candidate-prompt candidate-completion "\n\n" anchor-prompt anchor-completion EOS`: one BOS and one EOS, in
+    zero-shot and one-shot prompts alike. A tokenizer without BOS, such as Qwen's, puts none. The completion follows
+    the prompt directly in TRL's text columns, and after a blank line in Alpaca columns; the contents of messages are
+    joined by blank lines. No EOS stands between candidate and anchor, not even one that ends the row's own text: it
+    tells a base model that the document is over.
+
+    In a row of text alone all tokens are scored. Without BOS the first one is not, because it has no context in the
+    zero-shot prompt.
+
+    Raises:
+        ValueError: if the tokenizer has no EOS token.
+    """
+
+    name = "plain"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "`template='plain'` ends completions with the EOS token, but this tokenizer has none. Set "
+                "`eos_token` (SFTConfig, or `tokenizer.eos_token`)."
+            )
+        self._tokenizer = tokenizer
+        self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._separator = encode(tokenizer, SEPARATOR)
+
+    def describe(self) -> dict[str, str]:
+        """Return the name."""
+        return {"template": self.name}
+
+    def zero_shot(self, anchor: Row) -> Segment:
+        """Return BOS, prompt, completion, EOS."""
+        prompt, completion = self._pieces(anchor)
+        return self._segment([*self._bos, *prompt], completion, anchor)
+
+    def one_shot(self, candidate: Row, anchor: Row) -> Segment:
+        """Return BOS, candidate, blank line, prompt, completion, EOS."""
+        shown_prompt, shown_completion = self._pieces(candidate)
+        prompt, completion = self._pieces(anchor)
+        shown_completion = without_eos(self._tokenizer, shown_completion)
+        if not shown_completion:
+            raise UnusableRowError("empty_completion")
+        context = [*self._bos, *shown_prompt, *shown_completion, *self._separator, *prompt]
+        return self._segment(context, completion, anchor)
+
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
+        """Return True: candidate and anchor are tokenized apart."""
+        return True
+
+    def _segment(self, context: list[int], completion: list[int], anchor: Row) -> Segment:
+        """Put the anchor's completion, closed by one EOS, behind its context and score it."""
+        start = len(context)
+        if anchor.prompt == "" and not self._bos:
+            start += 1  # nothing stands before this token in the zero-shot prompt; both shots score the same tokens
+        ids = [*context, *completion]
+        if completion[-1] != self._tokenizer.eos_token_id:
+            ids.append(self._tokenizer.eos_token_id)
+        return checked(Segment(ids, start))
+
+    def _pieces(self, row: Row) -> tuple[list[int], list[int]]:
+        """Tokenize prompt and completion; what separates the two belongs to the prompt."""
+        separator = encode(self._tokenizer, row_separator(row))
+        completion = self._encode_part(row.completion)
+        if not completion:
+            raise UnusableRowError("empty_completion")
+        return self._encode_part(row.prompt) + separator, completion
+
+    def _encode_part(self, part: str | list[Message]) -> list[int]:
+        if isinstance(part, str):
+            return encode(self._tokenizer, part)
+        ids = encode(self._tokenizer, content_text(part[0]))
+        for message in part[1:]:
+            ids += self._separator + encode(self._tokenizer, content_text(message))
+        return ids
+
+
+def row_separator(row: Row) -> str:
+    """Return the text that stands between a row's prompt and completion."""
+    return SEPARATOR if row.is_conversational else row.separator
