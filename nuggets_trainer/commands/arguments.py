@@ -26,22 +26,22 @@ class PoolArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "The pool: a hub dataset, a local directory, a .json, .jsonl, .csv or .parquet file, or "
+            "help": "Pool: a hub dataset, a local directory, a .json, .jsonl, .csv or .parquet file, or "
             "`nuggets-demo/pool`."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_train_split: str = field(
-        default="train", metadata={"help": "Which split is the pool; a single file is its own split."}
+        default="train", metadata={"help": "Split that is the pool; a single file is its own split."}
     )
     dataset_streaming: bool = field(
-        default=False, metadata={"help": "Stream the rows, and take the first `pool_size` of them."}
+        default=False, metadata={"help": "Stream the rows and take the first `pool_size` of them."}
     )
 
 
 @dataclass
 class ScorerArguments:
-    """The model that `nuggets score` scores with; names and defaults are those of TRL's `ModelConfig`."""
+    """The model that scores; the names are those of TRL's `ModelConfig`."""
 
     title: ClassVar[str] = "the model that scores (names of trl.ModelConfig)"
 

@@ -1,4 +1,4 @@
-"""What `nuggets plan` and `nuggets score` share: their options, and what these load. Knows no scores."""
+"""The rows, the model and the options of `nuggets plan` and `nuggets score`: checked, then loaded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
-from nuggets_trainer.data.loading import check_paths
+from nuggets_trainer.data.loading import check_paths, load_rows
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+    from datasets import Dataset
 
     from nuggets_trainer.data.pool import Pool
 
@@ -26,10 +27,10 @@ class Loaded(NamedTuple):
 
 
 def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:
-    """Refuse a command line that names no model, rows or place.
+    """Refuse a command line without a model, a pool or a place for the scores.
 
     Raises:
-        ValueError: with the options that are missing.
+        ValueError: if one is missing; the error names the options.
     """
     required = {
         "model_name_or_path": config.scorer_model or scorer.model_name_or_path,
@@ -42,23 +43,36 @@ def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, conf
 
 
 def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:
-    """Refuse paths that lead nowhere, before torch is imported.
+    """Refuse paths that do not exist, before torch is imported.
 
     Raises:
-        FileNotFoundError, ValueError: with the option that names the path.
+        FileNotFoundError, ValueError: if a path does not exist; the error names its option.
     """
-    name = scorer.model_name_or_path if config.scorer_model is None else None  # another model scores
-    check_paths(config, {"dataset_name": rows.dataset_name}, {"model_name_or_path": name})
+    models: dict[str, str | None] = {}
+    if config.scorer_model is None:  # else that model scores, and `check_paths` finds it in the config
+        models["model_name_or_path"] = scorer.model_name_or_path
+    check_paths(config, {"dataset_name": rows.dataset_name}, models)
+
+
+def read_rows(rows: PoolArguments) -> Dataset:
+    """Load the rows that the options name."""
+    assert rows.dataset_name is not None
+    return load_rows(
+        rows.dataset_name,
+        rows.dataset_config,
+        rows.dataset_train_split,
+        rows.dataset_streaming,
+        option="--dataset_name",
+    )
 
 
 def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
-    """Load rows and model, each on this process' device."""
+    """Load the rows, and the model onto the device of this process."""
     import datasets
     import torch
     import transformers
     from accelerate import PartialState
 
-    from nuggets_trainer.data.loading import load_rows
     from nuggets_trainer.engine.loading import load_scorer_of
     from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
     from nuggets_trainer.training.rows import find_training_chat_template
@@ -68,15 +82,10 @@ def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, 
     if not state.is_main_process:  # one bar is enough
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
-    assert rows.dataset_name is not None
-    dataset = load_rows(
-        *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
-        option="--dataset_name",
-    )
-    pool = read_pool(dataset, config, row_options, name="dataset_name")
+    pool = read_pool(read_rows(rows), config, row_options, name="dataset_name")
     name = config.scorer_model or scorer.model_name_or_path
     assert name is not None
-    # Of a YAML that tunes one model and scores with another, this program needs the scorer alone.
+    # A YAML may tune one model and score with another. Only the scorer is loaded here.
     own = {
         "dtype": scorer.dtype,
         "revision": scorer.model_revision,

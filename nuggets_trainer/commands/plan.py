@@ -1,4 +1,4 @@
-"""`nuggets plan`: how long scoring will take, from some seconds of it. Thin over `plan_pool`."""
+"""`nuggets plan`: how long scoring will take, measured on some seconds of it. A thin layer over `plan_pool`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ EPILOG = f"""examples:
       --anchors nuggets-demo/anchors --score_dir scores
   nuggets plan --config my.yaml --score_dir scores --price_per_hour 3.5 --json
 
-It takes the options of `nuggets score`, and what it scores is in <score_dir> for that. With several processes start
+The options are those of `nuggets score`, which finds in <score_dir> what was scored here. For several processes, start
 both through `accelerate launch -m nuggets_trainer.cli`.
 
 {EXIT_CODES}"""
 
 
 def make_plan_parser() -> TrlParser:
-    """Parser of the command."""
+    """Make the parser of the command."""
     dataclasses = (PoolArguments, RowOptions, ScorerArguments, PlanArguments, OutputArguments, NuggetsConfig)
     text = description("plan")
     return make_parser(dataclasses, "nuggets plan", text, USAGE, EPILOG, TRAINING_ONLY, IGNORED_BY_PLAN)
@@ -70,6 +70,6 @@ def run(
 
     with stdout_kept_for_result() as stdout:
         model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)
-        told = plan_pool(model, tokenizer, pool, **options, **vars(plan))
-        write_result(stdout, told.to_dict(), told.describe(), output.json)
-        state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
+        planned = plan_pool(model, tokenizer, pool, **options, **vars(plan))
+        write_result(stdout, planned.to_dict(), planned.describe(), output.json)
+        state.destroy_process_group()  # at the interpreter's end, gloo would abort now and then

@@ -1,9 +1,9 @@
-"""`nuggets score`: score a pool and choose its golden set, without training. Thin over `score_pool`."""
+"""`nuggets score`: score a pool and choose its golden set, without training. A thin layer over `score_pool`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trl import TrlParser
 
@@ -23,6 +23,11 @@ from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_res
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
+from nuggets_trainer.wording import counted
+
+if TYPE_CHECKING:
+    from nuggets_trainer.golden.selection import GoldenSet
+    from nuggets_trainer.store.results import PoolScores
 
 USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
 EPILOG = f"""examples:
@@ -30,13 +35,13 @@ EPILOG = f"""examples:
       --anchors nuggets-demo/anchors --score_dir scores
   accelerate launch --num_processes 8 -m nuggets_trainer.cli score --config my.yaml --score_dir scores
 
-The same command goes on where a killed one was: scores are in <score_dir>. `nuggets plan` takes the same options.
+If it is killed, the same command continues: scores are kept in <score_dir>. `nuggets plan` takes the same options.
 
 {EXIT_CODES}"""
 
 
 def make_score_parser() -> TrlParser:
-    """Parser of the command."""
+    """Make the parser of the command."""
     dataclasses = (PoolArguments, RowOptions, ScorerArguments, ShardArguments, OutputArguments, NuggetsConfig)
     return make_parser(dataclasses, "nuggets score", description("score"), USAGE, EPILOG, TRAINING_ONLY)
 
@@ -62,30 +67,37 @@ def run(
     """Score, and print what was chosen."""
     check_places(rows, scorer, config)
     from nuggets_trainer.pipeline.score_pool import result_logger, score_pool, score_shard
-    from nuggets_trainer.store.results import describe_results, set_means
 
     with stdout_kept_for_result() as stdout, printed_instead(result_logger, not output.json):
         model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)
-        result: dict[str, Any]
         if part.shard is None:
             scores, golden_set = score_pool(model, tokenizer, pool, **options)
-            result = {
-                "score_dir": config.score_dir,
-                "rule": dict([golden_set.rule]),
-                **golden_set.summary(),
-                **scores.summary(),
-                "by_anchor_set": set_means(scores, golden_set),
-                "by_group": golden_set.groups,
-                "cautions": scores.cautions,
-                "indices": golden_set.indices.tolist(),
-            }
-            text = "\n".join([*describe_results(scores, golden_set), f"scores and results: {config.score_dir}"])
+            result, text = _describe(config, scores, golden_set)
         else:
             num_pairs = score_shard(model, tokenizer, pool, shard=parse_shard(part.shard), **options)
             result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
             text = (
-                f"shard {part.shard}: {num_pairs:,} pairs scored into {config.score_dir}; once all shards are "
-                "through, the same command without `--shard` writes the results"
+                f"shard {part.shard}: {counted(num_pairs, 'pair')} scored into {config.score_dir}; once all shards "
+                "are through, the same command without `--shard` writes the results"
             )
         write_result(stdout, result, text, output.json)
-        state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
+        state.destroy_process_group()  # at the interpreter's end, gloo would abort now and then
+
+
+def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) -> tuple[dict[str, Any], str]:
+    """Write the result as one JSON object, and as text for people."""
+    from nuggets_trainer.store.results import describe_results, set_means
+
+    result = {
+        "score_dir": config.score_dir,
+        "rule": dict([golden_set.rule]),
+        **golden_set.summary(),
+        **scores.summary(),
+        "by_anchor_set": set_means(scores, golden_set),
+        "by_group": golden_set.groups,
+        "cautions": scores.cautions,
+        "indices": golden_set.indices.tolist(),
+    }
+    lines = describe_results(scores, golden_set)
+    lines.append(f"scores and results: {config.score_dir}")
+    return result, "\n".join(lines)

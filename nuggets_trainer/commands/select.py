@@ -1,4 +1,4 @@
-"""`nuggets select`: another selection rule for scores that are there. Loads no model."""
+"""`nuggets select`: a golden set by another rule, from stored scores. It loads no model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from nuggets_trainer.commands.arguments import (
     parse_arguments,
     training_parsers,
 )
+from nuggets_trainer.commands.inputs import read_rows
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
-from nuggets_trainer.data.loading import check_paths, load_rows
+from nuggets_trainer.data.loading import check_paths
 from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.pipeline.select_again import (
     as_json,
@@ -32,6 +33,7 @@ from nuggets_trainer.pipeline.select_again import (
     write_rows,
 )
 from nuggets_trainer.store.read_results import read_config, read_scores
+from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,13 @@ EPILOG = f"""examples:
   nuggets select scores --top_k 500
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
 
-The golden set is exact: where a race has left rows open that this rule could choose, the command says what to run.
+The golden set is exact. If a race left rows without a score that this rule could choose, the command says what to run.
 
 {EXIT_CODES}"""
 
 
 def make_select_parser() -> TrlParser:
-    """Parser of the command."""
+    """Make the parser of the command."""
     dataclasses = (SelectArguments, RuleOptions, PoolArguments, RowOptions, OutputArguments)
     return make_parser(dataclasses, "nuggets select", description("select"), USAGE, EPILOG)
 
@@ -62,7 +64,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     if choice.output_file is not None:
         check_output_file(choice.output_file)
         if rows.dataset_name is None:
-            raise ValueError("`output_file` takes the rows of the pool: name it with --dataset_name.")
+            raise ValueError("`output_file` needs the rows of the pool. Name the pool with --dataset_name.")
     return choice, rule.selection_rule, rows, row_options, output
 
 
@@ -73,7 +75,7 @@ def run(
     row_options: RowOptions,
     output: OutputArguments,
 ) -> None:
-    """Choose, and write the rows if asked to."""
+    """Choose the golden set, write its rows if a file is named, and print it."""
     check_paths(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:
         score_dir = choice.score_dir or ""
@@ -82,16 +84,13 @@ def run(
         golden_set = select_again(stored, rule, config)
         text = golden_set.describe()
         if rows.dataset_name is not None:
-            dataset = load_rows(
-                *(rows.dataset_name, rows.dataset_config, rows.dataset_train_split, rows.dataset_streaming),
-                option="--dataset_name",
-            )
-            pool = read_pool(dataset, NuggetsConfig(pool_size=choice.pool_size), row_options, name="dataset_name")
+            pool_config = NuggetsConfig(pool_size=choice.pool_size)
+            pool = read_pool(read_rows(rows), pool_config, row_options, name="dataset_name")
             unchecked = check_same_pool(stored, pool)
             if unchecked is not None:
                 logger.warning("%s", unchecked)
             if choice.output_file is not None:
                 write_rows(pool.dataset, golden_set, choice.output_file)
-                text += f"\n{len(golden_set):,} rows, best first: {choice.output_file}"
+                text += f"\n{counted(len(golden_set), 'row')}, best first: {choice.output_file}"
         result = {"score_dir": choice.score_dir, **as_json(golden_set), "output_file": choice.output_file}
         write_result(stdout, result, text, output.json)

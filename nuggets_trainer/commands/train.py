@@ -19,8 +19,8 @@ EPILOG = f"""examples:
       --top_fraction 0.1 --use_peft --output_dir out
   accelerate launch --num_processes 8 -m nuggets_trainer.cli train --config my.yaml
 
-Without a model, rows or config it runs the embedded demo, as with --demo: about a minute and a half on 2 cores. Killed
-at any moment, the same command continues. On a machine without a GPU add `--bf16 false`: TRL's default is bfloat16.
+Without a model, rows and a config it runs the embedded demo, as with --demo: about a minute and a half on 2 cores.
+If it is killed, the same command continues. On a machine without a GPU add `--bf16 false`: TRL's default is bfloat16.
 
 {EXIT_CODES}"""
 

@@ -1,4 +1,4 @@
-"""The options of training that decide which tokens a row has. Scoring must be given the same ones as training.
+"""How training reads and renders a row. Scoring needs the same options as training.
 
 Names and defaults are those of `trl.SFTConfig`.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from nuggets_trainer.config.option_group import OptionGroup
+
 
 @dataclass
-class RowOptions:
+class RowOptions(OptionGroup):
     """How training reads and renders a row; the fields of `trl.SFTConfig` with the same names.
 
     Example:
@@ -23,22 +25,21 @@ class RowOptions:
     dataset_text_field: str = field(
         default="text",
         metadata={
-            "help": "Column of rows that are whole texts. Rows that have it are read as text before Alpaca's columns "
-            "are looked for: name another column where a pool has both."
+            "help": "Column that holds whole texts. Rows that have it are read as text, even if they have Alpaca's "
+            "columns too: name another column where a pool has both."
         },
     )
     completion_only_loss: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether training puts loss on completions alone. Default: true for rows with a prompt and a "
-            "completion."
+            "help": "Loss on completions alone, as in training. Default: true for rows with a prompt and a completion."
         },
     )
     assistant_only_loss: bool = field(
         default=False,
         metadata={
-            "help": "Whether training puts loss on what the assistant says alone: an anchor is then scored on what it "
-            "says, in all turns."
+            "help": "Loss on the assistant's turns alone, as in training. An anchor is then scored on all of its "
+            "assistant turns."
         },
     )
     chat_template_path: str | None = field(
