@@ -10,40 +10,11 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
-from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
-from nuggets_trainer.data.row import Row
 from nuggets_trainer.pipeline import signal_check
 from nuggets_trainer.pipeline.signal_check import SignalCheck, check_scorer, compare, is_affordable
 from tests.support.launch import BIN, TORCHRUN, run
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
-
-
-def test_a_shuffled_completion_has_the_same_words_in_the_same_layout():
-    row = Row("Say it.", "one two three.\n\n four  five")
-    copy = shuffled_completion(row)
-    assert copy.completion != row.completion and copy.prompt == row.prompt
-    assert sorted(copy.completion.split()) == sorted(row.completion.split())
-    assert ["\n\n " in copy.completion, copy.completion.count(" ")] == [True, row.completion.count(" ")]
-    assert shuffled_completion(row) == copy  # the same whenever it is asked for
-    assert shuffled_completion(Row("Say it.", "one")) is None and shuffled_completion(Row("", "a a a")) is None
-
-
-def test_every_kind_of_row_can_be_corrupted():
-    talk = [{"role": "assistant", "content": "one two"}]
-    parts = [{"role": "assistant", "content": [{"type": "text", "text": "one two"}]}]
-    ask = [{"role": "user", "content": "?"}]
-    assert shuffled_completion(Row(ask, talk)).completion[0]["content"] == "two one"
-    assert shuffled_completion(Row(ask, parts)).completion[0]["content"][0]["text"] == "two one"
-    assert mismatched_completion(Row(ask, talk), Row(ask, parts)).completion == parts
-    alpaca = Row("a", "one two", "\n\n", ("a", ""))
-    assert shuffled_completion(alpaca) == Row("a", "two one", "\n\n", ("a", ""))
-    tokens = Row("", "", tokens=((1, 5, 6, 7, 8, 2), (3, 4, 5)))
-    assert shuffled_completion(tokens).tokens == ((1, 5, 6, 8, 7, 2), (3, 4, 5))
-    donor = Row("", "", tokens=((1, 9, 3, 2), (2, 3)))
-    assert mismatched_completion(tokens, donor).tokens == ((1, 5, 6, 3, 2), (3, 4))
-    assert mismatched_completion(Row("", "text alone"), Row("", "other")) is None
-    assert mismatched_completion(Row("a", "same"), Row("b", "same")) is None
 
 
 def test_pairs_that_tie_count_as_half_and_say_nothing():
