@@ -1,6 +1,6 @@
-"""How Sphinx builds the site: pages in MyST Markdown, the reference from docstrings. `make docs` builds it.
+"""The Sphinx configuration of the site: pages in MyST Markdown, the reference from docstrings. `make docs` builds it.
 
-Nothing is fetched or executed: the notebook is shown with the outputs that it is stored with.
+Nothing is fetched or executed: the notebook is shown with its stored outputs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.config.option_group import option_groups
 
 DOCS = Path(__file__).parent.resolve()
-# Where links to files outside docs/ lead: a published site names its repository, else it is the one on this disk.
+# Links to files outside docs/ lead to this address: the repository of a published site, or the clone on this disk.
 REPOSITORY = os.environ.get("DOCS_REPOSITORY", DOCS.parent.as_uri())
 
 project = html_title = "nuggets_trainer"
@@ -60,19 +60,19 @@ copybutton_prompt_is_regexp = True
 
 
 class Array:
-    """Stands in for `numpy.typing.NDArray`, which autodoc prints as `ndarray[tuple[Any, ...], dtype[float64]]`."""
+    """A replacement for `numpy.typing.NDArray`, which autodoc prints as `ndarray[tuple[Any, ...], dtype[float64]]`."""
 
     def __class_getitem__(cls, dtype: Any) -> Any:
         return np.ndarray
 
 
 class ConfigGroup(SphinxDirective):
-    """Describe the options of one group of `NuggetsConfig`: type, default and help as the dataclass has them."""
+    """A directive that describes one group of options: type, default and help text of the dataclass."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Return what their descriptions are parsed to."""
+        """Return the nodes of the parsed descriptions."""
         known = {field.name for field in dataclasses.fields(NuggetsConfig)}
         groups = {group.__name__: group for group in option_groups(NuggetsConfig)}
         described: list[nodes.Node] = []
@@ -83,7 +83,7 @@ class ConfigGroup(SphinxDirective):
 
 
 def as_markdown(field: dataclasses.Field[Any], known: set[str]) -> str:
-    """Write a field as MyST; the names of other fields in its help become links."""
+    """Write a field as MyST, with links for the names of other fields in its help text."""
 
     def link(name: re.Match[str]) -> str:
         return f"{{py:attr}}{name[0]}" if name[1] in known - {field.name} else name[0]
@@ -102,20 +102,20 @@ def as_markdown(field: dataclasses.Field[Any], known: set[str]) -> str:
     )
 
 
-def lead_out_of_docs(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Have relative links to what is no part of the site, such as the README, lead to the repository."""
+def link_outside_docs_to_repository(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace relative links to files outside the site, such as the README, by links to the repository."""
     folder = Path(app.env.doc2path(docname)).parent
 
-    def led_out(link: re.Match[str]) -> str:
+    def replaced(link: re.Match[str]) -> str:
         target = (folder / link[1]).resolve()
         inside = target.is_relative_to(DOCS)
         return link[0] if inside else f"](repository:{target.relative_to(DOCS.parent).as_posix()}"
 
-    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", led_out, source[0])
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", replaced, source[0])
 
 
 def fences_as_directives(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Write code fences of Markdown, which editors show well in docstrings, as reStructuredText has them."""
+    """Rewrite the Markdown code fences of a docstring as reStructuredText code blocks."""
     inside = False
     for number, line in enumerate(lines):
         if line.lstrip().startswith("```"):
@@ -127,9 +127,9 @@ def fences_as_directives(app: Sphinx, what: str, name: str, obj: Any, options: A
 
 
 def setup(app: Sphinx) -> None:
-    """Add what this site has of its own."""
+    """Register the directive and the handlers of this site."""
     npt.NDArray, npt.ArrayLike = Array, np.ndarray
     next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
     app.add_directive("config-group", ConfigGroup)
-    app.connect("source-read", lead_out_of_docs)
+    app.connect("source-read", link_outside_docs_to_repository)
     app.connect("autodoc-process-docstring", fences_as_directives, priority=400)  # before napoleon's 500

@@ -1,6 +1,6 @@
-"""What the documentation shows is real: commands, code and options are read by their programs, lists are whole.
+"""The commands, code blocks and options of the documentation are valid, and its lists are complete.
 
-The README's commands are run by tests/documentation/test_readme.py.
+tests/documentation/test_readme.py runs the commands of the README.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def test_commands_are_found():
     assert len(found) >= 20
 
 
-def test_launch_lines_of_scripts_and_configs_are_parsed_by_their_programs():
+def test_launch_lines_are_parsed_by_their_programs():
     scripts = sorted((ROOT / "recipes").rglob("*.py"))
     configs = sorted((ROOT / "configs").rglob("*.yaml"))
     lines = {path: documented.launch_lines(path) for path in [*scripts, *configs]}
@@ -43,30 +43,30 @@ def test_launch_lines_of_scripts_and_configs_are_parsed_by_their_programs():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_block_escapes(page):
-    """A command in a block of another kind (`sh`, `console`, an indented one) would be read by nobody."""
+def test_every_block_has_a_tested_language(page):
+    """Commands in other blocks (`sh`, `console`, indented ones) would not be tested."""
     unknown = [f"{block.where}: {block.language}" for block in blocks(page) if block.language not in LANGUAGES]
     assert not unknown
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_option_that_the_text_names_is_one_of_a_program(page):
+def test_every_option_in_the_text_exists(page):
     assert documented.inline_options(page) <= documented.known_options()
 
 
-def test_python_blocks_compile_and_what_they_import_exists():
+def test_python_blocks_compile_and_their_imports_exist():
     for block in blocks_of("python"):
         documented.check_python(block)
     assert len(blocks_of("python")) >= 3
 
 
-def test_yaml_blocks_are_read_by_the_program_they_are_for(tmp_path):
+def test_yaml_blocks_are_read_by_their_program(tmp_path):
     for block in blocks_of("yaml"):
         documented.check_yaml(block, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("nugets score", "no entry for 'nugets'"),
         (
@@ -81,13 +81,13 @@ def test_yaml_blocks_are_read_by_the_program_they_are_for(tmp_path):
         ('pip install ".[plots]"', "the extras are"),
     ],
 )
-def test_a_wrong_command_is_found(text, told):
+def test_a_wrong_command_is_found(text, message):
     (command,) = documented.commands_of(documented.Block(ROOT / "README.md", 1, "bash", text))
-    with pytest.raises(AssertionError, match=re.escape(told)):
+    with pytest.raises(AssertionError, match=re.escape(message)):
         documented.parse(command)
 
 
-def test_a_block_is_cut_into_commands():
+def test_a_block_is_split_into_commands():
     text = "# a comment\nnuggets report s  # it's done\n\nnuggets select s \\\n    --top_k 3 | head -1\n"
     first, second = documented.commands_of(documented.Block(ROOT / "README.md", 10, "bash", text))
     assert (first.line, first.bare, first.words) == (12, "nuggets report s", ["nuggets", "report", "s"])
@@ -107,7 +107,7 @@ def test_a_wrong_python_block_is_found(text):
         documented.check_python(documented.Block(ROOT / "README.md", 1, "python", text))
 
 
-def test_every_script_is_told_in_the_guide_to_the_command_line():
+def test_the_command_line_guide_lists_every_script():
     recipes = (GUIDES / "command_line.md").read_text().split("\n## Recipes\n")[1]
     named = set(re.findall(r"^\| `recipes/([\w/]+)\.py` \|", recipes, flags=re.MULTILINE))
     top_level = {path.stem for path in (ROOT / "recipes").glob("*.py") if "__main__" in path.read_text()}
@@ -131,7 +131,7 @@ def test_the_summary_of_the_demo_is_shown():
     assert not re.search(r"\b[A-Z]+_[A-Z]+\b", README)  # no placeholder left
 
 
-def test_the_comparison_that_is_shown_has_every_arm_at_every_fraction():
+def test_the_comparison_shows_every_arm_at_every_size():
     section = (GUIDES / "does_it_pay.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
     shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in LABELS.values()]

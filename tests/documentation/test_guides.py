@@ -1,4 +1,4 @@
-"""The tables of the guides name what the code has: reasons to drop a row, cautions, columns, the fingerprint."""
+"""The tables of the guides list everything that the code has: drop reasons, cautions, columns, the fingerprint."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FILES = (ROOT / "docs" / "reference" / "files.md").read_text()
 
 
 def section(page: str, heading: str) -> str:
-    """Text below a heading, up to the next one of any level."""
+    """Return the text below a heading, up to the next heading of any level."""
     return re.split(r"^#+ ", page.split(f" {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def first_cells(text: str) -> list[str]:
-    """First cells of the rows of tables, their heads left out."""
+    """Return the first cell of each table row, without the table heads."""
     cells = re.findall(r"^\| (.*?) \|", text, flags=re.MULTILINE)
     return [cell for place, cell in enumerate(cells) if "---" not in cells[place : place + 2]]
 
@@ -39,7 +39,7 @@ def code_in(cells: list[str]) -> set[str]:
 
 
 def reasons_in_the_code() -> set[str]:
-    """Whatever an `UnusableRowError` is raised with, and what is given without one."""
+    """Return the reasons of all `UnusableRowError`s, and the three that are set without one."""
     found = {UNTRAINABLE, "non_finite_log_prob", "no_scored_anchor"}
     for path in PACKAGE.rglob("*.py"):
         for written in re.findall(r'UnusableRowError\((f?"[^"]+")\)', path.read_text()):
@@ -48,7 +48,7 @@ def reasons_in_the_code() -> set[str]:
     return found
 
 
-def test_every_reason_to_drop_a_row_is_told_with_what_to_do():
+def test_every_drop_reason_is_explained():
     reasons = reasons_in_the_code()
     assert len(reasons) > 15
     assert set(REASONS) <= reasons
@@ -56,7 +56,7 @@ def test_every_reason_to_drop_a_row_is_told_with_what_to_do():
 
 
 def cautions_in_the_code() -> list[tuple[str, str]]:
-    """What makes each caution, and of its title the longest part that is no number."""
+    """Return, for each caution, the function that makes it and the longest constant part of its title."""
     found = []
     for node in ast.walk(ast.parse((PACKAGE / "report" / "cautions.py").read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("_warn", "_note", "level"):
@@ -67,7 +67,7 @@ def cautions_in_the_code() -> list[tuple[str, str]]:
     return found
 
 
-def test_every_caution_is_told_with_its_level():
+def test_every_caution_is_explained_with_its_level():
     cells, cautions = first_cells(section(REPORT, "Cautions")), cautions_in_the_code()
     assert len(cells) == len(cautions) >= 16
     for made_by, title in cautions:
@@ -75,7 +75,7 @@ def test_every_caution_is_told_with_its_level():
         assert [cell for cell in cells if title in cell and cell.endswith(level)], (title, level)
 
 
-def test_every_command_and_every_exit_code_is_told():
+def test_every_command_and_exit_code_is_explained():
     commands = {f"nuggets {name}" for name in COMMANDS}
     assert commands == {name for name in code_in(first_cells(COMMAND_LINE)) if name.startswith("nuggets ")}
     for code, meaning in re.findall(r"^  (\d+) +(.*)$", EXIT_CODES, flags=re.MULTILINE):
@@ -84,7 +84,7 @@ def test_every_command_and_every_exit_code_is_told():
 
 @pytest.fixture(scope="module")
 def score_dir(tmp_path_factory):
-    """Two anchor sets, so that every column is there."""
+    """Score a few rows with two anchor sets, so that every column exists."""
     directory = tmp_path_factory.mktemp("scores")
     pool, anchors = load_rows("nuggets-demo/pool").select(range(12)), load_rows("nuggets-demo/anchors")
     score_pool(
@@ -98,31 +98,31 @@ def score_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["scores.parquet", "anchors.parquet", "pairs.parquet"])
-def test_every_column_is_told_in_its_place(name, score_dir):
-    told = [cell.strip("`") for cell in first_cells(section(FILES, name))]
+def test_every_column_is_listed_in_its_place(name, score_dir):
+    listed = [cell.strip("`") for cell in first_cells(section(FILES, name))]
     columns = pq.read_schema(score_dir / name).names
     if name == "scores.parquet":
         columns = [*columns[:-2], "golden_score_<set>"]
-    assert told == columns
+    assert listed == columns
 
 
-def test_every_file_is_told_and_what_is_in_it(score_dir):
+def test_every_file_is_listed_with_its_keys(score_dir):
     names = {f"`{path.name}`" for path in score_dir.iterdir() if path.is_file()}
     assert len(names) == 8 and all(name in FILES for name in names)
     run = json.loads((score_dir / "run.json").read_text())
-    told = code_in(first_cells(section(FILES, "run.json, rows.parquet")))
+    listed = code_in(first_cells(section(FILES, "run.json, rows.parquet")))
     rows = set(pq.read_schema(score_dir / "rows.parquet").names)
-    assert told == {*run, *rows}
+    assert listed == {*run, *rows}
     check = json.loads((score_dir / "signal_check.json").read_text())
-    told = code_in([section(FILES, "signal_check.json")])
-    assert {*check, *check["corruptions"][0]} <= told
+    listed = code_in([section(FILES, "signal_check.json")])
+    assert {*check, *check["corruptions"][0]} <= listed
 
 
-def test_every_field_of_the_fingerprint_is_told(score_dir):
+def test_every_field_of_the_fingerprint_is_listed(score_dir):
     table, _ = section(RESUMING, "What makes scores invalid").split("If a field differs")
-    told = code_in(first_cells(table))
+    listed = code_in(first_cells(table))
     fields = json.loads(next(score_dir.glob("*/manifest.json")).read_text())["fields"]
     assert len(fields) >= 9
-    # Of reselection, and of loss on what the assistant says.
-    assert told - {*fields} == {"adapter_sha256", "training_chat_template_sha256", "assistant_tokens"}
-    assert {*fields} <= told
+    # The fields of reselection, and of a loss on assistant turns.
+    assert listed - {*fields} == {"adapter_sha256", "training_chat_template_sha256", "assistant_tokens"}
+    assert {*fields} <= listed

@@ -1,8 +1,9 @@
-"""A newcomer with the README alone: its commands, as they are written and in their order, and its Python blocks.
+"""The commands and Python blocks of the README run as they are written, in their order, as a newcomer would run them.
 
-They run in every test run; those of the guides, and a real clone in an environment of its own, with `-m slow`.
-tests/support/newcomer.py has what stands in for a hub, and what is added to keep commands small. Those in `NOT_RUN`
-are not run, each with its reason: `make test` and the linters cannot run inside the tests, so .ci/run must call them.
+They run in every test run. The commands of the guides, and a real clone in its own environment, run with `-m slow`.
+tests/support/newcomer.py replaces the hub and adds options that keep commands small. Its `NOT_RUN` lists the commands
+that are not run, each with its reason. `make test` and the linters cannot run inside the tests, so .ci/run must call
+them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ GUIDES = [page for page in pages() if page != README]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A newcomer's clone, which all tests here share as one person would."""
+    """Return a newcomer's clone, which all tests of this file share."""
     root = newcomer.clone(tmp_path_factory.mktemp("newcomer"))
     newcomer.furnish(root)
     return root
 
 
 def run_page(page, root) -> int:
-    """Run the commands of a page in their order; return how many ran."""
+    """Run the commands of a page in their order, and return how many ran."""
     shown = [command for command in commands(page) if newcomer.why_not(command.text) is None]
     for command in shown:
         newcomer.execute(command, root)
@@ -39,7 +40,7 @@ def run_page(page, root) -> int:
 
 
 def run_python(page, root, monkeypatch) -> None:
-    """Run the Python blocks of a page, each with what the blocks before it have made."""
+    """Run the Python blocks of a page, each with the names that earlier blocks have made."""
     monkeypatch.chdir(root)
     monkeypatch.setattr(trl, "SFTConfig", newcomer.SmallSFTConfig)
     monkeypatch.setattr("trl.trainer.sft_trainer.SFTConfig", newcomer.SmallSFTConfig)  # where no `args` are given
@@ -79,7 +80,7 @@ def test_the_python_blocks_of_a_guide_run(page, root_after_readme, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_fresh_clone_needs_nothing_but_the_readme(tmp_path):
-    """Its first command makes the environment (torch anew: some minutes); then its first steps, in full."""
+    """The first command makes an environment and installs torch (some minutes), then the first steps run in full."""
     root = tmp_path / "nuggets_trainer"
     run(["git", "clone", "--quiet", str(ROOT), str(root)])
     first, *others = blocks_of("bash", README)

@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, its links lead somewhere, its reference is complete."""
+"""The documentation site builds without a warning, its links are valid, and its reference is complete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REPOSITORY = "https://example.org/project/blob/main"
 
 
 def text_of(page: Path) -> str:
-    """Markdown of a page, or of the cells of a notebook."""
+    """Return the Markdown of a page, or of the cells of a notebook."""
     if page.suffix == ".md":
         return page.read_text()
     cells = nbformat.read(page, as_version=4).cells
@@ -54,13 +54,13 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Name headings as GitHub does."""
+    """Return the anchors of all headings, as GitHub makes them."""
     return {str(token.attrs["id"]) for token in tokens_of(page) if token.type == "heading_open"}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The site as it is published."""
+    """Build the site as it is published."""
     place = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "--fail-on-warning", "--keep-going", DOCS]
     options = {"cwd": ROOT, "env": {**os.environ, "DOCS_REPOSITORY": REPOSITORY}, "capture_output": True, "text": True}
@@ -83,7 +83,7 @@ def test_the_site_has_every_page_and_leads_to_it(site):
 
 
 def article(built: Path) -> str:
-    """HTML of a page's text, without its code blocks."""
+    """Return the HTML of a page's text, without its code blocks."""
     html = built.read_text()
     html = html[html.index("<article") : html.index("</article>")]
     return re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
@@ -100,7 +100,7 @@ def test_links_out_of_the_docs_lead_to_the_repository(site):
     assert f'href="{REPOSITORY}/README.md' in html
 
 
-def test_the_site_fetches_nothing_and_shows_no_path_of_the_machine(site):
+def test_the_site_fetches_nothing_and_shows_no_path(site):
     for page in site.rglob("*.html"):
         html = page.read_text()
         loaded = re.findall(r'<(?:script|img|iframe|link rel="stylesheet")[^>]+(?:src|href)="([^"]+)"', html)
@@ -125,7 +125,7 @@ def test_every_public_name_is_in_the_reference(site):
         assert any(name.startswith(f"{module}.") for name in described), module
 
 
-def test_every_field_of_the_configuration_is_described_once(site):
+def test_every_option_is_described_once(site):
     html = page_in(site, DOCS / "reference" / "configuration.md").read_text()
     described = re.findall(r'<dt [^>]*id="nuggets_trainer\.NuggetsConfig\.(\w+)"', html)
     assert Counter(described) == Counter(field.name for field in dataclasses.fields(NuggetsConfig))
@@ -133,7 +133,7 @@ def test_every_field_of_the_configuration_is_described_once(site):
 
 
 def test_no_markup_of_a_docstring_is_left_over(site):
-    """Single backticks are code, code fences are blocks, as an editor shows them."""
+    """Single backticks become code, code fences become blocks."""
     text = article(page_in(site, DOCS / "reference" / "python.md"))
     assert "`" not in text and "::" not in text
 
@@ -167,7 +167,7 @@ def test_the_link_check_sees_links_and_anchors():
 
 
 def test_the_notebook_is_stored_as_it_ran():
-    """With outputs, in order, without errors, warnings or paths of a machine."""
+    """The notebook has outputs in order, without errors, warnings or paths of a machine."""
     cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
@@ -178,7 +178,7 @@ def test_the_notebook_is_stored_as_it_ran():
 
 
 def run_notebook(directory: Path, **parameters: int) -> dict[str, str]:
-    """Run all cells, some numbers in them changed; return what each prints or shows as text, by the cell's id."""
+    """Run all cells with some numbers changed, and return the text output of each cell by its id."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     for name, value in parameters.items():
@@ -203,7 +203,7 @@ def test_the_notebook_runs_on_a_part_of_the_pool(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_the_notebook_shows_what_it_says(tmp_path):
-    """Two minutes."""
+    """Two minutes of a free core."""
     shown = run_notebook(tmp_path)
     losses = {name: float(loss) for name, loss in re.findall(r"^(\w+ \w+) +(0\.\d+)$", shown["losses"], re.MULTILINE)}
     assert losses["golden set"] < 0.01 < 0.1 < min(losses["base model"], losses["random rows"])

@@ -1,8 +1,7 @@
-"""What the documentation shows: its blocks, its commands, and the parser of every program that it calls.
+"""The blocks and commands of the documentation, and the parser of every program that it calls.
 
-A page is a Markdown file of the project; a command is what stands in a block marked `bash`. Knows which program reads
-which command line, strictly: a program without an entry here is an error. Runs nothing: tests/support/newcomer.py
-does.
+A page is a Markdown file of the project. A command is a line of a block marked `bash`. A program without a parser here
+is an error. This module only parses commands; tests/support/newcomer.py runs them.
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
 from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
-# Programs of others, whose command lines are theirs: no more than that they are called is known.
+# Programs of other projects, whose command lines are not checked.
 FOREIGN = {"cd", "curl", "git", "sbatch", "source", "vllm"}
-SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or in `--help`
+SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or shown by `--help`
 FOREIGN_OPTIONS = {
     *("--array", "--dependency", "--gres", "--requeue", "--time"),  # sbatch
     *("--nproc_per_node", "--resolution"),  # torchrun, uv
 }
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
-VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # as the scheduler would set them
+VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # a value that the scheduler would set
 CPU = ["--use_cpu", "true", "--bf16", "false"]  # SFTConfig refuses its own defaults on a machine without a GPU
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, text, and where it begins."""
+    """A fenced block: its language, its text, and its page and line."""
 
     page: Path
     line: int
@@ -56,11 +55,11 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Command(Block):
-    """One line of the shell, continued lines included."""
+    """One line of the shell, together with its continued lines."""
 
     @cached_property
     def words(self) -> list[str]:
-        """Words of the whole line, without its comment."""
+        """The words of the line, without its comment."""
         reader = shlex.shlex(self.text.replace("\\\n", " "), posix=True, punctuation_chars=True)
         reader.whitespace_split = True
         text = " ".join(map(shlex.quote, reader))
@@ -70,7 +69,7 @@ class Command(Block):
 
     @property
     def bare(self) -> str:
-        """The text without the comment at its end, so that options can be put behind it."""
+        """The text without the comment at its end, so that options can be appended."""
         ends = (match.start() for match in re.finditer(r"\s#", self.text))
         return next((self.text[:end] for end in ends if _is_whole(self.text[:end])), self.text).rstrip()
 
@@ -83,14 +82,14 @@ def _is_whole(text: str) -> bool:
 
 
 def pages() -> list[Path]:
-    """Every page that a reader is sent to."""
+    """Return every Markdown page of the documentation."""
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [page for page in found if "_build" not in page.parts]
 
 
 @cache
 def blocks(page: Path) -> list[Block]:
-    """All fenced blocks of a page in their order; those inside a directive of MyST too."""
+    """Return all fenced blocks of a page in their order, also those inside a MyST directive."""
     return list(_blocks(page, page.read_text(), 0))
 
 
@@ -109,17 +108,17 @@ def _blocks(page: Path, text: str, offset: int) -> Iterator[Block]:
 
 
 def blocks_of(language: str, page: Path | None = None) -> list[Block]:
-    """Blocks of one language, of one page or of all."""
+    """Return the blocks of one language, from one page or from all pages."""
     return [block for each in ([page] if page else pages()) for block in blocks(each) if block.language == language]
 
 
 def commands(page: Path) -> list[Command]:
-    """Every command of a page, in its order."""
+    """Return the commands of a page in their order."""
     return [command for block in blocks_of("bash", page) for command in commands_of(block)]
 
 
 def launch_lines(path: Path) -> list[Command]:
-    """Commands in the docstring of a script, or in the comments on top of a config."""
+    """Return the commands in the docstring of a script, or in the comments at the top of a config."""
     if path.suffix == ".py":
         found = list(_blocks(path, ast.get_docstring(ast.parse(path.read_text())) or "", 0))
     else:
@@ -129,7 +128,7 @@ def launch_lines(path: Path) -> list[Command]:
 
 
 def commands_of(block: Block) -> Iterator[Command]:
-    """Commands of a block; comments between them are none."""
+    """Yield the commands of a block, without its comments."""
     text, start = "", block.line + 1
     for number, line in enumerate(block.text.splitlines(), start=block.line + 1):
         text, start = (f"{text}\n{line}", start) if text else (line, number)
@@ -144,13 +143,13 @@ def commands_of(block: Block) -> Iterator[Command]:
 
 
 def parse(command: Command) -> list[tuple[str, Any]]:
-    """Have every program of a command parse its part.
+    """Parse a command with the parser of each program that it calls.
 
     Returns:
-        For each of them its name, such as `recipes/train.py` or `nuggets score`, and what its parser gave.
+        The name of each program, such as `recipes/train.py` or `nuggets score`, and the result of its parser.
 
     Raises:
-        AssertionError: if a program is not known, or refuses its command line.
+        AssertionError: if a program has no parser here, or refuses its command line.
     """
     parts: list[list[str]] = [[]]
     for word in command.words:
@@ -273,10 +272,10 @@ def recipe(name: str, parent: Path = Path("recipes")) -> Any:
 
 
 def check_python(block: Block) -> None:
-    """Compile; resolve every imported name; hold keyword arguments of our own names against their signatures.
+    """Compile a Python block, resolve its imports, and check the keyword arguments of this package's names.
 
     Raises:
-        AssertionError: with the page and line.
+        AssertionError: if an import or a keyword does not exist; the message has the page and line.
     """
     tree = ast.parse(block.text, block.where)
     names: dict[str, Any] = {}
@@ -306,7 +305,7 @@ def _check_keywords(called: Any, given: set[str], where: str) -> None:
 
 
 def check_yaml(block: Block, place: Path) -> None:
-    """Have a config be read by the program it is for: recipes/train.py and `nuggets`, evaluate.py, or accelerate."""
+    """Read a YAML block with its program: accelerate, or recipes/train.py and `nuggets`."""
     content = yaml.safe_load(block.text)
     assert isinstance(content, dict), block.where
     file = place / "shown.yaml"
@@ -318,7 +317,7 @@ def check_yaml(block: Block, place: Path) -> None:
 
 
 def inline_options(page: Path) -> set[str]:
-    """Options that the text of a page names, such as `--top_k 100`."""
+    """Return the options that the text of a page names, such as `--top_k 100`."""
     tokens = [token for token in MarkdownIt().enable("table").parse(page.read_text()) if token.children]
     spans = [child.content for token in tokens for child in token.children if child.type == "code_inline"]
     return {word for span in spans for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
@@ -326,7 +325,7 @@ def inline_options(page: Path) -> set[str]:
 
 @cache
 def known_options() -> set[str]:
-    """Every option of every program: the project's, the launcher's, and those of others that a page may name."""
+    """Return every option of the project, of the launcher, and of other programs that a page may name."""
     parsers: Sequence[Any] = [recipe_parser(), launch_command_parser()]
     modules = [import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report")]
     parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
@@ -339,7 +338,7 @@ def known_options() -> set[str]:
 
 
 def _literals(script: Path) -> set[str]:
-    """Options that a script adds to its parser."""
+    """Return the options that a script adds to its parser."""
     nodes = ast.walk(ast.parse(script.read_text()))
     found = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {value for value in found if re.fullmatch("--[a-z][a-z_]*", value)}

@@ -1,9 +1,11 @@
-"""A newcomer's directory: the repository as it is cloned, and in it what a page takes for granted.
+"""A newcomer's directory: a clone of the repository, with the files that the pages expect.
 
-Commands and Python blocks run there as they are written. Replaced is what a hub would serve: under the very names
-that the pages use lie local directories with the embedded demo's model and rows, which transformers and datasets take
-first; and of the demo's rows a part alone is there. Added are options that make a job small and leave it on the CPU,
-`APPENDED`; numbers that are too large for that are `SMALLER`. What cannot run here is in `NOT_RUN`, with the reason.
+Commands and Python blocks run there as they are written, with these changes:
+
+- Local directories with the embedded demo's model and rows have the hub names that the pages use. transformers and
+  datasets take a local directory before the hub. The demo has only a part of its rows.
+- `APPENDED` adds options that make a job small and keep it on the CPU, and `SMALLER` replaces large numbers.
+- `NOT_RUN` lists the commands that cannot run here, each with its reason.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ SMALLER = {
     r"--num_rows \d+": "--num_rows 12",
     r"top_k([ =])500": r"top_k\g<1>50",  # of some hundred rows
 }
-# What the stand-ins cannot be asked for: their rows reach no golden score of the paper's thresholds, and are too few.
+# The stand-ins have few rows, and none of them reaches the paper's thresholds.
 OF_STAND_INS = {r"recipes/train\.py --config configs/(paper/)?alpaca_": "--threshold 0.2 --num_anchors 20"}
 RUN = {"nuggets", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
 RUN |= {"recipes/follows.py", "source", *APPENDED}
-# By a pattern that a command, or a statement of a Python block, has. The first that fits holds.
+# Patterns of commands and of statements of Python blocks. The first pattern that matches counts.
 NOT_RUN = {
     r"^make demo": "runs recipes/demo.py, as test_demo.py does; as it is in the test of a fresh clone",
     r"^make setup": "makes an environment with torch: in the test of a fresh clone",
@@ -75,7 +77,7 @@ NOT_RUN = {
 
 
 def clone(place: Path) -> Path:
-    """Copy the files that git tracks, as they are in the working tree; without git, all but products."""
+    """Copy the files that git tracks from the working tree; without git, all files that are not build products."""
     root = place / "nuggets_trainer"
     if not (ROOT / ".git").exists():
         products = (".venv", "build", "dist", "outputs", "*.egg-info", "__pycache__", ".*cache")
@@ -89,7 +91,7 @@ def clone(place: Path) -> Path:
 
 
 def furnish(root: Path) -> None:
-    """Cut the demo, and lay model and rows under the names that the pages use."""
+    """Shorten the demo, and put model and rows under the names that the pages use."""
     demo = root / "nuggets_trainer" / "demo"
     for name, every in (("pool", EVERY), ("anchors", 3), ("heldout", EVERY)):
         lines = (demo / f"{name}.jsonl").read_text().splitlines(keepends=True)
@@ -108,40 +110,40 @@ def furnish(root: Path) -> None:
 
 
 def why_not(text: str) -> str | None:
-    """Return the reason why a command or a statement is not run here, or None."""
+    """Return the reason why a command or a statement is not run, or None if it is run."""
     return next((reason for pattern, reason in NOT_RUN.items() if re.search(pattern, text)), None)
 
 
 def smaller(text: str) -> str:
-    """Make the numbers of a command or a block small."""
+    """Replace the large numbers of a command or a block."""
     for pattern, replacement in SMALLER.items():
         text = re.sub(pattern, replacement, text)
     return text
 
 
 def execute(command: Command, root: Path) -> str:
-    """Run a command as it is written, and see that it left what it promises; return what it printed.
+    """Run a command as it is written, check that it wrote its files, and return its output.
 
     Raises:
-        AssertionError: if nothing here knows how to run it, if it fails, or if a file is missing.
+        AssertionError: if the program has no entry here, if it fails, or if a file is missing.
     """
     parsed = documented.parse(command)
     programs = [program for program, _ in parsed]
-    told = f"{command.where}: `{command.text}`"
-    assert set(programs) <= RUN, f"{told} has no entry in tests/support/newcomer.py"
+    label = f"{command.where}: `{command.text}`"
+    assert set(programs) <= RUN, f"{label} has no entry in tests/support/newcomer.py"
     appended = [APPENDED.get(programs[-1], "")]
     appended += [options for pattern, options in OF_STAND_INS.items() if re.search(pattern, command.bare)]
     text = " ".join([smaller(command.bare), *appended])
     paths = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
-    output = run(["bash", "-euo", "pipefail", "-c", text], cwd=root, told=told, **paths)
+    output = run(["bash", "-euo", "pipefail", "-c", text], cwd=root, context=label, **paths)
     for program, options in parsed:
         for pattern in leaves(program, options):
-            assert list(root.glob(pattern)), f"{told} left no {pattern}\n{output[-2000:]}"
+            assert list(root.glob(pattern)), f"{label} left no {pattern}\n{output[-2000:]}"
     return output
 
 
 def leaves(program: str, options: Any) -> list[str]:
-    """Name the files that a program promises, as patterns."""
+    """Return patterns of the files that a program writes."""
     groups = options if isinstance(options, tuple) else (options,)
     given = {name: value for group in groups if hasattr(group, "__dict__") for name, value in vars(group).items()}
     if program in ("nuggets train", "recipes/train.py"):
@@ -165,12 +167,12 @@ def leaves(program: str, options: Any) -> list[str]:
 
 
 def plain_trainer() -> Any:
-    """Return a trainer of another class, for the callback."""
+    """Return a plain `SFTTrainer`, for the callback."""
     rows = alpaca_to_trl(load_rows("pool.jsonl"), "plain")
     return trl.SFTTrainer(MODELS[0], SmallSFTConfig("out"), train_dataset=rows)
 
 
-# What a block takes for granted, by name. A name that an earlier block of the page has made is that one.
+# Names that a block expects. A name that an earlier block of the page has made takes precedence.
 GIVEN: dict[str, Callable[[], Any]] = {
     "trainer": plain_trainer,
     "your_trainer": plain_trainer,
@@ -179,7 +181,7 @@ GIVEN: dict[str, Callable[[], Any]] = {
 
 
 class SmallSFTConfig(trl.SFTConfig):  # type: ignore[misc]
-    """TRL's, with other defaults: small, and on the CPU. What a block sets holds."""
+    """TRL's SFTConfig with other defaults: small, and on the CPU. Values that a block sets are kept."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         small = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True, "bf16": False}
@@ -187,7 +189,7 @@ class SmallSFTConfig(trl.SFTConfig):  # type: ignore[misc]
 
 
 def execute_python(block: Block, names: dict[str, Any]) -> None:
-    """Run a block in the working directory; `names` are those that are there already, and gets its own."""
+    """Run a block in the working directory. `names` holds the existing names, and receives the new ones."""
     tree = ast.parse(smaller(block.text), block.where)
     tree.body = [statement for statement in tree.body if why_not(ast.unparse(statement)) is None]
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
