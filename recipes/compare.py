@@ -1,6 +1,6 @@
-"""Does selection pay? Tune on the golden set, on random rows, on simple baselines and on all rows, and measure.
+"""Does selection pay? Tune on the golden set, on random rows, on simple baselines and on all rows, and compare.
 
-The embedded demo (no arguments needed), then your own model and rows, at two sizes of the golden set:
+The first command compares on the embedded demo, the second on your own model and rows at two sizes of the golden set:
 
 ```bash
 accelerate launch recipes/compare.py
@@ -9,10 +9,11 @@ accelerate launch recipes/compare.py \
     --eval_dataset_name heldout.jsonl --golden_fractions 0.05 0.1 --use_peft --max_steps 200 --output_dir compare
 ```
 
-Every option of recipes/train.py but a selection rule is one here as well. The pool is scored once, on all pairs; each
-run (arm, fraction, seed) tunes the base model anew, with the arguments of the main job, for as many optimizer steps as
-all others, and measures the loss of every held-out row. Killed at any moment, the same command continues: scores and
-finished runs are on disk. Written to `output_dir`: compare.json, compare.md, compare.svg (with matplotlib) and runs/.
+The options are those of recipes/train.py without the selection rule, and those of the comparison. All pairs of the
+pool are scored once. Each run (arm, fraction, seed) tunes the base model again with the training arguments of the main
+job and the same number of optimizer steps, and measures the loss of every held-out row. After a kill the same command
+continues, because scores and finished runs are on disk. The results in `output_dir` are compare.json, compare.md,
+compare.svg (if matplotlib is installed) and runs/.
 """
 
 from __future__ import annotations
@@ -69,4 +70,4 @@ if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     logging.getLogger("nuggets_trainer").setLevel(logging.INFO)
     main(*parse(sys.argv[1:]))
-    PartialState().destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
+    PartialState().destroy_process_group()  # at the end of the interpreter, gloo aborts now and then

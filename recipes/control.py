@@ -6,9 +6,9 @@ accelerate launch recipes/control.py --config configs/alpaca_kmeans100.yaml --nu
     --output_dir outputs/alpaca-random-rows
 ```
 
-Takes the config of a run of recipes/train.py: model, rows, template and tuning are the same, selection's options are
-not used. Rows that could not be scored are left out here too. Killed, the same command continues from the last
-checkpoint.
+It takes the config of a run of recipes/train.py. Model, rows, template and tuning are the same; the options of
+selection are not used. Rows that could not be scored are left out here too. After a kill the same command continues
+from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from nuggets_trainer.training.rows import row_options, rows_for_trl
 
 @dataclass
 class ControlArguments:
-    """Which rows."""
+    """Rows to tune on."""
 
-    num_rows: int | None = field(default=None, metadata={"help": "Random rows of the pool. Default: all."})
-    rows_seed: int = field(default=0, metadata={"help": "Of the draw of random rows."})
+    num_rows: int | None = field(default=None, metadata={"help": "Number of random rows. Default: all rows."})
+    rows_seed: int = field(default=0, metadata={"help": "Seed of the draw of random rows."})
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
@@ -50,16 +50,18 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
 
 
 def choose_rows(pool: Pool, num_rows: int | None, seed: int) -> Dataset:
-    """Give the usable rows of a pool in their order, or that many of them at random.
+    """Return the usable rows of a pool in their order, all of them or a random sample.
 
     Raises:
-        ValueError: if there are not so many.
+        ValueError: if there are fewer usable rows than `num_rows`.
     """
     dropped = pool.read_keys()[1]
     usable = [i for i in range(len(pool)) if i not in dropped]
     if num_rows is not None:
         if not 0 < num_rows <= len(usable):
-            raise ValueError(f"`num_rows` must be between 1 and the {len(usable):,} usable rows, got {num_rows}.")
+            raise ValueError(
+                f"`num_rows` must be between 1 and {len(usable):,}, the number of usable rows, got {num_rows}."
+            )
         usable = sorted(np.random.default_rng(seed).choice(usable, num_rows, replace=False).tolist())
     return pool.dataset.select(usable)
 
@@ -67,7 +69,7 @@ def choose_rows(pool: Pool, num_rows: int | None, seed: int) -> Dataset:
 def main(
     script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, control: ControlArguments
 ) -> SFTTrainer:
-    """Tune; return the trainer, trained and saved."""
+    """Tune on the rows; return the trainer, trained and saved."""
     name = resolve_demo(model.model_name_or_path)
     args.model_init_kwargs = model_init_kwargs(args, model)
     dataset = load_rows(
@@ -78,6 +80,7 @@ def main(
     chat_template = AutoTokenizer.from_pretrained(name, **hub_options(args)).chat_template
     rows = rows_for_trl(rows, nuggets.template, args, chat_template)
     quantization_config = get_quantization_config(model)
+    # Older versions of TRL do not have the argument.
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
     trainer = SFTTrainer(model=name, args=args, train_dataset=rows, peft_config=get_peft_config(model), **quantization)
     trainer.accelerator.print(f"Tuning on {len(rows):,} rows, without selection.")

@@ -1,4 +1,4 @@
-"""The main job on the embedded model and pool, and beside it what random rows in the same number would have done.
+"""The main job on the embedded model and pool, and the same tuning on as many random rows.
 
 ```bash
 accelerate launch recipes/demo.py                          # what `make demo` runs
@@ -6,7 +6,7 @@ accelerate launch recipes/demo.py --num_seeds 3 --full     # three seeds, and th
 accelerate launch recipes/demo.py --top_fraction 0.05      # any option of recipes/train.py
 ```
 
-The pool's rows carry a label, `corruption`, that selection never reads: it is looked up here, after the fact.
+The rows of the pool have a label, `corruption`. Selection never reads it; this script looks it up afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nuggets_trainer.training.job import run_job
 
 
 def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]]]:
-    """Run the job, then the control arms, and print the table; return the trainer and held-out losses by arm."""
+    """Run the job and the control arms, print the table, and return the trainer and the held-out losses by arm."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--num_seeds", type=int, default=1)
     parser.add_argument("--full", action="store_true")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]
 
 @dataclasses.dataclass
 class Controls:
-    """Tunes the same base model on other rows of the pool, with the same arguments and for as many steps."""
+    """Tunes the same base model on other rows of the pool, with the same arguments and number of steps."""
 
     args: SFTConfig
     model: Any
@@ -68,11 +68,11 @@ class Controls:
     steps: int
 
     def base_loss(self) -> float:
-        """Held-out loss before any step, nats per completion token."""
+        """Return the held-out loss before any step, nats per completion token."""
         return float(self._trainer(np.arange(1), self.args.seed).evaluate()["eval_loss"])
 
     def tune(self, indices: np.ndarray, seed: int) -> float:
-        """Held-out loss after tuning on these rows, nats per completion token."""
+        """Return the held-out loss after tuning on these rows, nats per completion token."""
         trainer = self._trainer(indices, seed)
         trainer.train()
         return float(trainer.evaluate()["eval_loss"])
@@ -89,30 +89,35 @@ class Controls:
 
 
 def print_table(trainer: SelectedSFTTrainer, pool: Dataset, losses: dict[str, list[float]]) -> None:
-    """Print what went in, what was chosen, and what it was good for."""
+    """Print what the pool holds, what was chosen, and the losses."""
     scores, golden_set = trainer.scores, trainer.select()
-    clean = np.array([label == "clean" for label in pool["corruption"]])
+    clean = np.array(pool["corruption"]) == "clean"
     families = np.array(pool["family"])
     rows = [("pool", f"{len(pool):,} rows"), ("clean rows in the pool", f"{clean.mean():.1%}")]
     if scores is not None:
-        dropped = Counter(reason for reason in scores.dropped if reason)
+        dropped = Counter(filter(None, scores.dropped))
+        counts = [f"{reason} {count}" for reason, count in dropped.items()]
         rows += [
             ("anchors", f"{len(scores.anchors):,}"),
             ("scored", f"{len(pool) - dropped.total():,} candidates in {scores.seconds:.0f} s"),
-            ("dropped", ", ".join(f"{reason} {count}" for reason, count in dropped.items()) or "none"),
+            ("dropped", ", ".join(counts) or "none"),
         ]
-    found = len(set(families[golden_set.indices])), len(set(families))
+    num_families, num_chosen = len(np.unique(families)), len(np.unique(families[golden_set.indices]))
     rows += [
-        ("golden set", f"{len(golden_set):,} rows, {found[0]} of {found[1]} task families"),
+        ("golden set", f"{len(golden_set):,} rows, {num_chosen} of {num_families} task families"),
         ("clean rows in the golden set", f"{clean[golden_set.indices].mean():.1%}"),
         ("tied at the cut", f"{golden_set.ties_at_cut:,} (golden score {golden_set.cut:.2f})"),
         ("optimizer steps", f"{trainer.state.max_steps}"),
     ]
     for name, values in losses.items():
-        spread = f" +- {np.std(values, ddof=1):.4f} ({len(values)} seeds)" if len(values) > 1 else ""
-        rows.append((f"held-out loss, {name}", f"{np.mean(values):.4f}{spread}"))
+        text = f"{np.mean(values):.4f}"
+        if len(values) > 1:
+            text += f" +- {np.std(values, ddof=1):.4f} ({len(values)} seeds)"
+        rows.append((f"held-out loss, {name}", text))
     width = max(len(name) for name, _ in rows)
-    print("\n" + "\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    print()
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
     print("(loss in nats per completion token, on rows that are neither in the pool nor among the anchors)")
 
 

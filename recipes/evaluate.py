@@ -1,13 +1,14 @@
 """AlpacaEval and MT-Bench of a tuned model: answers, judgments, one run against another, the paper's table.
 
-Answers, on all devices; killed at any moment, the same command continues:
+First the model answers, on all devices. After a kill the same command continues:
 
 ```bash
 accelerate launch recipes/evaluate.py generate --model_name_or_path outputs/alpaca_kmeans100 --template nuggets \
     --name alpaca-kmeans100-above-0.8
 ```
 
-Judgments of any OpenAI-compatible endpoint, each paid once; then two runs against each other; then the paper's table:
+Then any OpenAI-compatible endpoint judges; each judgment is paid once. Two runs can be judged against each other. The
+last step prints the paper's table:
 
 ```bash
 python recipes/evaluate.py judge --names alpaca-kmeans100-above-0.8 --judge_prompts judge_prompts.jsonl
@@ -15,8 +16,9 @@ python recipes/evaluate.py pairwise --names alpaca-kmeans100-above-0.8 alpaca-fu
 python recipes/evaluate.py table
 ```
 
-A judge of your own: `vllm serve MODEL` or `transformers serve MODEL`, and `--base_url http://localhost:8000/v1
---judge_model MODEL`. One YAML (`--config configs/paper/evaluate.yaml`) may hold the options of all steps.
+To use a judge of your own, run `vllm serve MODEL` or `transformers serve MODEL` and give `--base_url
+http://localhost:8000/v1 --judge_model MODEL`. One YAML file (`--config configs/paper/evaluate.yaml`) can hold the
+options of all steps.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from nuggets_trainer.evaluation.journal import Journal
 from nuggets_trainer.evaluation.judge import Judge, JudgeError
 from nuggets_trainer.evaluation.questions import load_alpaca_eval, load_judge_prompts, load_mt_bench
 from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.wording import counted
 
 STEPS: dict[str, tuple[type, ...]] = {
     "generate": (EvaluationArguments, GenerateArguments),
@@ -44,35 +47,39 @@ STEPS: dict[str, tuple[type, ...]] = {
     "pairwise": (EvaluationArguments, JudgeArguments),
     "table": (EvaluationArguments, JudgeArguments),
 }
-ALPACA_EVAL_TOKENS, MT_BENCH_TOKENS = 2048, 1024  # longest answers; MT-Bench's is official
+REQUIRED = {"generate": ("model_name_or_path", "name"), "judge": ("names",), "pairwise": ("names",), "table": ()}
+ALPACA_EVAL_TOKENS, MT_BENCH_TOKENS = 2048, 1024  # longest answers; MT-Bench's number is the official one
 
 
 def parse(argv: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
-    """Parse the step and its options; a config file may have the options of other steps too.
+    """Parse the step and its options; a config file can have the options of other steps too.
 
     Raises:
-        ValueError: if the step is not known or an option is missing.
+        ValueError: if the step is unknown or an option is missing.
     """
     step = argv[0] if argv else ""
     if step in ("-h", "--help"):
         sys.stdout.write(f"{__doc__}\n")
         sys.exit(0)
     if step not in STEPS:
-        raise ValueError(f"recipes/evaluate.py takes a step first, one of {', '.join(STEPS)}, got {step!r}.")
+        raise ValueError(
+            f"The first argument of recipes/evaluate.py must be a step, one of {', '.join(STEPS)}, got {step!r}."
+        )
     parser = TrlParser(STEPS[step], prog=f"evaluate.py {step}")
-    arguments = parse_arguments(parser, argv[1:], lambda: [TrlParser(types) for types in STEPS.values()])
-    given = {name: value for group in arguments for name, value in vars(group).items()}
-    required = {"generate": ("model_name_or_path", "name"), "judge": ("names",), "pairwise": ("names",)}
-    missing = [f"--{name}" for name in required.get(step, ()) if not given[name]]
+    arguments = parse_arguments(parser, argv[1:], lambda: list(map(TrlParser, STEPS.values())))
+    given: dict[str, Any] = {}
+    for group in arguments:
+        given |= vars(group)
+    missing = [f"--{name}" for name in REQUIRED[step] if not given[name]]
     if missing:
         raise ValueError(f"recipes/evaluate.py {step} needs {' and '.join(missing)}.")
     if step == "pairwise" and len(given["names"]) != 2:
-        raise ValueError(f"`names` must be two runs for `pairwise`, got {given['names']}.")
+        raise ValueError(f"`names` must be two runs for `pairwise`, got {', '.join(given['names'])}.")
     return step, arguments
 
 
 def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
-    """Answer the questions with a model, on all ranks; write the official files."""
+    """Answer the questions with a model, on all ranks, and write the official files."""
     import torch
     from accelerate import PartialState
 
@@ -82,7 +89,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
 
     rows = load_alpaca_eval(shared.alpaca_eval_dir, "v1") if "alpaca_eval" in shared.benchmarks else []
     questions = load_mt_bench(shared.mt_bench_dir) if "mt_bench" in shared.benchmarks else []
-    # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
+    # Without `cpu`, several processes on a machine without an accelerator would not find each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     ranks = Ranks()
     model, tokenizer = load_tuned(
@@ -97,21 +104,17 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
     template = resolve_answer_template(args.template, tokenizer)
     limits = (args.max_new_tokens or ALPACA_EVAL_TOKENS, args.max_new_tokens or MT_BENCH_TOKENS)
     output_dir, name = Path(shared.output_dir), args.name or ""
+    model_name = " + ".join(filter(None, (args.model_name_or_path, args.adapter_name_or_path)))
+    settings = {
+        **model_fields(model, tokenizer),
+        "template": template,
+        "alpaca_eval_max_new_tokens": limits[0],
+        "mt_bench_max_new_tokens": limits[1],
+        "temperature": args.temperature,
+        "seed": args.seed,
+    }
     directory = ranks.on_main(
-        lambda: answers.claim_name(
-            output_dir,
-            name,
-            " + ".join(filter(None, (args.model_name_or_path, args.adapter_name_or_path))),
-            {
-                **model_fields(model, tokenizer),
-                "template": template,
-                "alpaca_eval_max_new_tokens": limits[0],
-                "mt_bench_max_new_tokens": limits[1],
-                "temperature": args.temperature,
-                "seed": args.seed,
-            },
-            alpaca_eval.known_names(),
-        )
+        lambda: answers.claim_name(output_dir, name, model_name, settings, alpaca_eval.known_names())
     )
     answerer = Answerer(model, tokenizer, ranks, args.batch_size, args.seed)
     journal = Journal(directory / "answers")
@@ -127,20 +130,20 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
         path = answer_files.mt_bench_answer_path(output_dir, name)
         ranks.on_main(lambda: answer_files.write_mt_bench_answers(path, questions, pairs, name))
         say(ranks.is_main, f"{len(pairs)} x 2 answers to MT-Bench: {path}")
-    state.destroy_process_group()  # left to the interpreter's end, gloo aborts now and then
+    state.destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
 
 
 def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
     """Have the answers of runs judged: AlpacaEval by the official package, MT-Bench by single-answer grading."""
     output_dir, endpoint = Path(shared.output_dir), args.endpoint()
     endpoint.key()
-    if "mt_bench" in shared.benchmarks:  # what is missing is said before anything is paid
+    if "mt_bench" in shared.benchmarks:  # missing files are reported before any paid request
         prompts = load_judge_prompts(args.judge_prompts, shared.mt_bench_dir)
         questions = load_mt_bench(shared.mt_bench_dir, references=True)
-        said = {
-            name: answer_files.read_mt_bench_answers(answer_files.mt_bench_answer_path(output_dir, name), questions)
-            for name in args.names
-        }
+        answers_of = {}
+        for name in args.names:
+            path = answer_files.mt_bench_answer_path(output_dir, name)
+            answers_of[name] = answer_files.read_mt_bench_answers(path, questions)
     if "alpaca_eval" in shared.benchmarks:
         for name in args.names:
             result = alpaca_eval.judge_alpaca_eval(
@@ -159,10 +162,11 @@ def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
         path = mt_bench.judgment_path(output_dir, args.mt_bench_judge, trial("single", args.num_questions))
         asker = Judge(endpoint, output_dir / "replies")
         for name in args.names:
-            matches = mt_bench.single_matches(questions[: args.num_questions], said[name], prompts)
+            matches = mt_bench.single_matches(questions[: args.num_questions], answers_of[name], prompts)
             records = mt_bench.judge_single(asker, args.mt_bench_judge, name, matches, path, args.max_judge_tokens)
             print_scores(name, mt_bench.scores_of(records, questions))
-        say(True, f"{asker.asked} requests sent, {len(asker.rejected)} rejected by the endpoint. Judgments: {path}")
+        sent = counted(asker.asked, "request")
+        say(True, f"{sent} sent, {len(asker.rejected)} rejected by the endpoint. Judgments: {path}")
         say(endpoint.prompt_price is not None, f"All judging in {output_dir} cost {asker.spent:.4f} dollars so far.")
 
 
@@ -175,17 +179,17 @@ def compare(shared: EvaluationArguments, args: JudgeArguments) -> None:
     for benchmark in shared.benchmarks:
         if benchmark == "alpaca_eval":
             rows = load_alpaca_eval(shared.alpaca_eval_dir, "v1")
-            outputs = [
-                answer_files.read_alpaca_outputs(answer_files.alpaca_outputs_path(output_dir, name), rows, name)
-                for name in args.names
-            ]
+            outputs = []
+            for name in args.names:
+                path = answer_files.alpaca_outputs_path(output_dir, name)
+                outputs.append(answer_files.read_alpaca_outputs(path, rows, name))
             games = pairwise.alpaca_games(rows[: args.num_questions], outputs, prompts)
         else:
             questions = load_mt_bench(shared.mt_bench_dir, references=True)
-            said = [
-                answer_files.read_mt_bench_answers(answer_files.mt_bench_answer_path(output_dir, name), questions)
-                for name in args.names
-            ]
+            said = []
+            for name in args.names:
+                path = answer_files.mt_bench_answer_path(output_dir, name)
+                said.append(answer_files.read_mt_bench_answers(path, questions))
             games = pairwise.mt_bench_games(questions[: args.num_questions], said, prompts)
         kind = trial(f"{benchmark}_{first}_{second}_{mt_bench.file_name(args.mt_bench_judge)}", args.num_questions)
         path = output_dir / "pairwise" / f"{kind}_pair.jsonl"
@@ -196,13 +200,14 @@ def compare(shared: EvaluationArguments, args: JudgeArguments) -> None:
         say(True, f"{first} against {second}, {benchmark}: {rate}")
         say(
             True,
-            f"  {result.wins} won, {result.ties} tied ({result.contradictions} because the verdict followed the "
-            f"place), {result.losses} lost, {result.unparsable} of {result.games} not to be read. Judgments: {path}",
+            f"  {result.wins} won, {result.losses} lost, {result.ties} tied ({result.contradictions} of them because "
+            f"the same place won in both orders); {result.unparsable} of {result.games} could not be read. Judgments: "
+            f"{path}",
         )
 
 
 def table(shared: EvaluationArguments, args: JudgeArguments) -> None:
-    """Print the paper's table with what was judged here, and write it."""
+    """Print and write the paper's table with the results of the judged runs."""
     output_dir = Path(shared.output_dir)
     names = (args.alpaca_eval_setting, args.alpaca_judge, args.mt_bench_judge)
     text = paper.write_paper_table(paper.collect_paper_table(output_dir, *names), *names)
@@ -212,36 +217,40 @@ def table(shared: EvaluationArguments, args: JudgeArguments) -> None:
 
 
 def trial(kind: str, num_questions: int | None) -> str:
-    """Name of judgments; a trial's are kept apart."""
+    """Return the name of a file of judgments; a trial has a file of its own."""
     return kind if num_questions is None else f"{kind}_trial{num_questions}"
 
 
 def print_scores(name: str, scores: mt_bench.MtBenchScores) -> None:
     """Print MT-Bench's scores with their standard errors."""
-    rows: list[tuple[str, Mean]] = [("overall", scores.overall)]
-    rows += [(f"turn {turn}", mean) for turn, mean in scores.turns.items()]
-    rows += list(scores.categories.items())
-    say(True, f"{name}, MT-Bench (standard error, 95% interval):" if scores.overall.count else f"{name}: no score.")
-    for label, mean in rows:
+    means: dict[str, Mean] = {"overall": scores.overall}
+    for turn, turn_mean in scores.turns.items():
+        means[f"turn {turn}"] = turn_mean
+    means |= scores.categories
+    if scores.overall.count:
+        say(True, f"{name}, MT-Bench (standard error, 95% interval):")
+    else:
+        say(True, f"{name}: no score.")
+    for label, mean in means.items():
         if mean.count:
             say(True, f"  {label:<12} {mean.value:5.2f} +- {mean.standard_error:.2f}  {mean}")
     say(True, judged_line(scores.unparsable, scores.judgments))
 
 
 def judged_line(unparsable: int, judgments: int, rejected: int = 0) -> str:
-    """Say how many judgments are in no mean."""
-    note = f", {rejected} of them rejected by the endpoint" if rejected else ""
-    return f"  {unparsable} of {judgments} judgments could not be read{note}; they are in no mean."
+    """Say how many judgments no mean includes."""
+    note = f", {rejected} of them because the endpoint rejected the request" if rejected else ""
+    return f"  {unparsable} of {counted(judgments, 'judgment')} could not be read{note}; no mean includes them."
 
 
 def say(speaks: bool, text: str) -> None:
-    """Print from the main process."""
+    """Print on the main process."""
     if speaks:
         print(text, flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run a step."""
+    """Run one step."""
     step, arguments = parse(argv)
     run: dict[str, Callable[..., None]] = {"generate": generate, "judge": judge, "pairwise": compare, "table": table}
     run[step](*arguments)

@@ -63,7 +63,7 @@ class Reliability:
             f"{self.mean_gain:.2f} of the mean gain\n"
             f"with the anchors drawn again, {self.stays:.0%} of the golden set stays (95% of the draws: {low:.0%} to "
             f"{high:.0%})\n"
-            f"golden sets of {self.k:,} from two halves of the {self.num_anchors} anchors have "
+            f"golden sets from two halves of the {self.num_anchors} anchors have "
             f"{self.halves_share:.0%} in common; {enough}"
         )
 

@@ -1,4 +1,4 @@
-r"""What a golden set costs, end to end: the race and the exact schedule of `score_pool`, and the research loop.
+r"""Cost of a golden set, end to end: the race and the exact schedule of `score_pool`, and the research loop.
 
 ```bash
 OMP_NUM_THREADS=1 python recipes/bench/end_to_end.py                      # the embedded model, pool and anchors
@@ -6,9 +6,9 @@ OMP_NUM_THREADS=1 python recipes/bench/end_to_end.py --model_name_or_path M --da
     --anchors anchors.jsonl --template nuggets --num_candidates 300 --top_fraction 0.01
 ```
 
-Race and exact schedule run whole, each into a store of its own: loading and writing included. The research loop
-(`reference.py`) is timed on candidates evenly spaced by length, and its time multiplied. Seconds are CPU seconds
-of this process, which a busy machine disturbs least, and wall seconds beside them.
+The race and the exact schedule run whole, each into a store of its own, with loading and writing. The research loop
+(`reference.py`) is timed on candidates that are evenly spaced by length, and its time is multiplied. The script prints
+the CPU seconds of this process, which a busy machine disturbs least, and wall seconds.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ T = TypeVar("T")
 
 
 def timed(run: Callable[[], T]) -> tuple[T, float, float]:
-    """Call, and return the result, CPU seconds and wall seconds."""
+    """Call a function; return its result, CPU seconds and wall seconds."""
     cpu, wall = time.process_time(), time.monotonic()
     result = run()
     return result, time.process_time() - cpu, time.monotonic() - wall
 
 
 def workloads(model: Any, tokenizer: Any, pool: Pool, anchors: Pool, template_name: str) -> list[Workload]:
-    """One for each candidate that can be scored: its prefix and all anchors, cut at 200 tokens as the loop does."""
+    """Make the work for each candidate that can be scored: its prefix and all anchors of at most 200 tokens."""
     template = make_template(template_name, tokenizer, pool)
     max_length = context_length(model.config)
     rows = [anchors[j] for j in range(len(anchors))]

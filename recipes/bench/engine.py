@@ -1,4 +1,4 @@
-"""What scoring costs: the research loop, the engine's two paths and the floor, in one run, with ratios.
+"""Cost of scoring one candidate: the research loop, the engine's two paths and the floor in one run, with ratios.
 
 ```bash
 OMP_NUM_THREADS=1 python recipes/bench/engine.py                         # CPU: a small, a large and a huge vocabulary
@@ -6,20 +6,20 @@ python recipes/bench/engine.py --device cuda --json bench.json           # GPU: 
 python recipes/bench/engine.py --shapes llama-8k --num_anchors 32 --rounds 5
 ```
 
-One candidate is scored before m anchors, as often as `--rounds` says; engines take turns in one process, the median
-counts. CPU: seconds of process CPU time on one thread, which a busy machine disturbs least. CUDA: synchronised seconds
-between two events. The rows of the table:
+One candidate is scored before m anchors, `--rounds` times. The engines take turns in one process, and the median
+counts. On a CPU, seconds are the process's CPU time on one thread, which a busy machine disturbs least. On CUDA they
+are the synchronised time between two events. The rows of the table:
 
-- reference: the research loop (`reference.py`), anchors in batches of 8 and of 16, the faster one.
-- cached, packed: `LogProbEngine`'s paths.
+- reference: the research loop (`reference.py`) with batches of 8 and of 16 anchors, the faster of the two.
+- cached, packed: the paths of `LogProbEngine`.
 - floor: a dense forward pass of exactly the useful tokens in the model's own modules, and the head on the completions.
-  A share above 100% says that an engine runs faster modules than the model's own.
+  A share above 100% means that an engine runs faster modules than the model's own.
 
-Models and texts: see `shapes.py`.
+`shapes.py` describes models and texts.
 
-Peak memory is what a run adds to what the process held before, in MiB. CPU: growth of the resident set in a forked
-child. CUDA: of allocated memory. The difference is the largest one, over anchors, from one whole sequence at a time
-with a float64 log-softmax, in nats per token.
+Peak memory is what a run adds to the memory of the process, in MiB: growth of the resident set in a forked child on a
+CPU, of allocated memory on CUDA. The difference is the largest one over anchors, in nats per token, from scoring one
+whole sequence at a time with a float64 log-softmax.
 """
 
 from __future__ import annotations
@@ -51,24 +51,22 @@ from nuggets_trainer.prompts.segment import Segment
 POOL_SIZE = 52_002  # rows of Alpaca, for the extrapolated hours
 MATMUL_SIZE = 8192
 MIB = 2**20
-
-
 DEFAULT_SHAPES = {"cpu": ["llama-8k", "qwen2-100k", "memory-32k", "memory-152k"], "cuda": ["0.5b", "7b"]}
 MEMORY_SHAPES = ("memory-32k", "memory-152k")
 
 
 @dataclass
 class Runner:
-    """Something that is timed: an engine, in one of its variants.
+    """Something that is timed: an engine in one of its variants.
 
     Attributes:
-        engine: its name.
-        variant: of several, the fastest stands for the engine.
-        run: scores a workload; the floor gives None.
-        hoists: whether it gets the workload with the tokens that all anchors share in the prefix.
-        seconds: one per round.
-        peak_bytes: what its first run added to the memory held before.
-        difference: largest one from the naive result, nats per token.
+        engine: name of the engine.
+        variant: name of the variant; the fastest variant stands for the engine.
+        run: function that scores a workload; the floor returns None.
+        hoists: whether the prefix of its workload holds the tokens that all anchors share.
+        seconds: seconds of each round.
+        peak_bytes: memory that its first run added.
+        difference: largest difference from the naive result, nats per token.
     """
 
     engine: str
@@ -81,13 +79,16 @@ class Runner:
 
 
 def make_runners(model: Any, shape: Shape, num_anchors: int, tokens_per_batch: int | None) -> list[Runner]:
-    """Everything that is compared, in the table's order."""
-    batch_sizes = [8, 16] if num_anchors > 8 else [8]
-    runners = [Runner("reference", f"batch {n}", ReferenceLoop(model, n), hoists=False) for n in batch_sizes]
+    """Make everything that is compared, in the table's order."""
+    runners = [Runner("reference", "batch 8", ReferenceLoop(model, 8), hoists=False)]
+    if num_anchors > 8:
+        runners.append(Runner("reference", "batch 16", ReferenceLoop(model, 16), hoists=False))
     for path in ("cached", "packed"):
         engine = LogProbEngine(model, tokens_per_batch=tokens_per_batch, path=path)
         runners.append(Runner(path, "", partial(_score, engine)))
-    return runners + [Runner("floor", f"{rows} x {width}", Floor(model, rows, width)) for rows, width in shape.floor]
+    for rows, width in shape.floor:
+        runners.append(Runner("floor", f"{rows} x {width}", Floor(model, rows, width)))
+    return runners
 
 
 def _score(engine: LogProbEngine, work: Workload) -> Any:
@@ -95,15 +96,16 @@ def _score(engine: LogProbEngine, work: Workload) -> Any:
 
 
 def first_run(runner: Runner, work: Workload, device: str) -> tuple[FloatArray | None, int]:
-    """Score once; return the means (None for the floor) and the peak of memory above what was held before, bytes."""
+    """Score once; return the means (None for the floor) and the bytes that the run added at its peak."""
     if device == "cuda":
-        runner.run(work)  # compiles and allocates what stays
+        runner.run(work)  # compiles, and allocates what stays allocated
         torch.cuda.synchronize()
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         means = runner.run(work)
         return means, torch.cuda.max_memory_allocated() - held
-    # A child's peak starts at what it inherits; in this process an earlier engine's peak would hide a lower one.
+    # A child's peak starts at the memory that it inherits. In this process the peak of an earlier engine would hide a
+    # lower one.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_run_in_child, args=(runner, work, sender))
@@ -113,7 +115,7 @@ def first_run(runner: Runner, work: Workload, device: str) -> tuple[FloatArray |
         means, peak = receiver.recv()
     except EOFError:
         raise RuntimeError(
-            f"The {runner.engine} run ended without a result, perhaps out of memory: choose other `--shapes`."
+            f"The {runner.engine} run ended without a result, perhaps out of memory. Choose other `--shapes`."
         ) from None
     child.join()
     return means, peak
@@ -122,11 +124,12 @@ def first_run(runner: Runner, work: Workload, device: str) -> tuple[FloatArray |
 def _run_in_child(runner: Runner, work: Workload, sender: Any) -> None:
     torch.set_num_threads(1)  # a forked child has none of its parent's threads
     small = [Segment(s.ids[s.start - 1 :][:3], 1) for s in work.segments[:2]]
-    runner.run(Workload(work.prefix_ids[:8], small, ""))  # touches the libraries' pages, which count as resident
-    # What loading freed stays resident in the heap, and a run that reuses it would seem to need no memory at all.
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone
+    runner.run(Workload(work.prefix_ids[:8], small, ""))  # loads the libraries' pages, which count as resident
+    # Memory that loading freed stays resident in the heap. A run that reuses it would seem to need none.
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):  # Linux alone can forget a peak; elsewhere this small run's counts as held
+    # Only Linux can reset the peak; elsewhere the peak of the small run counts as memory held before.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     held = _peak_resident_bytes()
     means = runner.run(work)
@@ -134,17 +137,18 @@ def _run_in_child(runner: Runner, work: Workload, sender: Any) -> None:
 
 
 def _peak_resident_bytes() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def seconds_of(run: Callable[[], Any], device: str) -> float:
-    """Time of one call: CPU seconds of this process, or seconds between two events on the GPU."""
+    """Time one call: CPU seconds of this process, or seconds between two events on the GPU."""
     if device == "cpu":
         started = time.process_time()
         run()
         return time.process_time() - started
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     begin.record()
     run()
@@ -154,36 +158,43 @@ def seconds_of(run: Callable[[], Any], device: str) -> float:
 
 
 def matmul_peak() -> float:
-    """FLOP/s of a large bf16 matmul, the best of ten."""
-    a, b = (torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * MATMUL_SIZE**3 / min(seconds_of(lambda: a @ b, "cuda") for _ in range(10))
+    """Measure the FLOP/s of a large bf16 matmul, the best of ten."""
+    a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda", dtype=torch.bfloat16)
+    seconds = [seconds_of(lambda: a @ b, "cuda") for _ in range(10)]
+    return 2 * MATMUL_SIZE**3 / min(seconds)
 
 
 def matmul_flops(model: Any, work: Workload) -> int:
-    """FLOP of the useful matmuls with weights: each body weight for each useful token, the head for completions."""
-    body = sum(m.weight.numel() for m in model.base_model.modules() if isinstance(m, torch.nn.Linear))
+    """Count the FLOP of the useful matmuls with weights: the body for all useful tokens, the head for completions."""
+    body = 0
+    for module in model.base_model.modules():
+        if isinstance(module, torch.nn.Linear):
+            body += module.weight.numel()
     head = model.get_output_embeddings().weight.numel()
     return int(2 * (body * work.useful_tokens + head * work.completion_tokens))
 
 
 def bench_shape(name: str, device: str, rounds: int, num_anchors: int | None, tokens_per_batch: int | None) -> Any:
-    """Measure one shape; return what is printed and written as JSON."""
+    """Measure one shape; return the figures that are printed and written as JSON."""
     shape = SHAPES[name]
     num_anchors = num_anchors or shape.num_anchors
     work = make_workload(shape, num_anchors)
     hoisted = work.hoisted()
     model = build_model(shape, device)
     runners = make_runners(model, shape, num_anchors, tokens_per_batch)
-    works = [hoisted if runner.hoists else work for runner in runners]
     naive: FloatArray | None = None
-    for runner, given in zip(runners, works, strict=True):
-        means, runner.peak_bytes = first_run(runner, given, device)
+    for runner in runners:
+        means, runner.peak_bytes = first_run(runner, hoisted if runner.hoists else work, device)
         if means is not None:
-            naive = naive_log_probs(model, work) if naive is None else naive
+            if naive is None:
+                naive = naive_log_probs(model, work)
             runner.difference = float(np.abs(means - naive).max())
     for turn in range(rounds):
-        for runner, given in list(zip(runners, works, strict=True))[:: 1 if turn % 2 == 0 else -1]:
-            runner.seconds.append(seconds_of(partial(runner.run, given), device))
+        in_turn = runners if turn % 2 == 0 else reversed(runners)
+        for runner in in_turn:
+            own_work = hoisted if runner.hoists else work
+            runner.seconds.append(seconds_of(partial(runner.run, own_work), device))
     result = {
         "shape": name,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -204,30 +215,32 @@ def bench_shape(name: str, device: str, rounds: int, num_anchors: int | None, to
 
 
 def _compare(runners: Sequence[Runner], num_anchors: int, useful_tokens: int) -> dict[str, dict[str, Any]]:
-    """Figures by engine: of its variants, the fastest."""
+    """Return the figures of each engine: those of its fastest variant."""
     fastest: dict[str, Runner] = {}
-    for runner in sorted(runners, key=lambda r: median(r.seconds), reverse=True):
-        fastest[runner.engine] = runner
-    reference, floor = (median(fastest[name].seconds) for name in ("reference", "floor"))
+    for runner in runners:
+        best = fastest.setdefault(runner.engine, runner)
+        if median(runner.seconds) < median(best.seconds):
+            fastest[runner.engine] = runner
+    reference, floor = median(fastest["reference"].seconds), median(fastest["floor"].seconds)
     engines: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(runner.engine for runner in runners):
-        seconds = median(fastest[name].seconds)
+    for name, runner in fastest.items():
+        seconds = median(runner.seconds)
         engines[name] = {
-            "variant": fastest[name].variant,
+            "variant": runner.variant,
             "seconds": seconds,
             "pairs_per_second": num_anchors / seconds,
             "useful_tokens_per_second": useful_tokens / seconds,
             "ratio_to_reference": reference / seconds,
             "share_of_floor": floor / seconds,
-            "peak_memory_mib": fastest[name].peak_bytes / MIB,
-            "max_difference": fastest[name].difference,
-            "seconds_by_round": fastest[name].seconds,
+            "peak_memory_mib": runner.peak_bytes / MIB,
+            "max_difference": runner.difference,
+            "seconds_by_round": runner.seconds,
         }
     return engines
 
 
 def _add_matmul_share(result: dict[str, Any], flops: int, prefix_tokens: int) -> None:
-    """Add the share of the matmul peak, and hours for 52k candidates, in proportion to the useful tokens."""
+    """Add the share of the matmul peak, and the hours for 52k candidates by their useful tokens."""
     result["matmul_peak_tflops"] = matmul_peak() / 1e12
     per_anchor = (result["useful_tokens"] - prefix_tokens) / result["num_anchors"]
     for figures in result["engines"].values():
@@ -238,7 +251,7 @@ def _add_matmul_share(result: dict[str, Any], flops: int, prefix_tokens: int) ->
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """Lay out one shape's figures."""
+    """Write the figures of one shape as a table."""
     on_gpu = "matmul_peak_tflops" in result
     head = (
         f"{result['shape']}: {result['parameters'] / 1e6:,.1f}M parameters, vocabulary {result['vocab_size']:,}, "
@@ -248,57 +261,58 @@ def format_table(result: dict[str, Any]) -> str:
     )
     if on_gpu:
         head += f"\nmatmul peak {result['matmul_peak_tflops']:.0f} TFLOP/s (bf16, {MATMUL_SIZE} cubed)"
-    lines = [
+    headings = (
         f"{'engine':<21} {'seconds':>8} {'pairs/s':>8} {'tokens/s':>9} {'x ref':>6} {'% floor':>8} {'peak MiB':>9} "
-        f"{'max diff':>9}" + (f" {'% peak':>7} {'h x 100':>8} {'h x 1000':>8}" if on_gpu else "")
-    ]
+        f"{'max diff':>9}"
+    )
+    if on_gpu:
+        headings += f" {'% peak':>7} {'h x 100':>8} {'h x 1000':>8}"
+    lines = [head, headings]
     for name, f in result["engines"].items():
         label = f"{name}, {f['variant']}" if f["variant"] else name
         difference = "-" if f["max_difference"] is None else f"{f['max_difference']:.1e}"
-        lines.append(
+        line = (
             f"{label:<21} {f['seconds']:>8.3f} {f['pairs_per_second']:>8.1f} {f['useful_tokens_per_second']:>9,.0f} "
             f"{f['ratio_to_reference']:>6.2f} {f['share_of_floor']:>8.1%} {f['peak_memory_mib']:>9,.1f} "
             f"{difference:>9}"
-            + (
-                f" {f['share_of_matmul_peak']:>7.1%} {f['hours_52k_x_100']:>8.2f} {f['hours_52k_x_1000']:>8.1f}"
-                if on_gpu
-                else ""
-            )
         )
-    return "\n".join([head, *lines])
+        if on_gpu:
+            line += f" {f['share_of_matmul_peak']:>7.1%} {f['hours_52k_x_100']:>8.2f} {f['hours_52k_x_1000']:>8.1f}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def vocabulary_growth(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """MiB by which each engine's peak grows from the small to the large vocabulary on the same body; empty without."""
-    peaks = {r["shape"]: {name: f["peak_memory_mib"] for name, f in r["engines"].items()} for r in results}
-    if not set(MEMORY_SHAPES) <= peaks.keys():
+    """Return the MiB by which each engine's peak grows from the small to the large vocabulary on the same body.
+
+    The result is empty if the two shapes were not both measured.
+    """
+    engines_of = {result["shape"]: result["engines"] for result in results}
+    if not set(MEMORY_SHAPES) <= engines_of.keys():
         return {}
-    small, large = (peaks[name] for name in MEMORY_SHAPES)
-    return {name: large[name] - small[name] for name in small}
+    small, large = engines_of[MEMORY_SHAPES[0]], engines_of[MEMORY_SHAPES[1]]
+    return {name: large[name]["peak_memory_mib"] - small[name]["peak_memory_mib"] for name in small}
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Options of the bench."""
+    """Make the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=default, help="Default: cuda where there is one.")
-    parser.add_argument(
-        "--shapes",
-        nargs="+",
-        choices=list(SHAPES),
-        help="Default: " + "; ".join(f"{device}: {' '.join(names)}" for device, names in DEFAULT_SHAPES.items()) + ".",
-    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default, help="Default: cuda if there is a GPU.")
+    on_cpu, on_cuda = " ".join(DEFAULT_SHAPES["cpu"]), " ".join(DEFAULT_SHAPES["cuda"])
+    shapes_help = f"Shapes to measure. Default: {on_cpu} on a CPU, {on_cuda} on CUDA."
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help=shapes_help)
     parser.add_argument("--rounds", type=int, default=3, help="Timed runs of each engine; the median counts.")
-    parser.add_argument("--num_anchors", type=int, help="At most 100; default: the shape's.")
-    parser.add_argument("--tokens_per_batch", type=int, help="Of the engine's forward passes; default: automatic.")
+    parser.add_argument("--num_anchors", type=int, help="Number of anchors, at most 100. Default: that of the shape.")
+    parser.add_argument("--tokens_per_batch", type=int, help="Tokens in one forward pass. Default: automatic.")
     parser.add_argument("--json", type=Path, help="Write all figures to this file.")
     return parser
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
-    """Measure and print the shapes one after the other; return all figures."""
+    """Measure and print the shapes in turn; return all figures."""
     options = make_parser().parse_args(argv)
-    torch.set_num_threads(1)  # CPU seconds of several threads would count their waiting for each other
+    torch.set_num_threads(1)  # CPU seconds of several threads include the time that they wait for each other
     report: dict[str, Any] = {"torch": torch.__version__, "transformers": transformers.__version__, "shapes": []}
     for name in options.shapes or DEFAULT_SHAPES[options.device]:
         result = bench_shape(name, options.device, options.rounds, options.num_anchors, options.tokens_per_batch)

@@ -1,16 +1,17 @@
-"""What the race saves: replays `schedule.Race` on a score matrix and holds its golden set against scoring everything.
+"""What the race saves: replay `Race` on a score matrix and compare its golden set with that of scoring everything.
 
 ```bash
 python recipes/bench/race.py --pairs scores/pairs.parquet                        # a matrix that score_pool wrote
 python recipes/bench/race.py --law P --num_candidates 52000 --num_anchors 100 --num_seeds 100 --json
 ```
 
-Law P is the paper's pool: a candidate wins where `theta + anchor + cluster + noise > 0`, with noise N(0, 1), ten
-clusters of anchors, an effect N(0, 0.3) of each candidate on each cluster, anchors N(0, 1.9), and theta such that
-golden scores have the quantiles of `QUANTILES`. These and the spread of anchors were tuned by hand at m=1000 to 18.5%
-of the candidates at most 0.5, 13.6% above 0.8, 1.3% above 0.85, and 0.32 as the standard deviation of the anchors' win
-rates (paper: 18%, 14.5%, 1.2%; 0.32). Law H differs in the anchors alone: N(0, 0.4), deviation 0.12. Tokens: anchors
-log-normal, mean 127, between 25 and 200; prefixes log-normal, mean 171. Gains carry no more than wins.
+Law P simulates the paper's pool. A candidate wins if `theta + anchor + cluster + noise > 0`, with noise N(0, 1), ten
+clusters of anchors, an effect N(0, 0.3) of each candidate on each cluster, anchors N(0, 1.9), and theta such that the
+golden scores have the quantiles `QUANTILES`. These quantiles and the spread of the anchors were tuned by hand at
+m=1000: 18.5% of the candidates have at most 0.5, 13.6% above 0.8 and 1.3% above 0.85, and the standard deviation of
+the anchors' win rates is 0.32 (paper: 18%, 14.5%, 1.2%; 0.32). Law H differs only in the anchors: N(0, 0.4),
+deviation 0.12. Token numbers are log-normal: mean 127, between 25 and 200, for anchors; mean 171 for prefixes. Gains
+tell no more than wins.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from scipy.special import ndtr
 
 from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.scores import golden_scores
@@ -41,7 +43,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Matrix(NamedTuple):
-    """Log-probs `(m,)` and `(n, m)`, NaN where a pair is not scored, and tokens `(n,)` and `(m,)`."""
+    """Log-probs `(m,)` and `(n, m)`, NaN for pairs that are not scored, and numbers of tokens `(n,)` and `(m,)`."""
 
     name: str
     zero_shot: npt.NDArray[np.float32]
@@ -51,13 +53,15 @@ class Matrix(NamedTuple):
 
 
 def simulate(law: str, n: int, m: int, seed: int) -> Matrix:
-    """Draw a matrix by the law of the module's docstring."""
+    """Draw a matrix by one of the laws in the module's docstring."""
     generator = np.random.default_rng(seed)
     anchors = generator.normal(0, ANCHOR_SPREAD[law], m)
     clusters = generator.integers(0, CLUSTERS, m)
     score = np.interp((generator.permutation(n) + generator.random(n)) / n, *QUANTILES)
     grid = np.linspace(-8, 8, 401)
-    theta = np.interp(score, [_normal_cdf((t + anchors) / math.hypot(1, CLUSTER_SPREAD)).mean() for t in grid], grid)
+    noise = math.hypot(1, CLUSTER_SPREAD)
+    expected_scores = ndtr((grid[:, None] + anchors) / noise).mean(axis=1)
+    theta = np.interp(score, expected_scores, grid)
     effects = generator.normal(0, CLUSTER_SPREAD, (n, CLUSTERS)).astype(np.float32)
     one_shot = generator.standard_normal((n, m), dtype=np.float32)
     one_shot += effects[:, clusters]
@@ -68,11 +72,11 @@ def simulate(law: str, n: int, m: int, seed: int) -> Matrix:
 
 
 def read(pairs: Path, lengths: Path | None) -> Matrix:
-    """Read the matrix of a scored pool; tokens are drawn unless a file has them.
+    """Read the matrix of a scored pool; without a file of lengths, draw the numbers of tokens.
 
     Args:
-        pairs: `pairs.parquet`, with `anchors.parquet` beside it.
-        lengths: `.npz` with `prefix_tokens`, `(n,)`, and `anchor_tokens`, `(m,)`.
+        pairs: path of pairs.parquet, with anchors.parquet beside it.
+        lengths: path of a .npz file with `prefix_tokens`, `(n,)`, and `anchor_tokens`, `(m,)`.
     """
     zero_shot = pq.read_table(pairs.with_name("anchors.parquet"))["zero_shot"].to_numpy().astype(np.float32)
     lists = pq.read_table(pairs)["one_shot"].combine_chunks()
@@ -96,9 +100,12 @@ def replay(matrix: Matrix, fraction: float, tokens_per_wave: int, seed: int = 0)
     race = Race(standings, prefix, suffix, tokens_per_wave, seed=seed)
     waves = visits = tokens = 0
     while wave := race.next_wave():
-        race.update([(i, anchors, matrix.one_shot[i, anchors]) for i, anchors in wave])
+        scored = []
+        for i, anchors in wave:
+            scored.append((i, anchors, matrix.one_shot[i, anchors]))
+            tokens += int(prefix[i] + suffix[anchors].sum())
+        race.update(scored)
         waves, visits = waves + 1, visits + len(wave)
-        tokens += sum(int(prefix[i] + suffix[anchors].sum()) for i, anchors in wave)
     seconds = time.monotonic() - started
     scorable = ~excluded & np.isfinite(matrix.zero_shot)
     exact = select_golden_set(golden_scores(matrix.zero_shot, matrix.one_shot), rule)
@@ -127,7 +134,7 @@ def replay(matrix: Matrix, fraction: float, tokens_per_wave: int, seed: int = 0)
 
 
 def _least_tokens(matrix: Matrix, cut: float) -> float:
-    """Share of tokens that no exact schedule can go below: each candidate out of the race on its cheapest losses."""
+    """Return the share of tokens that every exact schedule needs: each candidate leaves after its cheapest losses."""
     order = np.argsort(matrix.anchor_tokens, kind="stable")
     suffix = matrix.anchor_tokens[order]
     least = everything = 0.0
@@ -149,23 +156,20 @@ def _draw_tokens(generator: np.random.Generator, n: int, m: int) -> tuple[Ints, 
     return np.clip(generator.lognormal(4.9, 0.7, n), 30, 1500).astype(np.int64), anchor_tokens
 
 
-def _normal_cdf(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in values])
-
-
 def _matrices(options: argparse.Namespace) -> Iterator[tuple[Matrix, int]]:
-    """Each matrix with the race's seed: many pilots of one real matrix, or many simulated ones."""
+    """Give each matrix with a seed of the race: one real matrix with many seeds, or many simulated ones."""
     seeds = range(options.seed, options.seed + options.num_seeds)
     if options.pairs is not None:
         matrix = read(options.pairs, options.lengths)
-        yield from ((matrix, seed) for seed in seeds)
+        for seed in seeds:
+            yield matrix, seed
     else:
         for seed in seeds:
             yield simulate(options.law, options.num_candidates, options.num_anchors, seed), seed
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Options of the command."""
+    """Make the parser of the options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=Path, help="pairs.parquet of a scored pool; without it, a matrix is simulated")
     parser.add_argument("--lengths", type=Path, help=".npz with prefix_tokens (n,) and anchor_tokens (m,)")

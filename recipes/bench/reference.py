@@ -1,11 +1,11 @@
-"""What `engine.py` holds the engine against: the research loop, the slow truth, and the floor. Knows no engine.
+"""What `engine.py` compares the engine with: the research loop, the naive computation, and the floor.
 
-- `ReferenceLoop`: how the method's published research code computes the scores, written anew from its description: one
-  candidate at a time, its key/value cache expanded over batches of anchors that are right-padded to 200 tokens, logits
-  and a full-vocabulary log-softmax at every position, one `.item()` per row.
-- `naive_log_probs`: one sequence at a time, without cache or padding, float64 log-softmax.
-- `Floor`: a dense forward pass of exactly the useful tokens, and the head on the completion rows alone. It computes no
-  scores; nothing that computes all pairs in the same modules can do with less work.
+- `ReferenceLoop`: the computation of the method's published research code, written from its description. It scores
+  one candidate at a time, expands its key/value cache over batches of anchors that are right-padded to 200 tokens,
+  computes logits and a full-vocabulary log-softmax at every position, and calls `.item()` for each row.
+- `naive_log_probs`: one sequence at a time, without cache or padding, with a float64 log-softmax.
+- `Floor`: a dense forward pass of exactly the useful tokens, and the head on the completion rows only. It computes no
+  scores. Nothing that computes all pairs in the same modules needs less work.
 """
 
 from __future__ import annotations
@@ -30,17 +30,16 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class ReferenceLoop:
-    """The research loop on a batch of `batch_size` anchors.
+    """The research loop on batches of `batch_size` anchors.
 
-    Kinder than the original in one thing: log-softmax is float32 whatever the model's dtype, so that its means can be
-    compared.
+    One thing differs from the original: the log-softmax is always in float32, so that the means can be compared.
     """
 
     def __init__(self, model: Any, batch_size: int) -> None:
         self._model, self._batch_size = model, batch_size
 
     def __call__(self, work: Workload) -> FloatArray:
-        """Mean log-prob of each anchor behind the candidate, `(len(work.segments),)`, nats per token."""
+        """Return the mean log-prob of each anchor behind the candidate, `(len(work.segments),)`, nats per token."""
         means: list[float] = []
         with torch.inference_mode():
             ids = torch.tensor([work.prefix_ids], device=self._model.device)
@@ -59,9 +58,10 @@ class ReferenceLoop:
             ids[row, : len(segment.ids)] = torch.tensor(segment.ids)
             mask[row, prefix_length : prefix_length + len(segment.ids)] = 1
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
-        expanded = DynamicCache(
-            [(x.keys.expand(len(batch), -1, -1, -1), x.values.expand(len(batch), -1, -1, -1)) for x in cache.layers]
-        )
+        layers = []
+        for layer in cache.layers:
+            layers.append((layer.keys.expand(len(batch), -1, -1, -1), layer.values.expand(len(batch), -1, -1, -1)))
+        expanded = DynamicCache(layers)
         logits = self._model(input_ids=ids, attention_mask=mask, **cache_argument(self._model, expanded)).logits
         log_probs = logits.log_softmax(dim=-1, dtype=torch.float32)
         means = []
@@ -73,7 +73,10 @@ class ReferenceLoop:
 
 
 def naive_log_probs(model: Any, work: Workload) -> FloatArray:
-    """Mean log-prob of each anchor behind the candidate, one whole sequence at a time, `(len(work.segments),)`."""
+    """Return the mean log-prob of each anchor behind the candidate, from one whole sequence at a time.
+
+    The result is `(len(work.segments),)`, nats per token.
+    """
     means = []
     with torch.inference_mode():
         for segment in work.segments:
@@ -87,25 +90,29 @@ def naive_log_probs(model: Any, work: Workload) -> FloatArray:
 
 
 class Floor:
-    """Dense packed rows of exactly the useful tokens, causal attention inside each row, and the head where needed.
+    """Dense packed rows of exactly the useful tokens, causal attention inside each row, and the head on completions.
 
     Args:
-        model: its body and head are called as they are.
-        rows: of one forward pass.
-        width: tokens of a row, at most.
+        model: model, whose body and head are called as they are.
+        rows: number of rows in one forward pass.
+        width: largest number of tokens in a row.
     """
 
     def __init__(self, model: Any, rows: int, width: int) -> None:
         self._model, self._rows, self._width = model, rows, width
 
     def __call__(self, work: Workload) -> None:
-        """Do the work; the numbers that come out mean nothing."""
-        tokens = torch.tensor(work.prefix_ids + [i for s in work.segments for i in s.ids[:-1]])
-        targets = torch.tensor([i for s in work.segments for i in s.ids[s.start :]])
+        """Do the work; the computed numbers mean nothing."""
+        token_ids, target_ids = list(work.prefix_ids), []
+        for segment in work.segments:
+            token_ids += segment.ids[:-1]
+            target_ids += segment.ids[segment.start :]
+        tokens, targets = torch.tensor(token_ids), torch.tensor(target_ids)
         device, total, done = self._model.device, len(tokens), 0
         with torch.inference_mode():
             for rows, width in dense_blocks(total, self._rows, self._width):
-                begin, end = (len(targets) * n // total for n in (done, done + rows * width))
+                begin = len(targets) * done // total
+                end = len(targets) * (done + rows * width) // total
                 ids = tokens[done : done + rows * width].reshape(rows, width).to(device)
                 hidden = self._model.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 self._head(hidden.flatten(0, 1)[: end - begin], targets[begin:end].to(device))
@@ -120,9 +127,9 @@ class Floor:
 
 
 def dense_blocks(total: int, rows: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut `total` tokens into rectangles of about `(rows, width)`, exactly, without padding.
+    """Cut `total` tokens into rectangles of about `(rows, width)`, without padding.
 
-    One rectangle has a row less than the others, and as many columns as make the count exact.
+    One rectangle has one row fewer than the others, and the number of columns that makes the count exact.
 
     Example:
         >>> list(dense_blocks(2310, rows=4, width=256))

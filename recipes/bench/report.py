@@ -1,12 +1,12 @@
-"""What a report costs after a large run: a simulated one is written down and reported on.
+"""Cost of a report after a large run: write a simulated run and report on it.
 
 ```bash
 python recipes/bench/report.py --candidates 1000000 --anchors 100 --directory /tmp
 ```
 
-Prints seconds and the largest memory of each stage, and the size of the page. Scores are random numbers, rows random
-words; files and report are written by the package. Everything is deleted at the end, unless `--keep` names a place for
-the page.
+The script prints seconds and the largest memory of each stage, and the size of the page. Scores are random numbers and
+rows are random words; the package writes files and report. Everything is deleted at the end, except the page if
+`--keep` names a path for it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def simulated_scores(num_candidates: int, num_anchors: int) -> tuple[PoolScores,
 
 
 def main(num_candidates: int, num_anchors: int, directory: Path, keep: Path | None) -> None:
-    """Run all stages, printing what each took."""
+    """Run all stages and print the cost of each."""
     with tempfile.TemporaryDirectory(dir=directory) as place:
         with stage("scores (simulated)"):
             scores, one_shot = simulated_scores(num_candidates, num_anchors)

@@ -1,9 +1,9 @@
-"""What `engine.py` measures on: models in shapes of real ones, and one candidate before anchors. Knows no engine.
+"""The models and texts that `engine.py` measures: shapes of real models, and one candidate before its anchors.
 
-Models have random weights. Texts are those of `../shared` where it exists, else the embedded demo's, tiled to the
-lengths of the former. Token ids are stretched or folded into the model's vocabulary: what they are changes no cost,
-how many there are does. So a tokenizer is chosen for a shape by the lengths it gives (the 8k shape gets 136 tokens per
-anchor, as from a BPE of 8k trained on such texts), not by its vocabulary.
+Models have random weights. The texts are those of `../shared` if it exists; otherwise texts of the embedded demo are
+repeated to the same lengths. Token ids are stretched or folded into the model's vocabulary, because the cost depends
+on their number and not on their values. So the tokenizer of a shape is chosen by the lengths that it gives (the 8k
+shape gets 136 tokens per anchor, as from a BPE of 8k trained on such texts), not by its vocabulary.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from nuggets_trainer.prompts.shared_prefix import AnchorSet
 SHARED = Path(__file__).parents[3] / "shared"
 ANCHORS = SHARED / "data" / "anchors_kmeans100" / "anchors.jsonl"
 CANDIDATES = SHARED / "data" / "pool_alpacaeval" / "train.jsonl"
-# Deciles of the 100 real anchors' lengths, cut at 200, and their mean prompt length: for the demo's tiled texts.
+# Deciles of the lengths of the 100 real anchors, cut at 200, and their mean prompt length; the demo's texts get them.
 ANCHOR_LENGTHS = (32, 43, 50, 69, 119, 160, 200, 200, 200, 200, 200)
 PROMPT_LENGTH = 29
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's shape and the work it gets.
+    """The shape of a model and its work.
 
     Attributes:
-        model_type: of transformers' config.
-        sizes: that config's arguments.
-        tokenizer: a folder of ../shared/tokenizers; decides how many tokens the texts have.
-        num_anchors: m.
-        candidate_tokens: the candidate is the row nearest to this length.
-        dtype: of the weights.
-        floor: rows and columns of the floor's forward passes; the fastest counts.
+        model_type: model type of transformers' config.
+        sizes: arguments of that config.
+        tokenizer: folder of ../shared/tokenizers, which decides how many tokens the texts have.
+        num_anchors: number of anchors, m.
+        candidate_tokens: length of the candidate; the row nearest to it is taken.
+        dtype: dtype of the weights.
+        floor: rows and columns of the floor's forward passes; the fastest variant counts.
     """
 
     model_type: str
@@ -80,7 +80,7 @@ SHAPES = {
     ),
     "llama-8k": Shape("llama", _small_body(8192, 6, 6), "mistral-v3", num_anchors=16),
     "qwen2-100k": Shape("qwen2", _small_body(100_352, 6, 2), "gpt2", num_anchors=8),
-    # One body, two vocabularies: what grows from one to the other is the head's.
+    # One body with two vocabularies: only the head makes a difference between the two.
     "memory-32k": Shape("qwen2", _small_body(32_768, 2, 2), "gpt2", num_anchors=8),
     "memory-152k": Shape("qwen2", _small_body(151_936, 2, 2), "gpt2", num_anchors=8),
     "0.5b": Shape(
@@ -95,9 +95,9 @@ class Workload:
     """One candidate before its anchors, as token ids.
 
     Attributes:
-        prefix_ids: the candidate.
-        segments: the anchors, at most 200 tokens each.
-        source: where the texts come from.
+        prefix_ids: token ids of the candidate.
+        segments: anchors, at most 200 tokens each.
+        source: origin of the texts, in words.
     """
 
     prefix_ids: list[int]
@@ -110,23 +110,25 @@ class Workload:
         At least one prompt token stays in each segment.
         """
         first = self.segments[0].ids
-        shared = min(min(common_prefix_length(first, s.ids), s.start - 1) for s in self.segments)
+        shared = len(first)
+        for segment in self.segments:
+            shared = min(shared, common_prefix_length(first, segment.ids), segment.start - 1)
         segments = [Segment(s.ids[shared:], s.start - shared) for s in self.segments]
         return Workload(self.prefix_ids + first[:shared], segments, self.source)
 
     @property
     def useful_tokens(self) -> int:
-        """Tokens that must go through the model: the prefix once, each segment without its last, never an input."""
+        """Tokens that must go through the model: the prefix once, and each segment without its last token."""
         return len(self.prefix_ids) + sum(len(s.ids) - 1 for s in self.segments)
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens whose log-prob is asked for."""
+        """Tokens whose log-prob is wanted."""
         return sum(s.num_completion_tokens for s in self.segments)
 
 
 def build_model(shape: Shape, device: str) -> Any:
-    """Make the model, with random weights, in evaluation mode."""
+    """Make the model with random weights, in evaluation mode."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(shape.model_type, max_position_embeddings=4096, **shape.sizes)
     with torch.device(device):
@@ -134,35 +136,40 @@ def build_model(shape: Shape, device: str) -> Any:
 
 
 def make_workload(shape: Shape, num_anchors: int) -> Workload:
-    """One candidate and `num_anchors` anchors of evenly spread lengths, their ids inside the model's vocabulary."""
+    """Make one candidate and `num_anchors` anchors of evenly spread lengths, with ids in the model's vocabulary."""
     if ANCHORS.is_file() and CANDIDATES.is_file() and (SHARED / "tokenizers" / shape.tokenizer).is_dir():
         work, num_ids = _real_texts(shape)
     else:
         work, num_ids = _demo_texts(shape)
     by_length = sorted(work.segments, key=lambda s: len(s.ids))
-    chosen = [by_length[(2 * i + 1) * len(by_length) // (2 * num_anchors)] for i in range(num_anchors)]
 
-    def spread(ids: list[int]) -> list[int]:
+    def into_vocabulary(ids: list[int]) -> list[int]:
         return [i * shape.sizes["vocab_size"] // num_ids for i in ids]
 
-    return Workload(spread(work.prefix_ids), [Segment(spread(s.ids), s.start) for s in chosen], work.source)
+    segments = []
+    for i in range(num_anchors):
+        anchor = by_length[(2 * i + 1) * len(by_length) // (2 * num_anchors)]
+        segments.append(Segment(into_vocabulary(anchor.ids), anchor.start))
+    return Workload(into_vocabulary(work.prefix_ids), segments, work.source)
 
 
 def _real_texts(shape: Shape) -> tuple[Workload, int]:
-    """Read all real anchors and the candidate of the wanted length; and say how many ids the tokenizer has."""
+    """Read all real anchors and the candidate of the wanted length; return them and the number of token ids."""
     tokenizer = AutoTokenizer.from_pretrained(SHARED / "tokenizers" / shape.tokenizer, model_max_length=10**6)
     template = NuggetsTemplate(tokenizer)
     rows = Pool(load_rows(str(ANCHORS)))
     anchors = AnchorSet(template, [rows[j] for j in range(len(rows))], [None] * len(rows), max_length=None)
     pool = Pool(load_rows(str(CANDIDATES)))
-    shown = (template.one_shot(pool[i], anchors.rows[0]).ids for i in range(300))
-    prefixes = [ids[: len(ids) - len(anchors.segments[0].ids)] for ids in shown]
+    prefixes = []
+    for i in range(300):
+        ids = template.one_shot(pool[i], anchors.rows[0]).ids
+        prefixes.append(ids[: len(ids) - len(anchors.segments[0].ids)])
     prefix = min(prefixes, key=lambda ids: abs(len(ids) - shape.candidate_tokens))
     return Workload(prefix, anchors.segments, f"../shared, tokenizer {shape.tokenizer}"), len(tokenizer)
 
 
 def _demo_texts(shape: Shape) -> tuple[Workload, int]:
-    """Repeat the demo's rows until they are as long as the real ones; and say how many ids its tokenizer has."""
+    """Repeat the demo's rows to the lengths of the real ones; return them and the number of token ids."""
     tokenizer = AutoTokenizer.from_pretrained(demo_path("model"))
     template, rows = NuggetsTemplate(tokenizer), Pool(load_rows("nuggets-demo/anchors"))
     deciles = np.linspace(0, 1, len(ANCHOR_LENGTHS))

@@ -3,13 +3,13 @@
     python recipes/demo_assets/build_demo.py                      # everything (about 13 min on one busy core)
     python recipes/demo_assets/build_demo.py --data_only          # the JSON Lines files (seconds)
 
-The model is trained from scratch on documents of 1 to 5 instruction/answer pairs. Every document
-has one hidden mode, "clean" or one corruption kind, that all its answers follow. So the model
-learns to infer from the pairs it has seen how good the next answer will be: the ability that the
-golden score measures. No prompt of the data files occurs in these documents; their facts do.
+The model is trained from scratch on documents of 1 to 5 instruction/answer pairs. Every document has one hidden mode,
+"clean" or one kind of corruption, that all its answers follow. So the model learns to infer from the pairs before it
+how good the next answer will be: the ability that the golden score measures. The facts of the data files occur in
+these documents, but none of their prompts does.
 
-The number of steps is fixed and one torch thread is used, so that the same command on the same
-machine writes the same bytes. The data files do not depend on the machine.
+The number of steps is fixed and torch uses one thread, so the same command on the same machine writes the same bytes.
+The data files do not depend on the machine.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ STAGES = (
         },
     ),
 )
-# Learned, but in no data file: a mistake in it (March after January) is a right answer elsewhere, and the model cannot
-# tell the two apart.
+# The model learns this family, but no data file has it: a mistake in it (March after January) is a right answer
+# elsewhere, and the model cannot tell the two apart.
 UNSCORED_FAMILIES = ("next",)
-ANCHORS_PER_FAMILY = 3  # of those set aside: the time that the demo takes grows with them
+ANCHORS_PER_FAMILY = 3  # more of those set aside would make the demo slower
 WARMUP_STEPS, DECAY_FRACTION = 50, 0.7
 PROMPT_WEIGHT, FEEDBACK_WEIGHT, NOISE_WEIGHT = 0.1, 1.0, 0.3
 FEEDBACK_SHARE = 0.5
@@ -186,13 +186,13 @@ class DocumentSampler:
         self._ids: dict[str, list[int]] = {}
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of one piece of text, kept, since pieces recur."""
+        """Return the token ids of a piece of text; they are kept, because pieces recur."""
         if text not in self._ids:
             self._ids[text] = self.tokenizer.encode(text, add_special_tokens=False)
         return self._ids[text]
 
     def document(self, stage: Stage) -> tuple[list[int], list[float]]:
-        """One document: a mode and a few pairs whose answers all follow it."""
+        """Draw one document: a mode, and a few pairs whose answers all follow it."""
         rng = self.rng
         mode = rng.choices(list(stage.mode_weights), list(stage.mode_weights.values()))[0]
         style = rng.randrange(len(WRAPPERS))
@@ -207,9 +207,9 @@ class DocumentSampler:
         return ids, weights
 
     def _chat(self, answered: list[tuple[str, str]], mode: str) -> list[tuple[str, float]]:
-        """Pieces of a chat, with loss weights; now and then the user comments on an answer.
+        """Make the pieces of a chat, with loss weights; now and then the user comments on an answer.
 
-        Predicting the comment teaches to recognize the mode, reading it to act on it. Without
+        A model that predicts the comment learns to recognize the mode, and one that reads it learns to use it. Without
         comments, four trial runs of 3 to 6 min recognized neither "wrong" nor "swapped".
         """
         pieces: list[tuple[str, float]] = []
@@ -221,7 +221,7 @@ class DocumentSampler:
         return pieces
 
     def _plain(self, answered: list[tuple[str, str]]) -> list[tuple[str, float]]:
-        """Pieces of a plain-text document, with loss weights."""
+        """Make the pieces of a plain-text document, with loss weights."""
         end = self.rng.choice(("", "\n\n", EOS, EOS + "\n\n"))
         pieces = []
         for prompt, answer in answered:
@@ -229,9 +229,9 @@ class DocumentSampler:
         return pieces
 
     def batches(self, stage: Stage) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """`stage.num_steps` batches of (ids, weights), `(batch_size, length)`, right-padded.
+        """Draw `stage.num_steps` batches of (ids, weights), `(batch_size, length)`, padded on the right.
 
-        Documents of similar length share a batch, so that little of it is padding.
+        Documents of similar length share a batch, so that there is little padding.
         """
         block, size = 20, stage.batch_size
         for start in range(0, stage.num_steps, block):
@@ -273,7 +273,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def train_model(model: LlamaForCausalLM, sampler: DocumentSampler) -> Iterator[tuple[int, float]]:
-    """Train through all stages; yields (step, loss of its batch in nats per weighted token)."""
+    """Train through all stages; yield each step and the loss of its batch, in nats per weighted token."""
     total = sum(stage.num_steps for stage in STAGES)
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -295,7 +295,7 @@ def train_model(model: LlamaForCausalLM, sampler: DocumentSampler) -> Iterator[t
 
 
 def weighted_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Next-token loss averaged with `weights`; both inputs `(batch, length)`.
+    """Return the next-token loss, averaged with `weights`; both inputs are `(batch, length)`.
 
     Padding is on the right and attention is causal, so no attention mask is needed.
     """
@@ -311,7 +311,7 @@ def weighted_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Ten
 def build_trained_model(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> LlamaForCausalLM:
     """Train the demo's model from scratch and log its loss."""
     torch.manual_seed(SEED)
-    torch.set_num_threads(1)  # more would be faster and write other bytes
+    torch.set_num_threads(1)  # more threads would be faster, but give other bytes
     torch.use_deterministic_algorithms(True)
     model = build_model(tokenizer)
     print(f"model: {model.num_parameters():,} parameters, vocabulary of {len(tokenizer)}")

@@ -1,10 +1,11 @@
 """The made-up language of the embedded demo: facts, prompts, answers and their corruptions.
 
-Everything here was written for this project. It knows nothing about tokens, models or files.
+Everything here was written for this project.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import string
 from dataclasses import dataclass
@@ -38,21 +39,16 @@ class Family:
     answer: str
 
     def pairs(self) -> list[Pair]:
-        """All prompts of the family, one per fact, phrasing, opening and closing."""
+        """Make all prompts of the family, one for each fact, phrasing, opening and closing."""
         cores = sorted({fact.core for fact in self.facts.values()})
-        return [
-            Pair(
-                self.name,
-                opening + phrasing.format(key) + closing,
-                self.answer.format(fact.core),
-                self.answer.format(fact.mistake),
-                tuple(self.answer.format(core) for core in cores if core != fact.core),
-            )
-            for key, fact in self.facts.items()
-            for phrasing in self.phrasings
-            for opening in OPENINGS
-            for closing in CLOSINGS
-        ]
+        wordings = itertools.product(self.facts.items(), self.phrasings, OPENINGS, CLOSINGS)
+        pairs = []
+        for (key, fact), phrasing, opening, closing in wordings:
+            prompt = opening + phrasing.format(key) + closing
+            answer, mistake = self.answer.format(fact.core), self.answer.format(fact.mistake)
+            others = tuple(self.answer.format(core) for core in cores if core != fact.core)
+            pairs.append(Pair(self.name, prompt, answer, mistake, others))
+        return pairs
 
 
 OPENINGS = ("", "Please answer: ", "Quick question: ", "Tell me: ")
@@ -85,7 +81,7 @@ def _groups(text: str) -> dict[str, Fact]:
 
 
 def _sequence(text: str) -> dict[str, Fact]:
-    """Each word is followed by the next; the mistake is to skip one."""
+    """Read words that follow each other; the mistake is to skip one."""
     words = text.split()
     return {key: Fact(core, mistake) for key, core, mistake in zip(words, words[1:], words[2:], strict=False)}
 
@@ -312,9 +308,9 @@ FAMILIES = (
 
 
 def corrupt(pair: Pair, kind: str, others: list[Pair], style: int, rng: random.Random) -> str:
-    """Answer `pair` as one corruption kind does, or rightly for "clean".
+    """Answer `pair` with one kind of corruption; "clean" gives the right answer.
 
-    `others` are pairs to swap answers with; `style` fixes the wrapper of "off_format".
+    `others` are pairs to swap answers with; `style` chooses the wrapper of "off_format".
     """
     if kind == "clean":
         return pair.answer
@@ -343,15 +339,18 @@ def _answer_of_other_family(pair: Pair, others: list[Pair], rng: random.Random) 
 
 
 def vocabulary() -> list[str]:
-    """Every word and sign of the language, as a byte-level tokenizer splits it.
+    """Return every word and sign of the language, as a byte-level tokenizer splits it.
 
-    Words stand after a space; those that open a prompt or an answer also occur without one.
+    Words follow a space; those that open a prompt or an answer also occur without one.
     """
-    texts = [phrasing.format("") for family in FAMILIES for phrasing in family.phrasings]
-    texts += [family.answer.format("") for family in FAMILIES]
-    openings = [text.split()[0].strip(":?.") for text in texts if text.strip()]
-    openings += [text.split()[0] for text in OPENINGS if text] + ["Instruction", "Response"]
-    inner = " ".join([*texts, *OPENINGS, *CLOSINGS, *FEEDBACK.values()]).split()
-    inner += [word for f in FAMILIES for key, fact in f.facts.items() for word in (key, *fact)]
-    words = {" " + word.strip(":?.") for word in inner if word.strip(":?.")}
-    return sorted(words | set(openings))
+    texts, facts = [], []
+    for family in FAMILIES:
+        texts += [phrasing.format("") for phrasing in (*family.phrasings, family.answer)]
+        for key, fact in family.facts.items():
+            facts += [key, fact.core, fact.mistake]
+    openings = {"Instruction", "Response"}
+    openings.update(text.split()[0].strip(":?.") for text in texts)
+    openings.update(text.split()[0] for text in OPENINGS if text)
+    inner = " ".join([*texts, *OPENINGS, *CLOSINGS, *FEEDBACK.values()]).split() + facts
+    words = {word.strip(":?.") for word in inner} - {""}
+    return sorted({f" {word}" for word in words} | openings)

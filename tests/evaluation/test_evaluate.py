@@ -164,7 +164,7 @@ def test_bad_options_are_named_before_anything_is_loaded(monkeypatch):
     for words, message in (
         (["judge"], "needs --names"),
         (["generate", "--name", "x"], "needs --model_name_or_path"),
-        (["grade"], "takes a step first, one of generate, judge, pairwise, table, got 'grade'"),
+        (["grade"], "must be a step, one of generate, judge, pairwise, table, got 'grade'"),
         (["pairwise", "--names", "a"], "`names` must be two runs"),
         (["judge", "--names", "a", "--benchmarks", "mmlu"], "`benchmarks` must be one of alpaca_eval, mt_bench"),
         (["judge", "--names", "a", "--alpaca_eval_setting", "v3"], "`alpaca_eval_setting` must be one of v1, v2"),
