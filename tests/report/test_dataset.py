@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
-import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from datasets import Dataset, load_dataset
-from peft import LoraConfig
-from trl import SFTConfig, SFTTrainer
 
 from nuggets_trainer import (
     NuggetsConfig,
-    NuggetsDataCallback,
     Pool,
-    SelectedSFTTrainer,
     push_to_hub,
     score_pool,
     write_dataset,
 )
-from nuggets_trainer.report.cards import SECTION, with_section
 from tests.support.rows import alpaca_rows
 
 
@@ -38,7 +31,7 @@ def scored(llama, tokenizer, tmp_path_factory):
     return score_dir, pool, golden_set
 
 
-def test_the_dataset_has_the_rows_that_were_kept_in_the_columns_of_the_pool(scored, tmp_path):
+def test_the_dataset_has_the_kept_rows_as_in_the_pool(scored, tmp_path):
     score_dir, pool, golden_set = scored
     write_dataset(score_dir, pool, tmp_path / "out", title="My golden set")
     kept = load_dataset(str(tmp_path / "out"), "golden_set", split="train", cache_dir=str(tmp_path / "cache"))
@@ -51,7 +44,7 @@ def test_the_dataset_has_the_rows_that_were_kept_in_the_columns_of_the_pool(scor
     assert str(score_dir) not in card and not list((tmp_path / "out").glob("report*"))
 
 
-def test_another_pool_than_the_one_that_was_scored_is_refused(scored, tmp_path):
+def test_another_pool_than_the_scored_one_is_refused(scored, tmp_path):
     score_dir, pool, _ = scored
     with pytest.raises(ValueError, match="`pool` must be the pool that was scored: 31 rows .* got 30 rows"):
         write_dataset(score_dir, Pool(pool.dataset.select(range(30))), tmp_path / "out")
@@ -124,51 +117,3 @@ def test_a_push_is_one_commit_with_all_files(scored, hub):
     of_the_push = ("/api/repos/create", "/api/validate-yaml", "/api/datasets/user/golden/")
     pushed = {path: authorization for path, authorization, _ in hub.requests if path.startswith(of_the_push)}
     assert len(pushed) == 4 and set(pushed.values()) == {"Bearer hf_test"}, hub.requests
-
-
-def trained(cls, model, tokenizer, output_dir, **options):
-    args = SFTConfig(
-        str(output_dir), max_steps=2, save_steps=1, use_cpu=True, bf16=False, report_to="none", learning_rate=1e-3
-    )
-    return cls(
-        copy.deepcopy(model),  # PEFT changes it
-        args,
-        train_dataset=Dataset.from_list(alpaca_rows(20, seed=1)).rename_columns(
-            {"instruction": "prompt", "output": "completion"}
-        ),
-        processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", r=2),
-        **options,
-    )
-
-
-def test_the_model_card_says_how_the_training_data_was_chosen(llama, tokenizer, tmp_path):
-    config = NuggetsConfig(top_k=5, num_anchors=4, anchor_selection="random")
-    trainer = trained(SelectedSFTTrainer, llama, tokenizer, tmp_path, nuggets_config=config)
-    trainer.train()
-    card = (tmp_path / "README.md").read_text()
-    assert card.count(SECTION) == 1 and card.index(SECTION) < card.index("## Citations")
-    assert "Of 20 rows, 5 were kept" in card and "4, chosen from the pool (random)" in card
-    assert f"{trainer.golden_set.cut:.3f}" in card and str(tmp_path) not in card[card.index(SECTION) :]
-    trainer.create_model_card(model_name="again")
-    assert (tmp_path / "README.md").read_text().count(SECTION) == 1
-
-
-def test_an_attached_callback_writes_the_section_too_and_none_changes_nothing(llama, tokenizer, tmp_path):
-    attached = trained(SFTTrainer, llama, tokenizer, tmp_path / "attached")
-    NuggetsDataCallback(NuggetsConfig(top_k=5, num_anchors=4, anchor_selection="random")).attach(attached)
-    attached.train()
-    cards = {}
-    for name, cls in (("stock", SFTTrainer), ("ours", SelectedSFTTrainer)):
-        trained(cls, llama, tokenizer, tmp_path / name).train()
-        cards[name] = (tmp_path / name / "README.md").read_text().replace(name, "")
-    assert SECTION in (tmp_path / "attached" / "README.md").read_text()
-    assert re.sub("Selected", "", cards["ours"]) == cards["stock"]
-
-
-def test_a_section_takes_the_place_of_an_older_one():
-    new = f"{SECTION}\n\nnew \\1\n"
-    assert with_section("# Card\n\n## Citations\n\nx", new) == f"# Card\n\n{new}\n## Citations\n\nx"
-    assert with_section("# Card\n", new) == f"# Card\n\n{new}"
-    old = f"# Card\n\n{SECTION}\n\nold\n\n## Citations\n\nx"
-    assert with_section(old, new) == f"# Card\n\n{new}\n## Citations\n\nx"

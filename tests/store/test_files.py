@@ -78,7 +78,7 @@ def test_files_are_replaced_at_once(place):
 
 
 @pytest.mark.parametrize("number", [0, 1, 5, 30])
-def test_many_files_are_read_in_order_and_errors_among_them(number, place):
+def test_many_files_are_read_in_order_with_errors(number, place):
     places = [join(place, str(i)) for i in range(number)]
     for i, path in enumerate(places):
         if i % 7 != 4:
@@ -122,7 +122,7 @@ def test_a_writer_that_dies_leaves_the_older_file(tmp_path, monkeypatch):
     assert (tmp_path / "file").read_bytes() == b"one" and list_directory(tmp_path) == {"file": True}
 
 
-def test_a_file_system_that_cannot_sync_directories_will_do(tmp_path, monkeypatch):
+def test_directories_need_not_be_syncable(tmp_path, monkeypatch):
     """Simulated: network file systems such as CIFS answer EINVAL."""
     works = os.fsync
 
@@ -176,7 +176,7 @@ def test_a_store_on_a_remote_is_read_by_another_job(remote, caplog, monkeypatch)
     assert "are not reused, because they differ in engine: 1 there, 2 now" in caplog.text
 
 
-def test_what_fails_for_a_moment_on_a_remote_is_tried_again(remote, monkeypatch, pauses, caplog):
+def test_a_passing_remote_failure_is_tried_again(remote, monkeypatch, pauses, caplog):
     fail_times(
         monkeypatch, "pipe_file", [ConnectionResetError("peer"), RuntimeError("a backend's own"), TimeoutError()]
     )
@@ -188,7 +188,7 @@ def test_what_fails_for_a_moment_on_a_remote_is_tried_again(remote, monkeypatch,
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("peer"), RuntimeError("a backend's own")])
-def test_what_goes_on_failing_on_a_remote_is_an_error_of_the_system(error, remote, monkeypatch, pauses):
+def test_a_lasting_remote_failure_is_an_os_error(error, remote, monkeypatch, pauses):
     fail_times(monkeypatch, "pipe_file", [error] * 100)
     with pytest.raises(OSError, match="peer|a backend's own"):
         write_atomically(join(remote, "file"), b"one")
@@ -197,7 +197,7 @@ def test_what_goes_on_failing_on_a_remote_is_an_error_of_the_system(error, remot
         check_writable(remote)
 
 
-def test_what_will_not_change_is_not_tried_again(remote, tmp_path, monkeypatch, pauses):
+def test_a_lasting_error_is_not_tried_again(remote, tmp_path, monkeypatch, pauses):
     fail_times(monkeypatch, "pipe_file", [PermissionError("403")])
     with pytest.raises(PermissionError, match="403"):
         write_atomically(join(remote, "file"), b"one")
@@ -210,7 +210,7 @@ def test_what_will_not_change_is_not_tried_again(remote, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(("url", "package"), [("s3://bucket/x", "s3fs"), ("gs://bucket/x", "gcsfs")])
-def test_a_missing_backend_is_named_with_what_to_install(url, package, monkeypatch):
+def test_a_missing_backend_is_named(url, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if not installed
     with pytest.raises(ImportError, match=rf"{url}.* needs a package that is not installed .*`pip install {package}`"):
         ScoreStore(url, FIELDS)

@@ -55,7 +55,7 @@ def test_the_manifest_spells_out_the_fingerprint(tmp_path):
     assert ScoreStore(tmp_path, {**FIELDS, "template": "plain"}).directory != store.directory
 
 
-def test_a_part_is_named_by_its_bytes_and_any_tool_reads_it(tmp_path):
+def test_a_part_is_plain_parquet_named_by_its_bytes(tmp_path):
     for path in parts(make_store(tmp_path)):
         assert path.name == hashlib.sha256(path.read_bytes()).hexdigest()[:32] + ".parquet"
         assert pq.read_table(path).schema.equals(SCHEMA)
@@ -91,7 +91,7 @@ def damages(content: bytes, other: bytes, foreign: bytes) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_damaged_part_is_set_aside_and_its_pairs_are_missing(which, tmp_path, caplog):
+def test_a_damaged_part_is_set_aside(which, tmp_path, caplog):
     whole = parts(make_store(tmp_path / "whole"))
     contents = damages(whole[which].read_bytes(), whole[1 - which].read_bytes(), foreign_parquet(tmp_path / "foreign"))
     assert len(contents) >= 25
@@ -115,7 +115,7 @@ def test_a_damaged_part_is_set_aside_and_its_pairs_are_missing(which, tmp_path, 
         np.testing.assert_array_equal(store.read(*KEYS)[0], TRUTH)  # scored again, it is as before
 
 
-def test_a_file_of_another_schema_is_not_used_even_with_the_checksum_of_its_bytes(tmp_path, caplog):
+def test_a_part_of_another_schema_is_set_aside(tmp_path, caplog):
     store = make_store(tmp_path)
     for content in (foreign_parquet(tmp_path / "foreign"), b"no parquet"):
         (store.directory / "parts" / (hashlib.sha256(content).hexdigest()[:32] + ".parquet")).write_bytes(content)
@@ -123,7 +123,7 @@ def test_a_file_of_another_schema_is_not_used_even_with_the_checksum_of_its_byte
     assert "it has the columns ['candidate', 'score']" in caplog.text and caplog.text.count("is set aside") == 2
 
 
-def test_what_is_no_part_is_ignored_and_named_once(tmp_path, caplog):
+def test_a_file_that_is_no_part_is_named_once(tmp_path, caplog):
     store = make_store(tmp_path)
     folder = store.directory / "parts"
     (folder / "README.md").write_text("mine")
@@ -138,7 +138,7 @@ def test_what_is_no_part_is_ignored_and_named_once(tmp_path, caplog):
     assert sorted(folder.iterdir()) == before
 
 
-def test_leftover_temporary_files_are_silent_and_go_after_a_day(tmp_path, caplog):
+def test_leftover_temporary_files_go_after_a_day(tmp_path, caplog):
     store = make_store(tmp_path)
     old, new = (store.directory / "parts" / f".{name}.parquet.0a.tmp" for name in ("old", "new"))
     for path, age in ((old, 25 * 3600), (new, 3600)):
@@ -149,7 +149,7 @@ def test_leftover_temporary_files_are_silent_and_go_after_a_day(tmp_path, caplog
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO])
-def test_an_error_of_the_system_does_not_condemn_a_healthy_part(code, tmp_path, monkeypatch, caplog):
+def test_an_error_of_the_system_keeps_the_part(code, tmp_path, monkeypatch, caplog):
     """Out of handles, the job ends; a file that this machine cannot read is passed over. Neither is renamed."""
     store = make_store(tmp_path)
 
@@ -166,7 +166,7 @@ def test_an_error_of_the_system_does_not_condemn_a_healthy_part(code, tmp_path, 
     assert len(parts(store)) == 2 and store.read(["a"], ["x"])[1].all()
 
 
-def test_a_part_that_goes_away_while_it_is_read_is_no_error(tmp_path, monkeypatch):
+def test_a_part_may_go_away_while_it_is_read(tmp_path, monkeypatch):
     store = make_store(tmp_path)
     gone = parts(store)[0].name
     monkeypatch.setattr(store, "_part_names", lambda: [gone.replace(gone[0], "f"), *(p.name for p in parts(store))])
@@ -190,7 +190,7 @@ def test_a_store_of_another_layout_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "{}", "\udcff", '{"layout": 2}', '{"layout": 2, "fields": {"engine": "2"}}']
 )
-def test_a_torn_or_foreign_manifest_is_set_aside_and_written_anew(content, tmp_path, caplog):
+def test_a_torn_or_foreign_manifest_is_replaced(content, tmp_path, caplog):
     manifest = make_store(tmp_path).directory / "manifest.json"
     whole = manifest.read_bytes()
     manifest.write_text(content, errors="surrogateescape")
@@ -199,7 +199,7 @@ def test_a_torn_or_foreign_manifest_is_set_aside_and_written_anew(content, tmp_p
     assert manifest.with_name("manifest.json.corrupt").is_file()
 
 
-def test_scores_that_are_not_reused_are_named_with_what_differs(tmp_path, caplog):
+def test_what_differs_from_unused_scores_is_named(tmp_path, caplog):
     for name, content in (
         ("new", {"layout": 2, "fields": {**FIELDS, "engine": "0"}}),
         ("old", {**FIELDS, "template": "plain"}),
@@ -252,7 +252,7 @@ def add_random(writer: PartWriter, number: int) -> np.ndarray:
     return values
 
 
-def test_a_full_disk_loses_nothing_that_was_written_or_collected(full_disk):
+def test_a_full_disk_loses_nothing(full_disk):
     store = make_store(full_disk)
     ballast = full_disk / "ballast"
     ballast.write_bytes(bytes(700_000))
@@ -272,7 +272,7 @@ def test_a_full_disk_loses_nothing_that_was_written_or_collected(full_disk):
     np.testing.assert_array_equal(ScoreStore(full_disk, FIELDS).read(*KEYS)[0], TRUTH)
 
 
-def test_a_disk_that_is_full_from_the_start_is_refused_as_full(full_disk):
+def test_a_disk_full_from_the_start_is_refused(full_disk):
     (full_disk / "scores").mkdir()
     with pytest.raises(OSError, match="No space left"), (full_disk / "ballast").open("wb", buffering=0) as file:
         while file.write(bytes(1024)):
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_from_the_start_is_refused_as_full(full_disk):
     assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_matrix_that_does_not_fit_is_an_error_and_no_signal(full_disk, tmp_path, monkeypatch):
+def test_a_matrix_that_does_not_fit_is_an_error(full_disk, tmp_path, monkeypatch):
     """A page of a mapped file that has no room on the disk would end the process with SIGBUS."""
     store = make_store(tmp_path / "store")
     monkeypatch.setattr("nuggets_trainer.store.scratch.IN_MEMORY_BYTES", 0)
@@ -321,7 +321,7 @@ def test_a_part_is_written_after_so_many_candidates(tmp_path, monkeypatch):
     assert len(parts(store)) == 3 and store.read([f"c{i}" for i in range(5)], ["x"])[1].all()
 
 
-def test_a_writer_that_cannot_write_shows_the_first_error(tmp_path, monkeypatch, caplog):
+def test_a_failing_writer_shows_the_first_error(tmp_path, monkeypatch, caplog):
     store = ScoreStore(tmp_path, FIELDS)
 
     def fail(*_):
@@ -342,7 +342,7 @@ def test_a_writer_that_cannot_write_shows_the_first_error(tmp_path, monkeypatch,
 # ---------------------------------------------------------------- many parts, many writers
 
 
-def test_of_two_values_the_first_part_by_name_counts_whatever_was_written_first(tmp_path):
+def test_of_two_values_the_first_part_by_name_counts(tmp_path):
     values = [-1.0, np.nextafter(np.float32(-1), np.float32(0)), -1.25]
     for order in ([0, 1, 2], [2, 1, 0]):
         store = ScoreStore(tmp_path / str(order[0]), FIELDS)

@@ -50,14 +50,14 @@ def test_an_empty_array_needs_no_file(in_files, tmp_path):
     assert Scratch(tmp_path).full((0, 5), 0, np.float32).shape == (0, 5)
 
 
-def test_for_a_url_it_is_the_temporary_directory(in_files, tmp_path, monkeypatch):
+def test_a_url_uses_the_temporary_directory(in_files, tmp_path, monkeypatch):
     in_files()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert isinstance(Scratch("memory://scores").full((3,), 1, np.float32), np.memmap)
 
 
 @pytest.mark.parametrize("schedule", ["exact", "race"])
-def test_a_job_with_its_arrays_in_files_writes_the_same_results(schedule, llama, tokenizer, in_files, tmp_path):
+def test_arrays_in_files_give_the_same_results(schedule, llama, tokenizer, in_files, tmp_path):
     from datasets import Dataset
 
     rows = alpaca_rows(40, seed=3)
