@@ -24,13 +24,13 @@ def test_the_demo_is_small_and_holds_no_pickle():
     assert {path.suffix for path in files} == {".py", ".json", ".jsonl", ".jinja", ".safetensors"}
 
 
-def test_a_name_of_the_demo_is_a_path_inside_the_package_and_other_names_stay():
+def test_only_demo_names_become_paths():
     assert resolve_demo("nuggets-demo/model") == str(demo_path("model"))
     for name in ("Qwen/Qwen3-0.6B", "nuggets-demo", "my/nuggets-demo/model", "pool.jsonl"):
         assert resolve_demo(name) == name
 
 
-def test_half_of_the_pool_is_corrupted_in_six_ways_and_nothing_leaks():
+def test_half_the_pool_is_corrupted_and_nothing_leaks():
     pool, anchors, heldout = (load_rows(f"nuggets-demo/{name}") for name in ("pool", "anchors", "heldout"))
     kinds = Counter(pool["corruption"])
     assert kinds.pop("clean") == len(pool) / 2
@@ -43,7 +43,7 @@ def test_half_of_the_pool_is_corrupted_in_six_ways_and_nothing_leaks():
     assert set(anchors["corruption"]) == set(heldout["corruption"]) == {"clean"}
 
 
-def test_an_example_before_a_task_tells_the_model_how_good_the_answer_will_be(tmp_path):
+def test_clean_examples_help_the_model_corrupted_do_not(tmp_path):
     """Measured, not assumed: clean examples help, corrupted ones do not, a copy of the anchor helps as well."""
     model, tokenizer = load_scorer("nuggets-demo/model")
     rows = load_rows("nuggets-demo/pool")
@@ -91,7 +91,7 @@ def test_the_model_is_rebuilt_byte_for_byte(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_golden_set_beats_random_rows_and_the_full_pool_in_every_seed(tmp_path, monkeypatch):
+def test_the_golden_set_wins_in_every_seed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     import demo
 

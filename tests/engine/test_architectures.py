@@ -26,7 +26,7 @@ def expected_log_probs(model, prefix, segments):
 
 
 @ON_EACH
-def test_log_probs_and_wins_on_the_path_that_the_engine_takes(name, caplog):
+def test_log_probs_and_wins_equal_the_oracles(name, caplog):
     transformers_logging.set_verbosity_error()  # "fast path is not available", once per kernel that is not installed
     model, segments = random_model(name), random_segments(9, seed=1)
     prefixes = [random_prefix(40), random_prefix(7)]
@@ -73,7 +73,7 @@ def test_a_window_is_shorter_than_the_sequences():
     assert len(windows) == 6
 
 
-def test_the_guide_says_which_path_each_architecture_takes():
+def test_the_guide_lists_the_path_of_each_architecture():
     page = (ROOT / "docs" / "guides" / "large_models.md").read_text()
     section = page.split("\n## Architectures\n", 1)[1].split("\n## ", 1)[0]
     rows = re.findall(r"^\| `(packed|cached|whole)` \| (.*?) \|", section, flags=re.MULTILINE)

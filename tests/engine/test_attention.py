@@ -62,7 +62,7 @@ def slow_mask(row, earlier, num_keys, window):
     return mask
 
 
-def test_the_models_own_attention_comes_back_after_an_error():
+def test_own_attention_comes_back_after_an_error():
     model = random_model("Llama")
     with pytest.raises(ZeroDivisionError), shared_prefix_model(model):
         assert model.config._attn_implementation == "nuggets"
@@ -76,7 +76,7 @@ def test_attention_outside_a_packed_row_is_an_error():
         model(torch.tensor([[1, 2]]))
 
 
-def test_a_model_of_several_configs_gets_all_its_implementations_back():
+def test_a_nested_model_gets_all_its_attention_back():
     """The text model's own came back as the whole model's: training went on with other arithmetic."""
     text = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "head_dim": 8}
     vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -22,7 +22,7 @@ def cuda():
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
-def test_log_probs_on_cuda_equal_one_sequence_at_a_time_on_the_cpu(name):
+def test_log_probs_on_cuda_equal_those_on_the_cpu(name):
     model, prefix, segments = random_model(name), random_prefix(), random_segments(17, seed=1)
     expected = [mean_log_prob(model, prefix + s.ids[: s.start], s.ids[s.start :]) for s in segments]
     engine = LogProbEngine(model.to("cuda"))

@@ -26,7 +26,7 @@ def test_blocks_give_the_log_softmax_of_all_logits(name, rows, vocabulary, monke
     assert found.dtype == np.float64 and np.ptp(found) > 1
 
 
-def test_a_head_that_is_no_plain_linear_layer_is_called_whole():
+def test_a_head_of_another_class_is_called_whole():
     class Doubled(torch.nn.Linear):
         def forward(self, hidden):
             return 2 * super().forward(hidden)
@@ -42,7 +42,7 @@ def test_a_head_that_is_no_plain_linear_layer_is_called_whole():
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
 
 
-def test_memory_of_the_head_does_not_grow_with_the_vocabulary():
+def test_head_memory_does_not_grow_with_vocabulary():
     """The largest tensor made on the way, by torch's own record of allocations."""
 
     def largest_allocation(vocabulary):

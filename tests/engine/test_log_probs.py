@@ -48,7 +48,7 @@ def masked_segments(num_segments: int, seed: int) -> list[Segment]:
 @pytest.mark.parametrize("path", ["packed", "cached", "whole", "naive"])
 @pytest.mark.parametrize("prefix", [[], random_prefix()], ids=["zero-shot", "one-shot"])
 @pytest.mark.parametrize("tokens_per_batch", [1, 150, 10_000])
-def test_log_probs_are_averaged_over_the_scored_tokens_alone(family, path, prefix, tokens_per_batch):
+def test_log_probs_average_the_scored_tokens_alone(family, path, prefix, tokens_per_batch):
     model, segments = tiny_model(family, VOCAB), masked_segments(17, seed=13)
     expected = [
         mean_log_prob_at(model, prefix + s.ids, [len(prefix) + position for position in s.positions]) for s in segments
@@ -100,7 +100,7 @@ def test_log_probs_do_not_depend_on_the_token_budget(path, rows_run):
     np.testing.assert_allclose(results[2], results[0], rtol=0, atol=1e-5)
 
 
-def test_log_probs_do_not_depend_on_which_other_groups_share_the_rows(rows_run):
+def test_log_probs_do_not_depend_on_what_shares_a_row(rows_run):
     model, segments = tiny_model("qwen2", VOCAB), random_segments(12, seed=11)
     prefixed = [(random_prefix(n), segments[k : k + 4]) for k, n in enumerate((5, 40, 11, 23, 1))]
     prefixed.append(([], segments))
@@ -116,7 +116,7 @@ def test_log_probs_do_not_depend_on_which_other_groups_share_the_rows(rows_run):
         np.testing.assert_allclose(b, c, rtol=0, atol=1e-5)
 
 
-def test_batches_hold_every_segment_once_within_the_budget():
+def test_batches_hold_every_segment_within_the_budget():
     lengths = [len(s.ids) for s in random_segments(40, seed=3)]
     found = list(batches(lengths, 10, 150))
     assert sorted(i for batch in found for i in batch) == list(range(40))
@@ -146,7 +146,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(path, caplog):
     assert engine.tokens_per_batch in (62, 125)  # it remembers
 
 
-def test_out_of_memory_for_a_single_pair_says_what_to_do():
+def test_out_of_memory_for_one_pair_says_what_to_do():
     model = tiny_model("llama", VOCAB)
     out_of_memory_above(model, 1)
     with pytest.raises(RuntimeError, match="single pair. Use a smaller `scorer_model`"):
@@ -172,7 +172,7 @@ def test_the_prefix_changes_the_log_probs():
     assert np.abs(alone - behind).min() > 1e-3
 
 
-def test_bfloat16_log_probs_are_those_of_a_bfloat16_forward_pass():
+def test_bfloat16_changes_log_probs_only_a_little():
     model, segments, prefix = tiny_model("llama", VOCAB), random_segments(6, seed=6), random_prefix()
     exact = LogProbEngine(model).score(prefix, segments)
     autocast = LogProbEngine(model, autocast_dtype=torch.bfloat16).score(prefix, segments)
@@ -206,7 +206,7 @@ def test_a_path_that_gives_nan_is_not_trusted(caplog):
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
 
 
-def test_compiled_layers_that_fail_are_given_up_before_the_path_is(monkeypatch, caplog):
+def test_compiled_layers_that_fail_leave_the_packed_path(monkeypatch, caplog):
     model, segments, prefix = tiny_model("llama", VOCAB), random_segments(5, seed=10), random_prefix()
 
     def no_compiler(*args, **kwargs):
@@ -224,7 +224,7 @@ def test_compiled_layers_that_fail_are_given_up_before_the_path_is(monkeypatch, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_compiled_layers_give_the_same_log_probs_and_are_gone_afterwards(family):
+def test_compiled_layers_change_no_log_prob_and_go_again(family):
     model, segments, prefix = tiny_model(family, VOCAB), random_segments(17, seed=1), random_prefix()
     engine = LogProbEngine(model, path="packed")
     expected = engine.score(prefix, segments)
@@ -235,7 +235,7 @@ def test_compiled_layers_give_the_same_log_probs_and_are_gone_afterwards(family)
     assert all(module._compiled_call_impl is None for module in model.modules())
 
 
-def test_a_path_that_is_wrong_only_across_forward_passes_is_found_out(caplog):
+def test_a_path_wrong_across_passes_is_not_chosen(caplog):
     """Layers that do not know their number overwrite each other's prefix, which only the next row reads again."""
     model, segments, prefix = tiny_model("llama", VOCAB), random_segments(9, seed=1), random_prefix(40)
     expected = LogProbEngine(model, path="naive").score(prefix, segments)
@@ -249,7 +249,7 @@ def test_a_path_that_is_wrong_only_across_forward_passes_is_found_out(caplog):
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
 
 
-def test_in_half_precision_an_error_on_one_side_is_not_taken_for_rounding():
+def test_a_bias_in_half_precision_is_not_rounding():
     model, segments, prefix = tiny_model("llama", VOCAB).bfloat16(), random_segments(6, seed=6), random_prefix()
     assert LogProbEngine(model).choose_path([(prefix, segments)]) == "packed"
 
@@ -273,7 +273,7 @@ def test_scoring_leaves_the_model_in_its_mode():
     assert not model.training
 
 
-def test_embeddings_are_means_of_last_hidden_states_without_padding():
+def test_embeddings_are_means_without_padding():
     model = tiny_model("qwen2", VOCAB)
     sequences = [s.ids for s in random_segments(9, seed=8)]
     found = LogProbEngine(model, tokens_per_batch=120).embed(sequences)
@@ -284,7 +284,7 @@ def test_embeddings_are_means_of_last_hidden_states_without_padding():
     assert len({len(ids) for ids in sequences}) > 1  # something was padded
 
 
-def test_score_dtype_resolves_to_autocast_only_where_it_changes_the_arithmetic():
+def test_autocast_only_where_it_changes_arithmetic():
     float32, bfloat16 = torch.float32, torch.bfloat16
     assert resolve_autocast_dtype("auto", float32) is None
     assert resolve_autocast_dtype("auto", float32, training_dtype=bfloat16) is bfloat16

@@ -11,7 +11,7 @@ PREFIXED = st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(1, 40), m
 
 
 @given(PREFIXED, st.integers(1, 120))
-def test_rows_hold_every_piece_once_in_order_without_gaps(prefixed, budget):
+def test_rows_hold_every_piece_once_in_order(prefixed, budget):
     rows = pack(prefixed, budget)
     expected = []
     for prefix, (prefix_length, lengths) in enumerate(prefixed):

@@ -38,7 +38,7 @@ def test_random_anchors_reach_every_row():
 @pytest.mark.parametrize(
     "choose", [lambda n, m: random_anchors(n, m, 0), lambda n, m: kmeans_anchors(clouds(1, n, 0), m, 0)]
 )
-def test_fewer_rows_than_anchors_are_refused_with_both_numbers(choose):
+def test_fewer_rows_than_anchors_are_refused(choose):
     with pytest.raises(
         ValueError, match=r"`num_anchors`.*usable pool rows \(5\), got 6\. Lower `num_anchors`.*`anchors`"
     ):
@@ -47,7 +47,7 @@ def test_fewer_rows_than_anchors_are_refused_with_both_numbers(choose):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_kmeans_anchors_are_the_rows_nearest_to_their_centroids(seed):
+def test_kmeans_anchors_are_nearest_to_centroids(seed):
     rows = clouds(4, 12, seed, width=2.0)  # clusters that overlap
     num_anchors = 7
     kmeans = KMeans(n_clusters=num_anchors, n_init=1, random_state=seed).fit(rows)
@@ -73,7 +73,7 @@ def test_kmeans_anchors_depend_on_the_seed_alone():
     assert len({tuple(kmeans_anchors(rows, 8, seed).tolist()) for seed in range(6)}) > 1
 
 
-def test_kmeans_anchors_do_not_draw_from_the_global_generator():
+def test_anchors_leave_the_global_generator_alone():
     rows = clouds(3, 10, seed=2)
     np.random.seed(7)
     before = np.random.get_state()[1].copy()
@@ -82,7 +82,7 @@ def test_kmeans_anchors_do_not_draw_from_the_global_generator():
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
-def test_duplicate_rows_give_different_anchors_until_there_are_too_few():
+def test_duplicate_rows_give_different_anchors():
     rows = np.repeat(clouds(1, 4, seed=3), 5, axis=0)
     chosen = kmeans_anchors(rows, 4, seed=0)
     assert len(np.unique(rows[chosen], axis=0)) == 4
@@ -91,7 +91,7 @@ def test_duplicate_rows_give_different_anchors_until_there_are_too_few():
         kmeans_anchors(rows, 5, seed=0)
 
 
-def test_rows_that_differ_in_their_last_bits_give_different_anchors_or_a_clear_refusal():
+def test_nearly_equal_rows_give_anchors_or_an_error():
     """Equal rows that are embedded in different batches differ in their last bits.
 
     K-means then finds fewer clusters than asked for (with a ConvergenceWarning of scikit-learn), and a cluster without

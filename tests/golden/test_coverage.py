@@ -42,7 +42,7 @@ def slow_greedy(gains, quality, k, weight):
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("weight", [0.3, 1.0])
-def test_the_greedy_set_is_within_its_bound_of_the_best(seed, weight):
+def test_the_greedy_set_is_within_its_bound(seed, weight):
     gains, quality = matrix(9, 5, seed)
     k = 4
     greedy = value(gains, quality, cover(gains, quality, k, weight), k, weight)
@@ -53,7 +53,7 @@ def test_the_greedy_set_is_within_its_bound_of_the_best(seed, weight):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.2, 0.5, 1.0])
-def test_the_lazy_set_is_the_one_of_evaluating_every_row_every_time(weight):
+def test_the_lazy_set_equals_the_slow_greedy_one(weight):
     for seed in range(4):
         gains, quality = matrix(40, 7, seed)
         assert cover(gains, quality, 15, weight).tolist() == slow_greedy(gains, quality, 15, weight)
@@ -78,7 +78,7 @@ def test_of_equal_rows_the_first_is_taken():
     assert cover(gains, np.ones(6), 4, 0.5).tolist() == [0, 1, 2, 3]
 
 
-def test_it_spreads_over_anchors_where_a_ranking_takes_rows_that_help_the_same():
+def test_coverage_helps_anchors_that_a_ranking_skips():
     """Ten rows help anchor 0 a little more than ten others help anchor 1."""
     gains = np.zeros((20, 2), dtype=np.float32)
     gains[:10, 0], gains[10:, 1] = 1.0, 1.0

@@ -20,7 +20,7 @@ def scores_of(golden_score, mean_gain=None) -> GoldenScores:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("quota", ["proportional", "equal"])
-def test_quotas_fill_every_place_and_no_group_beyond_its_rows(seed, quota):
+def test_quotas_fill_all_places_within_group_sizes(seed, quota):
     generator = np.random.default_rng(seed)
     groups = generator.choice(list("abcde"), p=[0.5, 0.3, 0.1, 0.07, 0.03], size=60).tolist()
     sizes = Counter(groups)
@@ -35,7 +35,7 @@ def test_quotas_fill_every_place_and_no_group_beyond_its_rows(seed, quota):
                 assert max(places.values()) <= places[name] + 1
 
 
-def test_a_ranking_with_quotas_takes_the_best_of_each_group():
+def test_quotas_take_the_best_of_each_group():
     scores = scores_of([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     diversity = Diversity(groups=["a", "a", "a", "a", "b", "b"], group_quota="equal")
     golden_set = select_golden_set(scores, ("top_k", 4), diversity=diversity)
@@ -56,7 +56,7 @@ def slow_distinct(order, embeddings, k, max_similarity):
     return kept
 
 
-def test_near_duplicates_are_passed_over_as_by_comparing_every_pair():
+def test_near_duplicates_equal_comparing_every_pair():
     generator = np.random.default_rng(0)
     embeddings = (generator.normal(size=(5, 8))[generator.integers(5, size=60)]).astype(np.float32)
     embeddings += 0.2 * generator.normal(size=embeddings.shape).astype(np.float32)
@@ -77,14 +77,14 @@ def test_a_set_is_smaller_where_nothing_else_is_left():
     assert golden_set.indices.tolist() == [0] and golden_set.passed_over == {"near_duplicate": 2}
 
 
-def test_a_threshold_is_kept_where_near_duplicates_leave_room():
+def test_a_near_duplicate_does_not_lower_the_threshold():
     embeddings = np.array([[1, 0], [1, 0.01], [0, 1], [-1, 0], [0, -1]], np.float32)
     diversity = Diversity(embeddings=embeddings, max_similarity=0.9)
     golden_set = select_golden_set(scores_of([0.9, 0.85, 0.8, 0.3, 0.2]), ("threshold", 0.5), diversity=diversity)
     assert golden_set.indices.tolist() == [0, 2] and golden_set.cut == 0.8
 
 
-def test_equal_rows_are_near_duplicates_and_rows_without_a_direction_are_none():
+def test_equal_rows_are_near_duplicates_zeros_not():
     limits = Limits(
         embeddings=np.array([[3, 4], [0.6, 0.8], [0, 0], [0, 0], [4, -3]], np.float32), max_similarity=0.999
     )

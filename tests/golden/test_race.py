@@ -107,7 +107,7 @@ FAST = settings(
 
 @settings(FAST, max_examples=300)
 @given(case=cases(), world=st.integers(1, 4), seed=st.integers(0, 3), tokens_per_wave=st.sampled_from([1, 60, 10**6]))
-def test_the_golden_set_of_a_race_is_that_of_scoring_everything(case, world, seed, tokens_per_wave):
+def test_a_race_finds_the_golden_set_of_scoring_all(case, world, seed, tokens_per_wave):
     race = case.race(seed, tokens_per_wave)
     run(race, case.log_probs, world, seed)
     scores, dropped = case.exact()
@@ -155,7 +155,7 @@ def test_standings_of_every_candidate_are_true(case, world):
 
 @FAST
 @given(case=cases(), world=st.integers(2, 4))
-def test_waves_do_not_depend_on_the_number_of_ranks_or_the_order_of_results(case, world):
+def test_waves_do_not_depend_on_ranks_or_result_order(case, world):
     assert run(case.race(), case.log_probs) == run(case.race(), case.log_probs, world, seed=5)
 
 
@@ -187,7 +187,7 @@ def easy_case(n: int = 3000, m: int = 60, rule=("top_fraction", 0.01)) -> Case:
     )
 
 
-def test_a_race_scores_a_fraction_of_the_pairs_in_full_waves():
+def test_a_race_scores_few_pairs_in_full_waves():
     case = easy_case()
     race = case.race(tokens_per_wave=100_000)
     waves = run(race, case.log_probs)
@@ -215,7 +215,7 @@ def give(race: Race, case: Case, row: int, anchors) -> None:
     race.update([(row, anchors, case.log_probs[row, anchors])])
 
 
-def test_the_bound_counts_equal_rows_as_often_as_they_are_in_the_pool():
+def test_the_bound_counts_equal_rows_each():
     case = easy_case(n=20, m=10, rule=("top_k", 3))
     case.copies[0] = 3
     race = case.race()
@@ -227,7 +227,7 @@ def test_the_bound_counts_equal_rows_as_often_as_they_are_in_the_pool():
     assert wider.standings.bound == -np.inf
 
 
-def test_a_candidate_that_can_only_reach_the_threshold_itself_is_out():
+def test_reaching_the_threshold_exactly_is_not_enough():
     case = easy_case(n=3, m=4, rule=("threshold", 0.75))
     case.log_probs[:] = -1  # wins
     case.log_probs[1, 0] = -3

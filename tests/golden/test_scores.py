@@ -48,7 +48,7 @@ def test_scores_equal_a_plain_double_loop(seed, dtype):
     assert np.isnan(score).any()  # the case without a scored anchor was there
 
 
-def test_random_cases_contain_ties_between_zero_and_one_shot():
+def test_random_cases_contain_ties():
     generator = np.random.default_rng(0)
     zero, one = generator.integers(-20, 0, 12) / 4, generator.integers(-20, 0, (30, 12)) / 4
     assert 0 < (one == zero).sum() < one.size
@@ -60,7 +60,7 @@ def test_an_equal_log_prob_is_no_win():
     assert golden_scores(zero, one.astype(np.float32)).golden_score.tolist() == [1 / 3]
 
 
-def test_a_pair_left_out_counts_neither_as_win_nor_as_anchor():
+def test_an_unscored_pair_is_neither_win_nor_anchor():
     zero = np.array([-2.0, -2.0, -2.0, -2.0])
     one = np.array([[-1.0, np.nan, -3.0, -1.0], [-1.0, -1.0, -3.0, np.nan]])
     scores = golden_scores(zero, one)
@@ -69,14 +69,14 @@ def test_a_pair_left_out_counts_neither_as_win_nor_as_anchor():
     np.testing.assert_allclose(scores.mean_gain, [1 / 3, 1 / 3], rtol=1e-15)
 
 
-def test_a_candidate_without_a_scored_anchor_has_no_score():
+def test_without_a_scored_anchor_there_is_no_score():
     scores = golden_scores(np.array([-1.0, -1.0]), np.array([[np.nan, np.nan], [-0.5, -0.5]]))
     assert np.isnan([scores.golden_score[0], scores.standard_error[0], scores.mean_gain[0]]).all()
     assert scores.num_anchors.tolist() == [0, 2]
     assert scores.golden_score[1] == 1.0
 
 
-def test_the_standard_error_is_the_plain_one_but_never_0():
+def test_the_standard_error_is_never_0():
     """The plain formula said 0.000 at a golden score of 1, however few the anchors."""
     zero = np.zeros(4)
     one = np.array([[1, 1, -1, -1], [1, 1, 1, 1], [-1, -1, -1, -1], [1, -1, np.nan, np.nan]], dtype=float)
@@ -86,7 +86,7 @@ def test_the_standard_error_is_the_plain_one_but_never_0():
 
 
 @pytest.mark.parametrize("m", [27, 100])
-def test_two_standard_errors_about_a_golden_score_cover_that_of_all_possible_anchors(m):
+def test_two_standard_errors_cover_the_true_score(m):
     """Over all outcomes of m anchors, exactly, by the binomial law."""
     wins = np.arange(m + 1)
     covered = []
@@ -99,7 +99,7 @@ def test_two_standard_errors_about_a_golden_score_cover_that_of_all_possible_anc
     assert min(plain) < 0.88
 
 
-def test_the_mean_gain_of_float32_log_probs_is_summed_in_float64():
+def test_mean_gain_is_summed_in_float64():
     """In float32 the small gains would be lost beside the large one."""
     zero = np.zeros(1001, dtype=np.float32)
     one = np.full((1, 1001), 1e-4, dtype=np.float32)

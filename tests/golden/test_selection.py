@@ -36,7 +36,7 @@ def naive_order(scores: GoldenScores) -> list[int]:
     return sorted(scored, key=lambda i: (-scores.golden_score[i], -scores.mean_gain[i], i))
 
 
-def test_tied_scores_are_ordered_by_mean_gain_then_index():
+def test_ties_are_ordered_by_mean_gain_then_index():
     scores = scores_of([0.5, 0.9, 0.9, 0.9, 0.5], [0.3, 0.1, 0.2, 0.2, -0.1])
     assert rank_candidates(scores).tolist() == [2, 3, 1, 0, 4]
 
@@ -70,7 +70,7 @@ def test_the_random_cases_need_every_key_of_the_order():
     assert any(scores.mean_gain[a] == scores.mean_gain[b] for a, b in pairs)
 
 
-def test_the_golden_set_carries_the_scores_of_its_candidates_in_rank_order():
+def test_a_golden_set_has_its_scores_in_rank_order():
     scores = random_scores(3)
     golden = select_golden_set(scores, ("top_k", 7))
     np.testing.assert_array_equal(golden.golden_score, scores.golden_score[golden.indices])
@@ -96,7 +96,7 @@ def test_the_golden_set_carries_the_scores_of_its_candidates_in_rank_order():
         (0.29, 100, 29),  # 0.29 * 100 is 28.999...
     ],
 )
-def test_a_fraction_keeps_the_nearest_whole_number_of_scored_candidates(fraction, num_candidates, expected):
+def test_a_fraction_of_scored_candidates_is_rounded(fraction, num_candidates, expected):
     golden_score = np.linspace(0, 1, num_candidates)
     dropped = np.full(30, np.nan)  # do not count
     golden = select_golden_set(scores_of([*golden_score, *dropped]), ("top_fraction", fraction))
@@ -110,12 +110,12 @@ def test_top_k_keeps_exactly_k_though_all_are_tied():
     assert (golden.cut, golden.ties_at_cut, golden.ties_kept) == (0.5, 20, 7)
 
 
-def test_without_ties_at_the_cut_only_the_last_candidate_has_its_score():
+def test_without_ties_one_candidate_is_at_the_cut():
     golden = select_golden_set(scores_of([0.1, 0.2, 0.3, 0.4]), ("top_k", 2))
     assert (golden.cut, golden.ties_at_cut, golden.ties_kept) == (0.3, 1, 1)
 
 
-def test_the_threshold_itself_is_not_above_the_threshold():
+def test_a_score_at_the_threshold_is_not_kept():
     scores = scores_of([0.5, 0.75, math.nan, 0.75, 0.8])
     assert select_golden_set(scores, ("threshold", 0.75)).indices.tolist() == [4]
     assert select_golden_set(scores, ("threshold", np.nextafter(0.75, 0))).indices.tolist() == [4, 1, 3]
@@ -123,14 +123,14 @@ def test_the_threshold_itself_is_not_above_the_threshold():
     assert select_golden_set(scores_of([0.0, 0.1]), ("threshold", 0.0)).indices.tolist() == [1]
 
 
-def test_a_threshold_that_keeps_nothing_is_refused_with_the_best_score():
+def test_a_threshold_that_keeps_nothing_is_refused():
     with pytest.raises(
         ValueError, match=r"`threshold` must be below the best golden score \(0\.8000\), got 0\.9\. Lower it"
     ):
         select_golden_set(scores_of([0.8, 0.2]), ("threshold", 0.9))
 
 
-def test_k_larger_than_the_scored_pool_is_refused_with_both_numbers():
+def test_k_larger_than_the_scored_pool_is_refused():
     scores = scores_of([0.8, math.nan, 0.2])
     assert len(select_golden_set(scores, ("top_k", 2))) == 2
     with pytest.raises(ValueError, match=r"`top_k` must be at most .* \(2 of 3\), got 3\. Lower `top_k`"):
@@ -143,7 +143,7 @@ def test_a_pool_without_any_score_is_refused(rule):
         select_golden_set(scores_of([math.nan, math.nan]), rule)
 
 
-def test_the_summary_and_the_line_tell_the_ties_at_the_cut():
+def test_summary_and_line_tell_the_ties_at_the_cut():
     golden = select_golden_set(scores_of([0.9, 0.5, 0.5, 0.5, math.nan]), ("top_k", 2))
     assert golden.summary() == {
         "golden_set_size": 2.0,

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import sys
 
-import numpy as np
 import pexpect
 import pytest
 
-from nuggets_trainer.golden.forecast import HIGH_UNSEEN, tokens_left, tokens_of_all
-from nuggets_trainer.golden.race import Race
-from nuggets_trainer.golden.standings import Standings
 from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.scoring import progress
 from nuggets_trainer.scoring.progress import show_phase
@@ -108,29 +103,6 @@ def test_the_time_left_goes_by_work_where_that_is_known():
         phase.state.work_left = 900.0
         phase.advance(50, work=100.0)  # half of the pairs, but a ninth of the work
         assert phase.seconds_left() == pytest.approx(80, rel=0.01)
-
-
-def test_a_race_foresees_its_end_within_its_own_bounds():
-    """Golden scores as in the paper, anchors of very different difficulty: what is foreseen comes about."""
-    generator = np.random.default_rng(0)
-    n, m = 900, 60
-    skill, ease = generator.normal(0.5, 0.8, (n, 1)), generator.normal(0, 1.5, m)
-    one_shot = (skill + ease + generator.normal(0, 1, (n, m))).astype(np.float32)
-    prefix, suffix = generator.integers(20, 200, n), generator.integers(20, 200, m)
-    none = np.zeros((n, m), dtype=bool)
-    race = Race(Standings(("top_fraction", 0.1), np.zeros(m, dtype=np.float32), none), prefix, suffix, 5000)
-    assert math.isnan(tokens_left(race)[1])  # nothing is known before the pilot
-    spent, foreseen = 0, []
-    while wave := race.next_wave():
-        race.update([(i, anchors, one_shot[i, anchors]) for i, anchors in wave])
-        spent += sum(int(prefix[i] + suffix[anchors].sum()) for i, anchors in wave)
-        foreseen.append((spent, tokens_left(race)))
-    first = next((at, left) for at, left in foreseen if not math.isnan(left[1]))
-    low, expected, high = (first[0] + left for left in first[1])
-    assert first[0] < 0.1 * spent < 0.1 * tokens_of_all(race) / 1.2  # early, and the race saves something
-    assert low <= spent <= high and abs(expected / spent - 1) < 0.3
-    assert high <= first[0] + HIGH_UNSEEN * first[1][0]
-    assert foreseen[-1][1] == (0, 0, 0)
 
 
 def test_a_steady_speed_is_found_and_an_unsteady_one_widens_the_bounds():
