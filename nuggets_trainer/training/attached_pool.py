@@ -1,4 +1,4 @@
-"""The pool of a trainer that is built already: its raw columns where these were tokenized, else the token ids."""
+"""The pool of a trainer that is already built: its raw columns if these were tokenized, otherwise its token ids."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def attached_pool(trainer: Trainer) -> Pool:
     """Read the `train_dataset` of a trainer as a pool.
 
     Args:
-        trainer: any `Trainer` with a tokenizer.
+        trainer: `Trainer` with a tokenizer.
 
     Raises:
-        TypeError, ValueError: as `Pool`.
+        TypeError, ValueError: if `Pool` does not accept the rows.
     """
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     return pool_as_tokenized(
@@ -42,44 +42,47 @@ def attached_pool(trainer: Trainer) -> Pool:
 def pool_as_tokenized(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, training_chat_template: str | None = None, **options: Any
 ) -> Pool:
-    """Read a dataset that was tokenized from its other columns, perhaps, as `SFTTrainer` leaves it.
+    """Read a dataset that has token ids, such as `SFTTrainer` leaves, as a pool.
 
-    These are read if the first row that can be rendered from them is what `input_ids` holds, up to truncation and EOS.
+    `SFTTrainer` keeps the raw columns beside the `input_ids` that it makes of them. These columns are read if they
+    really are what was tokenized: the first row that can be rendered from them must have the tokens in `input_ids`, up
+    to truncation and EOS. Otherwise the token ids are read.
 
     Args:
-        dataset: what a trainer trains on.
-        tokenizer: of the trainer.
-        training_chat_template: what conversations were rendered with, instead of the tokenizer's own.
-        options: `text_field` and `completion_only_loss` of `Pool`.
+        dataset: rows that a trainer trains on.
+        tokenizer: tokenizer of the trainer.
+        training_chat_template: chat template that conversations were rendered with; None if it was the tokenizer's.
+        options: `text_field` and `completion_only_loss`, as in `Pool`.
 
     Raises:
-        TypeError, ValueError: as `Pool`.
+        TypeError, ValueError: if `Pool` does not accept the rows.
     """
     options["eos_token"] = tokenizer.eos_token
     columns = check_dataset(dataset, "train_dataset").column_names
     fitting = fitting_formats(columns, options.get("text_field", "text"))
-    others = [row_format for row_format in fitting if row_format != "tokenized"]
-    if not others or fitting == others:
+    raw_formats = [row_format for row_format in fitting if row_format != "tokenized"]
+    has_both = bool(raw_formats) and "tokenized" in fitting
+    if not has_both:
         return Pool(dataset, **options)
     try:
-        raw = Pool(dataset, row_format=others[0], **options)
-        differing = _first_difference(raw, tokenizer, training_chat_template)
-    except ValueError as error:  # of another kind than TRL knows: they were not tokenized by it
-        differing = str(error)
+        raw = Pool(dataset, row_format=raw_formats[0], **options)
+        difference = _first_difference(raw, tokenizer, training_chat_template)
+    except ValueError as error:  # not a format that TRL could have tokenized
+        difference = str(error)
     else:
-        if differing is None:
+        if difference is None:
             return raw
     pool = Pool(dataset, row_format="tokenized", **options)
     pool.why_tokenized = (
-        f" `{pool.name}` is read as token ids, because its other columns (format {others[0]!r}) are not what was "
-        f"tokenized: {differing}."
+        f" `{pool.name}` is read as token ids, because its other columns (format {raw_formats[0]!r}) are not what was "
+        f"tokenized: {difference}."
     )
     logger.info("%s", pool.why_tokenized.strip())
     return pool
 
 
 def _first_difference(raw: Pool, tokenizer: PreTrainedTokenizerBase, training_chat_template: str | None) -> str | None:
-    """Say how the first row that can be rendered differs from its `input_ids`; None where it does not."""
+    """Compare the first row that can be rendered with its `input_ids`; return what differs, or None."""
     chat = None
     if resolve_pool_template("auto", raw, has_chat_template=bool(tokenizer.chat_template)) == "chat":
         chat = ChatTemplate(tokenizer, training_chat_template)
@@ -88,21 +91,30 @@ def _first_difference(raw: Pool, tokenizer: PreTrainedTokenizerBase, training_ch
             rendered = _text_ids(raw[i], tokenizer) if chat is None else chat.zero_shot(raw[i]).ids
         except UnusableRowError:
             continue
-        record = raw.record(i)
-        shown = record.get("attention_mask") or [1] * len(record["input_ids"])
-        ids = [token for token, is_shown in zip(record["input_ids"], shown, strict=True) if is_shown]
-        return None if _is_cut_of(ids, rendered, tokenizer.eos_token_id) else f"row {i} gives other ids"
+        ids = _ids_without_padding(raw.record(i))
+        return None if _is_cut_of(ids, rendered, tokenizer.eos_token_id) else f"row {i} has other token ids"
     return "no row can be rendered"
 
 
+def _ids_without_padding(record: dict[str, Any]) -> list[int]:
+    ids = record["input_ids"]
+    mask = record.get("attention_mask")
+    if not mask:
+        return list(ids)
+    return [token for token, is_shown in zip(ids, mask, strict=True) if is_shown]
+
+
 def _text_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenize a row's text whole, with what the tokenizer adds by itself, as TRL does."""
+    """Tokenize the whole text of a row, with the special tokens that the tokenizer adds, as TRL does."""
     separator = SEPARATOR if row.is_conversational else row.separator
+    text = joined_text(row.prompt) + separator + joined_text(row.completion)
     with dropping_what_cannot_be_tokenized():
-        return list(tokenizer(text=joined_text(row.prompt) + separator + joined_text(row.completion))["input_ids"])
+        return list(tokenizer(text=text)["input_ids"])
 
 
 def _is_cut_of(ids: list[int], rendered: list[int], eos: int | None) -> bool:
-    """Whether ids are these, or these and EOS, perhaps cut at one end."""
+    """Check whether token ids are the rendered ones, with or without EOS, perhaps cut at one end."""
+    if not ids:
+        return False
     wholes = (rendered, [*rendered, eos])
-    return bool(ids) and any(ids in (whole[: len(ids)], whole[-len(ids) :]) for whole in wholes)
+    return any(ids in (whole[: len(ids)], whole[-len(ids) :]) for whole in wholes)

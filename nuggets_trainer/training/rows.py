@@ -1,4 +1,4 @@
-"""What TRL does to rows and chat templates, for programs that score outside of its trainer."""
+"""TRL's options and changes of rows and chat templates, for programs that score outside of its trainer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def row_options(args: Any) -> RowOptions:
-    """Take the options that decide which tokens a row has out of the arguments of training.
+    """Collect the training arguments that decide which tokens a row has.
 
     Args:
-        args: an `SFTConfig`; other `TrainingArguments`, or None, stand for TRL's defaults.
+        args: training arguments. What they lack (an `SFTConfig` has all, None has nothing) gets TRL's default.
 
     Example:
         >>> row_options(None) == RowOptions()
@@ -33,21 +33,21 @@ def row_options(args: Any) -> RowOptions:
 
 
 def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | None:
-    """Find the chat template that marks what the assistant says, as `SFTTrainer` does; None where it needs none.
+    """Find the chat template that marks what the assistant says, as `SFTTrainer` does; None if it needs no marks.
 
     Args:
         tokenizer: tokenizer with the chat template of training.
         options: row options; `assistant_only_loss` asks for such a template.
 
     Raises:
-        ValueError: if there is no chat template, or one that TRL has no marked version of.
+        ValueError: if there is no chat template, or if TRL has no marked version of it.
     """
     if not options.assistant_only_loss:
         return None
     own: str | None = tokenizer.chat_template
     if not own:
         raise ValueError(
-            "`assistant_only_loss` needs a tokenizer with a chat template, but this one has none. Set "
+            "`assistant_only_loss` needs a tokenizer with a chat template, but this tokenizer has none. Set "
             "`chat_template_path`, or turn `assistant_only_loss` off."
         )
     if GENERATION_MARKER.search(own):
@@ -57,12 +57,12 @@ def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | No
 
 
 def rows_for_trl(rows: Dataset, template: str, args: Any, chat_template: str | None) -> Dataset:
-    """Give rows with Alpaca columns in the columns that TRL knows, as `SelectedSFTTrainer` does; others as they are.
+    """Convert rows with Alpaca columns to TRL's columns, as `SelectedSFTTrainer` does. Other rows stay as they are.
 
     Args:
         rows: rows of a pool, or held-out rows.
         template: name of the template, as in `NuggetsConfig`.
-        args: an `SFTConfig`; a chat template that it names takes the place of the tokenizer's.
+        args: `SFTConfig`; a chat template that it names replaces the tokenizer's.
         chat_template: chat template of the tokenizer; None if it has none.
     """
     if not is_alpaca(rows.column_names, args.dataset_text_field):

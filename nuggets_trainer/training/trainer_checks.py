@@ -56,6 +56,58 @@ def check_trainer_arguments(arguments: dict[str, Any], pool: Pool) -> None:
             )
 
 
+def check_selection_options(
+    config: NuggetsConfig, pool: Pool, trainer: Trainer, model: Any, waits_for_sharding: bool
+) -> None:
+    """Refuse options of selection that do not fit the trainer.
+
+    Args:
+        config: user's config.
+        pool: candidates.
+        trainer: trainer that is built.
+        model: model of the trainer, not wrapped.
+        waits_for_sharding: whether the model can score only after training is set up (FSDP, DeepSpeed).
+
+    Raises:
+        ValueError: if an option does not fit.
+    """
+    if waits_for_sharding:
+        _check_sharded(config, getattr(trainer.accelerator.state, "fsdp_plugin", None))
+    if config.scorer_model is not None and pool.format == "tokenized":
+        raise ValueError(
+            f"`scorer_model={config.scorer_model!r}` has its own tokenizer, but the rows are tokenized already. Give "
+            "rows of text or messages, or leave `scorer_model` out to score with the model that is tuned."
+        )
+    if config.max_similarity is not None and (waits_for_sharding or config.reselect != "no"):
+        where = "under FSDP and DeepSpeed" if waits_for_sharding else "with `reselect`"
+        raise ValueError(
+            f"`max_similarity={config.max_similarity}` leaves open how many rows are kept, but {where} training is "
+            "planned for a fixed number of rows. Leave `max_similarity` out. Or run `nuggets score`, and train on the "
+            "rows that are `selected` in scores.parquet."
+        )
+    adapters = getattr(model, "peft_config", {}).values()
+    if config.reselect != "no" and any(adapter.is_prompt_learning for adapter in adapters):
+        raise ValueError(
+            "`reselect` scores with the adapter on, but the virtual tokens of prompt learning have no place in a "
+            "scored prompt. Use LoRA, or leave `reselect` out."
+        )
+
+
+def _check_sharded(config: NuggetsConfig, fsdp_plugin: Any) -> None:
+    if fsdp_plugin is not None and fsdp_plugin.fsdp_version != 2:
+        raise ValueError(
+            f"Selection under FSDP needs FSDP version 2, got version {fsdp_plugin.fsdp_version}. Launch with "
+            "`--config_file configs/accelerate/fsdp2.yaml`, or set `fsdp_version: 2` in your own file."
+        )
+    if config.selection_rule[0] == "threshold":
+        raise ValueError(
+            f"`threshold={config.threshold}` leaves open how many rows are kept, but under FSDP and DeepSpeed the "
+            "model can score only after training is planned for a fixed number of rows. Use `top_k` or "
+            "`top_fraction`. Or run `nuggets score` in one process, and train on the rows that are `selected` in "
+            "scores.parquet."
+        )
+
+
 def check_attachable(trainer: Trainer) -> None:
     """Refuse a trainer that a `NuggetsDataCallback` cannot select for.
 
