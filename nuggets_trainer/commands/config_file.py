@@ -45,14 +45,18 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
         known: keys that it may have, besides `env`.
 
     Raises:
-        ValueError: if the file is no mapping, or has a key that is not known; the error names the nearest one.
+        ValueError: if the file is no mapping, or has a key that was removed or is not known. The error says what to do
+            or names the nearest key.
     """
     import yaml
 
     config = yaml.safe_load(path.read_text())
     if not isinstance(config, dict):
         raise ValueError(f"Config file {path} must hold a YAML mapping of argument names to values.")
-    refuse_removed(str(key) for key in config)
+    try:
+        refuse_removed(str(key) for key in config)
+    except ValueError as error:
+        raise ValueError(f"Config file {path}: {error}") from error
     for key in config:
         if key not in known and key != ENVIRONMENT:
             near = difflib.get_close_matches(str(key), known, n=1)

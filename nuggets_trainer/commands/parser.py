@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import textwrap
 from collections.abc import Collection, Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         names = action.option_strings if action.dest in ("help", "version") else action.option_strings[:1]
         value = self._format_args(action, _metavar(action)) if action.nargs != 0 else ""
         return f"{', '.join(names)} {value}".rstrip()
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # As argparse does, but without breaks inside names such as `nuggets-demo/model`.
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return _metavar(action)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from nuggets_trainer.config.checks import check_bool, check_choice, check_int
 from nuggets_trainer.config.option_group import OptionGroup
 
-DEFAULT_NUM_ANCHORS = 100
+DEFAULT_NUM_ANCHORS = 100  # as in the paper's k-means setting
 ANCHOR_SELECTIONS = ("kmeans", "random")
 COMBINATIONS = ("mean", "worst")
 

@@ -34,7 +34,7 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a number, got {value!r} ({type(value).__name__}).")
 
 
-def check_text(name: str, value: Any) -> None:
+def check_string(name: str, value: Any) -> None:
     """Raise `TypeError` unless the value is a non-empty string or None."""
     if value is not None and (not isinstance(value, str) or not value):
         raise TypeError(f"`{name}` must be a non-empty string or unset, got {value!r}.")

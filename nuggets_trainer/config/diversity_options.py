@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nuggets_trainer.config.checks import check_choice, check_number, check_text
+from nuggets_trainer.config.checks import check_choice, check_number, check_string
 from nuggets_trainer.config.option_group import OptionGroup
 
 GROUP_QUOTAS = ("proportional", "equal")
@@ -62,7 +62,7 @@ class DiversityOptions(OptionGroup):
                     f"`max_similarity` must be in [-1, 1), got {self.max_similarity}: it is a cosine. Leave it out to "
                     "keep near-duplicates."
                 )
-        check_text("group_by", self.group_by)
+        check_string("group_by", self.group_by)
         check_choice("group_quota", self.group_quota, GROUP_QUOTAS)
         if self.group_quota != "proportional" and self.group_by is None:
             raise ValueError(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from nuggets_trainer.config.anchor_options import AnchorOptions
 from nuggets_trainer.config.diversity_options import DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
-from nuggets_trainer.config.removed import refuse_removed
+from nuggets_trainer.config.removed import explain_removed
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.config.scorer_model_options import ScorerModelOptions
 from nuggets_trainer.config.scoring_options import ScoringOptions
 from nuggets_trainer.config.training_options import TrainingOptions
 
 
+@explain_removed
 @dataclass
 class NuggetsConfig(
     # A dataclass takes the fields of its last base first: read this list from below.
@@ -42,11 +42,6 @@ class NuggetsConfig(
         >>> NuggetsConfig().selection_rule
         ('top_fraction', 0.1)
     """
-
-    def __new__(cls, *_: Any, **options: Any) -> NuggetsConfig:
-        """Refuse removed options with the reason, before `__init__` refuses them as unknown."""
-        refuse_removed(options)
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 
 class OptionGroup:
-    """Base of the dataclasses that `NuggetsConfig` is made of.
+    """Base of the dataclasses of options, such as those that `NuggetsConfig` is made of.
 
     Each group is a dataclass with a `title` of its own. Its fields are the options, with their help in the metadata.
     Values are checked here and not by argparse, because those of a YAML file or of Python code never pass argparse.

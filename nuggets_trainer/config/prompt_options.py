@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nuggets_trainer.config.checks import check_choice, check_int, check_text
+from nuggets_trainer.config.checks import check_choice, check_int, check_string
 from nuggets_trainer.config.option_group import OptionGroup
 
 TEMPLATES = ("auto", "chat", "plain", "nuggets")
@@ -46,6 +46,6 @@ class PromptOptions(OptionGroup):
     def check(self) -> None:
         """Refuse values outside their range."""
         check_choice("template", self.template, TEMPLATES)
-        check_text("response_field", self.response_field)
+        check_string("response_field", self.response_field)
         if self.pool_size is not None:
             check_int("pool_size", self.pool_size, minimum=1)

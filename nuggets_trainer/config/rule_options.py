@@ -8,7 +8,7 @@ from typing import ClassVar
 from nuggets_trainer.config.checks import check_int, check_number
 from nuggets_trainer.config.option_group import OptionGroup
 
-DEFAULT_TOP_FRACTION = 0.1
+DEFAULT_TOP_FRACTION = 0.1  # near the paper's best region on Alpaca, 10 to 14%
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from nuggets_trainer.config.checks import check_text
+from nuggets_trainer.config.checks import check_string
 from nuggets_trainer.config.option_group import OptionGroup
 
 
@@ -41,7 +41,7 @@ class ScorerModelOptions(OptionGroup):
 
     def check(self) -> None:
         """Refuse keyword arguments that are no mapping, or that have no model."""
-        check_text("scorer_model", self.scorer_model)
+        check_string("scorer_model", self.scorer_model)
         if self.scorer_model_init_kwargs is None:
             return
         try:
@@ -52,4 +52,6 @@ class ScorerModelOptions(OptionGroup):
                 f"{self.scorer_model_init_kwargs!r}."
             ) from error
         if self.scorer_model is None:
-            raise ValueError("`scorer_model_init_kwargs` needs `scorer_model`, which is not given. Name it too.")
+            raise ValueError(
+                "`scorer_model_init_kwargs` needs `scorer_model`, which is not given. Name the scorer model too."
+            )

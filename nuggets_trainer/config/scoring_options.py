@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nuggets_trainer.config.checks import check_bool, check_choice, check_int, check_text
+from nuggets_trainer.config.checks import check_bool, check_choice, check_int, check_string
 from nuggets_trainer.config.option_group import OptionGroup
 
 SCHEDULES = ("auto", "race", "exact")
@@ -39,7 +39,7 @@ class ScoringOptions(OptionGroup):
     score_dtype: str = field(
         default="auto",
         metadata={
-            "help": "Precision of the scoring forward passes. Stored scores of another precision are not reused. "
+            "help": "Precision of the scoring forward passes; stored scores of another precision are not reused. "
             "`auto`: the training precision (bfloat16 with `bf16: true`), else the dtype of the weights. bfloat16 "
             "changes 1 to 3%% of the wins against float32.",
             "choices": list(SCORE_DTYPES),
@@ -48,16 +48,16 @@ class ScoringOptions(OptionGroup):
     tokens_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "Most tokens of one scoring forward pass (candidates, anchors and padding). Scores do not depend "
-            "on it. Default: 1,024 on a CPU; on CUDA what fits 60%% of the free memory, at most 16,384. It is halved "
-            "when memory runs out."
+            "help": "Most tokens of one scoring forward pass, padding included; scores do not depend on it. Default: "
+            "1,024 on a CPU; on CUDA what fits 60%% of the free memory, at most 16,384. It is halved when memory runs "
+            "out."
         },
     )
     score_dir: str | None = field(
         default=None,
         metadata={
             "help": "Directory of stored pairs and results (scores.parquet, anchors.parquet, pairs.parquet), or a URL "
-            "that fsspec knows, such as s3://bucket/scores. All processes must share it. Default: "
+            "that fsspec knows, such as s3://bucket/scores. All processes must share it. Default in training: "
             "`<output_dir>/nuggets`."
         },
     )
@@ -69,4 +69,4 @@ class ScoringOptions(OptionGroup):
         check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         if self.tokens_per_batch is not None:
             check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)
-        check_text("score_dir", self.score_dir)
+        check_string("score_dir", self.score_dir)

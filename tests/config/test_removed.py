@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import pickle
 
 import pytest
@@ -28,6 +29,11 @@ def test_a_removed_option_is_refused_with_the_reason(name, tmp_path, capsys):
 def test_an_unknown_option_is_still_a_type_error():
     with pytest.raises(TypeError, match="top_q"):
         NuggetsConfig(top_q=5)
+
+
+def test_the_signature_names_the_options():
+    """Editors show it."""
+    assert list(inspect.signature(NuggetsConfig).parameters) == [f.name for f in dataclasses.fields(NuggetsConfig)]
 
 
 def test_a_config_can_be_copied_and_pickled():

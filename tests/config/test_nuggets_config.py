@@ -45,7 +45,7 @@ OUT_OF_RANGE = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG_TYPES)
-def test_a_value_of_the_wrong_type_is_named_with_what_was_got(name, value):
+def test_a_wrong_type_is_named_with_the_value(name, value):
     with pytest.raises(TypeError, match=rf"^`{name}` must be .*got ") as error:
         NuggetsConfig(**{name: value})
     assert repr(value) in str(error.value)
@@ -62,7 +62,7 @@ def test_a_value_out_of_range_is_named_with_the_range(name, value, expected):
     ("name", "choices"),
     [("template", TEMPLATES), ("anchor_selection", ANCHOR_SELECTIONS), ("score_dtype", SCORE_DTYPES)],
 )
-def test_a_choice_outside_the_list_is_refused_with_the_list(name, choices):
+def test_an_unknown_choice_is_refused_with_the_list(name, choices):
     for choice in choices:
         assert getattr(NuggetsConfig(**{name: choice}), name) == choice
     for value in ("bert", "", None, choices[0].upper(), [choices[0]]):
@@ -80,14 +80,14 @@ def test_a_choice_outside_the_list_is_refused_with_the_list(name, choices):
         {"top_fraction": 0.1, "top_k": 5, "threshold": 0.5},
     ],
 )
-def test_two_selection_rules_at_once_are_refused_and_both_shown(rules):
+def test_two_rules_at_once_are_refused_and_shown(rules):
     with pytest.raises(ValueError, match=r"Expected one selection rule, got .* and .*Keep one") as error:
         NuggetsConfig(**rules)
     for name, value in rules.items():
         assert f"`{name}={value}`" in str(error.value)
 
 
-def test_given_anchors_and_a_number_of_anchors_exclude_each_other():
+def test_given_anchors_and_a_number_exclude_each_other():
     with pytest.raises(ValueError, match=r"`num_anchors=7`.*`anchors='a\.jsonl'`.*Drop one of the two"):
         NuggetsConfig(anchors="a.jsonl", num_anchors=7)
     assert NuggetsConfig(anchors="a.jsonl").num_anchors is None
