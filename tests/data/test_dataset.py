@@ -47,7 +47,7 @@ def test_a_stream_is_refused_with_the_reason():
     assert len(taken) == 1
 
 
-def test_pool_size_takes_the_first_rows_of_a_stream_too():
+def test_pool_size_takes_the_first_rows():
     rows = [{"prompt": str(i), "completion": "b"} for i in range(5)]
     dataset = Dataset.from_list(rows)
     for source in (dataset, dataset.to_iterable_dataset(), IterableDataset.from_generator(lambda: iter(rows))):

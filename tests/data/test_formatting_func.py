@@ -38,7 +38,7 @@ def test_a_function_may_change_the_record_it_is_given():
     assert pool[0] == Row("Q: RED?\nA: ", "one\n")
 
 
-def test_anchors_with_the_same_columns_use_the_function():
+def test_anchors_with_its_columns_use_the_function():
     pool = Pool(Dataset.from_list(QUESTIONS), "pool", write, "a")
     alike = anchors_like(Dataset.from_list([{"q": "x", "a": "y", "source": "z"}]), pool)
     assert alike[0] == Row("Q: x\nA: ", "y\n")

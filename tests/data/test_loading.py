@@ -49,19 +49,19 @@ def test_rows_of_a_file_come_back_in_their_order(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["None", "NA", "null", "nan"])
-def test_words_of_a_csv_that_look_like_missing_values_stay_words(word, tmp_path):
+def test_words_of_a_csv_are_never_missing_values(word, tmp_path):
     """Pandas takes them for null: the input would vanish without a trace, and the row with that answer be dropped."""
     (tmp_path / "rows.csv").write_text(f"instruction,input,output\n{word},{word},{word}\na,b,c\n")
     assert load_rows(str(tmp_path / "rows.csv"))[0] == {"instruction": word, "input": word, "output": word}
 
 
-def test_numbers_of_a_csv_stay_the_text_that_the_file_has(tmp_path):
+def test_numbers_of_a_csv_stay_text(tmp_path):
     """Pandas reads a column of numbers as numbers: every row would be dropped as `completion_not_text`."""
     (tmp_path / "rows.csv").write_text("instruction,output\n1 + 6 =,007\n1 + 1 =,2\n")
     assert load_rows(str(tmp_path / "rows.csv"))["output"][:] == ["007", "2"]
 
 
-def test_the_four_file_types_of_the_interface_are_known():
+def test_the_four_file_types_are_known():
     assert set(FILE_BUILDERS) == {".json", ".jsonl", ".csv", ".parquet"}
 
 
@@ -73,7 +73,7 @@ def test_a_directory_of_files_is_loaded(suffix, tmp_path):
     assert list(load_rows(str(tmp_path / "rows"), split="test")) == ROWS[:1]
 
 
-def test_a_directory_whose_name_ends_like_a_file_is_a_directory(tmp_path):
+def test_a_directory_may_be_named_like_a_file(tmp_path):
     write(tmp_path / "rows.parquet" / "train.parquet")  # as Spark writes them
     assert list(load_rows(str(tmp_path / "rows.parquet"))) == ROWS
 
@@ -83,14 +83,14 @@ def test_a_dataset_saved_to_disk_is_loaded(tmp_path):
     assert list(load_rows(str(tmp_path / "saved"))) == ROWS
 
 
-def test_a_split_of_a_dataset_dict_saved_to_disk_is_loaded(tmp_path):
+def test_a_split_saved_to_disk_is_loaded(tmp_path):
     DatasetDict(train=Dataset.from_list(ROWS), dev=Dataset.from_list(ROWS[1:])).save_to_disk(tmp_path / "saved")
     assert list(load_rows(str(tmp_path / "saved"))) == ROWS
     assert list(load_rows(str(tmp_path / "saved"), split="dev")) == ROWS[1:]
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_split_that_is_not_there_is_named_with_those_that_are(saved, tmp_path):
+def test_a_missing_split_is_named_with_the_others(saved, tmp_path):
     if saved:
         DatasetDict(train=Dataset.from_list(ROWS), dev=Dataset.from_list(ROWS)).save_to_disk(tmp_path / "rows")
     else:
@@ -109,7 +109,7 @@ def test_a_missing_file_is_named_with_the_known_types(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.jsonl.gz", "rows"])
-def test_an_unknown_file_type_is_named_with_the_known_types(name, tmp_path):
+def test_an_unknown_file_type_is_named_with_the_known(name, tmp_path):
     (tmp_path / name).write_text("x")
     known = ", ".join(FILE_BUILDERS)
     with pytest.raises(ValueError, match=rf"{name}' has an unknown file type\. Expected {known}"):
@@ -133,7 +133,7 @@ def test_a_csv_in_a_directory_is_read_like_a_csv(tmp_path):
         ("--scorer_model", {"scorer_model": "/no/model"}, {}, {"model_name_or_path": "nuggets-demo/model"}),
     ],
 )
-def test_a_path_that_leads_nowhere_is_told_by_its_option_before_anything_is_loaded(option, config, rows, models):
+def test_a_missing_path_is_refused_with_its_option(option, config, rows, models):
     with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no "):
         check_paths(NuggetsConfig(**config), rows, models)
 

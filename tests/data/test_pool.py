@@ -130,7 +130,7 @@ def test_an_image_is_refused_first_and_dropped_later():
     assert Pool(Dataset.from_list([good, image])).read_keys()[1] == {1: "not_text"}
 
 
-def test_conversations_that_trl_cannot_read_are_refused():
+def test_conversations_trl_cannot_read_are_refused():
     rows = Dataset.from_list([{"conversations": [message(USER, "a"), message(ASSISTANT, "b")]}])
     with pytest.raises(ValueError, match=r"lack `from` and `value`.*rename_column\('conversations', 'messages'\)"):
         Pool(rows)
@@ -143,7 +143,7 @@ def test_packed_rows_are_refused(column):
         Pool(Dataset.from_list([{"input_ids": [1, 2], column: [1, 1]}]))
 
 
-def test_unknown_columns_of_anchors_are_shown_with_the_pools():
+def test_unknown_columns_of_anchors_are_shown():
     pool = Pool(Dataset.from_list([{"instruction": "a", "output": "b"}]))
     with pytest.raises(
         ValueError,

@@ -357,7 +357,7 @@ def test_a_row_is_scored_on_the_token_ids_that_trl_trains_on(
     if assistant_only_loss and (name in NOT_CONVERSATIONAL or "input_ids" in TRAINED[name]):
         with pytest.raises(ValueError, match="`assistant_only_loss=True`, but .* not conversational"):
             SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
-        with pytest.raises(ValueError, match="`assistant_only_loss=True`, but .* not conversational"):
+        with pytest.raises(ValueError, match="`assistant_only_loss=True` needs conversations, but"):
             make_template("auto", tokenizer, pool, training_chat_template=training)
         return
     trainer = SFTTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
@@ -383,13 +383,13 @@ def as_ids(pair):
 @pytest.mark.parametrize(
     ("pool_row", "anchor_row", "template", "options", "message"),
     [
-        (as_text, as_text, "chat", {}, "`train_dataset` has rows of text alone, but `template='chat'` needs a prompt"),
-        (as_messages, as_text, "nuggets", {}, "`anchors` has rows of text alone, but `template='nuggets'`"),
+        (as_text, as_text, "chat", {}, "`template='chat'` needs .*`train_dataset` has rows of text alone"),
+        (as_messages, as_text, "nuggets", {}, "`template='nuggets'` needs .*`anchors` has rows of text alone"),
         (as_messages, as_text, "auto", {}, r"`template='chat'` \(which `auto` stands for here\).*template='plain'"),
         (as_ids, as_text, "auto", {}, "both be tokenized already or neither, got .*'tokenized', 'anchors': 'text'"),
         (as_messages, as_ids, "auto", {}, "both be tokenized already or neither"),
         (as_ids, as_ids, "plain", {}, "`template='plain'` renders text, but `train_dataset` is tokenized already"),
-        (as_text, as_text, "auto", {"training_chat_template": "x"}, "`assistant_only_loss=True`, but the rows of"),
+        (as_text, as_text, "auto", {"training_chat_template": "x"}, "`assistant_only_loss=True` needs conversations"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_any_forward_pass(

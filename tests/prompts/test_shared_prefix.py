@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
 from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.data.row import Row, UnusableRowError
@@ -17,7 +15,6 @@ from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.scoring.anchors import anchor_scores
-from tests.support.launch import SHARED
 from tests.support.oracle import render
 from tests.support.rows import alpaca_rows
 
@@ -46,25 +43,6 @@ BREAKING = (
     "{% if m.role == 'user' and not m.content == last.text %} before {{ last.text }}{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
 )
-
-
-@functools.cache
-def _load(path: str):
-    return AutoTokenizer.from_pretrained(path)
-
-
-@pytest.fixture()
-def loaded(request, tokenizer):
-    def load(name: str):
-        if name.startswith("demo"):
-            found = copy.deepcopy(tokenizer)
-            if name == "demo without BOS":
-                found.bos_token = None
-            return found
-        request.getfixturevalue("shared")
-        return _load(str(SHARED / name))
-
-    return load
 
 
 def alpaca(rows: list[dict[str, str]]) -> list[Row]:
@@ -103,7 +81,7 @@ def assert_joint(template, anchors: list[Row], candidates: list[Row]) -> tuple[i
 
 
 @pytest.mark.parametrize(("name", "template_name"), SETUPS)
-def test_prefix_and_suffix_are_the_joint_rendering_of_every_pair(name, template_name, loaded):
+def test_prefix_and_suffix_are_the_joint_rendering(name, template_name, loaded):
     template = TEMPLATES[template_name](loaded(name))
     anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
     num_shared, num_whole = assert_joint(template, anchors, candidates)
@@ -126,7 +104,7 @@ def test_the_whole_candidate_is_in_the_prefix(name, template_name, loaded):
 
 
 @pytest.mark.parametrize("template_name", list(TEMPLATES))
-def test_one_anchor_alone_keeps_a_prompt_token_in_its_suffix(template_name, loaded):
+def test_one_anchor_keeps_a_prompt_token_in_its_suffix(template_name, loaded):
     template = TEMPLATES[template_name](loaded("demo"))
     anchors = alpaca(ANCHORS[:1])
     assert assert_joint(template, anchors, alpaca(CANDIDATES)) == (len(CANDIDATES), 0)
@@ -134,7 +112,7 @@ def test_one_anchor_alone_keeps_a_prompt_token_in_its_suffix(template_name, load
 
 
 @pytest.mark.parametrize("template_name", list(TEMPLATES))
-def test_equal_anchors_and_anchors_that_begin_alike_keep_their_completion(template_name, loaded):
+def test_anchors_that_begin_alike_keep_their_completion(template_name, loaded):
     template = TEMPLATES[template_name](loaded("demo"))
     texts = [("red", "one"), ("red", "one"), ("red", "one two"), ("red cat", "one"), ("red", "two")]
     anchors = alpaca([{"instruction": prompt, "output": completion} for prompt, completion in texts])
@@ -156,7 +134,7 @@ def test_anchors_are_grouped_by_system_message(name, loaded):
     assert [positions for _, positions in split.candidate(candidates[0]).prefixes] == [[0, 2], [1, 4], [3]]
 
 
-def test_a_system_message_of_the_candidate_does_not_change_the_scored_tokens(loaded):
+def test_a_candidates_system_message_keeps_scored_tokens(loaded):
     """Mistral writes it into the last user turn of a prompt, but not of a whole conversation.
 
     Prompt and conversation then part before that turn, so that 7 tokens, question and all, were held against the 2
@@ -168,7 +146,7 @@ def test_a_system_message_of_the_candidate_does_not_change_the_scored_tokens(loa
     assert one.targets == zero.targets
 
 
-def test_anchors_are_grouped_by_tools_and_options_of_the_chat_template(loaded):
+def test_anchors_share_a_prefix_by_tools_and_options(loaded):
     tokenizer = loaded("demo")
     tokenizer.chat_template = (
         "{{ style }}{% for t in tools or [] %}{{ t.name }} {% endfor %}" + tokenizer.chat_template
@@ -190,7 +168,7 @@ def test_anchors_are_grouped_by_tools_and_options_of_the_chat_template(loaded):
     assert len({tuple(prefix) for prefix, _ in prefixes}) == 3
 
 
-def test_a_candidate_that_changes_the_scored_tokens_of_an_anchor_is_dropped(loaded):
+def test_a_candidate_that_changes_scored_tokens_is_dropped(loaded):
     """It was scored on other tokens than the anchor is alone."""
     tokenizer = loaded("demo")
     tokenizer.chat_template = (
@@ -204,14 +182,14 @@ def test_a_candidate_that_changes_the_scored_tokens_of_an_anchor_is_dropped(load
         split.candidate(conversation(None, "odd"))
 
 
-def test_conversations_of_several_turns_are_split_right(loaded):
+def test_conversations_of_several_turns_are_split(loaded):
     template = ChatTemplate(loaded("demo"))
     long = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
     rows = [conversation(None, "red?"), Row(long, [{"role": "assistant", "content": "d"}]), conversation(None, "a")]
     assert assert_joint(template, rows, rows) == (9, 0)
 
 
-def test_pairs_of_a_template_that_breaks_sharing_are_rendered_whole(loaded):
+def test_pairs_that_cannot_share_are_rendered_whole(loaded):
     tokenizer = loaded("demo")
     tokenizer.chat_template = BREAKING
     template = ChatTemplate(tokenizer)
@@ -223,7 +201,7 @@ def test_pairs_of_a_template_that_breaks_sharing_are_rendered_whole(loaded):
     assert joint[0][:before_anchor] != joint[1][:before_anchor]  # what stands before the anchor depends on the anchor
 
 
-def test_only_the_candidates_that_break_sharing_are_rendered_whole(loaded):
+def test_only_candidates_that_break_sharing_are_whole(loaded):
     tokenizer = loaded("demo")
     tokenizer.chat_template = BREAKING.replace("m.role == 'user' and", "'dog' in m.content and m.role == 'user' and")
     candidates = [conversation(None, text) for text in ("red", "dog", "blue", "a dog")]
@@ -231,7 +209,7 @@ def test_only_the_candidates_that_break_sharing_are_rendered_whole(loaded):
     assert assert_joint(ChatTemplate(tokenizer), anchors, candidates) == (6, 6)
 
 
-def test_an_anchor_in_the_middle_that_breaks_sharing_is_found(loaded):
+def test_a_middle_anchor_that_breaks_sharing_is_found(loaded):
     """Line breaks in a row are one token of GPT-2, wherever candidate and anchor part.
 
     A look at the first and the last anchor does not show it, and the pair in the middle is scored on other tokens than
@@ -249,7 +227,7 @@ def test_an_anchor_in_the_middle_that_breaks_sharing_is_found(loaded):
 
 
 @pytest.mark.parametrize("breaking", [False, True])
-def test_a_candidate_is_too_long_if_it_does_not_fit_with_every_anchor(breaking, loaded):
+def test_a_candidate_must_fit_with_every_anchor(breaking, loaded):
     tokenizer = loaded("demo")
     if breaking:
         tokenizer.chat_template = BREAKING
@@ -263,7 +241,7 @@ def test_a_candidate_is_too_long_if_it_does_not_fit_with_every_anchor(breaking, 
         SharedPrefix(template, anchors, longest - 1).candidate(candidate)
 
 
-def test_a_candidate_that_cannot_be_rendered_has_a_reason(loaded):
+def test_a_candidate_that_is_not_rendered_has_a_reason(loaded):
     tokenizer = loaded("demo")
     tokenizer.chat_template = (
         "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}"
@@ -275,7 +253,7 @@ def test_a_candidate_that_cannot_be_rendered_has_a_reason(loaded):
         split.candidate(conversation(None, "bad"))
 
 
-def test_candidates_are_sorted_by_what_one_forward_pass_holds(loaded):
+def test_num_tokens_is_the_longest_prefix_or_segment(loaded):
     tokenizer = loaded("demo")
     anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
     prompts = [SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(row) for row in candidates]
@@ -288,7 +266,7 @@ def test_candidates_are_sorted_by_what_one_forward_pass_holds(loaded):
 # ---------------------------------------------------------------- which anchors are usable
 
 
-def test_anchors_that_cannot_be_scored_keep_their_place_and_their_reason(loaded):
+def test_unusable_anchors_keep_their_place_and_reason(loaded):
     template = PlainTemplate(loaded("demo"))
     good = alpaca(ANCHORS)
     rows = [good[0], "empty_completion", alpaca([{"instruction": "red " * 400, "output": "one"}])[0], good[1]]
@@ -315,7 +293,7 @@ def test_an_anchor_of_exactly_the_context_is_usable(loaded):
         AnchorSet(template, [row], [None], max_length=length - 1)
 
 
-def test_an_anchor_without_a_finite_log_prob_is_dropped_after_scoring(loaded):
+def test_an_anchor_without_finite_log_prob_is_dropped(loaded):
     anchor_set = AnchorSet(PlainTemplate(loaded("demo")), alpaca(ANCHORS)[:3], [None] * 3, max_length=None)
     scores = anchor_scores(anchor_set, np.array([-1.0, np.nan, -np.inf], dtype=np.float32))
     assert scores.dropped == [None, "non_finite_log_prob", "non_finite_log_prob"]
@@ -323,7 +301,7 @@ def test_an_anchor_without_a_finite_log_prob_is_dropped_after_scoring(loaded):
     assert scores.num_tokens.tolist()[1:] == [0, 0]
 
 
-def test_an_anchor_that_the_template_refuses_or_rewrites_is_dropped(loaded):
+def test_an_anchor_refused_or_rewritten_is_dropped(loaded):
     tokenizer = loaded("demo")
     tokenizer.chat_template = (
         "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}{{ m.content }} "
@@ -339,7 +317,7 @@ def test_an_anchor_that_the_template_refuses_or_rewrites_is_dropped(loaded):
     ]
 
 
-def test_anchors_cut_by_the_nuggets_template_are_counted_once_each(loaded):
+def test_anchors_that_nuggets_cuts_are_counted_once(loaded):
     rows = alpaca(
         [
             {"instruction": "Say", "output": "red " * 300},
@@ -355,7 +333,7 @@ def test_anchors_cut_by_the_nuggets_template_are_counted_once_each(loaded):
     assert [len(segment.ids) for segment in anchor_set.segments][::2] == [200, 200]
 
 
-def test_without_any_usable_anchor_the_error_counts_the_reasons(loaded):
+def test_no_usable_anchor_is_an_error_with_the_reasons(loaded):
     long = alpaca([{"instruction": "red " * 50, "output": "one"}] * 2)
     rows = ["empty_completion", *long]
     with pytest.raises(

@@ -132,7 +132,7 @@ def test_nearly_every_template_shares_the_prefix(with_template):
 
 @pytest.mark.parametrize("tokenizer_name", TOKENIZERS)
 @pytest.mark.parametrize("name", TRAINING)
-def test_what_the_assistant_says_is_scored_under_a_training_template(name, tokenizer_name, with_template):
+def test_what_the_assistant_says_is_scored(name, tokenizer_name, with_template):
     tokenizer = with_template(tokenizer_name, name)
     template = ChatTemplate(tokenizer, SOURCES[name])
     for system in (None, "Be green."):
@@ -165,7 +165,7 @@ def test_the_templates_that_want_parts_are_known(name, with_template):
 
 
 @pytest.mark.parametrize("name", list(WANTS_PARTS))
-def test_text_is_given_as_parts_to_the_templates_that_want_them(name, with_template):
+def test_text_is_given_as_parts_if_a_template_wants_them(name, with_template):
     """An answer was left out of the rendering, and only its end mark was scored."""
     template = ChatTemplate(with_template("demo", name))
     for parts in rows(name, "Be green.")[1]:
