@@ -20,7 +20,7 @@ def evidence():
     return Evidence(np.zeros(20), one_shot, lengths, generator.uniform(0.5, 1.5, 200), 0.5)
 
 
-def test_every_arm_takes_as_many_different_rows_that_have_a_score(evidence):
+def test_every_arm_takes_k_different_scored_rows(evidence):
     for name, arm in ARMS.items():
         rows = arm(evidence, 20, 3)
         assert len(rows) == len(set(rows.tolist())) == (199 if name == "full" else 20), name
@@ -50,7 +50,7 @@ def test_arms_take_what_they_say(evidence):
     assert 2 <= (ARMS["coverage"](kinds, 10, 0) >= 10).sum() <= 8
 
 
-def test_length_matched_random_rows_have_the_lengths_of_the_golden_set(evidence):
+def test_length_matched_rows_have_golden_lengths(evidence):
     wanted = np.sort(evidence.lengths[ARMS["golden"](evidence, 20, 0)])
     differences, rows = [], []
     for seed in range(20):

@@ -115,7 +115,7 @@ def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_between_runs_and_continued_it_gives_the_same(finished, files, tmp_path, monkeypatch):
+def test_a_comparison_killed_between_runs_continues(finished, files, tmp_path, monkeypatch):
     expected, _ = finished
     output_dir = tmp_path / "out"
     shutil.copytree(expected / "nuggets", output_dir / "nuggets")  # the scores, which have tests of their own
@@ -202,7 +202,7 @@ def test_what_it_cannot_compare_is_refused_before_any_work(changes, message, fil
 
 
 @pytest.mark.slow
-def test_equal_epochs_give_arms_the_steps_of_their_own_rows(files, tmp_path, finished):
+def test_equal_epochs_depend_on_the_rows_of_an_arm(files, tmp_path, finished):
     shutil.copytree(finished[0] / "nuggets", tmp_path / "out" / "nuggets")
     lines = compare_in_process(
         files, tmp_path / "out", budget="epochs", num_train_epochs=1, max_steps=-1, golden_fractions=0.25, num_seeds=1,

@@ -48,7 +48,7 @@ def test_losses_equal_the_naive_ones_over_the_same_tokens(has_bos, tmp_path):
     assert found.share_computed == 1 and np.ptp(found.ifd) > 0.01
 
 
-def test_what_is_stored_is_not_computed_again_and_a_killed_call_continues(tokenizer, tmp_path, monkeypatch):
+def test_stored_losses_are_not_computed_again(tokenizer, tmp_path, monkeypatch):
     model, rows = tiny_model("llama", len(tokenizer)), alpaca_rows(20, seed=42)
     arguments = {"config": NuggetsConfig(template="plain"), "score_dir": tmp_path}
     monkeypatch.setattr(completion_loss, "BLOCK_ROWS", 8)

@@ -24,7 +24,7 @@ def matrix(signal: float, n=300, m=40, seed=0):
     return np.zeros(m), signal * quality[:, None] + generator.normal(size=(n, m))
 
 
-def test_reliability_is_the_correlation_with_scores_by_other_anchors():
+def test_reliability_is_the_correlation_over_anchors():
     """What Spearman-Brown promises, held against anchors that were set aside."""
     zero_shot, one_shot = matrix(0.5, m=80)
     found = measure_reliability(zero_shot[:40], one_shot[:, :40], k=30)
@@ -62,14 +62,14 @@ def test_the_share_in_common_is_that_of_simulated_scores():
     assert share_in_common(0.7, 0.1) == pytest.approx(len(top[0] & top[1]) / 20_000, abs=0.01)
 
 
-def test_anchors_for_share_is_the_identity_at_the_target_and_grows_with_it():
+def test_a_larger_share_needs_more_anchors():
     assert anchors_for_share(0.9, 50, 0.1) == 50
     numbers = [anchors_for_share(0.6, 50, 0.1, target) for target in (0.6, 0.7, 0.8, 0.9)]
     assert numbers == sorted(numbers) and numbers[0] == 50 and numbers[-1] > 200
     assert anchors_for_share(0.1, 50, 0.1) is None and anchors_for_share(1.0, 50, 0.1) == 50
 
 
-def test_the_golden_set_is_the_one_that_selection_makes_and_all_of_it_stays_without_noise():
+def test_without_noise_all_of_the_golden_set_stays():
     zero_shot, one_shot = np.zeros(10), np.repeat(np.linspace(-1, 1, 50)[:, None], 10, axis=1)
     found = measure_reliability(zero_shot, one_shot, k=5)
     assert found.stays == found.halves_share == 1.0 and found.stays_interval == (1.0, 1.0)
@@ -120,7 +120,7 @@ def test_columns_are_measured_by_what_they_are():
     assert associate(score, "id", [f"row {i}" for i in range(200)]) is None
 
 
-def test_a_score_that_follows_length_alone_has_no_auc_at_equal_length():
+def test_length_alone_gives_no_auc_at_equal_length():
     generator = np.random.default_rng(0)
     length = generator.normal(size=2000)
     good = length + generator.normal(size=2000) > 0

@@ -85,7 +85,7 @@ def expected(numbers) -> tuple[float, int]:
     return 100 * read.count("win") / len(read), said.count("?")
 
 
-def test_known_replies_give_the_known_win_rate_and_the_second_run_asks_nothing(shared, run_dir):
+def test_known_replies_give_the_known_win_rate(shared, run_dir):
     with fake_judge(ranked) as server:
         first = run(command(shared, run_dir, server, "--num_questions", "40"))
         assert first.returncode == 0, first.stderr[-3000:]
@@ -104,7 +104,7 @@ def test_known_replies_give_the_known_win_rate_and_the_second_run_asks_nothing(s
 
 
 @pytest.mark.slow
-def test_all_805_answers_are_judged_once_though_the_job_is_killed(shared, run_dir):
+def test_a_killed_job_judges_every_answer_once(shared, run_dir):
     """SIGKILL on the whole job after 300 replies, while another request hangs; then the same command."""
     hangs = threading.Event()
 

@@ -74,7 +74,7 @@ def test_altered_mt_bench_questions_are_refused(shared, tmp_path):
         load_mt_bench(str(tmp_path))
 
 
-def test_missing_official_files_say_where_to_get_them(tmp_path):
+def test_missing_official_files_say_where_they_are(tmp_path):
     for load, wanted in (
         (lambda: load_alpaca_eval(str(tmp_path), "v2"), "hf download tatsu-lab/alpaca_eval alpaca_eval_gpt4_baseline"),
         (lambda: load_alpaca_eval(None, "v1"), "cannot be downloaded from the hub.*`alpaca_eval_dir`"),
@@ -92,7 +92,7 @@ def test_missing_official_files_say_where_to_get_them(tmp_path):
         load_judge_prompts(None, str(tmp_path))
 
 
-def test_alpaca_outputs_are_the_instructions_with_our_answers(tmp_path):
+def test_alpaca_outputs_have_instructions_and_answers(tmp_path):
     records = read_alpaca_outputs(write_outputs(tmp_path / "model_outputs.json"), ROWS, "mine")
     assert [record["instruction"] for record in records] == [row["instruction"] for row in ROWS]
     assert [record["output"] for record in records] == [f"answer {i}" for i in range(5)]
@@ -120,7 +120,7 @@ def alter(field: str, value):
         (alter("generator", "other"), r"`generator` must be 'mine' in all rows, got \['mine', 'other'\]"),
     ],
 )
-def test_wrong_alpaca_outputs_are_refused_with_the_row(tmp_path, change, message):
+def test_wrong_alpaca_outputs_are_refused(tmp_path, change, message):
     """The official tool warns at most, and counts by position: its win rate would be wrong."""
     path = write_outputs(tmp_path / "model_outputs.json", change)
     with pytest.raises(ValueError, match=message):

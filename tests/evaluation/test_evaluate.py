@@ -98,7 +98,7 @@ def test_answers_are_the_same_whole_killed_and_on_two_ranks(shared, small, tmp_p
     assert other.returncode != 0 and "taken by other answers" in message and "seed was 3 and is now 4" in message
 
 
-def test_every_command_of_the_papers_configs_is_parsed_by_its_program(monkeypatch):
+def test_the_paper_configs_show_valid_commands(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     import control
     import evaluate
@@ -138,7 +138,7 @@ def test_the_papers_pools_are_read_by_alpacas_columns(monkeypatch):
     assert Pool(rows, "pool").format == "text"
 
 
-def test_the_control_tunes_on_all_usable_rows_or_on_random_ones(monkeypatch, tmp_path):
+def test_the_control_tunes_on_all_or_random_rows(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     import control
 
@@ -153,7 +153,7 @@ def test_the_control_tunes_on_all_usable_rows_or_on_random_ones(monkeypatch, tmp
     assert len(control.choose_rows(Pool(dataset), None, 0)) == 59
     drawn = [control.choose_rows(Pool(dataset), 20, seed)["instruction"][:] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
-    with pytest.raises(ValueError, match="`num_rows` must be between 1 and the 59 usable rows"):
+    with pytest.raises(ValueError, match="`num_rows` must be between 1 and 59, the number of usable rows"):
         control.choose_rows(Pool(dataset), 60, 0)
 
 
@@ -196,7 +196,7 @@ def test_a_prompt_is_what_training_renders(shared):
         resolve_answer_template("chat", tokenizer)
 
 
-def test_an_adapter_changes_the_model_and_brings_its_base_and_tokenizer(small, tmp_path):
+def test_an_adapter_brings_its_base_and_tokenizer(small, tmp_path):
     from peft import LoraConfig, get_peft_model
 
     base = AutoModelForCausalLM.from_pretrained(small)

@@ -59,7 +59,7 @@ def test_answers_of_two_ranks_are_those_of_one(tokenizer, tmp_path):
     assert {**parts[0], **parts[1]} == alone
 
 
-def test_a_half_finished_journal_is_completed_with_the_same_answers(tokenizer, tmp_path):
+def test_a_half_finished_journal_is_completed(tokenizer, tmp_path):
     asked = prompts(tokenizer, temperature=0.7)
     whole = answerer(tokenizer, 4).answer(asked, Journal(tmp_path / "whole"), "answers")
     journal = Journal(tmp_path / "half")
@@ -129,7 +129,7 @@ def test_an_answer_gets_the_room_that_the_context_leaves(tokenizer, tmp_path):
     )
 
 
-def test_what_a_checkpoint_suggests_for_decoding_is_not_used(tokenizer, tmp_path):
+def test_decoding_ignores_the_checkpoint_suggestions(tokenizer, tmp_path):
     asked = prompts(tokenizer, 6)
     plain = answerer(tokenizer, 6).answer(asked, Journal(tmp_path / "plain"), "answers")
     model = tiny_model("llama", len(tokenizer))

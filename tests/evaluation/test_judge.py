@@ -30,7 +30,7 @@ def endpoint(server, **options) -> Endpoint:
     return Endpoint(server.base_url, **{"concurrency": 2, "max_retries": 3, **options})
 
 
-def test_replies_come_in_order_and_are_never_asked_for_again(tmp_path):
+def test_replies_come_in_order_and_are_kept(tmp_path):
     with fake_judge(lambda request: prompt_of(request).upper()) as server:
         asked = requests(7)
         first = Judge(endpoint(server), tmp_path)
@@ -68,7 +68,7 @@ def test_rate_limits_are_waited_for(tmp_path):
     assert len(server.requests) == 8 and len(server.replied) == 4
 
 
-def test_a_lasting_limit_stops_with_what_to_do_and_keeps_what_was_answered(tmp_path):
+def test_a_lasting_rate_limit_keeps_the_replies(tmp_path):
     def answer(request):
         if len(server.replied) < 3:
             return "ok"
@@ -121,7 +121,7 @@ def test_the_key_is_sent_and_never_written(monkeypatch, tmp_path):
     assert "very-secret" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
-def test_one_rejected_request_is_counted_and_the_others_are_judged(tmp_path):
+def test_one_rejected_request_does_not_stop_the_others(tmp_path):
     def answer(request):
         if "question 2" in prompt_of(request):
             return 400, {"error": {"message": "maximum context length"}}

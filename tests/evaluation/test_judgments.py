@@ -29,7 +29,7 @@ def judge_of(server, directory) -> Judge:
     return Judge(Endpoint(server.base_url, concurrency=2), directory)
 
 
-def test_the_prompts_of_the_test_are_those_that_the_project_asks_for():
+def test_the_test_has_all_wanted_judge_prompts():
     assert PROMPTS.keys() == set(JUDGE_PROMPT_NAMES)
 
 
@@ -114,19 +114,19 @@ def test_known_verdicts_give_the_known_win_rate(tmp_path):
     assert counts == (1, 1, 1, 1, 1, 4)
 
 
-def test_the_second_turn_of_a_pair_shows_both_conversations():
+def test_a_second_turn_shows_both_conversations():
     rivals = dict.fromkeys(ANSWERS, ("z", "y"))
     game = [game for game in mt_bench_games(QUESTIONS, (ANSWERS, rivals), PROMPTS) if game.turn == 2][2]
     assert game.user_prompt(0) == "PM2|q2|r2|ref1|ref2|a2 {x}|b2|z|y"
     assert game.user_prompt(1) == "PM2|q2|r2|ref1|ref2|z|y|a2 {x}|b2"
 
 
-def test_a_run_against_itself_wins_half_under_a_judge_that_favours_a_place():
+def test_a_judge_that_prefers_a_place_helps_nobody():
     record = {"question_id": 1, "g1_winner": winner("[[A]]", 0), "g2_winner": winner("[[A]]", 1)}
     assert pairwise_result([record, {**record, "question_id": 2}]).win_rate.value == 50.0
 
 
-def test_the_error_between_clusters_is_that_of_their_means_when_they_are_equal_in_size():
+def test_equal_clusters_have_the_error_of_their_means():
     """Two turns for each question: as if each question had the mean of its turns."""
     values = {1: (2.0, 4.0), 2: (5.0, 9.0), 3: (1.0, 1.0)}
     clustered = clustered_mean((key, value) for key, pair in values.items() for value in pair)
@@ -163,7 +163,7 @@ def judged(output_dir, name, win_rate, scores) -> None:
             file.write(json.dumps({"question_id": 81 + i // 2, "model": name, "score": score}) + "\n")
 
 
-def test_the_table_has_the_papers_numbers_and_ours_and_is_empty_where_nothing_was_run(tmp_path):
+def test_the_table_has_the_paper_numbers_and_ours(tmp_path):
     judged(tmp_path, "alpaca-full", 25.0, [4, 5, 6, -1])
     judged(tmp_path, "alpaca-kmeans100-above-0.8.seed1", 30.0, [5, 5])
     judged(tmp_path, "alpaca-kmeans100-above-0.8.seed2", 34.0, [6, 6])
