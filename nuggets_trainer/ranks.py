@@ -48,7 +48,8 @@ class Ranks:
         """Run a function on every rank, and return the items of all ranks, in rank order, on every rank.
 
         Raises:
-            RuntimeError: if the function fails on some rank; all ranks raise it, with the first rank's error.
+            RuntimeError: if the function fails on some rank; all ranks raise it, with the message of the first rank
+                that failed. A single process raises the function's own error.
         """
         if self._state.num_processes == 1:
             return function()
