@@ -31,9 +31,9 @@ from nuggets_trainer.store.read_results import (
     Floats,
     Ints,
     StoredScores,
-    read_anchors,
     read_optional,
     read_run_info,
+    read_scored_anchors,
     read_scores,
     read_shown_rows,
 )
@@ -58,7 +58,7 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         FileNotFoundError: if a file is missing; the error says what to run.
     """
     run, scores, shown = read_run_info(score_dir), read_scores(score_dir), read_shown_rows(score_dir)
-    anchors = read_anchors(score_dir)
+    anchors = read_scored_anchors(score_dir)
     sample = _sampled(scores, shown)
     tally, heat = tally_pairs(score_dir, scores, anchors, sample)
     cut = _cut_figures(scores, sample)

@@ -26,28 +26,16 @@ from typing import Any, BinaryIO, TypeVar
 import fsspec
 from fsspec.registry import known_implementations
 
+from nuggets_trainer.store.remote import call_remote, list_remote
+
 logger = logging.getLogger(__name__)
 
 Place = str | Path
 T = TypeVar("T")
 
-PAUSES = (1.0, 4.0, 16.0)  # seconds before a failed remote call is tried again; the backends retry within seconds too
 LEFTOVER_SECONDS = 24 * 3600  # no write takes so long: a temporary file of this age was left by a process that died
 READ_AHEAD = 8  # files that are fetched at once: a remote answers each after some tens of milliseconds
 PROBE_BYTES = 4096  # an empty file fits on a full disk
-
-# Errors that a second try does not mend.
-LASTING = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    ImportError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
 
 
 def join(place: Place, *names: str) -> Place:
@@ -74,7 +62,7 @@ def read_bytes(place: Place) -> bytes:
     local = local_path(place)
     if local is not None:
         return local.read_bytes()
-    return bytes(_remote(place, lambda fs, path: fs.cat_file(path)))
+    return bytes(call_remote(place, lambda fs, path: fs.cat_file(path)))
 
 
 def open_binary(place: Place) -> Any:
@@ -115,7 +103,7 @@ def write_atomically(place: Place, content: Any) -> None:
     """
     if local_path(place) is None:
         whole = bytes(content)
-        _remote(place, lambda fs, path: fs.pipe_file(path, whole))
+        call_remote(place, lambda fs, path: fs.pipe_file(path, whole))
     else:
         stream_atomically(place, lambda file: file.write(content))
 
@@ -135,7 +123,7 @@ def stream_atomically(place: Place, write: Callable[[BinaryIO], Any]) -> None:
         with tempfile.TemporaryDirectory() as directory:
             whole = Path(directory, "content")
             stream_atomically(whole, write)
-            _remote(place, lambda fs, path: fs.put_file(str(whole), path))
+            call_remote(place, lambda fs, path: fs.put_file(str(whole), path))
         return
     try:
         _write_local(local, write)
@@ -148,7 +136,7 @@ def list_directory(place: Place) -> dict[str, bool]:
     local = local_path(place)
     try:
         if local is None:
-            return _remote(place, _list_remote)
+            return call_remote(place, list_remote)
         with os.scandir(local) as entries:  # unlike `iterdir`, no system call for each file
             return {entry.name: entry.is_file() for entry in entries}
     except FileNotFoundError:
@@ -163,7 +151,7 @@ def set_aside(place: Place, reason: str, consequence: str) -> None:
         if local is not None:
             local.replace(f"{local}.corrupt")
         else:
-            _remote(place, lambda fs, path: fs.mv(path, path + ".corrupt"))
+            call_remote(place, lambda fs, path: fs.mv(path, path + ".corrupt"))
     except FileNotFoundError:
         pass  # another process read the same file and was faster
     except OSError as error:
@@ -236,7 +224,7 @@ def _probe(directory: Place) -> None:
     place = join(directory, ".probe")
     write_atomically(place, bytes(PROBE_BYTES))
     with contextlib.suppress(OSError):
-        _remote(place, lambda fs, path: fs.rm_file(path))
+        call_remote(place, lambda fs, path: fs.rm_file(path))
 
 
 def local_path(place: Place) -> Path | None:
@@ -276,48 +264,3 @@ def _write_local(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             raise
     finally:
         os.close(directory)
-
-
-def _list_remote(fs: Any, path: str) -> dict[str, bool]:
-    entries = {}
-    for entry in fs.ls(path, detail=True):
-        place = entry["name"].rstrip("/")
-        if place != path.rstrip("/"):  # S3 lists an empty object that marks the directory as one of its entries
-            entries[place.rsplit("/", 1)[-1]] = entry["type"] == "file"
-    return entries
-
-
-def _remote(place: Place, call: Callable[[Any, str], T]) -> T:
-    """Call with the file system and the path in it; after an error that may pass, try again."""
-    fs, path = _file_system(str(place))
-    for pause in (*PAUSES, None):
-        try:
-            return call(fs, path)
-        except LASTING:
-            raise
-        except Exception as error:  # each backend has its own class for a lost connection
-            if pause is None and isinstance(error, OSError):
-                raise
-            if pause is None:
-                raise OSError(f"{place}: {error!r}") from error
-            logger.warning("%s cannot be reached (%r); the next try is in %g s.", place, error, pause)
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    protocol = url.partition("://")[0]
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = known_implementations.get(protocol, {}).get("class", "fsspec").partition(".")[0]
-        remedy = f"Run `pip install {package}`"
-        if package == "fsspec":
-            remedy = "Install the package that the error names"
-        raise ImportError(f"{url} needs a package that is not installed ({error}). {remedy}.") from error
-    except ValueError as error:
-        raise ValueError(
-            f"{url} cannot be reached: {error}. Use a local path, or a URL such as s3://, gs://, az://, hf://."
-        ) from error
-    fs.invalidate_cache()  # a cached listing lacks what other processes wrote since
-    return fs, path

@@ -141,7 +141,7 @@ def read_config(score_dir: Place) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def read_anchors(score_dir: Place) -> list[dict[str, Any]]:
+def read_scored_anchors(score_dir: Place) -> list[dict[str, Any]]:
     """Read anchors.parquet: one dict per anchor.
 
     Raises:

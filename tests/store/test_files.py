@@ -50,7 +50,7 @@ def place(request, tmp_path, remote):
 def pauses(monkeypatch):
     """Return the list of the pauses that are made, each over at once."""
     made: list[float] = []
-    monkeypatch.setattr("nuggets_trainer.store.files.time.sleep", made.append)
+    monkeypatch.setattr("nuggets_trainer.store.remote.time.sleep", made.append)
     return made
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from nuggets_trainer.golden.scores import AnchorScores, golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.store.read_results import read_anchors, read_config, read_pairs, read_scores, reselections
+from nuggets_trainer.store.read_results import read_config, read_pairs, read_scored_anchors, read_scores, reselections
 from nuggets_trainer.store.results import PoolScores, write_results
 
 ZERO_SHOT = np.array([-2.0, -1.0], dtype=np.float32)
@@ -47,7 +47,7 @@ def test_scores_come_back_as_they_were_written(written):
     assert [stored.reasons[code] if code >= 0 else None for code in stored.reason] == scores.dropped
     assert (len(stored), stored.num_candidates, stored.eliminated.sum()) == (4, 3, 1)
     assert (stored.pool_sha256, stored.pool_format, stored.by_set) == ("abc", "alpaca", {})
-    assert [anchor["num_tokens"] for anchor in read_anchors(score_dir)] == [3, 4]
+    assert [anchor["num_tokens"] for anchor in read_scored_anchors(score_dir)] == [3, 4]
     np.testing.assert_array_equal(np.concatenate(list(read_pairs(score_dir))), ONE_SHOT)
 
 
