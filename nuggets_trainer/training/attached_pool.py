@@ -44,7 +44,7 @@ def pool_as_tokenized(
 ) -> Pool:
     """Read a dataset that has token ids, such as `SFTTrainer` leaves, as a pool.
 
-    `SFTTrainer` keeps the raw columns beside the `input_ids` that it makes of them. These columns are read if they
+    `SFTTrainer` keeps the raw columns next to the `input_ids` that it makes of them. These columns are read if they
     really are what was tokenized: the first row that can be rendered from them must have the tokens in `input_ids`, up
     to truncation and EOS. Otherwise the token ids are read.
 

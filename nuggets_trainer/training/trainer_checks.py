@@ -195,8 +195,8 @@ def warn_of_few_steps(num_rows: int, max_steps: int, args: TrainingArguments) ->
     batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     logger.warning(
         "A golden set of %s gives %s (%g epochs, effective batch of %s). With fewer than %d steps the model hardly "
-        "changes. Set `match_full_steps`, raise `num_train_epochs`, set `max_steps`, lower the "
-        "batch size, or keep more rows.",
+        "changes. Set `match_full_steps`, raise `num_train_epochs`, set `max_steps`, lower the batch size, or keep "
+        "more rows.",
         counted(num_rows, "row"),
         counted(max_steps, "optimizer step"),
         args.num_train_epochs,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.training.slots import Slots, SlotSampler, SlotView
+from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,9 +87,10 @@ class TrainingSet:
         """
         loader = make_loader()
         if len(loader) == 0:
+            num_rows = counted(len(self._trainer.train_dataset), "row")
             raise ValueError(
-                f"A golden set of {len(self._trainer.train_dataset)} rows fills no batch, and `dataloader_drop_last` "
-                "drops incomplete batches. Keep more rows, lower the batch size, or set `dataloader_drop_last=False`."
+                f"A golden set of {num_rows} fills no batch, and `dataloader_drop_last` drops incomplete batches. "
+                "Keep more rows, lower the batch size, or set `dataloader_drop_last=False`."
             )
         if self.slots is not None:
             loader.set_sampler(SlotSampler(loader.get_sampler(), self.slots))
