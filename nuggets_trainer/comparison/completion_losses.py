@@ -17,10 +17,9 @@ import numpy.typing as npt
 
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
-from nuggets_trainer.pipeline.request import ScoringRequest
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.prompts.templates import Template
-from nuggets_trainer.scoring.session import ScoringSession, open_session
+from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.store.score_store import ZERO_SHOT
 
 # Names in the score store; existing stores have them.
@@ -68,10 +67,7 @@ def completion_losses(model: Any, request: ScoringRequest) -> CompletionLosses:
     names = [ZERO_SHOT, WITHOUT_PROMPT]
     if not has_bos:
         names = [BUT_THE_FIRST, WITHOUT_PROMPT]
-    with open_session(
-        *(model, tokenizer, template, pool, request.config, request.score_dir),
-        *(request.autocast_dtype, request.adapter),
-    ) as session:
+    with open_session(model, request) as session:
         lengths = np.zeros(len(pool), dtype=np.int64)
         indices, keys = [], []
         pairs: dict[str, tuple[Segment, Segment]] = {}  # by key: equal rows are scored once

@@ -18,10 +18,11 @@ from nuggets_trainer.comparison.completion_losses import CompletionLosses, compl
 from nuggets_trainer.comparison.follows import read_log_probs
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.engine.loading import load_scorer_of
-from nuggets_trainer.pipeline.request import ScoringRequest, read_request
+from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.scoring.session import ScoringRequest
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.training.job import model_init_kwargs
 from nuggets_trainer.training.rows import find_training_chat_template, row_options

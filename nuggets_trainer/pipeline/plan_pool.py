@@ -1,8 +1,9 @@
-"""`plan_pool`: some seconds of the real thing, and what they say of the rest. Knows no formula and no file format."""
+"""`plan_pool`: scores real pairs for some seconds, and tells from these how long the rest will take."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
 from typing import Any
 
@@ -13,12 +14,16 @@ import torch
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.pipeline.plan import Plan
-from nuggets_trainer.pipeline.request import read_request
+from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
-from nuggets_trainer.pipeline.score_pool import Run, score_pairs
+from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.scoring.anchors import anchors_for_plan
+from nuggets_trainer.scoring.session import open_session
+from nuggets_trainer.scoring.sigterm import exit_on_sigterm
 from nuggets_trainer.scoring.timing import Measurement
+from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.files import Place
 
 MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
@@ -57,28 +62,33 @@ def plan_pool(
         ValueError: as `score_pool` does, if nothing can be scored.
     """
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
-    pool, sets = request.pool, request.anchors
+    started = time.monotonic()
+    pool = request.pool
     sample, factor = _sample(pool)
-    config = _for_sample(request.config, len(pool), factor)
-    run = score_pairs(
-        model,
-        dataclasses.replace(request, pool=sample, config=config),
-        range(len(sample)),
-        measure_seconds=measure_seconds,
-        whole=pool,
-    )
-    device = run.session.ranks.device
+    request = dataclasses.replace(request, pool=sample, config=_for_sample(request.config, len(pool), factor))
+    check_selectable(request.config, len(sample), sample.read_keys()[1])
+    with open_session(model, request) as session:
+        anchor_set, stand_in = anchors_for_plan(session, pool)
+        rendered = render_selectable(session, anchor_set, range(len(sample)))
+        watch = Watch(measure_seconds)
+        run = prepare_run(session, rendered, watch)
+        with exit_on_sigterm():
+            run.score()
+        num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
+    measured = watch.measure(session.ranks, started)
+    device, config = session.ranks.device, request.config
+    counts = Counter(rendered.dropped.values()).most_common()
     return Plan(
         num_rows=len(pool),
-        dropped={reason: round(factor * count) for reason, count in Counter(run.dropped.values()).most_common()},
-        measurement=_of_whole_pool(run, factor),
+        dropped={reason: round(factor * count) for reason, count in counts},
+        measurement=_of_whole_pool(measured, factor, rendered.seconds, stand_in),
         sampled_rows=len(sample) if factor > 1 else None,
         schedule=config.schedule_in_force,
-        race_possible=not config.every_pair_for and (sets is None or len(sets) == 1),
-        stand_in_anchors=run.anchors_stand_in,
-        num_pairs_scored=run.num_pairs,
+        race_possible=not config.every_pair_for and (request.anchors is None or len(request.anchors) == 1),
+        stand_in_anchors=stand_in,
+        num_pairs_scored=num_pairs,
         device=device_name(device),
-        num_processes=run.session.ranks.world,
+        num_processes=session.ranks.world,
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         price_per_hour=price_per_hour,
@@ -94,21 +104,22 @@ def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsC
     return dataclasses.replace(config, top_k=max(1, round(config.top_k / factor)))
 
 
-def _of_whole_pool(run: Run, factor: float) -> Measurement:
-    """Scale what the sample has shown; of the time before scoring only the rendering grows with the rows.
+def _of_whole_pool(
+    measured: Measurement, factor: float, rendering_seconds: float, anchors_stand_in: bool
+) -> Measurement:
+    """Scale what the sample has shown to the whole pool.
 
-    What was scored to measure was missing in the sample, and its like is in the rest of the pool. The run itself finds
-    it in the store, but for pairs with anchors that stood in for others.
+    Of the time before scoring only the rendering grows with the rows. What was scored to measure was missing in the
+    sample, and its like is missing in the rest of the pool. The run itself finds it in the store, except for pairs
+    with anchors that stood in for others.
     """
-    measured = run.measured
-    assert measured is not None
-    done, found = measured.tokens_done, 0.0 if run.anchors_stand_in else measured.tokens_done
-    low, expected, high = (factor * (tokens + done) - found for tokens in measured.tokens_left)
+    found = 0.0 if anchors_stand_in else measured.tokens_done
+    low, expected, high = (factor * (tokens + measured.tokens_done) - found for tokens in measured.tokens_left)
     return dataclasses.replace(
         measured,
         workload=measured.workload.scaled(factor),
         tokens_left=(low, expected, high),
-        setup_seconds=measured.setup_seconds + (factor - 1) * run.rendering_seconds,
+        setup_seconds=measured.setup_seconds + (factor - 1) * rendering_seconds,
         finished=measured.finished and expected == 0,
     )
 

@@ -10,7 +10,6 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.anchor_options import check_combination
@@ -20,37 +19,12 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
-from nuggets_trainer.prompts.templates import Template, make_template
-from nuggets_trainer.scoring.anchors import AnchorPools
+from nuggets_trainer.prompts.templates import make_template
+from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import Place
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True, eq=False)
-class ScoringRequest:
-    """What is to be scored and how, checked against each other.
-
-    Attributes:
-        pool: the candidates.
-        anchors: anchors by the name of their set; None chooses them from the pool.
-        tokenizer: tokenizer of the model that scores, with the chat template and the EOS token of training.
-        template: template that renders the rows.
-        config: options in force: with several anchor sets `schedule` is `exact`.
-        score_dir: directory or URL where scores and results go.
-        autocast_dtype: dtype to autocast scoring to; None computes in the dtype of the weights.
-        adapter: whether a `PeftModel` scores with its adapter on.
-    """
-
-    pool: Pool
-    anchors: AnchorPools | None
-    tokenizer: Any
-    template: Template
-    config: NuggetsConfig
-    score_dir: Place
-    autocast_dtype: torch.dtype | None = None
-    adapter: bool = False
 
 
 def read_request(

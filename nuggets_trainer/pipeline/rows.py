@@ -19,7 +19,7 @@ from nuggets_trainer.data.pool import Pool, anchors_like
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from nuggets_trainer.scoring.anchors import AnchorPools
+    from nuggets_trainer.scoring.session import AnchorPools
 
 PoolDataset: TypeAlias = "Dataset | Pool"
 AnchorDataset: TypeAlias = "PoolDataset | Mapping[str, PoolDataset]"  # the anchors, or several sets by name

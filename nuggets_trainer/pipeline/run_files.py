@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from nuggets_trainer.golden.pilot import pilot_size
 from nuggets_trainer.store.run_info import RunFacts, write_run_info
 from nuggets_trainer.store.shown_rows import write_shown_rows
 
@@ -23,8 +22,8 @@ def write_run_files(
     anchor_set: AnchorSet,
     scores: PoolScores,
     golden_set: GoldenSet,
-    model: Any,
-    tokenizer: Any,
+    pilot: Sequence[int],
+    model_name: str,
 ) -> None:
     """Write both files.
 
@@ -33,17 +32,18 @@ def write_run_files(
         anchor_set: the anchors.
         scores: scores of the n pool rows.
         golden_set: the golden set.
-        model: model that scored, for its name.
-        tokenizer: tokenizer that decodes rows which are tokenized already.
+        pilot: pool indices of the random rows that a race scored on all anchors; empty after an exact run.
+        model_name: name of the model that scored.
     """
-    score_dir = session.store.score_dir
+    score_dir, tokenizer = session.request.score_dir, session.request.tokenizer
     anchor_rows = dict(zip(anchor_set.usable, anchor_set.rows, strict=True))
-    pilot = _pilot_rows(session, scores) if scores.num_eliminated else []
-    write_shown_rows(
-        score_dir, session.pool, anchor_rows, scores, golden_set, pilot, lambda ids: str(tokenizer.decode(ids))
-    )
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids))
+
+    write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
     facts = RunFacts(
-        model=model.config._name_or_path,
+        model=model_name,
         config=session.config,
         template=session.template.name,
         fingerprint=session.store.fingerprint,
@@ -54,20 +54,6 @@ def write_run_files(
         tokens_per_batch=session.engine.tokens_per_batch,
     )
     write_run_info(score_dir, facts, session.pool, scores, golden_set)
-
-
-def _pilot_rows(session: ScoringSession, scores: PoolScores) -> list[int]:
-    """Pool indices of the rows that a race scores on all anchors whatever they are worth: the smallest hashes.
-
-    All other rows with a golden score have it because they were good: what is counted over these is counted over a
-    selection.
-    """
-    first: dict[str, int] = {}
-    for i, reason in enumerate(scores.dropped):
-        if reason is None:
-            first.setdefault(session.keys[i], i)
-    pilot = [first[key] for key in sorted(first)[: pilot_size(len(first))]]
-    return [i for i in pilot if np.isnan(scores.upper_bound[i])]
 
 
 def device_name(device: torch.device) -> str:

@@ -1,6 +1,6 @@
 """`score_pool`: rows -> anchors -> prompts -> engine -> store -> scores, over all ranks.
 
-Knows no formula and no file format. Each rank takes every `world`-th row, writes what it computes into the shared
+Each rank takes every `world`-th row, writes what it computes into the shared
 store; the main process makes scores of the outcome and tells the others.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +18,24 @@ import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
-from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
-from nuggets_trainer.pipeline.request import ScoringRequest, check_selectable, read_request
+from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import write_run_files
 from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
 from nuggets_trainer.report import tell_warnings, warn_instead_of_raising, write_report
-from nuggets_trainer.scoring.anchors import chosen_anchors, given_anchors
-from nuggets_trainer.scoring.collect import Collected, Outcome, collect
+from nuggets_trainer.scoring.anchors import find_anchors
+from nuggets_trainer.scoring.collect import Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
-from nuggets_trainer.scoring.execution import Execution
-from nuggets_trainer.scoring.progress import show_phase
-from nuggets_trainer.scoring.session import ScoringSession, open_session
+from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.rendering import Rendered
+from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.sigterm import exit_on_sigterm
-from nuggets_trainer.scoring.timing import Measurement
+from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
-from nuggets_trainer.store.scratch import Scratch
 
 if TYPE_CHECKING:
     import torch
@@ -118,29 +114,86 @@ def score_request(model: Any, request: ScoringRequest) -> tuple[PoolScores, Gold
         model: model that scores, as in `score_pool`.
         request: result of `read_request` or `make_request`.
     """
-    pool, config, score_dir = request.pool, request.config, request.score_dir
-    run = score_pairs(model, request, range(len(pool)))
+    started = time.monotonic()
+    pool = request.pool
+    check_selectable(request.config, len(pool), pool.read_keys()[1])
+    with open_session(model, request) as session:
+        rendered = render_selectable(session, find_anchors(session), range(len(pool)))
+        with exit_on_sigterm():
+            num_pairs = _check_signal_if_wanted(session, rendered)
+            run = prepare_run(session, rendered, Watch())
+            run.score()
+            outcome = run.read_outcome()
+            embeddings = None
+            if request.config.max_similarity is not None:
+                embeddings = candidate_embeddings(session, rendered.candidates)
+        num_pairs += sum(session.ranks.gather([run.scorer.num_pairs]))
 
     def finish() -> tuple[PoolScores, GoldenSet]:
-        collected = _collect(run)
-        scores = _pool_scores(run, collected)
-        check_selectable(config, len(pool), run.dropped)  # again: `_collect` drops rows without a finite log-prob
-        diversity = diversity_of(
-            config, row_groups(pool, config), run.embeddings, collected.anchors.zero_shot, collected.one_shot
-        )
-        golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(run.dropped), diversity)
-        about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
-        write_results(score_dir, scores, collected.one_shot, golden_set, about)
-        for line in describe_results(scores, golden_set):
-            result_logger.info("%s", line)
-        with warn_instead_of_raising(score_dir):
-            write_run_files(run.session, run.anchor_set, scores, golden_set, model, request.tokenizer)
-            cautions = write_report(score_dir)["cautions"]
-            tell_warnings(cautions, score_dir)
-            scores = dataclasses.replace(scores, cautions=cautions)
-        return scores, golden_set
+        assert outcome is not None
+        result = _Result(session, rendered, outcome, num_pairs, time.monotonic() - started)
+        return _choose_and_write(result, embeddings, model.config._name_or_path)
 
-    return run.session.ranks.on_main(finish)
+    return session.ranks.on_main(finish)
+
+
+def _check_signal_if_wanted(session: ScoringSession, rendered: Rendered) -> int:
+    """Check the scorer where the config asks for it, or where it costs little; return the pairs computed for it."""
+    wanted = session.config.signal_check
+    if wanted is None:
+        wanted = is_affordable(len(rendered.candidates)) and not session.request.adapter
+    if not wanted:
+        return 0
+    _, num_pairs = check_signal(session, rendered.anchor_set, rendered.shared, rendered.candidates)
+    return num_pairs
+
+
+@dataclass(frozen=True, eq=False)
+class _Result:
+    """What scoring a pool has given, on the main process."""
+
+    session: ScoringSession
+    rendered: Rendered
+    outcome: Outcome
+    num_pairs: int
+    seconds: float
+
+
+def _choose_and_write(
+    result: _Result, embeddings: npt.NDArray[np.float32] | None, model_name: str
+) -> tuple[PoolScores, GoldenSet]:
+    """Make scores of the log-probs, choose the golden set, write the result files and the report."""
+    session, rendered = result.session, result.rendered
+    pool, config, score_dir = session.pool, session.config, session.request.score_dir
+    candidates = np.array(rendered.candidates, dtype=np.int64)
+    collected = collect(
+        result.outcome, rendered.anchor_set, candidates, len(pool), config.combine_anchor_sets, session.scratch
+    )
+    dropped = rendered.dropped | collected.dropped
+    check_selectable(config, len(pool), dropped)  # again: rows without a finite log-prob are dropped now
+    scores = PoolScores(
+        **vars(collected.scores),
+        upper_bound=collected.upper_bound,
+        dropped=[dropped.get(i) for i in range(len(pool))],
+        anchors=collected.anchors,
+        by_set=collected.by_set,
+        num_pairs_scored=result.num_pairs,
+        seconds=result.seconds,
+    )
+    diversity = diversity_of(
+        config, row_groups(pool, config), embeddings, collected.anchors.zero_shot, collected.one_shot
+    )
+    golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(dropped), diversity)
+    about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
+    write_results(score_dir, scores, collected.one_shot, golden_set, about)
+    for line in describe_results(scores, golden_set):
+        result_logger.info("%s", line)
+    with warn_instead_of_raising(score_dir):
+        write_run_files(session, rendered.anchor_set, scores, golden_set, collected.pilot, model_name)
+        cautions = write_report(score_dir)["cautions"]
+        tell_warnings(cautions, score_dir)
+        scores = dataclasses.replace(scores, cautions=cautions)
+    return scores, golden_set
 
 
 def score_shard(
@@ -175,145 +228,24 @@ def score_shard(
     number, num_shards = shard
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
     # Options that need the whole pool are for the job that writes the results.
-    config = dataclasses.replace(request.config, schedule="exact", signal_check=False, max_similarity=None)
+    config = dataclasses.replace(request.config, schedule="exact", max_similarity=None)
+    request = dataclasses.replace(request, config=config)
     rows = range(number, len(request.pool), num_shards)
-    run = score_pairs(model, dataclasses.replace(request, config=config), rows)
-    if run.session.ranks.is_main:
+    check_selectable(config, len(request.pool), request.pool.read_keys()[1])
+    with open_session(model, request) as session:
+        rendered = render_selectable(session, find_anchors(session), rows)
+        with exit_on_sigterm():
+            run = ExactRun(session, rendered, Watch())
+            run.score()
+            run.read_outcome()  # says if the other ranks' pairs are not there
+        num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
+    if session.ranks.is_main:
         result_logger.info(
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
             "missing and writes the results.",
             number,
             num_shards,
-            f"{run.num_pairs:,}",
+            f"{num_pairs:,}",
             f"{len(rows):,}",
         )
-    return run.num_pairs
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What is left when a schedule is through; the outcome is the main process'."""
-
-    session: ScoringSession
-    anchor_set: AnchorSet
-    outcome: Outcome | None
-    dropped: dict[int, str]
-    embeddings: npt.NDArray[np.float32] | None
-    num_pairs: int
-    started: float
-    rendering_seconds: float
-    measured: Measurement | None = None  # where it was stopped to measure
-    anchors_stand_in: bool = False
-
-
-def score_pairs(
-    model: Any,
-    request: ScoringRequest,
-    rows: Sequence[int],
-    measure_seconds: float | None = None,
-    whole: Pool | None = None,
-) -> Run:
-    """Score what the schedule asks for of some rows, or as much as `measure_seconds` admit; on all ranks.
-
-    To measure, `whole` is the pool that the request's is drawn from, or the same.
-    """
-    pool, config, template = request.pool, request.config, request.template
-    anchors, score_dir, adapter = request.anchors, request.score_dir, request.adapter
-    ranks, started = Ranks(), time.monotonic()
-    _, dropped = pool.read_keys()
-    check_selectable(config, len(pool), dropped)
-    with open_session(
-        *(model, request.tokenizer, template, pool, config, score_dir, request.autocast_dtype, adapter)
-    ) as session:
-        anchor_set, stand_in = (
-            chosen_anchors(session, dropped, whole) if anchors is None else (given_anchors(session, anchors), False)
-        )
-        shared = SharedPrefix(template, anchor_set.rows, session.max_length)
-        rendering = time.monotonic()
-        prompts, reasons = _encode_share(session, shared, [i for i in rows if i not in dropped])
-        rendering_seconds = time.monotonic() - rendering
-        dropped |= reasons
-        hint = _too_long_hint(anchor_set, session.max_length) if "too_long" in dropped.values() else ""
-        check_selectable(config, len(pool), dropped, hint)
-        if hint and ranks.is_main:
-            logger.warning("%d candidates are too long.%s", list(dropped.values()).count("too_long"), hint)
-        candidates = [i for i in rows if i not in dropped]
-        execution = Execution(session, anchor_set, shared, prompts, candidates)
-        num_pairs = 0
-        with exit_on_sigterm():
-            by_default = is_affordable(len(candidates)) and not adapter
-            wanted = by_default if config.signal_check is None else config.signal_check
-            if wanted and measure_seconds is None:
-                _, num_pairs = check_signal(session, anchor_set, shared, candidates, score_dir)
-            outcome = execution.run(measure_seconds)
-            embeddings = None
-            if config.max_similarity is not None and measure_seconds is None:
-                embeddings = candidate_embeddings(session, candidates)
-        num_pairs += sum(ranks.gather([execution.num_pairs]))
-    measured = None if measure_seconds is None else execution.watch.measure(ranks, started)
-    return Run(
-        session, anchor_set, outcome, dropped, embeddings, num_pairs, started, rendering_seconds, measured, stand_in
-    )
-
-
-def _too_long_hint(anchor_set: AnchorSet, max_length: int | None) -> str:
-    longest = max(range(len(anchor_set.usable)), key=lambda j: len(anchor_set.segments[j].ids))
-    return (
-        f" A candidate must fit the model's context ({max_length} tokens) together with every anchor; the "
-        f"longest, anchor {anchor_set.usable[longest]}, has {len(anchor_set.segments[longest].ids)}. Shorten or drop "
-        "long anchors."
-    )
-
-
-def _encode_share(
-    session: ScoringSession, shared: SharedPrefix, rows: Sequence[int]
-) -> tuple[dict[int, CandidatePrompt], dict[int, str]]:
-    """Render this rank's candidates; return their prompts, and all ranks' rows that turned out unusable."""
-    prompts: dict[int, CandidatePrompt] = {}
-    reasons: list[tuple[int, str]] = []
-    cause_shown = False
-    own = session.ranks.share(session.pool.longest_first(rows))  # ranks get as many tokens each, not as many rows
-    with show_phase("Rendering", "rows", len(own), session.ranks.is_main) as phase:
-        for i in own:
-            phase.advance()
-            try:
-                prompts[i] = shared.candidate(session.pool[i])
-            except UnusableRowError as error:
-                reasons.append((i, str(error)))
-                if error.__cause__ is not None and not cause_shown:
-                    cause_shown, told = True, "Row %d is dropped as %s: %r. Later ones are only counted."
-                    logger.warning(told, i, error, error.__cause__)
-    num_unshared = sum(bool(prompt.unshared) for prompt in prompts.values())
-    if num_unshared:
-        logger.warning(
-            "The template renders %d of %d candidates differently before different anchors: their pairs are computed "
-            "whole, without a shared prefix (slower, the same scores).",
-            num_unshared,
-            len(prompts),
-        )
-    return prompts, dict(session.ranks.gather(reasons))
-
-
-def _collect(run: Run) -> Collected:
-    """Scores of the n rows; adds to `run.dropped`."""
-    session = run.session
-    assert run.outcome is not None
-    candidates = np.array([i for i in range(len(session.pool)) if i not in run.dropped], dtype=np.int64)
-    scratch = Scratch(session.store.score_dir)
-    collected = collect(
-        run.outcome, run.anchor_set, candidates, len(session.pool), session.config.combine_anchor_sets, scratch
-    )
-    run.dropped.update(collected.dropped)
-    return collected
-
-
-def _pool_scores(run: Run, collected: Collected) -> PoolScores:
-    return PoolScores(
-        **vars(collected.scores),
-        upper_bound=collected.upper_bound,
-        dropped=[run.dropped.get(i) for i in range(len(run.session.pool))],
-        anchors=collected.anchors,
-        by_set=collected.by_set,
-        num_pairs_scored=run.num_pairs,
-        seconds=time.monotonic() - run.started,
-    )
+    return num_pairs

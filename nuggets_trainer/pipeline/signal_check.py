@@ -8,16 +8,15 @@ through `execution.py`; its pairs are in the same store as all others, so that i
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
@@ -25,10 +24,12 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
-from nuggets_trainer.scoring.anchors import chosen_anchors, given_anchors
-from nuggets_trainer.scoring.execution import Execution
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
+from nuggets_trainer.scoring.anchors import find_anchors
+from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.rendering import render_rows
 from nuggets_trainer.scoring.session import ScoringSession, open_session
+from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.files import Place, join, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,6 @@ CORRUPTIONS = {
     "mismatched_completion": "the completion of another row",
 }
 AFFORDABLE = 0.05  # of all pairs: two copies of 40 candidates, in a pool of 1,600 rows or more
-NORMAL_95 = 1.959964
 
 LogProbs = npt.NDArray[np.float32]
 
@@ -122,52 +122,89 @@ def is_affordable(num_candidates: int) -> bool:
 
 
 def check_signal(
-    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[int], score_dir: Place
+    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[int]
 ) -> tuple[SignalCheck, int]:
     """Score some candidates and their copies on all anchors; write `signal_check.json`.
 
     The candidates are those of the smallest content hashes, anchors left out: a random sample that does not change
     when the pool grows, and the pilot of a race. Each gets the completion of the next one, so that as a whole clean
-    and mismatched rows have the same prompts and the same completions. Golden scores are compared; mean gains are not
-    looked at, because a pair of equal golden scores that differs by a thousandth of a nat is no sign of anything.
+    and mismatched rows have the same prompts and the same completions. Golden scores are compared. Mean gains are
+    not, because a pair of equal golden scores that differs by a thousandth of a nat is no sign of anything.
 
     Args:
-        session: open; all ranks must call it.
+        session: open session; all ranks must call.
         anchor_set: the anchors.
-        shared: renders candidates before them.
+        shared: renders a candidate before these anchors.
         rows: pool indices of the candidates, the same on all ranks.
-        score_dir: where the result goes.
 
     Returns:
-        The check, and the pairs that were computed for it by all ranks.
+        The check, and the number of pairs that all ranks computed for it.
     """
-    clean, copies = _corrupted(session, anchor_set, rows)
-    all_rows = [*clean, *(copy for found in copies.values() for copy in found.values())]
-    outcome, dropped, num_pairs = _score(session, anchor_set, shared, all_rows)
+    clean = _sample(session, anchor_set, rows)
+    copies = corrupted_copies(clean)
+    all_rows, numbers = list(clean), {}
+    for name, of_candidate in copies.items():
+        numbers[name] = {place: len(all_rows) + k for k, place in enumerate(of_candidate)}
+        all_rows += of_candidate.values()
+    rendered = render_rows(session, anchor_set, shared, all_rows)
+    run = ExactRun(session, rendered, Watch())
+    run.score()
+    outcome = run.read_outcome()
+    num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
 
     def finish() -> SignalCheck:
         assert outcome is not None
-        zero_shot, one_shot = outcome
-        row_of = {row: place for place, row in enumerate(i for i in range(len(all_rows)) if i not in dropped)}
-        found, start = [], len(clean)
-        for name, of_candidate in copies.items():
-            places = [(c, start + place) for place, c in enumerate(of_candidate)]
-            start += len(of_candidate)
-            pairs = [(row_of[c], row_of[copy]) for c, copy in places if c in row_of and copy in row_of]
-            if pairs:
-                found.append(compare(name, zero_shot, *(one_shot[list(side)] for side in zip(*pairs, strict=True))))
-        check = SignalCheck(len(anchor_set.keys), tuple(found))
-        content = {
-            **dataclasses.asdict(check),
-            "verdict": check.verdict,
-            "says": check.describe(),
-            "fingerprint": session.store.fingerprint,  # of the scorer it speaks of
-        }
-        write_atomically(join(score_dir, "signal_check.json"), json.dumps(content, indent=2).encode())
+        one_shot = dict(zip(rendered.candidates, outcome.one_shot[outcome.row], strict=True))
+        check = _compare_all(len(anchor_set.keys), numbers, outcome.zero_shot, one_shot)
+        _write(session, check)
         check.log()
         return check
 
     return session.ranks.on_main(finish), num_pairs
+
+
+def _sample(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> list[Row]:
+    """Candidates of the smallest content hashes, in this order; anchors and equal rows are left out."""
+    keys, text_keys = session.keys, session.pool.texts
+    anchors = {anchor.text_key for anchor in anchor_set.rows}
+    by_key = {keys[i]: i for i in rows if text_keys[keys[i]] not in anchors}
+    smallest = sorted(by_key)[:NUM_CANDIDATES]
+    return [session.pool[by_key[key]] for key in smallest]
+
+
+def _compare_all(
+    num_anchors: int,
+    numbers: dict[str, dict[int, int]],
+    zero_shot: LogProbs,
+    one_shot: dict[int, LogProbs],
+) -> SignalCheck:
+    """Compare candidates with their copies, corruption by corruption, where both sides could be rendered.
+
+    Args:
+        num_anchors: number of anchors.
+        numbers: number of the copy by number of the candidate, by corruption.
+        zero_shot: log-probs of the anchors, `(m,)`.
+        one_shot: log-probs of candidates and copies by number, each `(m,)`.
+    """
+    found = []
+    for name, copy_of in numbers.items():
+        pairs = [(c, copy) for c, copy in copy_of.items() if c in one_shot and copy in one_shot]
+        if pairs:
+            clean = np.array([one_shot[c] for c, _ in pairs])
+            copies = np.array([one_shot[copy] for _, copy in pairs])
+            found.append(compare(name, zero_shot, clean, copies))
+    return SignalCheck(num_anchors, tuple(found))
+
+
+def _write(session: ScoringSession, check: SignalCheck) -> None:
+    content = {
+        **dataclasses.asdict(check),
+        "verdict": check.verdict,
+        "says": check.describe(),
+        "fingerprint": session.store.fingerprint,  # names the scorer that was checked
+    }
+    path = join(session.request.score_dir, "signal_check.json")
+    write_atomically(path, json.dumps(content, indent=2).encode())
 
 
 def check_scorer(
@@ -179,30 +216,41 @@ def check_scorer(
     score_dir: Place | None = None,
     **options: Any,
 ) -> SignalCheck:
-    """Run the signal check alone, before anything else is scored; arguments as for `score_pool`.
+    """Run the signal check alone, before anything else is scored.
 
     All ranks must call it. What it scores is in the store, for `score_pool` to find.
+
+    Args:
+        model: model that scores, as in `score_pool`.
+        tokenizer: tokenizer of the model.
+        dataset: all rows of the pool.
+        anchors: the anchors, as in `score_pool`.
+        config: options of selection.
+        score_dir: directory or URL where scores and the result go.
+        options: further keyword arguments of `score_pool`.
     """
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
-    pool, template, sets, place = request.pool, request.template, request.anchors, request.score_dir
-    _, dropped = pool.read_keys()
-    with open_session(
-        *(model, request.tokenizer, template, pool, request.config, place, request.autocast_dtype, request.adapter)
-    ) as session:
-        anchor_set = given_anchors(session, sets) if sets is not None else chosen_anchors(session, dropped)[0]
-        shared = SharedPrefix(template, anchor_set.rows, session.max_length)
-        number = NUM_CANDIDATES + len(anchor_set.keys)  # anchors are left out later
-        usable = sorted((i for i in range(len(pool)) if i not in dropped), key=lambda i: session.keys[i])
-        rows = list(itertools.islice((i for i in usable if _can_be_scored(shared, pool[i])), number))
-        return check_signal(session, anchor_set, shared, rows, place)[0]
+    with open_session(model, request) as session:
+        anchor_set = find_anchors(session)
+        shared = SharedPrefix(session.template, anchor_set.rows, session.max_length)
+        rows = _some_candidates(session, shared, NUM_CANDIDATES + len(anchor_set.keys))  # anchors are left out later
+        return check_signal(session, anchor_set, shared, rows)[0]
 
 
-def _can_be_scored(shared: SharedPrefix, row: Row) -> bool:
-    try:
-        shared.candidate(row)
-    except UnusableRowError:
-        return False
-    return True
+def _some_candidates(session: ScoringSession, shared: SharedPrefix, number: int) -> list[int]:
+    """Pool indices of so many rows that can be scored, by content hash."""
+    keys, dropped = session.pool.read_keys()
+    usable = sorted((i for i in range(len(session.pool)) if i not in dropped), key=lambda i: keys[i])
+    found: list[int] = []
+    for i in usable:
+        if len(found) == number:
+            break
+        try:
+            shared.candidate(session.pool[i])
+        except UnusableRowError:
+            continue
+        found.append(i)
+    return found
 
 
 def compare(
@@ -223,7 +271,9 @@ def compare(
     good, bad = (golden_scores(zero_shot, np.where(both, side, np.nan)) for side in (clean, copies))
     right = np.sign(good.golden_score - bad.golden_score) / 2 + 0.5
     untied = right[right != 0.5]
-    low, high = wilson_interval(float(untied.sum()), len(untied))
+    low, high = 0.0, 1.0
+    if len(untied):
+        low, high = binomtest(int(untied.sum()), len(untied)).proportion_ci(method="wilson")
     weight = len(untied) / len(right)
     return CorruptionSeen(
         corruption=corruption,
@@ -236,59 +286,16 @@ def compare(
     )
 
 
-def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
-    """95% interval of a share; (0, 1) without trials.
-
-    Example:
-        >>> low, high = wilson_interval(40, 40)
-        >>> round(low, 2), high
-        (0.91, 1.0)
-    """
-    if trials == 0:
-        return 0.0, 1.0
-    share, z2 = successes / trials, NORMAL_95**2 / trials
-    middle = (share + z2 / 2) / (1 + z2)
-    half = NORMAL_95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials)) / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _corrupted(
-    session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]
-) -> tuple[list[Row], dict[str, dict[int, Row]]]:
-    """Return the candidates, and by corruption the copies of those that it changes, by place."""
-    anchors = {anchor.text_key for anchor in anchor_set.rows}
-    keys = sorted({session.keys[i]: i for i in rows if session.texts[session.keys[i]] not in anchors}.items())[
-        :NUM_CANDIDATES
-    ]
-    clean = [session.pool[i] for _, i in keys]
-    copies = {
-        "shuffled_words": [shuffled_completion(row) for row in clean],
-        "mismatched_completion": [
-            mismatched_completion(row, donor) for row, donor in zip(clean, clean[1:] + clean[:1], strict=True)
-        ],
-    }
-    return clean, {name: {c: row for c, row in enumerate(found) if row is not None} for name, found in copies.items()}
-
-
-def _score(
-    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: list[Row]
-) -> tuple[tuple[LogProbs, LogProbs] | None, set[int], int]:
-    """Log-probs `(m,)` and `(rows that can be scored, m)`, the main process' alone; the other rows; pairs computed."""
-    session = dataclasses.replace(
-        session,
-        keys=[row.key for row in rows],
-        texts={row.key: row.text_key for row in rows},
-        config=dataclasses.replace(session.config, schedule="exact"),
-    )
-    prompts: dict[int, CandidatePrompt] = {}
-    own_dropped = []
-    for i in session.ranks.share(range(len(rows))):
-        try:
-            prompts[i] = shared.candidate(rows[i])
-        except UnusableRowError:
-            own_dropped.append(i)
-    dropped = set(session.ranks.gather(own_dropped))
-    execution = Execution(session, anchor_set, shared, prompts, [i for i in range(len(rows)) if i not in dropped])
-    outcome = execution.run()
-    num_pairs = sum(session.ranks.gather([execution.num_pairs]))
-    return None if outcome is None else (outcome.zero_shot, outcome.one_shot[outcome.row]), dropped, num_pairs
+def corrupted_copies(rows: list[Row]) -> dict[str, dict[int, Row]]:
+    """Make the copies of rows by corruption, each by the place of its row; a row that it does not change has none."""
+    donors = rows[1:] + rows[:1]
+    copies: dict[str, dict[int, Row]] = {name: {} for name in CORRUPTIONS}
+    for place, (row, donor) in enumerate(zip(rows, donors, strict=True)):
+        changed = {
+            "shuffled_words": shuffled_completion(row),
+            "mismatched_completion": mismatched_completion(row, donor),
+        }
+        for name, copy in changed.items():
+            if copy is not None:
+                copies[name][place] = copy
+    return copies

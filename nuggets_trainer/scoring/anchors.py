@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,13 @@ from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
 from nuggets_trainer.golden.scores import AnchorScores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.embeddings import embed_rows, rendered_alone
-from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.session import AnchorPools, ScoringSession
 
-AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; one set alone has an empty name
+
+def find_anchors(session: ScoringSession) -> AnchorSet:
+    """Take the anchors of the request, or choose them from its pool; on all ranks."""
+    anchors = session.request.anchors
+    return chosen_anchors(session) if anchors is None else given_anchors(session, anchors)
 
 
 def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSet:
@@ -36,51 +40,88 @@ def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSe
     return AnchorSet(session.template, rows, [None] * len(rows), session.max_length, set_names)
 
 
-def chosen_anchors(
-    session: ScoringSession, dropped: dict[int, str], whole: Pool | None = None
-) -> tuple[AnchorSet, bool]:
+def chosen_anchors(session: ScoringSession) -> AnchorSet:
     """Choose anchors from the pool, once: a resumed run reads the choice from the store.
 
     Only rows of at most half the context are eligible: a candidate is dropped that does not fit together with every
     anchor, so that one very long anchor would cost the pool.
+    """
+    pool, store = session.pool, session.store
+    usable = _usable(session)
+    choice = _choice(session, pool)
+    indices: list[int] | None = session.ranks.on_main(lambda: store.read_note(choice))
+    if indices is None:
+        config = session.config
+        if config.anchor_selection == "random":
+            indices = _random_choice(session, usable, choice["num_anchors"], config.anchor_seed)
+        else:
+            indices = _kmeans_choice(session, usable, choice["num_anchors"])
+        session.ranks.on_main(lambda: store.write_note(choice, indices))
+    return _from_pool(session, pool, indices)
+
+
+def anchors_for_plan(session: ScoringSession, whole: Pool) -> tuple[AnchorSet, bool]:
+    """Find anchors for a plan, without reading all rows of a large pool.
+
+    The anchors of the run are taken where they are given, or chosen already, or cheap to choose. Else rows drawn at
+    random stand in for them, other ones each time.
 
     Args:
-        session: of the pool.
-        dropped: rows that are unusable.
-        whole: for a plan, the pool that the job's is drawn from, or the same. Where its anchors are chosen, they are
-            taken; where that would mean to read all of it, rows at random stand in, other ones each time.
+        session: session of the pool or of a sample of it.
+        whole: pool that the plan is for.
 
     Returns:
         The anchors, and whether they stand in for others.
     """
-    config, pool = session.config, session.pool if whole is None else whole
-    num_anchors = config.num_anchors or DEFAULT_NUM_ANCHORS
-    usable = [i for i in range(len(session.pool)) if i not in dropped]
-    random_anchors(len(usable), num_anchors, config.anchor_seed)  # refuses too few rows before any forward pass
-    choice = {
-        "anchor_selection": config.anchor_selection,
-        "num_anchors": num_anchors,
-        "anchor_seed": config.anchor_seed,
-    }
+    pool, store, config = session.pool, session.store, session.config
+    if session.request.anchors is not None:
+        return given_anchors(session, session.request.anchors), False
+    if pool is whole and config.anchor_selection == "random":
+        return chosen_anchors(session), False
+    usable = _usable(session)
 
     def read() -> list[int] | None:
-        if pool is not session.pool and not session.store.has_notes():
+        if pool is not whole and not store.has_notes():
             return None  # without hashing all rows of a large pool
-        indices: list[int] | None = session.store.read_note({**choice, "pool_sha256": pool.content_hash})
+        indices: list[int] | None = store.read_note(_choice(session, whole))
         return indices
 
     indices = session.ranks.on_main(read)
-    if indices is None and whole is not None and (pool is not session.pool or config.anchor_selection == "kmeans"):
-        seed = session.ranks.on_main(lambda: int(np.random.default_rng().integers(2**31)))
-        indices = _random_choice(session, usable, num_anchors, seed)
-        return AnchorSet(session.template, [session.pool[i] for i in indices], indices, session.max_length), True
-    if indices is None:
-        if config.anchor_selection == "random":
-            indices = _random_choice(session, usable, num_anchors, config.anchor_seed)
-        else:
-            indices = _kmeans_choice(session, usable, num_anchors)
-        session.ranks.on_main(lambda: session.store.write_note({**choice, "pool_sha256": pool.content_hash}, indices))
-    return AnchorSet(session.template, [pool[i] for i in indices], list(indices), session.max_length), False
+    if indices is not None:
+        return _from_pool(session, whole, indices), False
+    seed = session.ranks.on_main(lambda: int(np.random.default_rng().integers(2**31)))
+    indices = _random_choice(session, usable, _num_anchors(session), seed)
+    return _from_pool(session, pool, indices), True
+
+
+def _num_anchors(session: ScoringSession) -> int:
+    return session.config.num_anchors or DEFAULT_NUM_ANCHORS
+
+
+def _choice(session: ScoringSession, pool: Pool) -> dict[str, Any]:
+    """Return all that a choice of anchors depends on; the store keeps the choice under it."""
+    return {
+        "anchor_selection": session.config.anchor_selection,
+        "num_anchors": _num_anchors(session),
+        "anchor_seed": session.config.anchor_seed,
+        "pool_sha256": pool.content_hash,
+    }
+
+
+def _usable(session: ScoringSession) -> list[int]:
+    """Rows that can be read.
+
+    Raises:
+        ValueError: if there are fewer of them than anchors; before any forward pass.
+    """
+    _, dropped = session.pool.read_keys()
+    usable = [i for i in range(len(session.pool)) if i not in dropped]
+    random_anchors(len(usable), _num_anchors(session), session.config.anchor_seed)
+    return usable
+
+
+def _from_pool(session: ScoringSession, pool: Pool, indices: list[int]) -> AnchorSet:
+    return AnchorSet(session.template, [pool[i] for i in indices], list(indices), session.max_length)
 
 
 def _random_choice(session: ScoringSession, usable: list[int], num_anchors: int, seed: int) -> list[int]:

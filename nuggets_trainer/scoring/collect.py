@@ -1,4 +1,4 @@
-"""What a schedule found -> golden scores of the whole pool, and the reasons of rows that have none. Knows no model."""
+"""What a schedule found -> golden scores of the whole pool, and the reasons of rows that have none."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import numpy.typing as npt
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores, combined_scores, golden_scores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.anchors import anchor_scores
-from nuggets_trainer.scoring.pairs import BLOCK
+from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.store.scratch import Scratch
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the main process knows when a schedule is through, over the candidates in pool order.
+    """Result of a schedule over the candidates, in pool order; only the main process has it.
 
     Attributes:
         zero_shot: log-probs of the usable anchors, `(m,)`.
         one_shot: log-probs of the different candidates, `(r, m)`, perhaps in a file; NaN where not scored.
-        row: of each candidate its row in `one_shot`, `(c,)`: equal candidates share one.
-        excluded: pairs of a candidate with itself, `(c, m)`.
-        upper_bound: of candidates that a race eliminated, the golden score if they won all that is left, `(c,)`; NaN
-            for the others.
+        row: row in `one_shot` of each candidate, `(c,)`: equal candidates share one.
+        excluded: whether each pair is left out, because a row would be scored with itself, `(c, m)`.
+        upper_bound: golden score of each eliminated candidate if it won all that is left, `(c,)`; NaN for the others.
+        pilot: places of the candidates that a race scored on all anchors whatever they are worth, `(p,)`; empty after
+            an exact run.
     """
 
     zero_shot: npt.NDArray[np.float32]
@@ -32,6 +33,7 @@ class Outcome:
     row: npt.NDArray[np.int64]
     excluded: npt.NDArray[np.bool_]
     upper_bound: npt.NDArray[np.float64]
+    pilot: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +41,13 @@ class Collected:
     """An outcome in the places of the n pool rows and all m anchors.
 
     Attributes:
-        anchors: their scores.
-        one_shot: log-probs `(n, m)`, perhaps in a file; NaN where not scored.
-        upper_bound: as in `Outcome`, `(n,)`.
-        scores: golden scores `(n,)`; NaN where the row has none.
+        anchors: scores of the anchors, `(m,)`.
+        one_shot: log-probs, `(n, m)`, perhaps in a file; NaN where not scored.
+        upper_bound: golden score of each eliminated row if it won all that is left, `(n,)`; NaN for the others.
+        scores: golden scores, `(n,)`; NaN where the row has none.
         by_set: golden scores on each of several anchor sets, by name.
-        dropped: rows without a score for what the model gave, with the reason.
+        dropped: reason of each candidate that has no score because of what the model gave, by pool index.
+        pilot: pool indices of the pilot's rows that have a golden score; empty if no row was eliminated.
     """
 
     anchors: AnchorScores
@@ -53,6 +56,7 @@ class Collected:
     scores: GoldenScores
     by_set: dict[str, GoldenScores]
     dropped: dict[int, str]
+    pilot: list[int]
 
 
 def collect(
@@ -60,45 +64,49 @@ def collect(
     anchor_set: AnchorSet,
     candidates: npt.NDArray[np.int64],
     num_rows: int,
-    how: str,
+    combine_anchor_sets: str,
     scratch: Scratch,
 ) -> Collected:
     """Put log-probs and scores in their places.
 
     Args:
-        outcome: over the candidates.
+        outcome: result of the schedule.
         anchor_set: the anchors.
-        candidates: pool indices, `(c,)`.
-        num_rows: of the pool.
-        how: `combine_anchor_sets`.
+        candidates: pool indices of the candidates, `(c,)`.
+        num_rows: number of rows of the pool.
+        combine_anchor_sets: `mean` or `worst`.
         scratch: makes the `(n, m)` array.
     """
     anchors = anchor_scores(anchor_set, outcome.zero_shot)
     one_shot = scratch.full((num_rows, len(anchors)), np.nan, np.float32)
     upper_bound = np.full(num_rows, np.nan)
     dropped: dict[int, str] = {}
-    for start in range(0, len(candidates), BLOCK):
-        block = slice(start, start + BLOCK)
+    for _, block in blocks(candidates.tolist()):
         rows, bounds = candidates[block], outcome.upper_bound[block]
         log_probs = outcome.one_shot[outcome.row[block]]
         scorable = np.isfinite(outcome.zero_shot) & ~outcome.excluded[block]
-        computed = scorable & ~(~np.isnan(bounds)[:, None] & np.isnan(log_probs))
+        # What a race left out of an eliminated candidate was not computed; elsewhere a NaN is what the model gave.
+        left_out = ~np.isnan(bounds)[:, None] & np.isnan(log_probs)
+        computed = scorable & ~left_out
         finite = (np.isfinite(log_probs) | ~computed).all(axis=1)
         dropped |= dict.fromkeys(rows[~finite].tolist(), "non_finite_log_prob")
         one_shot[rows[finite][:, None], anchor_set.usable] = np.where(computed, log_probs, np.nan)[finite]
         upper_bound[rows[finite]] = bounds[finite]
-    scores, by_set = _golden_scores(anchors, one_shot, how)
+    scores, by_set = _golden_scores(anchors, one_shot, combine_anchor_sets)
     for i in candidates[np.isnan(scores.golden_score[candidates])].tolist():
         dropped.setdefault(i, "no_scored_anchor")  # with several sets: in one of them
     fields = dict(vars(scores))
     # A candidate that was scored on some anchors has no golden score, only a bound.
     for name in ("golden_score", "standard_error", "mean_gain"):
         fields[name] = np.where(np.isnan(upper_bound), fields[name], np.nan)
-    return Collected(anchors, one_shot, upper_bound, GoldenScores(**fields), by_set, dropped)
+    pilot: list[int] = []
+    if not np.isnan(upper_bound).all():  # else every row with a golden score is as random as the pilot
+        pilot = [i for i in candidates[outcome.pilot].tolist() if i not in dropped and np.isnan(upper_bound[i])]
+    return Collected(anchors, one_shot, upper_bound, GoldenScores(**fields), by_set, dropped, pilot)
 
 
 def _golden_scores(
-    anchors: AnchorScores, one_shot: npt.NDArray[np.float32], how: str
+    anchors: AnchorScores, one_shot: npt.NDArray[np.float32], combine_anchor_sets: str
 ) -> tuple[GoldenScores, dict[str, GoldenScores]]:
     """Golden scores, and those on each anchor set where there are several."""
     names = list(dict.fromkeys(anchors.set_names))
@@ -108,4 +116,4 @@ def _golden_scores(
     for name in names:
         columns = np.flatnonzero([own == name for own in anchors.set_names])
         by_set[name] = golden_scores(anchors.zero_shot[columns], one_shot[:, columns])
-    return combined_scores(list(by_set.values()), how), by_set
+    return combined_scores(list(by_set.values()), combine_anchor_sets), by_set

@@ -1,40 +1,44 @@
-"""What a person sees while a pool is scored: one live display, or a plain line now and then. Knows no model, no files.
+"""What a person sees while a pool is scored: a bar of tqdm's, or a plain line now and then.
 
-On a terminal a bar of rich's; in a notebook one line that changes in place (rich's bar would need ipywidgets there);
-elsewhere (a log file, a batch session) lines through `logging`.
+On a terminal and in a notebook it is a bar; elsewhere (a log file, a batch job) it is lines through `logging`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from nuggets_trainer.wording import duration
 
 logger = logging.getLogger(__name__)
 
-FIRST_LINE_SECONDS = 10.0  # without a terminal: the first line soon, so that a wrong job is seen,
+FIRST_LINE_SECONDS = 10.0  # without a bar: the first line soon, so that a wrong job is seen,
 LINE_SECONDS = 60.0  # the others seldom enough for a log that is kept
 RATE_SECONDS = 0.5  # no speed is told from less
-NOTEBOOK_SECONDS = 0.5  # each change of a line in a notebook is a message to the browser
+BAR_SECONDS = 0.25  # between two changes of a bar; in a notebook each is a message to the browser
+BAR_FORMAT = "{desc} |{bar:24}|"
 
 
 @dataclass
 class State:
-    """How far a phase is; what is None is not known (yet), or makes no sense in this phase.
+    """How far a phase is. What is None is not known (yet), or makes no sense in this phase.
 
     Attributes:
-        done, total: in the phase's unit, such as pairs.
-        work_done, work_left: forward tokens, which tell the time; None where `done` of `total` does.
-        eliminated: candidates out of the race.
-        best, cut: best golden score so far, and the score that the last of the golden set has so far.
+        done: number that is done, in the phase's unit, such as pairs.
+        total: number that there is to do.
+        work_done: forward tokens that are done, which tell the time.
+        work_left: forward tokens that are left; None if `done` of `total` tells the time.
+        eliminated: number of candidates that are out of the race.
+        best: best golden score so far.
+        cut: golden score of the last row of the golden set so far.
     """
 
     done: int = 0
@@ -46,48 +50,26 @@ class State:
     cut: float | None = None
 
 
-class NotebookLine:
-    """One line in the output of a notebook's cell, which changes in place and stands at the end."""
-
-    def __init__(self) -> None:
-        from IPython.display import display
-
-        self._handle: Any = display(  # type: ignore[no-untyped-call]
-            {"text/plain": ""}, raw=True, display_id=True
-        )
-        self._next = 0.0
-
-    def show(self, text: str, at_once: bool = False) -> None:
-        """Put the text there, unless the last one was a moment ago."""
-        if at_once or time.monotonic() >= self._next:
-            self._next = time.monotonic() + NOTEBOOK_SECONDS
-            self._handle.update({"text/plain": text}, raw=True)
-
-
 class Phase:
-    """One phase of a session, shown while it lasts; `show_phase` makes it.
+    """One phase of scoring, shown while it lasts; `show_phase` makes it.
 
     Args:
         name: what is being done.
-        unit: what is counted.
-        total: how many there are; None if that is not known.
-        display: rich's, or a notebook's line; None writes lines.
+        unit: what is counted, in the plural.
+        total: number that there is to do; None if that is not known.
+        bar: a bar of tqdm's; None writes lines.
         shown: whether this process shows anything.
     """
 
-    def __init__(
-        self, name: str, unit: str, total: int | None, display: Progress | NotebookLine | None, shown: bool
-    ) -> None:
-        self._name, self._unit, self._display, self.shown = name, unit, display, shown
+    def __init__(self, name: str, unit: str, total: int | None, bar: Any, shown: bool) -> None:
+        self._name, self._unit, self._bar, self.shown = name, unit, bar, shown
         self.state = State(total=total)
         self._started = time.monotonic()
         self._next_line = self._started + FIRST_LINE_SECONDS
+        self._next_change = self._started
         self._wrote_lines = False
-        self._task: TaskID | None = None
-        if isinstance(display, Progress):
-            self._task = display.add_task(name, total=total, told="")
 
-    def begin(self) -> None:
+    def restart_clock(self) -> None:
         """Count the time from now on."""
         self._started = time.monotonic()
 
@@ -97,7 +79,12 @@ class Phase:
         return time.monotonic() - self._started
 
     def advance(self, number: int = 1, work: float = 0.0) -> None:
-        """Count what was done, and the forward tokens that it took."""
+        """Count what was done.
+
+        Args:
+            number: number that was done, in the phase's unit.
+            work: forward tokens that it took.
+        """
         self.state.done += number
         self.state.work_done += work
         if self.state.work_left is not None:
@@ -105,23 +92,27 @@ class Phase:
         self.show()
 
     def show(self) -> None:
-        """Bring the display up to date, or write a line if it is time."""
-        state = self.state
-        if isinstance(self._display, NotebookLine):
-            self._display.show(f"{self._name}: {self.describe()}")
-        elif self._display is not None and self._task is not None:
-            self._display.update(self._task, completed=state.done, total=state.total, told=self.describe())
-        elif self.shown and time.monotonic() >= self._next_line:
-            self._next_line, self._wrote_lines = time.monotonic() + LINE_SECONDS, True
+        """Bring the bar up to date, or write a line, if it is time."""
+        now = time.monotonic()
+        if self._bar is not None and now >= self._next_change:
+            self._next_change = now + BAR_SECONDS
+            self._change_bar(self.describe())
+        elif self._bar is None and self.shown and now >= self._next_line:
+            self._next_line, self._wrote_lines = now + LINE_SECONDS, True
             logger.info("%s: %s", self._name, self.describe())
 
     def end(self) -> None:
         """Say how it ended, where the last line that was written still stands."""
-        text = f"{self._name}: {self.describe(ended=True)}"
-        if isinstance(self._display, NotebookLine):
-            self._display.show(text, at_once=True)
+        text = self.describe(ended=True)
+        if self._bar is not None:
+            self._change_bar(text)
         elif self._wrote_lines:
-            logger.info("%s", text)
+            logger.info("%s: %s", self._name, text)
+
+    def _change_bar(self, text: str) -> None:
+        self._bar.n, self._bar.total = self.state.done, self.state.total
+        self._bar.set_description_str(f"{self._name}: {text}", refresh=False)
+        self._bar.refresh()
 
     def seconds_left(self) -> float | None:
         """Time to the end at the speed so far; None if it cannot be told."""
@@ -160,23 +151,34 @@ def show_phase(name: str, unit: str, total: int | None, shown: bool = True) -> I
     Args:
         name: what is being done, such as `Scoring`.
         unit: what is counted, in the plural.
-        total: how many there are; None if that is not known.
-        shown: False on all processes but the main one.
+        total: number that there is to do; None if that is not known.
+        shown: whether this process shows anything; only the main one should.
     """
-    console = Console(stderr=True)
-    live = shown and (console.is_terminal or console.is_jupyter) and _bars_wanted()
-    if not live or console.is_jupyter:
-        phase = Phase(name, unit, total, NotebookLine() if live else None, shown)
+    notebook = _in_notebook()
+    if not shown or not (notebook or sys.stderr.isatty()) or not _bars_wanted():
+        phase = Phase(name, unit, total, None, shown)
         yield phase
         phase.end()
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as display:
-        yield Phase(name, unit, total, display, shown)
+    # In a notebook the last state stays; on a terminal the log says what is worth keeping.
+    bar = tqdm(desc=name, total=total, bar_format=BAR_FORMAT, dynamic_ncols=True, leave=notebook)
+    loggers = [logging.getLogger(), logging.getLogger("nuggets_trainer")]
+    with bar, logging_redirect_tqdm(loggers):  # messages stand above the bar
+        phase = Phase(name, unit, total, bar, shown)
+        yield phase
+        phase.end()
+
+
+def _in_notebook() -> bool:
+    """Whether the code runs in the kernel of a notebook."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _bars_wanted() -> bool:
-    """Whether the user has not switched bars off, for transformers (`disable_progress_bar()`) or by environment."""
+    """Whether the user has left bars on, for transformers (`disable_progress_bar()`) or by environment."""
     from transformers.utils.logging import is_progress_bar_enabled
 
     return bool(is_progress_bar_enabled())

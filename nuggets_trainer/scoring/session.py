@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
@@ -17,73 +17,123 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.fingerprint import fingerprint_fields
 from nuggets_trainer.store.score_store import ScoreStore
+from nuggets_trainer.store.scratch import Scratch
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
+AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; a single set has an empty name
 
-@dataclass(frozen=True)
-class ScoringSession:
-    """What the stages of one call share.
 
-    `keys` are the content hashes of the candidates, `texts` their hashes of what they say, by content hash.
+@dataclass(frozen=True, eq=False)
+class ScoringRequest:
+    """What is to be scored and how, checked against each other; `pipeline.request` makes it.
+
+    Attributes:
+        pool: the candidates.
+        anchors: anchors by the name of their set; None chooses them from the pool.
+        tokenizer: tokenizer of the model that scores, with the chat template and the EOS token of training.
+        template: template that renders the rows.
+        config: options in force: with several anchor sets `schedule` is `exact`.
+        score_dir: directory or URL where scores and results go.
+        autocast_dtype: dtype to autocast scoring to; None computes in the dtype of the weights.
+        adapter: whether a `PeftModel` scores with its adapter on.
     """
 
-    ranks: Ranks
     pool: Pool
-    keys: list[str]
-    texts: dict[str, str]
+    anchors: AnchorPools | None
+    tokenizer: Any
     template: Template
     config: NuggetsConfig
+    score_dir: Place
+    autocast_dtype: torch.dtype | None = None
+    adapter: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringSession:
+    """A request that is being carried out.
+
+    Attributes:
+        request: what is to be scored and how.
+        ranks: processes of the job.
+        engine: computes log-probs with the model.
+        passes: keeps the forward passes of all processes in step where the model is sharded.
+        store: scored pairs of this model and template.
+        scratch: makes arrays that may not fit in memory.
+        max_length: context of the model in tokens; None if it has no limit.
+    """
+
+    request: ScoringRequest
+    ranks: Ranks
     engine: LogProbEngine
     passes: ForwardPassesInStep
     store: ScoreStore
+    scratch: Scratch
     max_length: int | None
+
+    @property
+    def pool(self) -> Pool:
+        """The candidates."""
+        return self.request.pool
+
+    @property
+    def template(self) -> Template:
+        """Template that renders the rows."""
+        return self.request.template
+
+    @property
+    def config(self) -> NuggetsConfig:
+        """Options in force."""
+        return self.request.config
+
+    @property
+    def keys(self) -> list[str]:
+        """Content hash of each row of the pool; "" for a row that cannot be read."""
+        return self.pool.read_keys()[0]
+
+    def only_on_main(self, make: Callable[[], T]) -> T | None:
+        """Make something on the main process and keep it there: it may be too large to send.
+
+        All processes must call it; an error of the main process is raised on all.
+        """
+        made: list[T] = []
+
+        def keep() -> None:
+            made.append(make())
+
+        self.ranks.on_main(keep)
+        return made[0] if made else None
 
 
 @contextlib.contextmanager
-def open_session(
-    model: Any,
-    tokenizer: Any,
-    template: Template,
-    pool: Pool,
-    config: NuggetsConfig,
-    score_dir: Place,
-    autocast_dtype: torch.dtype | None = None,
-    adapter: bool = False,
-) -> Iterator[ScoringSession]:
+def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession]:
     """Open the store of a model and a template, and make the model ready to score; on all ranks.
 
     Args:
-        model: as for `score_pool`, and so are all others but `template`.
-        tokenizer: the model's.
-        template: renders the rows.
-        pool: the candidates.
-        config: token budget and schedule.
-        score_dir: where scores go.
-        autocast_dtype: from `resolve_autocast_dtype`.
-        adapter: leave a `PeftModel`'s adapter on.
+        model: model that scores; a `PeftModel` scores without its adapter, unless the request says otherwise.
+        request: what is to be scored and how.
     """
     ranks = Ranks()
-    keys, _ = pool.read_keys()
+    request.pool.read_keys()  # a row that cannot be read is found before the weights are hashed
     sharded = is_sharded(model)
 
     def describe() -> dict[str, str]:
-        return fingerprint_fields(model, tokenizer, template.describe(), autocast_dtype, adapter)
+        return fingerprint_fields(
+            model, request.tokenizer, request.template.describe(), request.autocast_dtype, request.adapter
+        )
 
     # Weights that are spread over the ranks are gathered by all of them.
     fields = describe() if sharded else ranks.on_main(describe)
-    with base_model(model, adapter) as base, outer_weights(model, base):
+    with base_model(model, request.adapter) as base, outer_weights(model, base):
         check_causal_lm(base.config, base)
         yield ScoringSession(
+            request=request,
             ranks=ranks,
-            pool=pool,
-            keys=keys,
-            texts=pool.texts,
-            template=template,
-            config=config,
-            engine=LogProbEngine(base, config.tokens_per_batch, autocast_dtype, sharded=sharded),
+            engine=LogProbEngine(base, request.config.tokens_per_batch, request.autocast_dtype, sharded=sharded),
             passes=ForwardPassesInStep(model, base, ranks),
-            store=ScoreStore(score_dir, fields),
+            store=ScoreStore(request.score_dir, fields),
+            scratch=Scratch(request.score_dir),
             max_length=context_length(base.config),
         )

@@ -1,4 +1,4 @@
-"""Times the calls of the engine, shows how far scoring is, tells once how long it will take. Knows no model."""
+"""Times the calls of the engine, shows how far scoring is, and logs once how long it will take."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ LOOK_SECONDS = 1.0  # counting what a large race has left takes a moment
 
 
 class Watch:
-    """Of one process, while it scores.
+    """Tracks the progress and speed of one process.
 
     Args:
-        stop_after: seconds after which scoring has shown enough; None for never.
+        stop_after: seconds of scoring after which enough was seen; None never stops.
 
     Attributes:
-        workload: of all processes.
+        workload: what there is to score, of all processes.
         calls: tokens and seconds of each call of the engine.
-        tokens_left: forward tokens that are left, of this process or, where `sharing`, of all.
+        tokens_left: forward tokens that are left, of this process or, in a race, of all; low, expected, high.
         finished: whether nothing is left to score.
+        began: time at which scoring began, by `time.monotonic()`.
     """
 
-    workload: Workload
-    tokens_left: Range
-
     def __init__(self, stop_after: float | None = None) -> None:
-        self._stop_after, self._told = stop_after, stop_after is not None
+        self._stop_after = stop_after
+        self._told = stop_after is not None  # a plan tells the time itself
+        self.workload = Workload(0, 0, 0, 0, 0.0)
+        self.tokens_left: Range = (0.0, 0.0, 0.0)
         self.calls: list[tuple[float, float]] = []
         self._cut: float | None = None
         self._sharing = 1
@@ -45,16 +46,17 @@ class Watch:
         self._looked_at = -math.inf
         self._phase: Phase | None = None
         self.finished = False
-        self.begin()
+        self.began = self._last = time.monotonic()
 
-    def over(self, phase: Phase, workload: Workload, own_tokens: float | None = None, sharing: int = 1) -> None:
-        """Say what there is to score, and where it is shown.
+    def start(self, phase: Phase, workload: Workload, own_tokens: float | None = None, sharing: int = 1) -> None:
+        """Begin to track.
 
         Args:
-            phase: where it is shown.
-            workload: of all processes.
-            own_tokens: what this process scores of it; None where all of them share what is left, wave after wave.
-            sharing: how many do.
+            phase: display of the progress.
+            workload: what there is to score, of all processes.
+            own_tokens: forward tokens that this process scores of it; None if all processes share what is left, wave
+                after wave.
+            sharing: number of processes that share it.
         """
         tokens = workload.tokens if own_tokens is None else own_tokens
         self._phase, self.workload, self._sharing = phase, workload, sharing
@@ -63,22 +65,22 @@ class Watch:
         if phase.shown and self._stop_after is None:
             logger.info("plan: %s", workload.describe())
 
-    def begin(self) -> None:
-        """Count the time from now on: what was before is no scoring."""
+    def restart_clock(self) -> None:
+        """Count the time from now on: what took time before was no scoring."""
         self.began = self._last = time.monotonic()
         if self._phase is not None:
-            self._phase.begin()
+            self._phase.restart_clock()
 
     @property
     def stopped(self) -> bool:
-        """Whether enough was seen."""
+        """Whether enough was seen to stop."""
         if self._stop_after is None or not self.calls:
             return False
         patience = 1 if self._foreseen else WAIT_FOR_PILOT
         return time.monotonic() - self.began >= patience * self._stop_after
 
     def scored(self, num_pairs: int, num_tokens: int) -> None:
-        """Count a call that is through."""
+        """Count a call of the engine that has returned."""
         assert self._phase is not None
         now = time.monotonic()
         self.calls.append((num_tokens, now - self._last))
@@ -92,8 +94,13 @@ class Watch:
             speed, spread = speed_of(self.calls)
             logger.info("plan: %s", describe_time(self.tokens_left, self._sharing * speed, spread))
 
-    def look_at(self, race: Race, last: bool) -> None:
-        """See how far a race is, now and then and at its end."""
+    def update_from_race(self, race: Race, last: bool) -> None:
+        """Take over how far a race is.
+
+        Args:
+            race: the race.
+            last: whether the race is over; before that, it is looked at now and then only.
+        """
         assert self._phase is not None
         if not last and time.monotonic() - self._looked_at < LOOK_SECONDS and self._foreseen:
             return
@@ -112,11 +119,11 @@ class Watch:
         self._phase.show()
 
     def measure(self, ranks: Ranks, started: float) -> Measurement:
-        """Say what scoring has shown so far; all ranks must call it.
+        """Return what scoring has shown so far; all ranks must call it.
 
         Args:
-            ranks: of the job.
-            started: when the job began, by `time.monotonic()`.
+            ranks: processes of the job.
+            started: time at which the job began, by `time.monotonic()`.
         """
         speeds = ranks.gather([speed_of(self.calls) if self.calls else (0.0, 0.0)])
         lefts = ranks.gather([self.tokens_left])

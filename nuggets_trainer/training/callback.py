@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.pipeline.rows import AnchorDataset
-    from nuggets_trainer.scoring.anchors import AnchorPools
+    from nuggets_trainer.scoring.session import AnchorPools
     from nuggets_trainer.store.results import PoolScores
 
 

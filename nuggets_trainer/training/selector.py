@@ -15,11 +15,11 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool, anchors_like
 from nuggets_trainer.engine.loading import load_scorer_of, load_scorer_tokenizer
 from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
-from nuggets_trainer.pipeline.request import ScoringRequest, make_request
+from nuggets_trainer.pipeline.request import make_request
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import warn_instead_of_raising, write_report
-from nuggets_trainer.scoring.anchors import AnchorPools
+from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import join
 from nuggets_trainer.training.preserved import without_mixed_precision
 from nuggets_trainer.training.rows import find_training_chat_template, row_options

@@ -11,7 +11,7 @@ from nuggets_trainer.store.fingerprint import config_hash
 if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.prompts.templates import Template
-    from nuggets_trainer.scoring.anchors import AnchorPools
+    from nuggets_trainer.scoring.session import AnchorPools
 
 # Options that are named only if they are set: unset, they do not influence the golden set.
 IF_SET = (

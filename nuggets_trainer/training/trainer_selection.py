@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
     from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.golden.selection import GoldenSet
-    from nuggets_trainer.scoring.anchors import AnchorPools
+    from nuggets_trainer.scoring.session import AnchorPools
     from nuggets_trainer.store.results import PoolScores
 
 

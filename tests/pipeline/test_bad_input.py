@@ -442,7 +442,9 @@ def test_what_is_missing_from_a_config_file_is_named(text, missing, config_file)
 
 
 def test_anchors_without_a_nuggets_config_are_refused(pool, anchors):
-    with pytest.raises(ValueError, match="`anchor_dataset` is given without `nuggets_config`. Pass `nuggets_config`"):
+    with pytest.raises(
+        ValueError, match="`anchor_dataset` is given without `nuggets_config`. Pass a `nuggets_config`"
+    ):
         SelectedSFTTrainer(model="no/such-model", train_dataset=pool, anchor_dataset=anchors)
 
 

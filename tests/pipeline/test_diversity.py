@@ -116,9 +116,9 @@ def test_coverage_quotas_and_distance_change_the_golden_set_and_nothing_that_is_
     assert found["quota"].groups == counts and found["coverage"].groups == {}
     assert "kept by group: web 4 of 18, book 4 of 6" in caplog.text
     assert {name: report["what_is_kept"] for name, report in reports.items()} == {
-        "coverage": "The best 8 are kept, by coverage of the anchors",
-        "quota": "The best 8 are kept, within quotas by source",
-        "distance": "The best 8 are kept, without near-duplicates",
+        "coverage": "The golden set is the best 8 rows, chosen by coverage of the anchors",
+        "quota": "The golden set is the best 8 rows, within quotas by source",
+        "distance": "The golden set is the best 8 rows, without near-duplicates",
     }
     assert reports["quota"]["groups"] == {
         "column": "source",
@@ -145,7 +145,7 @@ def test_of_many_groups_the_largest_are_shown_and_no_name_acts_on_a_terminal(lla
     groups = json.loads((tmp_path / "report.json").read_text())["groups"]
     assert len(groups["rows"]) == 30 and groups["num_more"] == 5
     page = (tmp_path / "report.html").read_text()
-    assert "And 5 smaller groups." in page and "\x1b" not in page and "\u202e" not in page
+    assert "5 smaller groups are not shown." in page and "\x1b" not in page and "\u202e" not in page
 
 
 def test_coverage_that_changes_nothing_says_so(llama, tokenizer, rows, sets, tmp_path):

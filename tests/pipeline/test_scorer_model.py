@@ -129,5 +129,5 @@ def test_scorer_kwargs_that_are_no_mapping_are_named(value):
 
 
 def test_scorer_kwargs_without_a_scorer_are_an_error():
-    with pytest.raises(ValueError, match="without `scorer_model`"):
+    with pytest.raises(ValueError, match="needs `scorer_model`, which is not given"):
         NuggetsConfig(scorer_model_init_kwargs={"dtype": "bfloat16"})

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
 from nuggets_trainer.golden.race import Race
-from nuggets_trainer.scoring import execution, progress
+from nuggets_trainer.scoring import progress, race_run
 from nuggets_trainer.store.score_store import ScoreStore
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -28,7 +28,7 @@ def model(tokenizer):
 @pytest.fixture(autouse=True)
 def small_waves(monkeypatch):
     """As the pool is small: else a race is over before anyone is eliminated."""
-    monkeypatch.setattr(execution, "WAVE_BATCHES", 4)
+    monkeypatch.setattr(race_run, "WAVE_BATCHES", 4)
 
 
 def run(model, tokenizer, score_dir, pool=POOL, anchors=ANCHORS, **config):
@@ -152,7 +152,7 @@ def test_waves_are_a_few_forward_passes_long(model, tokenizer, tmp_path, monkeyp
 
     monkeypatch.setattr(Race, "next_wave", counted)
     for wave_batches in (1, 4, 10_000):
-        monkeypatch.setattr(execution, "WAVE_BATCHES", wave_batches)
+        monkeypatch.setattr(race_run, "WAVE_BATCHES", wave_batches)
         num_waves.append(0)
         golden_sets.append(run(model, tokenizer, tmp_path / str(wave_batches), top_k=3)[1])
     assert num_waves[0] > num_waves[1] > num_waves[2]

@@ -25,7 +25,7 @@ def in_files(monkeypatch):
     def switch_on():
         monkeypatch.setattr("nuggets_trainer.store.scratch.IN_MEMORY_BYTES", 0)
         monkeypatch.setattr("nuggets_trainer.store.scratch.BLOCK_BYTES", 100)
-        for name in ("scoring.pairs.BLOCK", "scoring.collect.BLOCK", "golden.arrays.ROWS_AT_ONCE"):
+        for name in ("scoring.blocks.BLOCK", "golden.arrays.ROWS_AT_ONCE"):
             monkeypatch.setattr(f"nuggets_trainer.{name}", 5)
         monkeypatch.setattr(Scratch, "full", recorded)
         return made

@@ -1,0 +1,51 @@
+"""Stages that scoring a pool and planning share: render rows that a selection can be made of, run the schedule."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from nuggets_trainer.pipeline.request import check_selectable
+from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.race_run import RaceRun
+from nuggets_trainer.scoring.rendering import Rendered, render_pool
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+
+def render_selectable(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> Rendered:
+    """Render rows of the pool, and refuse a selection rule that what is left cannot meet; on all ranks.
+
+    Args:
+        session: open session of the pool.
+        anchor_set: the anchors.
+        rows: pool indices of the rows to score.
+
+    Raises:
+        ValueError: if no row is usable, or fewer than `top_k`.
+    """
+    rendered = render_pool(session, anchor_set, rows)
+    num_too_long = list(rendered.dropped.values()).count("too_long")
+    hint = _too_long_hint(session, anchor_set) if num_too_long else ""
+    check_selectable(session.config, len(session.pool), rendered.dropped, hint)
+    if hint and session.ranks.is_main:
+        logger.warning("%d candidates are too long.%s", num_too_long, hint)
+    return rendered
+
+
+def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:
+    sizes = [len(segment.ids) for segment in anchor_set.segments]
+    longest = max(range(len(sizes)), key=lambda j: sizes[j])
+    return (
+        f" A candidate must fit the model's context ({session.max_length} tokens) together with every anchor; the "
+        f"longest, anchor {anchor_set.usable[longest]}, has {sizes[longest]}. Shorten or drop long anchors."
+    )
+
+
+def prepare_run(session: ScoringSession, rendered: Rendered, watch: Watch) -> ExactRun | RaceRun:
+    """Give the run of the schedule that is in force."""
+    run = ExactRun if session.config.schedule_in_force == "exact" else RaceRun
+    return run(session, rendered, watch)

@@ -1,0 +1,133 @@
+"""The schedule `exact`: every pair is scored. The processes need no word between them until the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.scoring.blocks import blocks, distinct
+from nuggets_trainer.scoring.collect import Outcome
+from nuggets_trainer.scoring.pair_scorer import PairScorer
+from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.scoring.rendering import Rendered
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
+
+
+class ExactRun:
+    """Every pair of the candidates and the anchors.
+
+    Args:
+        session: open session.
+        rendered: anchors and candidates.
+        watch: counts and times what is scored; it may stop the run.
+
+    Attributes:
+        scorer: scores the pairs.
+    """
+
+    def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch) -> None:
+        self._session, self._rendered, self._watch = session, rendered, watch
+        self.scorer = PairScorer(session, rendered, watch)
+
+    def score(self) -> None:
+        """Score what is not stored; all ranks must call it."""
+        self.scorer.find_budget()
+        with PartWriter(self._session.store) as writer:
+            self._score(writer)
+
+    def _score(self, writer: PartWriter) -> None:
+        session, rendered, ranks = self._session, self._rendered, self._session.ranks
+        missing = self._missing_pairs()
+        tokens = sum(rendered.shared.num_tokens(rendered.prompts[i], anchors) for i, anchors in missing)
+        counts = ranks.gather([(missing.num_pairs, tokens)])
+        name = "Scoring" if ranks.world == 1 else f"Scoring (share of 1 of {ranks.world} processes)"
+        with show_phase(name, "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
+            workload = self.scorer.workload(sum(pairs for pairs, _ in counts), sum(tokens for _, tokens in counts))
+            self._watch.start(phase, workload, own_tokens=tokens)
+            if workload.tokens:
+                self.scorer.choose_path()
+            self.scorer.score_zero_shot()
+
+            def score() -> list[None]:
+                """Write this rank's pairs; there is nothing to tell the others but an error."""
+                with session.passes.in_step():
+                    for _ in self.scorer.score(missing, writer, stoppable=True):
+                        pass
+                self._watch.finished = self.scorer.num_pairs == missing.num_pairs
+                writer.flush()
+                return []
+
+            ranks.gather_from(score)  # all have written, or all fail
+
+    def _missing_pairs(self) -> MissingPairs:
+        """Find the pairs that this rank has to score; equal rows are scored once.
+
+        They come in a random order, so that the speed so far tells the time to come. The longest prefix is first:
+        memory runs out at once or never.
+        """
+        session, rendered, prompts = self._session, self._rendered, self._rendered.prompts
+        by_key = {self.scorer.key_of[i]: i for i in sorted(prompts, reverse=True)}
+        keys, candidates = list(by_key), list(by_key.values())
+        stored = session.store.read_matrix(keys, rendered.anchor_set.keys, session.scratch)
+        needless = session.scratch.full(stored.shape, False, np.bool_)
+        for some, block in blocks(keys):
+            needless[block] = known(stored[block]) | self.scorer.excluded(some)
+        longest = max(candidates, key=lambda i: (prompts[i].num_tokens(), -i), default=None)
+        order = sorted(range(len(candidates)), key=lambda row: (candidates[row] != longest, keys[row]))
+        return MissingPairs(candidates, order, needless)
+
+    def read_outcome(self) -> Outcome | None:
+        """Read all pairs from the store, once they are scored; all ranks must call it.
+
+        Returns:
+            The outcome on the main process; None on the others.
+
+        Raises:
+            RuntimeError: if the ranks do not share the store's file system.
+        """
+        return self._session.only_on_main(self._read_outcome)
+
+    def _read_outcome(self) -> Outcome:
+        keys, anchors, store = self._rendered.keys, self._rendered.anchor_set.keys, self._session.store
+        row, first = distinct(keys)
+        zero_shot, zero_known = store.read([ZERO_SHOT], anchors)
+        one_shot = store.read_matrix(list(first), anchors, self._session.scratch)
+        excluded = self.scorer.all_excluded(keys)
+        missing = int((~zero_known).sum())
+        for _, block in blocks(keys):
+            missing += int((~known(one_shot[row[block]]) & ~excluded[block]).sum())
+        if missing:
+            raise RuntimeError(
+                f"{missing:,} pairs that other ranks scored are not in {store.directory}. Is `score_dir` on a file "
+                "system that all ranks share?"
+            )
+        no_bound = np.full(len(keys), np.nan)
+        no_pilot = np.zeros(0, dtype=np.int64)
+        return Outcome(zero_shot[0], one_shot, row, excluded, no_bound, no_pilot)
+
+
+class MissingPairs:
+    """Candidates with the anchors that they have yet to be scored on, found as they are asked for.
+
+    Args:
+        candidates: candidates, `(c,)`.
+        order: places among them, in the order to score in.
+        needless: whether each pair needs no score, `(c, m)`.
+
+    Attributes:
+        num_pairs: number of pairs to score.
+    """
+
+    def __init__(self, candidates: list[int], order: list[int], needless: npt.NDArray[np.bool_]) -> None:
+        self._candidates, self._order, self._needless = candidates, order, needless
+        self.num_pairs = int(needless.size - np.count_nonzero(needless))
+
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        for place in self._order:
+            anchors = np.flatnonzero(~self._needless[place])
+            if len(anchors):
+                yield self._candidates[place], anchors

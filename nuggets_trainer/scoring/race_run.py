@@ -1,0 +1,182 @@
+"""The schedule `race`: a candidate stops as soon as it cannot be selected any more.
+
+The main process keeps the race. After each wave the ranks meet. What is in the store already answers at once, so that
+a race that was interrupted, or raced before under another rule, is replayed and goes on.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.golden.forecast import tokens_of_all
+from nuggets_trainer.golden.pilot import pilot_size
+from nuggets_trainer.golden.race import Race
+from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.scoring.blocks import blocks, distinct
+from nuggets_trainer.scoring.collect import Outcome
+from nuggets_trainer.scoring.pair_scorer import PairScorer, Result
+from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.scoring.rendering import Rendered
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
+
+# Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
+# four, so that they score the same pairs as one; beyond, each rank would get too little of it.
+WAVE_BATCHES = 16
+RANKS_IN_A_WAVE = 4
+
+Wave = list[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
+
+
+class RaceRun:
+    """A race between the candidates of all ranks.
+
+    Args:
+        session: open session.
+        rendered: anchors and candidates.
+        watch: counts and times what is scored; it may stop the run.
+
+    Attributes:
+        scorer: scores the pairs.
+    """
+
+    def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch) -> None:
+        self._session, self._rendered, self._watch = session, rendered, watch
+        self.scorer = PairScorer(session, rendered, watch)
+        self._keeper: RaceKeeper | None = None  # on the main process
+
+    def score(self) -> None:
+        """Score what the race asks for and the store lacks; all ranks must call it."""
+        self.scorer.find_budget()
+        with PartWriter(self._session.store) as writer:
+            self._score(writer)
+
+    def _score(self, writer: PartWriter) -> None:
+        ranks, prompts = self._session.ranks, self._rendered.prompts
+        prefix_tokens = dict(ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in prompts.items()]))
+        with show_phase("Scoring", "pairs", None, ranks.is_main) as phase:
+            self.scorer.score_zero_shot()
+            self._keeper = self._session.only_on_main(
+                lambda: RaceKeeper(self._session, self._rendered, self.scorer, prefix_tokens)
+            )
+            # An upper bound: how many pairs a race leaves out is seen at its end.
+            needed = ranks.on_main(lambda: self._kept().count_needed())
+            self._watch.start(phase, self.scorer.workload(*needed), sharing=ranks.world)
+            while wave := ranks.on_main(self._next_wave):
+                self.scorer.choose_path()
+                results = ranks.gather_from(partial(self._score_wave, wave, writer))
+                ranks.on_main(partial(self._update, results))
+            self._watch.finished = ranks.on_main(lambda: self._watch.finished)
+
+    def _kept(self) -> RaceKeeper:
+        assert self._keeper is not None, "only the main process keeps the race"
+        return self._keeper
+
+    def _next_wave(self) -> Wave:
+        """Pairs of the next wave that are not stored; none at the end, or once the watch has seen enough."""
+        missing = self._kept().next_missing()
+        self._watch.finished, stopped = not missing, self._watch.stopped
+        self._watch.update_from_race(self._kept().race, last=not missing or stopped)
+        return [] if stopped else missing
+
+    def _score_wave(self, wave: Wave, writer: PartWriter) -> list[Result]:
+        own = [(i, anchors) for i, anchors in wave if i in self._rendered.prompts]
+        with self._session.passes.in_step():
+            return list(self.scorer.score(own, writer))
+
+    def _update(self, results: list[Result]) -> None:
+        self._kept().update(results)
+
+    def read_outcome(self) -> Outcome | None:
+        """Take stock of the race, once it is over; all ranks must call it.
+
+        Returns:
+            The outcome on the main process; None on the others.
+        """
+        return self._session.only_on_main(lambda: self._kept().outcome())
+
+
+class RaceKeeper:
+    """A race between the different candidates of all ranks, in pool order, as the main process keeps it.
+
+    Args:
+        session: open session.
+        rendered: anchors and candidates; the anchors are scored alone already.
+        scorer: knows which pairs are left out.
+        prefix_tokens: tokens of each candidate's prefixes, of all ranks.
+
+    Attributes:
+        race: the race; its candidates are numbered in the order of their first occurrence.
+    """
+
+    def __init__(
+        self, session: ScoringSession, rendered: Rendered, scorer: PairScorer, prefix_tokens: dict[int, int]
+    ) -> None:
+        self._rendered, self._scorer = rendered, scorer
+        anchors, store = rendered.anchor_set.keys, session.store
+        self._row, self._first = distinct(rendered.keys)
+        keys = list(self._first)
+        self._racers = [rendered.candidates[place] for place in self._first.values()]
+        self._row_of = {i: row for row, i in enumerate(self._racers)}
+        self._stored = store.read_matrix(keys, anchors, session.scratch)
+        zero_shot = store.read([ZERO_SHOT], anchors)[0][0]
+        rule, copies = session.config.selection_rule, np.bincount(self._row)
+        scale = max(1, session.ranks.world // RANKS_IN_A_WAVE)
+        self.race = Race(
+            Standings(rule, zero_shot, scorer.all_excluded(keys), copies, session.scratch.full),
+            np.array([prefix_tokens[i] for i in self._racers]),
+            np.array([len(rendered.shared.suffixes[j].ids) for j in range(len(anchors))]),
+            WAVE_BATCHES * scale * session.engine.find_tokens_per_batch(),
+            pilot=_smallest_hashes(keys),
+        )
+
+    def count_needed(self) -> tuple[int, float]:
+        """Count the pairs that are not stored, if the race left out none, and their tokens."""
+        num_pairs = int(self.race.standings.num_anchors.sum())
+        num_stored = sum(int(known(self._stored[block]).sum()) for _, block in blocks(self._racers))
+        num_needed = num_pairs - min(num_pairs, num_stored)
+        return num_needed, tokens_of_all(self.race) * num_needed / max(1, num_pairs)
+
+    def next_missing(self) -> Wave:
+        """Give the pairs of the next wave that are not stored; waves that are stored whole pass at once."""
+        missing: Wave = []
+        while not missing and (wave := self.race.next_wave()):
+            stored: list[Result] = []
+            for row, anchors in wave:
+                found = self._stored[row, anchors]
+                there = known(found)
+                if there.any():
+                    stored.append((row, anchors[there], found[there]))
+                if not there.all():
+                    missing.append((self._racers[row], anchors[~there]))
+            self.race.update(stored)
+        return missing
+
+    def update(self, results: list[Result]) -> None:
+        """Take in the results of a wave."""
+        self.race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])
+
+    def outcome(self) -> Outcome:
+        """Take stock of the race, which is over."""
+        self._stored = self._stored[:0]  # as large as what follows
+        standings = self.race.standings
+        upper_bound = np.where(standings.eliminated, standings.upper_bound(), np.nan)
+        places = np.fromiter(self._first.values(), np.int64, len(self._first))
+        return Outcome(
+            zero_shot=standings.zero_shot,
+            one_shot=standings.one_shot,
+            row=self._row,
+            excluded=self._scorer.all_excluded(self._rendered.keys),
+            upper_bound=upper_bound[self._row],
+            pilot=places[self.race.pilot],
+        )
+
+
+def _smallest_hashes(keys: list[str]) -> npt.NDArray[np.int64]:
+    """Choose the pilot by the smallest hashes: a random sample, most of which stays when a pool grows."""
+    smallest = sorted(range(len(keys)), key=lambda row: keys[row])[: pilot_size(len(keys))]
+    return np.array(smallest, dtype=np.int64)

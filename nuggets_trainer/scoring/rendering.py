@@ -1,0 +1,127 @@
+"""Candidates as the engine takes them: each process renders a share of the rows before all anchors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
+from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.scoring.session import ScoringSession
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """Anchors and candidates, rendered.
+
+    Attributes:
+        anchor_set: the anchors.
+        shared: renders a candidate before all anchors, and holds their suffixes.
+        candidates: numbers of the rows that can be scored, of all processes, in order, `(c,)`: pool indices if the
+            rows are those of a pool.
+        keys: content hashes of the candidates, `(c,)`.
+        text_keys: hash of a candidate's text by content hash.
+        prompts: prompts of the candidates that this process rendered, by number.
+        dropped: reason of each row that cannot be scored, by number.
+        seconds: time that this process took to render its share.
+    """
+
+    anchor_set: AnchorSet
+    shared: SharedPrefix
+    candidates: list[int]
+    keys: list[str]
+    text_keys: Mapping[str, str]
+    prompts: dict[int, CandidatePrompt]
+    dropped: dict[int, str]
+    seconds: float
+
+
+def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> Rendered:
+    """Render rows of the pool before all anchors; on all ranks.
+
+    Args:
+        session: open session of the pool.
+        anchor_set: the anchors.
+        rows: pool indices of the rows to score.
+    """
+    pool = session.pool
+    keys, dropped = pool.read_keys()
+    shared = SharedPrefix(session.template, anchor_set.rows, session.max_length)
+    readable = [i for i in rows if i not in dropped]
+    prompts: dict[int, CandidatePrompt] = {}
+    own_dropped: dict[int, str] = {}
+    cause_shown = False
+    started = time.monotonic()
+    own = session.ranks.share(pool.longest_first(readable))  # ranks get as many tokens each, not as many rows
+    with show_phase("Rendering", "rows", len(own), session.ranks.is_main) as phase:
+        for i in own:
+            phase.advance()
+            try:
+                prompts[i] = shared.candidate(pool[i])
+            except UnusableRowError as error:
+                own_dropped[i] = str(error)
+                if error.__cause__ is not None and not cause_shown:
+                    cause_shown, told = True, "Row %d is dropped as %s: %r. Later ones are only counted."
+                    logger.warning(told, i, error, error.__cause__)
+    seconds = time.monotonic() - started
+    _warn_of_unshared(prompts)
+    dropped |= dict(session.ranks.gather(list(own_dropped.items())))
+    candidates = [i for i in rows if i not in dropped]
+    return Rendered(
+        anchor_set=anchor_set,
+        shared=shared,
+        candidates=candidates,
+        keys=[keys[i] for i in candidates],
+        text_keys=pool.texts,
+        prompts=prompts,
+        dropped=dropped,
+        seconds=seconds,
+    )
+
+
+def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[Row]) -> Rendered:
+    """Render rows of any origin before all anchors, numbered from 0 on; on all ranks.
+
+    Args:
+        session: open session.
+        anchor_set: the anchors.
+        shared: renders a candidate before these anchors.
+        rows: the candidates.
+    """
+    started = time.monotonic()
+    prompts: dict[int, CandidatePrompt] = {}
+    own_dropped: dict[int, str] = {}
+    for number in session.ranks.share(range(len(rows))):
+        try:
+            prompts[number] = shared.candidate(rows[number])
+        except UnusableRowError as error:
+            own_dropped[number] = str(error)
+    seconds = time.monotonic() - started
+    dropped = dict(session.ranks.gather(list(own_dropped.items())))
+    candidates = [number for number in range(len(rows)) if number not in dropped]
+    return Rendered(
+        anchor_set=anchor_set,
+        shared=shared,
+        candidates=candidates,
+        keys=[rows[number].key for number in candidates],
+        text_keys={row.key: row.text_key for row in rows},
+        prompts=prompts,
+        dropped=dropped,
+        seconds=seconds,
+    )
+
+
+def _warn_of_unshared(prompts: dict[int, CandidatePrompt]) -> None:
+    num_unshared = sum(bool(prompt.unshared) for prompt in prompts.values())
+    if num_unshared:
+        logger.warning(
+            "The template renders %d of %d candidates differently before different anchors: their pairs are computed "
+            "whole, without a shared prefix (slower, the same scores).",
+            num_unshared,
+            len(prompts),
+        )
