@@ -61,8 +61,7 @@ def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
 
     Args:
         zero_shot: mean log-prob of each anchor's completion, `(m,)`, nats per token; NaN if it was not scored.
-        one_shot: mean log-prob of each anchor's completion behind each candidate, `(n, m)`, nats per token; NaN if
-            the pair was not scored.
+        one_shot: mean log-prob of each pair of candidate and anchor, `(n, m)`, nats per token; NaN if not scored.
 
     Returns:
         The scores of all candidates, arrays of shape `(n,)`.
