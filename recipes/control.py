@@ -55,8 +55,7 @@ def choose_rows(pool: Pool, num_rows: int | None, seed: int) -> Dataset:
     Raises:
         ValueError: if there are fewer usable rows than `num_rows`.
     """
-    dropped = pool.read_keys()[1]
-    usable = [i for i in range(len(pool)) if i not in dropped]
+    usable = pool.usable_indices()
     if num_rows is not None:
         if not 0 < num_rows <= len(usable):
             raise ValueError(

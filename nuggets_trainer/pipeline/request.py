@@ -22,6 +22,7 @@ from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_ancho
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import Place
+from nuggets_trainer.wording import tally
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +133,7 @@ def check_selectable(config: NuggetsConfig, num_rows: int, dropped: Mapping[int,
         ValueError: if no row is usable, or fewer than `top_k`.
     """
     usable = num_rows - len(dropped)
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in Counter(dropped.values()).most_common())
+    reasons = tally(Counter(dropped.values()))
     if usable == 0:
         raise ValueError(f"No row of the pool can be scored: all {num_rows:,} were dropped ({reasons}).{hint}")
     rule, value = config.selection_rule

@@ -1,4 +1,4 @@
-"""`Segment`: token ids of which some are scored. Prompts are made of segments, and the engine scores them."""
+"""`Segment`: token ids, some of which are scored. Prompts are made of segments, and the engine scores them."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.store.results import count_reasons, list_reasons
-from nuggets_trainer.wording import counted
+from nuggets_trainer.store.results import count_reasons
+from nuggets_trainer.wording import counted, tally
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -100,7 +100,7 @@ def _reasons(scores: PoolScores | None) -> str:
     if scores is None:
         return ""
     counts = count_reasons(scores.dropped)
-    return f" ({list_reasons(counts)})" if counts else ""
+    return f" ({tally(counts)})" if counts else ""
 
 
 def _anchors(config: NuggetsConfig, scores: PoolScores | None) -> str:
@@ -161,7 +161,7 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
         "selection rule": f"{rule}={value:g}",
         "golden score at the cut": f"{cut['score']:.3f} \u00b1 {cut['standard_error']:.3f}",
         "tied at the cut": f"{cut['ties']:,}, of which {cut['ties_kept']:,} are kept",
-        "dropped": list_reasons(run["dropped"]) or "none",
+        "dropped": tally(run["dropped"]) or "none",
         "template": run["template"],
         "pool, sha256": f"`{run['pool']['sha256']}`",
         "fingerprint of the scores": f"`{run['fingerprint']['id']}`",

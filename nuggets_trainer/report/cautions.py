@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.store.results import list_reasons
-from nuggets_trainer.wording import counted
+from nuggets_trainer.wording import counted, tally
 
 DROPPED_SHARE = 0.1
 TIED_SHARE = 0.25  # of the golden set, from a tie that other rows lost
@@ -65,7 +64,7 @@ def _dropped(figures: Figures) -> Iterator[Caution]:
     num_dropped = cut["num_rows"] - cut["num_candidates"]
     if num_dropped <= DROPPED_SHARE * cut["num_rows"]:
         return
-    text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({list_reasons(run['dropped'])}). "
+    text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({tally(run['dropped'])}). "
     if "too_long" in run["dropped"]:
         text += "Shorten or leave out long anchors. "
     yield _warn(
@@ -151,7 +150,7 @@ def _anchors(figures: Figures) -> Iterator[Caution]:
     if about["dropped"]:
         yield _note(
             f"Anchors that could not be scored: {sum(about['dropped'].values()):,}",
-            f"They have no part in the golden scores. Reasons: {list_reasons(about['dropped'])}.",
+            f"They have no part in the golden scores. Reasons: {tally(about['dropped'])}.",
         )
     if not about["given"]:
         yield _note(

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import BinaryIO
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores
 from nuggets_trainer.golden.selection import GoldenSet, rank_candidates
 from nuggets_trainer.store.files import Place, join, stream_atomically, write_atomically
-from nuggets_trainer.wording import counted, duration
+from nuggets_trainer.wording import counted, duration, tally
 
 SCORES_FILE, ANCHORS_FILE, PAIRS_FILE = "scores.parquet", "anchors.parquet", "pairs.parquet"
 BY_SET = "golden_score_"  # and the name of the anchor set
@@ -108,22 +108,12 @@ def count_reasons(dropped: Iterable[str | None]) -> Counter[str]:
     return Counter(reason for reason in dropped if reason is not None)
 
 
-def list_reasons(counts: Mapping[str, int]) -> str:
-    """Write counted reasons one after the other.
-
-    Example:
-        >>> list_reasons({"too_long": 80, "empty_prompt": 8})
-        'too_long 80, empty_prompt 8'
-    """
-    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
-
-
 def _total_and_reasons(dropped: Iterable[str | None]) -> str:
     """Write the number of dropped rows, with the reasons, the most frequent first."""
     counts = count_reasons(dropped)
     if not counts:
         return "none"
-    return f"{counts.total():,} ({list_reasons(dict(counts.most_common()))})"
+    return f"{counts.total():,} ({tally(counts)})"
 
 
 def set_means(scores: PoolScores, golden_set: GoldenSet) -> dict[str, dict[str, float]]:

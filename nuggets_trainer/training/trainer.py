@@ -177,12 +177,10 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
         Rows are not packed here: one row may not fill a packed one.
         """
-        _, dropped = pool.read_keys()
-        for i in range(len(pool)):
-            if i not in dropped:
-                with silent_progress_bars():
-                    self._prepare_rows(pool.dataset.select([i]), packing=False)
-                return
+        usable = pool.usable_indices()
+        if usable:
+            with silent_progress_bars():
+                self._prepare_rows(pool.dataset.select(usable[:1]), packing=False)
 
     def _prepare_rows(self, rows: Dataset, packing: bool | None) -> Dataset:
         """Prepare rows of the pool as TRL would have prepared them in the pool.
