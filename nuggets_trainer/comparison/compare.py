@@ -149,7 +149,9 @@ def _log(
         return
     size = "" if fraction is None else f" {fraction:.3g} of the pool,"
     loss = float(np.average(run.losses, weights=runs.num_tokens))
-    time = "was on disk" if was_stored else f"{run.training_seconds + run.evaluation_seconds:.0f} s"
+    time = f"{run.training_seconds + run.evaluation_seconds:.0f} s"
+    if was_stored:
+        time = "was on disk"
     rows = counted(num_rows, "row")
     logger.info("%s,%s %s, seed %d: held-out loss %.4f (%s)", LABELS[arm], size, rows, seed, loss, time)
 

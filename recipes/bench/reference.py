@@ -133,7 +133,7 @@ def dense_blocks(total: int, rows: int, width: int) -> Iterator[tuple[int, int]]
 
     Example:
         >>> list(dense_blocks(2310, rows=4, width=256))
-        [(3, 254), (4, 194), (4, 193)]
+        [(3, 254), (4, 193), (4, 194)]
     """
     if total < rows * width or rows == 1:
         yield 1, total
