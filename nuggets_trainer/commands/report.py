@@ -45,11 +45,11 @@ def parse(argv: Sequence[str]) -> tuple[str, str | None, bool]:
 
 def run(score_dir: str, output_dir: str | None, as_json: bool) -> None:
     """Write the page, log its warnings, and print its path."""
-    from nuggets_trainer.report import tell_warnings, write_report
+    from nuggets_trainer.report import log_warnings, write_report
 
     with stdout_kept_for_result() as stdout:
         cautions = write_report(score_dir, output_dir)["cautions"]
         output_dir = (output_dir or score_dir).rstrip("/")
-        tell_warnings(cautions, output_dir)
+        log_warnings(cautions, output_dir)
         page = f"{output_dir}/report.html"
         write_result(stdout, {"score_dir": score_dir, "report": page, "cautions": cautions}, page, as_json)

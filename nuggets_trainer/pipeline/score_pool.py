@@ -25,7 +25,7 @@ from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import write_run_files
 from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
 from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
-from nuggets_trainer.report import tell_warnings, warn_instead_of_raising, write_report
+from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.anchors import find_anchors
 from nuggets_trainer.scoring.collect import Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
@@ -191,7 +191,7 @@ def _choose_and_write(
     with warn_instead_of_raising(score_dir):
         write_run_files(session, rendered.anchor_set, scores, golden_set, collected.pilot, model_name)
         cautions = write_report(score_dir)["cautions"]
-        tell_warnings(cautions, score_dir)
+        log_warnings(cautions, score_dir)
         scores = dataclasses.replace(scores, cautions=cautions)
     return scores, golden_set
 

@@ -39,7 +39,7 @@ def write_report(score_dir: Place, output_dir: Place | None = None) -> dict[str,
     return figures
 
 
-def tell_warnings(cautions: list[dict[str, str]], output_dir: Place) -> None:
+def log_warnings(cautions: list[dict[str, str]], output_dir: Place) -> None:
     """Log the titles of the warnings in a report, because not everyone opens the page.
 
     Args:

@@ -1,6 +1,7 @@
 """The one reader of what a scoring run leaves: scores, anchors, pairs, run.json, rows.parquet.
 
-Files of earlier versions are read too. What they lack is refused with the command that writes it.
+Files that earlier versions wrote are read too. An error about a missing file or column names the command that writes
+it.
 """
 
 from __future__ import annotations
@@ -132,9 +133,9 @@ def read_run_info(score_dir: Place) -> dict[str, Any]:
 
 
 def read_config(score_dir: Place) -> dict[str, Any]:
-    """Return the configuration of the run, from run.json; empty if that file does not say it.
+    """Return the configuration of the run, from run.json; empty if it is not there.
 
-    Scores may lie there without it: a run writes it after them, and warns if it cannot.
+    Scores may exist without that file: a run writes it after them, and only warns if it cannot.
     """
     run = read_optional(score_dir, RUN_FILE)
     config = run.get("config") if isinstance(run, dict) else None
