@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from nuggets_trainer.engine.loading import load_scorer
     from nuggets_trainer.golden.scores import GoldenScores, golden_scores
     from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-    from nuggets_trainer.pipeline.score_pool import score_pool
+    from nuggets_trainer.pipeline.plan_pool import plan_pool
+    from nuggets_trainer.pipeline.score_pool import score_pool, score_shard
+    from nuggets_trainer.pipeline.select_again import select_again
     from nuggets_trainer.report import write_report
     from nuggets_trainer.report.dataset import push_to_hub, write_dataset
     from nuggets_trainer.store.results import PoolScores
@@ -34,8 +36,11 @@ _MODULES = {
     "golden_scores": "golden.scores",
     "load_rows": "data.loading",
     "load_scorer": "engine.loading",
+    "plan_pool": "pipeline.plan_pool",
     "push_to_hub": "report.dataset",
     "score_pool": "pipeline.score_pool",
+    "score_shard": "pipeline.score_pool",
+    "select_again": "pipeline.select_again",
     "select_golden_set": "golden.selection",
     "write_dataset": "report.dataset",
     "write_report": "report",
@@ -52,8 +57,11 @@ __all__ = [
     "golden_scores",
     "load_rows",
     "load_scorer",
+    "plan_pool",
     "push_to_hub",
     "score_pool",
+    "score_shard",
+    "select_again",
     "select_golden_set",
     "write_dataset",
     "write_report",

@@ -27,12 +27,11 @@ from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.pipeline.select_again import (
     as_json,
     check_output_file,
-    check_ranked,
     check_same_pool,
     select_again,
     write_rows,
 )
-from nuggets_trainer.store.read_results import read_config, read_scores
+from nuggets_trainer.store.read_results import read_scores
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -65,28 +64,26 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
         check_output_file(choice.output_file)
         if rows.dataset_name is None:
             raise ValueError("`output_file` needs the rows of the pool. Name the pool with --dataset_name.")
-    return choice, rule.selection_rule, rows, row_options, output
+    config = NuggetsConfig(**vars(rule), pool_size=choice.pool_size)
+    return choice, config, rows, row_options, output
 
 
 def run(
     choice: SelectArguments,
-    rule: tuple[str, float],
+    config: NuggetsConfig,
     rows: PoolArguments,
     row_options: RowOptions,
     output: OutputArguments,
 ) -> None:
     """Choose the golden set, write its rows if a file is named, and print it."""
-    check_paths(NuggetsConfig(), {"dataset_name": rows.dataset_name}, {})
+    check_paths(config, {"dataset_name": rows.dataset_name}, {})
     with stdout_kept_for_result() as stdout:
         score_dir = choice.score_dir or ""
-        stored, config = read_scores(score_dir), read_config(score_dir)
-        check_ranked(score_dir, config)
-        golden_set = select_again(stored, rule, config)
+        golden_set = select_again(score_dir, config)
         text = golden_set.describe()
         if rows.dataset_name is not None:
-            pool_config = NuggetsConfig(pool_size=choice.pool_size)
-            pool = read_pool(read_rows(rows), pool_config, row_options, name="dataset_name")
-            unchecked = check_same_pool(stored, pool)
+            pool = read_pool(read_rows(rows), config, row_options, name="dataset_name")
+            unchecked = check_same_pool(read_scores(score_dir), pool)
             if unchecked is not None:
                 logger.warning("%s", unchecked)
             if choice.output_file is not None:

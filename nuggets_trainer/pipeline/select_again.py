@@ -1,4 +1,4 @@
-"""Another selection rule for scores that are there, in seconds. Knows scores.parquet and rows; no model, no store."""
+"""Another selection rule for scores that are there: no model, no forward pass, some seconds."""
 
 from __future__ import annotations
 
@@ -7,41 +7,65 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores
+from nuggets_trainer.store.read_results import StoredScores, read_config, read_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+RULES = ("top_fraction", "top_k", "threshold")
+BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
 WRITERS = {".parquet": "to_parquet", ".jsonl": "to_json", ".json": "to_json", ".csv": "to_csv"}
 
 
-def check_ranked(score_dir: Place, config: dict[str, Any]) -> None:
-    """Refuse scores whose golden set was no ranking, as far as the run's configuration says.
+def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> GoldenSet:
+    """Choose a golden set by another selection rule from the scores of an earlier run.
 
-    Raises:
-        ValueError: with what to run instead.
-    """
-    names = [name for name in ("coverage_weight", "group_by", "max_similarity") if config.get(name) is not None]
-    if names:
-        raise ValueError(
-            f"The golden set in {score_dir} was chosen with {' and '.join(f'`{name}`' for name in names)}, but "
-            "`nuggets select` knows rankings alone. Run the same `nuggets score` again with the new rule: every pair "
-            "is stored."
-        )
-
-
-def select_again(stored: StoredScores, rule: tuple[str, float], config: dict[str, Any]) -> GoldenSet:
-    """Choose by another rule, where the scores suffice for it.
+    The golden set is the one that scoring the pool with this rule would give.
 
     Args:
-        stored: the scores.
-        rule: name and value.
-        config: of the run that scored, from `read_config`, for what to run instead.
+        score_dir: directory or URL with the scores.parquet of the run.
+        config: options of selection; the rule is read. None takes the default rule.
 
     Raises:
-        ValueError: if rows that a race eliminated could be among the chosen ones; the error says what to run.
+        FileNotFoundError: if nothing was scored there.
+        ValueError: if the golden set of the run or of the config is no ranking; or if rows that a race stopped could
+            be in the golden set. The error says what to run.
+    """
+    config = NuggetsConfig() if config is None else config
+    wanted = _beyond_ranking(vars(config))
+    if wanted:
+        raise ValueError(
+            f"{wanted} needs all gains, but `select_again` reads golden scores only. Run `nuggets score` with the new "
+            "options on the same `score_dir`: it finds every pair in the store."
+        )
+    run_config = read_config(score_dir)
+    used = _beyond_ranking(run_config)
+    if used:
+        raise ValueError(
+            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows by their "
+            "golden score. Run the same `nuggets score` again with the new rule: it finds every pair in the store."
+        )
+    return choose_by_rule(read_scores(score_dir), config.selection_rule, run_config)
+
+
+def _beyond_ranking(config: dict[str, Any]) -> str:
+    """Name the options of a config under which a golden set is no ranking."""
+    return " and ".join(f"`{name}`" for name in BEYOND_RANKING if config.get(name) is not None)
+
+
+def choose_by_rule(stored: StoredScores, rule: tuple[str, float], run_config: dict[str, Any]) -> GoldenSet:
+    """Choose by a rule, if the scores suffice for it.
+
+    Args:
+        stored: scores of an earlier run.
+        rule: name and value of the selection rule.
+        run_config: config of that run, for the error.
+
+    Raises:
+        ValueError: if a row that a race stopped could be in the golden set.
     """
     name, value = rule
     if name == "top_k" and value > stored.num_candidates:
@@ -49,46 +73,60 @@ def select_again(stored: StoredScores, rule: tuple[str, float], config: dict[str
             f"`top_k={value:.0f}` is larger than the usable pool: {stored.num_candidates:,} rows can be scored. Lower "
             "it."
         )
-    open_rows = stored.upper_bound[~np.isnan(stored.upper_bound)]
-    if not len(open_rows):
-        return select_golden_set(stored, rule, stored.num_candidates)
-    num_scored = int((~np.isnan(stored.golden_score)).sum())
-    if name == "threshold":
-        within, cut = open_rows > value, value
-    else:
-        needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
-        if needed > num_scored:
-            raise ValueError(_refusal(rule, config, len(open_rows), f"of {needed:,.0f} rows {num_scored:,} have one"))
-        cut = select_golden_set(stored, rule, stored.num_candidates).cut
-        within = open_rows >= cut  # at the cut the mean gain decides, and theirs is not known
-    if within.any():
-        reach = f"{int(within.sum()):,} could still reach {cut:.3f}, the best of them {open_rows.max():.3f}"
-        raise ValueError(_refusal(rule, config, len(open_rows), reach))
+    reason = _why_not_enough(stored, rule)
+    if reason is not None:
+        raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
     return select_golden_set(stored, rule, stored.num_candidates)
 
 
-def _refusal(rule: tuple[str, float], config: dict[str, Any], num_open: int, reason: str) -> str:
+def _why_not_enough(stored: StoredScores, rule: tuple[str, float]) -> str | None:
+    """Say why the scores do not decide a rule; None if they do."""
     name, value = rule
-    own = [f"`--{n} {config[n]:g}`" for n in ("top_fraction", "top_k", "threshold") if config.get(n) is not None]
-    in_place = f" in place of {own[0]}" if own else ""
+    bounds = stored.upper_bound[stored.eliminated]
+    if not len(bounds):
+        return None
+    if name == "threshold":
+        cut = value
+        within = bounds > cut
+    else:
+        num_scored = int(stored.complete.sum())
+        needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
+        if needed > num_scored:
+            return f"the rule keeps {needed:,.0f} rows, but only {num_scored:,} have one"
+        cut = select_golden_set(stored, rule, stored.num_candidates).cut
+        within = bounds >= cut  # at the cut the mean gain decides, and that of a stopped row is not known
+    if not within.any():
+        return None
+    return f"{int(np.sum(within)):,} of them could still reach {cut:.3f} (the best of them {bounds.max():.3f})"
+
+
+def _refusal(rule: tuple[str, float], run_config: dict[str, Any], num_stopped: int, reason: str) -> str:
+    name, value = rule
+    in_place = ""
+    for own in RULES:
+        if run_config.get(own) is not None:
+            in_place = f" in place of `--{own} {run_config[own]:g}`"
     return (
-        f"`{name}={value:g}` cannot be told from these scores: a race stopped {num_open:,} rows before they had a "
-        f"golden score, and {reason}. Run the command that scored the pool again, on the same `score_dir`, "
-        f"with `--{name} {value:g}`{in_place}: it scores what this rule needs, reuses the rest, and writes this "
-        "golden set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then "
-        "`nuggets select` again."
+        f"The scores do not decide `{name}={value:g}`: a race stopped {num_stopped:,} rows before they had a golden "
+        f"score, and {reason}. Run the command that scored the pool again, on the same `score_dir`, with "
+        f"`--{name} {value:g}`{in_place}: it scores what this rule needs, reuses the rest, and writes this golden "
+        "set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then `nuggets "
+        "select` again."
     )
 
 
 def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
-    """Check that rows are those that were scored; return what could not be checked, or None.
+    """Check that rows are those that were scored.
 
     Args:
-        stored: the scores.
-        pool: the rows, a `Pool`.
+        stored: scores of an earlier run.
+        pool: a `Pool` of the rows.
+
+    Returns:
+        What could not be checked; None if all was.
 
     Raises:
-        ValueError: if their number or content is another.
+        ValueError: if there are more or fewer rows, or others.
     """
     if len(pool) != len(stored.upper_bound):
         raise ValueError(
@@ -96,27 +134,27 @@ def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
             "that was scored, with its `dataset_config`, `dataset_train_split` and `pool_size`."
         )
     if stored.pool_sha256 is None or stored.pool_format != pool.format:
-        return "that the rows are those that were scored was checked by their number alone"
+        return "The rows were compared with the scored ones by their number only, not by their content."
     if stored.pool_sha256 != pool.content_hash:
         raise ValueError(
-            f"`dataset_name` has as many rows as were scored, but others, or in another order (content hash "
+            f"`dataset_name` has as many rows as were scored, but not the same ones in the same order (content hash "
             f"{pool.content_hash}, scored {stored.pool_sha256}). Name the pool that was scored."
         )
     return None
 
 
 def check_output_file(file: str) -> None:
-    """Refuse a file type that no rows can be written to, before any work.
+    """Refuse a type of file that rows cannot be written to, before any work.
 
     Raises:
-        ValueError: with those that can.
+        ValueError: if the name ends in none of those that they can.
     """
     if Path(file).suffix not in WRITERS:
         raise ValueError(f"`output_file` must end in {', '.join(WRITERS)}, got {file!r}.")
 
 
 def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
-    """Write the golden set as it stands in the pool, best row first."""
+    """Write the rows of the golden set in the columns of the pool, best row first."""
     rows = dataset.select(golden_set.indices)
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     getattr(rows, WRITERS[Path(file).suffix])(file)

@@ -44,13 +44,13 @@ def test_select_takes_from_a_race_what_it_has_decided(scored, capsys):
     raced, exact = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert raced["indices"] == exact["indices"]
     assert main(["select", str(scored / "race"), "--top_fraction", "1"]) == 1
-    assert "`top_fraction=1` cannot be told" in capsys.readouterr().err
+    assert "The scores do not decide `top_fraction=1`" in capsys.readouterr().err
 
 
 def test_select_refuses_rows_that_were_not_scored(scored, tmp_path, capsys):
     pool = load_rows(str(scored / "pool.jsonl"))
     pool.select(range(len(pool) - 1)).to_json(tmp_path / "fewer.jsonl")
     pool.select(range(len(pool))[::-1]).to_json(tmp_path / "other.jsonl")
-    for name, told in (("fewer", "39 rows, but 40 were scored"), ("other", "in another order")):
+    for name, told in (("fewer", "39 rows, but 40 were scored"), ("other", "not the same ones in the same order")):
         assert main(["select", str(scored / "exact"), "--dataset_name", str(tmp_path / f"{name}.jsonl")]) == 1
         assert told in capsys.readouterr().err
