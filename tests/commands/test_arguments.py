@@ -6,7 +6,7 @@ from nuggets_trainer.cli import main
 from nuggets_trainer.commands import plan, score
 
 
-def test_one_yaml_and_one_command_line_serve_plan_and_score(tmp_path):
+def test_one_yaml_serves_plan_and_score(tmp_path):
     """What does nothing in one of them is no mistake there."""
     (tmp_path / "job.yaml").write_text("reselect: epoch\nscore_dir: s\ndataset_name: d\nmodel_name_or_path: m\n")
     argv = ["--config", str(tmp_path / "job.yaml"), "--signal_check", "false", "--group_by", "x"]

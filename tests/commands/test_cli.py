@@ -68,7 +68,7 @@ def test_debug_shows_where_an_error_arose(tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_value_that_transformers_refuses_is_one_message(capsys):
+def test_a_value_that_trl_refuses_is_one_message(capsys):
     """Without a GPU, TRL's default of bfloat16 ended in a traceback through three packages."""
     command = ["train", *DEMO, "--dataset_name", "nuggets-demo/pool", "--logging_strategy", "steps"]
     assert main([*command, "--logging_steps", "0", "--output_dir", "o", "--use_cpu", "true", "--bf16", "false"]) == 2
@@ -76,7 +76,7 @@ def test_a_value_that_transformers_refuses_is_one_message(capsys):
     assert "requires non-zero --logging_steps" in told and "Traceback" not in told
 
 
-def test_a_missing_file_is_found_before_torch_is_imported(tmp_path):
+def test_a_missing_file_is_found_before_torch_loads(tmp_path):
     """It was told ten seconds later."""
     code = f"""
 import sys

@@ -65,7 +65,7 @@ def test_the_options_of_trl_come_last(capsys):
     assert places == sorted(places)
 
 
-def test_no_help_of_ours_begins_with_a_preposition_or_a_question():
+def test_a_help_begins_with_a_noun_or_a_verb():
     ours = [PoolArguments, ScorerArguments, ShardArguments, PlanArguments, SelectArguments, OutputArguments]
     helps = {f.name: f.metadata["help"] for each in [*ours, RowOptions, NuggetsConfig] for f in fields(each)}
     assert len(helps) > 35

@@ -53,7 +53,7 @@ def test_a_plan_uses_the_anchors_that_a_run_has_chosen(scored, tmp_path, capsys)
     assert plan["finished"] and not plan["stand_in_anchors"] and plan["num_pairs_scored"] == 0
 
 
-def test_a_plan_of_a_sample_counts_what_is_left_of_the_pool(scored, tmp_path, capsys, monkeypatch):
+def test_a_plan_of_a_sample_counts_the_whole_pool(scored, tmp_path, capsys, monkeypatch):
     """The sample was scored to the end while it was measured, and the plan said that nothing was left."""
     monkeypatch.setattr("nuggets_trainer.pipeline.plan_pool.MOST_ROWS", 10)
     options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]

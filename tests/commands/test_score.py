@@ -9,7 +9,7 @@ from nuggets_trainer.cli import main
 from tests.support.command_line import DEMO, json_result
 
 
-def test_cautions_are_logged_at_the_end_and_in_the_json(scored, tmp_path, capsys, caplog):
+def test_cautions_are_logged_and_in_the_json(scored, tmp_path, capsys, caplog):
     """They were in report.html alone, which nobody had opened."""
     options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
     options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--top_k", "3"]
