@@ -119,7 +119,7 @@ def test_every_public_name_is_in_the_reference(site):
         "golden.race",
         "golden.scores",
         "golden.selection",
-        "pipeline",
+        "store.read_results",
         "comparison",
     ):
         assert any(name.startswith(f"{module}.") for name in described), module
