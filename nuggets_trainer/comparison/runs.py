@@ -29,13 +29,13 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer.comparison.generation import generated_quality
 from nuggets_trainer.demo import resolve_demo
+from nuggets_trainer.engine.adapters import base_weights, holds_adapters, inner_model
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.model import base_model
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
-from nuggets_trainer.store.fingerprint import base_weights, config_hash, tokenizer_hash, weights_hash
+from nuggets_trainer.store.fingerprint import adapter_hash, config_hash, tokenizer_hash, weights_hash
 from nuggets_trainer.training.job import model_init_kwargs
 from nuggets_trainer.training.rows import rows_for_trl
 
@@ -161,15 +161,14 @@ class TuningRuns:
 
     def _losses(self, model: Any) -> list[float]:
         """Measure the loss of every held-out row; each rank measures its share."""
-        with base_model(model, adapter=True) as base:
-            engine = LogProbEngine(base, path=self._engine_path)
-            own = self._ranks.share(range(len(self.segments)))
+        engine = LogProbEngine(inner_model(model), path=self._engine_path)
+        own = self._ranks.share(range(len(self.segments)))
 
-            def measure() -> list[tuple[int, float]]:
-                log_probs = engine.score([], [self.segments[i] for i in own])
-                return list(zip(own, log_probs.tolist(), strict=True))
+        def measure() -> list[tuple[int, float]]:
+            log_probs = engine.score([], [self.segments[i] for i in own])
+            return list(zip(own, log_probs.tolist(), strict=True))
 
-            measured = self._ranks.gather_from(measure)
+        measured = self._ranks.gather_from(measure)
         self._engine_path = engine.path  # all runs have the same architecture: one check is enough
         losses = [0.0] * len(self.segments)
         for i, log_prob in measured:
@@ -216,6 +215,8 @@ class TuningRuns:
             "device": self._ranks.device.type,
             "versions": {package.__name__: package.__version__ for package in packages},
         }
+        if holds_adapters(model):  # the model was loaded from the directory of an adapter
+            key["held_adapter_sha256"] = adapter_hash(inner_model(model))
         # The key is compared with one that was read from JSON.
         spelled: dict[str, Any] = json.loads(json.dumps(key, sort_keys=True, default=_json_value))
         return spelled

@@ -85,8 +85,8 @@ class LogProbEngine:
 
     @contextlib.contextmanager
     def scoring(self) -> Iterator[None]:
-        """Put the model into evaluation mode without gradients, and back."""
-        was_training = self._model.training
+        """Put the model into evaluation mode without gradients, and back, each module into the mode that it had."""
+        modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         autocast = torch.autocast(
             self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
@@ -96,7 +96,8 @@ class LogProbEngine:
             with torch.no_grad(), autocast, layers:
                 yield
         finally:
-            self._model.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
 
     def score(self, prefix_ids: Sequence[int], segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """Return the mean log-prob of each segment's completion behind the prefix.

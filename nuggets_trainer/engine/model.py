@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,25 +11,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel
-
-
-@contextlib.contextmanager
-def base_model(model: PreTrainedModel | PeftModel, adapter: bool = False) -> Iterator[PreTrainedModel]:
-    """Yield the base model of a `PeftModel` with the adapter switched off, and any other model as it is.
-
-    Args:
-        model: the model, with or without an adapter.
-        adapter: whether to leave the adapter on; the layers of LoRA and its like are inside the base model.
-    """
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        with contextlib.nullcontext() if adapter else model.disable_adapter():
-            yield model.get_base_model()
-    else:
-        yield model
 
 
 def check_causal_lm(config: PreTrainedConfig, model: PreTrainedModel | None = None) -> None:

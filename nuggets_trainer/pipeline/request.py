@@ -17,7 +17,8 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import resolve_demo
-from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
+from nuggets_trainer.engine.adapters import inner_model
+from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
@@ -55,7 +56,7 @@ def read_request(
         formatting_func: function that writes a row as the text that training sees.
         training_chat_template: chat template with `{% generation %}` that `assistant_only_loss` needs.
         training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
-        adapter: whether a `PeftModel` scores with its adapter on.
+        adapter: whether the model scores with its adapters as they are.
 
     Raises:
         TypeError, ValueError: for what cannot be read, what contradicts itself, and what scoring alone cannot do.
@@ -69,8 +70,7 @@ def read_request(
             "`assistant_only_loss` needs a chat template that marks what the assistant says. Pass "
             "`training_chat_template`: nuggets_trainer.training.rows.find_training_chat_template finds TRL's."
         )
-    with base_model(model) as base:
-        autocast_dtype = resolve_autocast_dtype(config.score_dtype, base.dtype, training_dtype)
+    autocast_dtype = resolve_autocast_dtype(config.score_dtype, inner_model(model).dtype, training_dtype)
     return make_request(
         scorer_tokenizer(tokenizer, config, row_options),
         pool,
@@ -104,7 +104,7 @@ def make_request(
         score_dir: directory or URL where scores and results go.
         training_chat_template: chat template with `{% generation %}`, where loss is on what the assistant says alone.
         autocast_dtype: result of `resolve_autocast_dtype`.
-        adapter: whether a `PeftModel` scores with its adapter on.
+        adapter: whether the model scores with its adapters as they are.
 
     Raises:
         ValueError: if anchors cannot be combined or raced as the config asks, if the pool lacks the column `group_by`,

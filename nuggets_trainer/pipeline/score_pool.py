@@ -66,7 +66,7 @@ def score_pool(
     only training can obey are refused.
 
     Args:
-        model: decoder-only `PreTrainedModel`, or a `PeftModel` (its adapter is switched off meanwhile). Where the
+        model: decoder-only `PreTrainedModel` or `PeftModel`; its adapters are switched off meanwhile. Where the
             config names a `scorer_model`, it is this one.
         tokenizer: tokenizer of the model.
         dataset: the pool, a `Dataset` in any format (a stream with `pool_size`), or a `Pool`.
@@ -80,7 +80,7 @@ def score_pool(
         training_chat_template: chat template with `{% generation %}`, where SFTConfig's `assistant_only_loss` is on:
             what an anchor's assistant says is scored, in all turns (of prompt and completion: in the completion).
         training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
-        adapter: whether a `PeftModel` scores with its adapter on, as the model is now.
+        adapter: whether the model scores with its adapters as they are now.
 
     Returns:
         `PoolScores` over the n pool rows, in pool order, and the `GoldenSet`.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.engine.adapters import base_model, holds_adapters
 from nuggets_trainer.engine.in_step import ForwardPassesInStep, is_sharded, outer_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.model import base_model, check_causal_lm, context_length
+from nuggets_trainer.engine.model import check_causal_lm, context_length
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import Place
@@ -21,6 +23,8 @@ from nuggets_trainer.store.scratch import Scratch
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 AnchorPools = Mapping[str, Pool]  # anchors by the name of their set; a single set has an empty name
@@ -38,7 +42,7 @@ class ScoringRequest:
         config: options in force: with several anchor sets `schedule` is `exact`.
         score_dir: directory or URL where scores and results go.
         autocast_dtype: dtype to autocast scoring to; None computes in the dtype of the weights.
-        adapter: whether a `PeftModel` scores with its adapter on.
+        adapter: whether the model scores with its adapters as they are.
     """
 
     pool: Pool
@@ -112,7 +116,7 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
     """Open the store of a model and a template, and make the model ready to score; on all ranks.
 
     Args:
-        model: model that scores; a `PeftModel` scores without its adapter, unless the request says otherwise.
+        model: model that scores; it scores without its adapters, unless the request says otherwise.
         request: what is to be scored and how.
     """
     ranks = Ranks()
@@ -126,6 +130,12 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
 
     # Weights that are spread over the ranks are gathered by all of them.
     fields = describe() if sharded else ranks.on_main(describe)
+    if ranks.is_main and holds_adapters(model) and not request.adapter:
+        logger.warning(
+            "The model has loaded the adapter %s. It is switched off while the base model scores. To score with it, "
+            "merge it: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`.",
+            ", ".join(model.peft_config),
+        )
     with base_model(model, request.adapter) as base, outer_weights(model, base):
         check_causal_lm(base.config, base)
         yield ScoringSession(

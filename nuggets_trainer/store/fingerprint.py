@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nuggets_trainer.engine.adapters import active_adapters, base_weights, inner_model
 from nuggets_trainer.engine.in_step import class_name, is_sharded, whole_tensor
 from nuggets_trainer.engine.log_probs import ENGINE_VERSION
 
@@ -39,11 +40,11 @@ def fingerprint_fields(
     """Return name and value of everything that a stored log-prob depends on, except the texts of the pair itself.
 
     Args:
-        model: scorer model; only the base model counts if it is a `PeftModel`.
+        model: scorer model; only the base model counts if it has adapters.
         tokenizer: tokenizer of the model.
         template_fields: fields of the template, from `Template.describe()`.
         autocast_dtype: dtype of the engine's autocast; None if it computes in the dtype of the weights.
-        adapter: whether the adapter of a `PeftModel` counts too.
+        adapter: whether the active adapters count too.
     """
     weights = base_weights(model)
     weights_dtype = _dtype_of(weights)
@@ -58,11 +59,11 @@ def fingerprint_fields(
         "config_sha256": config_hash(model),
         "weights_dtype": weights_dtype,
         "score_dtype": compute,
-        "attn_implementation": str(getattr(_base(model).config, "_attn_implementation", None)),
+        "attn_implementation": str(getattr(inner_model(model).config, "_attn_implementation", None)),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **template_fields,
     }
-    if adapter and hasattr(model, "get_base_model"):
+    if adapter and active_adapters(model):
         fields["adapter_sha256"] = adapter_hash(model)
     return fields
 
@@ -89,39 +90,19 @@ def weights_hash(weights: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
-def base_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    """Return the state dict of the base model, without PEFT's own tensors and the names of its wrappers.
+def adapter_hash(model: PreTrainedModel | PeftModel) -> str:
+    """Return the hash of the active adapters' weights and of their configs, which hold e.g. the scale of LoRA.
 
-    So the same base model has the same hash with and without an adapter, and `nuggets score` fills the store that a
-    training job with LoRA reads.
+    The name of a single adapter is left out, because it changes no log-prob.
     """
-    from peft import PeftModel
-
-    adapter_prefix = None
-    if isinstance(model, PeftModel):
-        adapter_prefix = getattr(model.base_model, "prefix", None)  # "lora_" for LoRA; prompt learning has none
-        model = model.get_base_model()
-    weights = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        parts = name.split(".")
-        if adapter_prefix and _belongs_to_adapter(parts, adapter_prefix):
-            continue
-        own_parts = [part for part in parts if part not in ("base_layer", "original_module")]
-        weights[".".join(own_parts)] = tensor
-    return weights
-
-
-def _belongs_to_adapter(parts: list[str], prefix: str) -> bool:
-    return "modules_to_save" in parts or any(part.startswith(prefix) for part in parts)
-
-
-def adapter_hash(model: PeftModel) -> str:
-    """Return the hash of the active adapter's weights and of its config, which holds e.g. the scale of LoRA."""
     from peft import get_peft_model_state_dict
 
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    config = json.dumps(model.peft_config[model.active_adapter].to_dict(), sort_keys=True, default=_sortable)
-    return hashlib.sha256((weights_hash(weights) + config).encode()).hexdigest()[:32]
+    texts = []
+    for name in active_adapters(model):
+        weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        config = json.dumps(model.peft_config[name].to_dict(), sort_keys=True, default=_sortable)
+        texts.append(weights_hash(weights) + config)
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:32]
 
 
 def _sortable(value: Any) -> Any:
@@ -141,13 +122,9 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps([rules, special], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _base(model: PreTrainedModel | PeftModel) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def config_hash(model: PreTrainedModel | PeftModel) -> str:
     """Return the hash of the class and of the config entries that a forward pass reads."""
-    base = _base(model)
+    base = inner_model(model)
     config = {"class": class_name(base)}
     for key, value in base.config.to_dict().items():
         if key not in VOLATILE_CONFIG and not key.endswith("_token_id"):

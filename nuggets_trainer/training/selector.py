@@ -13,8 +13,9 @@ from accelerate.utils.memory import clear_device_cache
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.engine.adapters import inner_model
 from nuggets_trainer.engine.loading import load_scorer_of, load_scorer_tokenizer
-from nuggets_trainer.engine.model import base_model, resolve_autocast_dtype
+from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.pipeline.request import make_request
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
@@ -202,8 +203,7 @@ class Selector:
             training_dtype = torch.bfloat16
         elif self._trainer.args.fp16:
             training_dtype = torch.float16
-        with base_model(model) as base:
-            return resolve_autocast_dtype(self._config.score_dtype, base.dtype, training_dtype)
+        return resolve_autocast_dtype(self._config.score_dtype, inner_model(model).dtype, training_dtype)
 
 
 def _with_size(config: NuggetsConfig, size: int) -> NuggetsConfig:

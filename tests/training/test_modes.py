@@ -91,6 +91,23 @@ def peft_model(path):
     return get_peft_model(AutoModelForCausalLM.from_pretrained(path), LoraConfig(r=4, target_modules="all-linear"))
 
 
+def partly_frozen(path):
+    """Return a `PeftModel` that trains lora_B alone, as LoRA-FA does."""
+    model = peft_model(path)
+    for name, weight in model.named_parameters():
+        if "lora_A" in name:
+            weight.requires_grad_(False)
+    return model
+
+
+def model_with_adapter(path):
+    """Return a transformers model that holds an adapter itself, without a `PeftModel`."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.add_adapter(LoraConfig(r=4, target_modules="all-linear"))
+    return model
+
+
 # Arguments of SFTTrainer: functions of the model's directory.
 TRAINER_MODES = {
     "full fine-tuning": lambda path: {"peft_config": None},
@@ -101,6 +118,8 @@ TRAINER_MODES = {
         "peft_config": PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
     },
     "a `PeftModel`": lambda path: {"model": peft_model(path)},
+    "a `PeftModel` with frozen weights": lambda path: {"model": partly_frozen(path)},
+    "an adapter that transformers loaded": lambda path: {"model": model_with_adapter(path)},
     "model as an object": lambda path: {"model": AutoModelForCausalLM.from_pretrained(path)},
     "`processing_class`": lambda path: {"processing_class": AutoTokenizer.from_pretrained(path)},
     "custom collator": lambda path: {"data_collator": FirstTokens()},

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 
@@ -97,6 +97,19 @@ def test_each_epoch_reads_the_choice_of_its_start(model_dir, tmp_path):
         if step == 10:
             np.testing.assert_allclose(trainer.scores.mean_gain, scores.mean_gain, atol=1e-5)
             np.testing.assert_array_equal(trainer.scores.golden_score, scores.golden_score)
+
+
+def test_an_adapter_of_any_name_is_chosen_by(model_dir, tmp_path):
+    """Under another name than "default" the job died in mid-training with a KeyError."""
+    jobs = []
+    for name in ("default", "mine"):
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_pretrained(model_dir)
+        model = get_peft_model(base, without_dropout(), adapter_name=name)
+        jobs.append(selected(model, tmp_path / name, num_train_epochs=2))
+        jobs[-1].train()
+    assert losses(jobs[0]) == losses(jobs[1]) and len(history(jobs[0])) == 2
+    assert history(jobs[0]) == history(jobs[1])
 
 
 def test_a_new_golden_set_waits_for_the_loader(model_dir, tmp_path):
