@@ -35,8 +35,11 @@ def diversity_of(
     """
     if {"coverage_weight", "group_by", "max_similarity"}.isdisjoint(config.every_pair_for):
         return None
+    gains = None
+    if config.coverage_weight is not None:
+        gains = one_shot - zero_shot
     return Diversity(
-        gains=one_shot - zero_shot if config.coverage_weight else None,
+        gains=gains,
         coverage_weight=config.coverage_weight or 0.0,
         groups=groups,
         group_quota=config.group_quota,

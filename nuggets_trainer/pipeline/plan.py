@@ -1,11 +1,9 @@
-"""How long scoring takes, what it costs, and what would make it cheaper. Pure arithmetic; knows no model and no pool.
-
-Time goes by forward tokens, not by pairs: candidates and anchors differ in length.
-"""
+"""How long scoring takes, what it costs, and what would make it cheaper: pure arithmetic over a measurement."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +12,53 @@ from nuggets_trainer.scoring.timing import Measurement, Range
 from nuggets_trainer.wording import byte_size, duration, rounded
 
 STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (docs/log/store_and_resuming.md)
-RESULT_BYTES_PER_PAIR = 5.0  # float32 and a mark, in memory while results are made
+RESULT_BYTES_PER_PAIR = 5.0  # a float32 and a mark, in memory while results are made
 WORTHWHILE = 0.9  # an option that takes more than this share of the time saves nothing worth a choice
-SMALLER_SCORER = 0.1  # parameters of the smaller scorer that is put forward, as a share
+SMALLER_SCORER = 0.1  # share of the parameters that the proposed smaller scorer has
+SHARES_OF_ANCHORS = (0.5, 0.25)  # proposed smaller numbers of anchors
+UNKNOWN_CUT = 0.8  # golden score to give the accuracy for, as long as no cut is known
+
+
+@dataclass(frozen=True)
+class CheaperOption:
+    """An option that makes a run cheaper.
+
+    Attributes:
+        option: what to change.
+        seconds: expected time of the run with it; None if that is not known.
+        gives_up: what the results lose by it.
+    """
+
+    option: str
+    seconds: float | None
+    gives_up: str
+
+    def describe(self) -> str:
+        """Return the option in one line."""
+        if self.seconds is None:
+            return f"{self.option} ({self.gives_up})"
+        return f"{self.option}: about {duration(self.seconds)} ({self.gives_up})"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `nuggets plan` tells.
+    """What a run will take; `plan_pool` makes it.
 
     Attributes:
-        num_rows: of the pool.
-        dropped: rows that cannot be scored, by reason.
-        measurement: on a sample of the pool where `sampled_rows` is set, scaled to all of it.
-        sampled_rows: rows that were looked at; None for all.
+        num_rows: number of rows of the pool.
+        dropped: number of rows that cannot be scored, by reason.
+        measurement: what some seconds of scoring have shown, scaled to the whole pool.
+        sampled_rows: number of rows that were measured on; None for all.
         schedule: `race` or `exact`.
         race_possible: whether a race could find the same golden set.
-        stand_in_anchors: anchors are rows drawn at random, because choosing those of the run reads the whole pool.
-        device: what was measured on.
-        num_processes: of the job.
-        memory_bytes: largest so far, of the main process' device.
-        num_parameters: of the scorer model.
-        num_pairs_scored: to measure.
-        price_per_hour: of the whole machine; None if not given.
+        stand_in_anchors: whether rows drawn at random stood in for the anchors of the run, because choosing these
+            reads the whole pool.
+        device: device that was measured on.
+        num_processes: number of processes of the job.
+        memory_bytes: largest memory so far, of the main process' device.
+        num_parameters: number of parameters of the scorer model.
+        num_pairs_scored: number of pairs that were scored to measure.
+        price_per_hour: price of the whole machine, in any currency; None if it was not given.
     """
 
     num_rows: int
@@ -55,41 +77,60 @@ class Plan:
 
     @property
     def seconds(self) -> Range:
-        """Time of the run with all that it does; loading model and rows comes on top."""
+        """Time of the run with all that it does, without loading the model and the rows."""
         setup = self.measurement.setup_seconds
         low, expected, high = self.measurement.seconds_left
         return setup + low, setup + expected, setup + high
 
-    def standard_error(self, num_anchors: int) -> float:
-        """Return the standard error (`golden.standard_error`) at the cut (0.8 where unknown), with so many anchors."""
-        p = 0.8 if self.measurement.cut is None else min(max(self.measurement.cut, 0.0), 1.0)
-        return float(standard_error(p, num_anchors))
+    @property
+    def costs(self) -> Range | None:
+        """Price of the run, in the currency of `price_per_hour`; None if that was not given."""
+        if self.price_per_hour is None:
+            return None
+        price_per_second = self.price_per_hour / 3600
+        low, expected, high = self.seconds
+        return price_per_second * low, price_per_second * expected, price_per_second * high
 
-    def cheaper(self) -> list[dict[str, Any]]:
-        """Return options that save time worth naming, each with its expected seconds and what it gives up."""
-        m, (_, expected, _) = self.measurement.workload.num_anchors, self.seconds
-        setup, scoring = self.measurement.setup_seconds, expected - self.measurement.setup_seconds
-        options: list[dict[str, Any]] = []
+    def standard_error(self, num_anchors: int) -> float:
+        """Return the standard error of a golden score at the expected cut (at 0.8 if that is not known)."""
+        cut = self.measurement.cut
+        if cut is None:
+            cut = UNKNOWN_CUT
+        return float(standard_error(min(max(cut, 0.0), 1.0), num_anchors))
+
+    def cheaper(self) -> list[CheaperOption]:
+        """Return options that save time worth a choice."""
+        setup, (_, expected, _) = self.measurement.setup_seconds, self.seconds
+        options = [*self._fewer_anchors(), self._smaller_scorer()]
+        worthwhile = [o for o in options if o.seconds is not None and o.seconds <= WORTHWHILE * expected]
         if self.schedule == "exact" and self.race_possible and setup <= WORTHWHILE * expected:
-            options.append(
-                {"option": "--schedule race", "seconds": None, "gives_up": "golden scores of rows that are not kept"}
-            )
-        for share in (0.5, 0.25):
+            # How many pairs a race leaves out is seen at its end.
+            worthwhile.insert(0, CheaperOption("--schedule race", None, "no golden score for rows that are not kept"))
+        return worthwhile
+
+    def _fewer_anchors(self) -> Iterator[CheaperOption]:
+        setup, (_, expected, _) = self.measurement.setup_seconds, self.seconds
+        m = self.measurement.workload.num_anchors
+        for share in SHARES_OF_ANCHORS:
             fewer = max(1, round(share * m))
             if fewer < m:
-                error = f"standard error {self.standard_error(fewer):.3f} instead of {self.standard_error(m):.3f}"
-                seconds = setup + scoring * fewer / m
-                options.append({"option": f"{fewer} anchors", "seconds": seconds, "gives_up": error})
-        size = f"a scorer model of {rounded(SMALLER_SCORER * self.num_parameters)} parameters"
+                seconds = setup + (expected - setup) * fewer / m
+                errors = f"{self.standard_error(fewer):.3f} instead of {self.standard_error(m):.3f}"
+                yield CheaperOption(f"{fewer} anchors", seconds, f"standard error {errors}")
+
+    def _smaller_scorer(self) -> CheaperOption:
+        setup, (_, expected, _) = self.measurement.setup_seconds, self.seconds
         work = self.measurement.workload
-        seconds = setup + SMALLER_SCORER * scoring * work.num_pairs / max(1, work.num_pairs - work.num_stored)
-        options.append({"option": f"--scorer_model: {size}", "seconds": seconds, "gives_up": "some agreement"})
-        return [o for o in options if o["seconds"] is None or o["seconds"] <= WORTHWHILE * expected]
+        # It finds no pair of this model in the store.
+        all_pairs = work.num_pairs / max(1, work.num_pairs - work.num_stored)
+        seconds = setup + SMALLER_SCORER * (expected - setup) * all_pairs
+        size = rounded(SMALLER_SCORER * self.num_parameters)
+        gives_up = "it ranks some rows otherwise than this model"
+        return CheaperOption(f"--scorer_model with {size} parameters", seconds, gives_up)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, for JSON."""
         measurement, workload = self.measurement, self.measurement.workload
-        names = ("low", "expected", "high")
         return {
             "num_rows": self.num_rows,
             "dropped": self.dropped,
@@ -99,9 +140,9 @@ class Plan:
             "stand_in_anchors": self.stand_in_anchors,
             "num_pairs_scored": self.num_pairs_scored,
             "finished": measurement.finished,
-            "tokens_left": dict(zip(names, measurement.tokens_left, strict=True)),
+            "tokens_left": _by_name(measurement.tokens_left),
             "tokens_per_second": measurement.tokens_per_second,
-            "seconds": dict(zip(names, self.seconds, strict=True)),
+            "seconds": _by_name(self.seconds),
             "setup_seconds": measurement.setup_seconds,
             "expected_cut": measurement.cut,
             "standard_error": self.standard_error(workload.num_anchors),
@@ -110,75 +151,92 @@ class Plan:
             "memory_bytes": self.memory_bytes,
             "store_bytes": round(STORE_BYTES_PER_PAIR * workload.num_pairs),
             "price_per_hour": self.price_per_hour,
-            "cost": None if self.price_per_hour is None else self.seconds[1] / 3600 * self.price_per_hour,
-            "cheaper": self.cheaper(),
+            "cost": None if self.costs is None else self.costs[1],
+            "cheaper": [dataclasses.asdict(option) for option in self.cheaper()],
         }
 
     def describe(self) -> str:
         """Return the plan as a block for people."""
         work = self.measurement.workload
-        result_bytes = RESULT_BYTES_PER_PAIR * work.num_pairs
-        rows = [
-            ("pool", f"{self.num_rows:,} rows" + self._dropped()),
-            ("pairs", f"{work.num_pairs:,} ({work.num_anchors:,} anchors){self._known()}"),
-            *(self._done() if self.measurement.finished else self._to_come()),
-            ("memory", f"{byte_size(self.memory_bytes)} used, and {byte_size(result_bytes)} for results"),
+        lines = [("pool", self._describe_pool()), ("pairs", self._describe_pairs())]
+        if self.measurement.finished:
+            lines += self._describe_end()
+        else:
+            lines += self._describe_work()
+        lines += [
+            (
+                "memory",
+                f"{byte_size(self.memory_bytes)} used so far, and "
+                f"{byte_size(RESULT_BYTES_PER_PAIR * work.num_pairs)} more for the results",
+            ),
             ("disk", f"about {byte_size(STORE_BYTES_PER_PAIR * work.num_pairs)} in the store"),
-            ("accuracy", f"standard error {self.standard_error(work.num_anchors):.3f} of a golden score {self._at()}"),
+            ("accuracy", f"standard error {self.standard_error(work.num_anchors):.3f} {self._describe_cut()}"),
         ]
-        if self.price_per_hour is not None:
-            low, expected, high = self.seconds
-            costs = (f"{seconds / 3600 * self.price_per_hour:,.2f}" for seconds in (expected, low, high))
-            rows.append(("cost", "about {} ({} to {}), at {:g} per hour".format(*costs, self.price_per_hour)))
-        for option in self.cheaper():
-            time = "" if option["seconds"] is None else f": about {duration(option['seconds'])}"
-            rows.append(("cheaper", f"{option['option']}{time} ({option['gives_up']})"))
+        if self.costs is not None:
+            low, expected, high = self.costs
+            price = f"{self.price_per_hour:g} per hour"
+            lines.append(("cost", f"about {expected:,.2f} ({low:,.2f} to {high:,.2f}), at {price}"))
+        lines += [("cheaper", option.describe()) for option in self.cheaper()]
         if self.sampled_rows is not None:
-            rows.append(("note", f"looked at {self.sampled_rows:,} rows drawn at random, not at all"))
+            lines.append(("note", f"measured on {self.sampled_rows:,} rows drawn at random, and scaled to the pool"))
         if self.stand_in_anchors:
-            note = (
-                "rows drawn at random stand in for the anchors, whose choice reads the pool: that takes time as well"
-            )
-            rows.append(("note", note))
-        return "\n".join(f"{name:<10}{text}" for name, text in rows)
+            note = "rows drawn at random stood in for the anchors; the run reads the whole pool to choose its own"
+            lines.append(("note", f"{note}, which takes additional time"))
+        return "\n".join(f"{name:<10}{text}" for name, text in lines)
 
-    def _known(self) -> str:
-        """Say which pairs are known: from before, and from measuring."""
-        before = f", {self.measurement.workload.num_stored:,} of them stored or left out before"
-        return before + (f", {self.num_pairs_scored:,} scored now to measure" if self.num_pairs_scored else "")
+    def _describe_pool(self) -> str:
+        if not self.dropped:
+            return f"{self.num_rows:,} rows"
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items())
+        return f"{self.num_rows:,} rows, {sum(self.dropped.values()):,} cannot be scored ({reasons})"
 
-    def _done(self) -> list[tuple[str, str]]:
-        needed = "all that the race needs" if self.schedule == "race" else "every pair"
-        then = f"in about {duration(self.seconds[1])}, after loading"
+    def _describe_pairs(self) -> str:
+        """Say how many pairs there are, and which are known: from before, and from measuring."""
+        work = self.measurement.workload
+        text = (
+            f"{work.num_pairs:,} ({work.num_anchors:,} anchors), {work.num_stored:,} of them stored or left out before"
+        )
+        if self.num_pairs_scored:
+            text += f", {self.num_pairs_scored:,} scored now to measure"
+        return text
+
+    def _describe_end(self) -> list[tuple[str, str]]:
+        needed = "every pair"
+        if self.schedule == "race":
+            needed = "all that the race needs"
+        time = f"about {duration(self.seconds[1])}, after loading"
         return [
             ("left", f"nothing: {needed} is scored and stored"),
-            ("next", f"the same options with `nuggets score` write scores, golden set and report {then}"),
+            ("next", f"`nuggets score` with the same options writes scores, golden set and report in {time}"),
         ]
 
-    def _to_come(self) -> list[tuple[str, str]]:
+    def _describe_work(self) -> list[tuple[str, str]]:
+        measurement = self.measurement
+        device = self.device
+        if self.num_processes > 1:
+            device = f"{self.num_processes} x {device}"
         low, expected, high = map(duration, self.seconds)
-        speed = f"{self.measurement.tokens_per_second:,.0f} tokens per second on {self._where()}, measured"
+        tokens = rounded(measurement.workload.tokens)
         return [
-            ("tokens", f"{rounded(self.measurement.workload.tokens)} for all pairs not known before; {self._share()}"),
-            ("speed", speed),
+            ("tokens", f"{tokens} for all pairs that were not stored before; {self._describe_share()}"),
+            ("speed", f"{measurement.tokens_per_second:,.0f} tokens per second on {device}, measured"),
             ("time", f"about {expected} ({low} to {high}), after loading"),
         ]
 
-    def _dropped(self) -> str:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.dropped.items())
-        return f", {sum(self.dropped.values()):,} cannot be scored ({reasons})" if reasons else ""
-
-    def _share(self) -> str:
-        low, expected, high = (
-            tokens / max(1.0, self.measurement.workload.tokens) for tokens in self.measurement.tokens_left
-        )
+    def _describe_share(self) -> str:
+        """Say how many of the tokens are left to compute."""
+        tokens = max(1.0, self.measurement.workload.tokens)
+        low, expected, high = (left / tokens for left in self.measurement.tokens_left)
         if self.schedule == "exact":
-            return f"{expected:.0%} of them left"
-        return f"the race takes about {expected:.0%} more of them ({low:.0%} to {high:.0%})"
+            return f"{expected:.0%} of them are left"
+        return f"the race still needs about {expected:.0%} of them ({low:.0%} to {high:.0%})"
 
-    def _where(self) -> str:
-        return self.device if self.num_processes == 1 else f"{self.num_processes} x {self.device}"
+    def _describe_cut(self) -> str:
+        if self.measurement.cut is None:
+            return f"of a golden score of {UNKNOWN_CUT}"
+        return f"of a golden score at the expected cut of {self.measurement.cut:.2f}"
 
-    def _at(self) -> str:
-        cut = self.measurement.cut
-        return "of 0.8" if cut is None else f"at the expected cut of {cut:.2f}"
+
+def _by_name(values: Range) -> dict[str, float]:
+    low, expected, high = values
+    return {"low": low, "expected": expected, "high": high}

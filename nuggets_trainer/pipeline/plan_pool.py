@@ -26,7 +26,7 @@ from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.files import Place
 
-MOST_ROWS = 5000  # of a larger pool, as many are drawn: rendering all rows would take minutes
+MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
 
 
 def plan_pool(
@@ -82,7 +82,7 @@ def plan_pool(
         num_rows=len(pool),
         dropped={reason: round(factor * count) for reason, count in counts},
         measurement=_of_whole_pool(measured, factor, rendered.seconds, stand_in),
-        sampled_rows=len(sample) if factor > 1 else None,
+        sampled_rows=None if sample is pool else len(sample),
         schedule=config.schedule_in_force,
         race_possible=not config.every_pair_for and (request.anchors is None or len(request.anchors) == 1),
         stand_in_anchors=stand_in,
@@ -96,7 +96,7 @@ def plan_pool(
 
 
 def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:
-    """Ask of the sample what the config asks of the pool."""
+    """Change `top_k` so that it asks the same share of the sample as of the pool."""
     if factor == 1 or config.top_k is None:
         return config
     if config.top_k > num_rows:
@@ -113,7 +113,9 @@ def _of_whole_pool(
     sample, and its like is missing in the rest of the pool. The run itself finds it in the store, except for pairs
     with anchors that stood in for others.
     """
-    found = 0.0 if anchors_stand_in else measured.tokens_done
+    found = measured.tokens_done
+    if anchors_stand_in:
+        found = 0.0
     low, expected, high = (factor * (tokens + measured.tokens_done) - found for tokens in measured.tokens_left)
     return dataclasses.replace(
         measured,
@@ -125,10 +127,10 @@ def _of_whole_pool(
 
 
 def _sample(pool: Pool) -> tuple[Pool, float]:
-    """Rows drawn at random, and how many times as many the pool has."""
+    """Draw rows at random; return them, and how many times as many rows the pool has."""
     if len(pool) <= MOST_ROWS:
         return pool, 1.0
-    # Other rows each time: what an earlier plan has stored of its own says nothing of the pool.
+    # Other rows each time: the pairs that an earlier plan has stored would make this sample look too cheap.
     seed = Ranks().on_main(lambda: int(np.random.default_rng().integers(2**31)))
     drawn = np.sort(np.random.default_rng(seed).choice(len(pool), MOST_ROWS, replace=False))
     sample = Pool(
@@ -145,7 +147,7 @@ def _sample(pool: Pool) -> tuple[Pool, float]:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of the device that were used at most; of the process, now, on a CPU."""
+    """Return the largest number of bytes used on a GPU so far; on a CPU, the bytes that the process uses now."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return int(psutil.Process().memory_info().rss)

@@ -61,7 +61,7 @@ def read_request(
     Raises:
         TypeError, ValueError: for what cannot be read, what contradicts itself, and what scoring alone cannot do.
     """
-    config = NuggetsConfig() if config is None else config
+    config = config or NuggetsConfig()
     _check_outside_training(model, config)
     place = _one_place(config, score_dir)
     pool = read_pool(dataset, config, row_options, formatting_func)
@@ -110,12 +110,12 @@ def make_request(
         ValueError: if anchors cannot be combined or raced as the config asks, if the pool lacks the column `group_by`,
             or if tokenizer or rows lack what the template needs.
     """
-    check_combination(config.combine_anchor_sets, 1 if anchors is None else len(anchors))
+    sets = anchors or {}
+    check_combination(config.combine_anchor_sets, max(1, len(sets)))
     _check_group_by(config, pool)
-    config = _with_schedule(config, anchors)
-    anchor_sets = () if anchors is None else anchors.values()
+    config = _with_schedule(config, sets)
     template = make_template(
-        config.template, tokenizer, pool, *anchor_sets, training_chat_template=training_chat_template
+        config.template, tokenizer, pool, *sets.values(), training_chat_template=training_chat_template
     )
     return ScoringRequest(pool, anchors, tokenizer, template, config, score_dir, autocast_dtype, adapter)
 
@@ -147,12 +147,13 @@ def check_selectable(config: NuggetsConfig, num_rows: int, dropped: Mapping[int,
 
 def _check_outside_training(model: Any, config: NuggetsConfig) -> None:
     """Refuse options that only a trainer can obey, and a model that is not the one the config names."""
-    if config.reselect != "no" or config.match_full_steps:
-        name = "match_full_steps" if config.match_full_steps else "reselect"
-        raise ValueError(
-            f"`{name}` only applies to training. Leave it out to score a pool, or pass the config to "
-            "`SelectedSFTTrainer`."
-        )
+    of_training = {"reselect": config.reselect != "no", "match_full_steps": config.match_full_steps}
+    for option, is_set in of_training.items():
+        if is_set:
+            raise ValueError(
+                f"`{option}` only applies to training. Leave it out to score a pool, or pass the config to "
+                "`SelectedSFTTrainer`."
+            )
     name = model.config._name_or_path
     if config.scorer_model is not None and resolve_demo(config.scorer_model) != name:
         raise ValueError(
@@ -163,11 +164,11 @@ def _check_outside_training(model: Any, config: NuggetsConfig) -> None:
 
 def _one_place(config: NuggetsConfig, score_dir: Place | None) -> Place:
     """Find where scores go: the argument, or what the config says."""
-    if score_dir is None and config.score_dir is None:
-        raise ValueError("`score_dir` must say where scores and results go. Pass it, or set it in the config.")
-    if score_dir is None or config.score_dir is None:
-        return config.score_dir if score_dir is None else score_dir  # type: ignore[return-value]  # one is not None
-    if os.path.normpath(str(score_dir)) != os.path.normpath(config.score_dir):
+    if score_dir is None:
+        if config.score_dir is None:
+            raise ValueError("`score_dir` must say where scores and results go. Pass it, or set it in the config.")
+        return config.score_dir
+    if config.score_dir is not None and os.path.normpath(str(score_dir)) != os.path.normpath(config.score_dir):
         raise ValueError(
             f"`score_dir={str(score_dir)!r}` must be the config's `score_dir`, which is {config.score_dir!r}. Give it "
             "once."
@@ -184,9 +185,9 @@ def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
         )
 
 
-def _with_schedule(config: NuggetsConfig, anchors: AnchorPools | None) -> NuggetsConfig:
-    """Score every pair where there are several anchor sets, which the config need not know of."""
-    if anchors is None or len(anchors) == 1 or config.schedule_in_force == "exact":
+def _with_schedule(config: NuggetsConfig, anchors: AnchorPools) -> NuggetsConfig:
+    """Set `schedule` to `exact` if there are several anchor sets, which a config need not know of."""
+    if len(anchors) <= 1 or config.schedule_in_force == "exact":
         return config
     if config.schedule == "race":
         raise ValueError(

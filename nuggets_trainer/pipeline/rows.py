@@ -37,7 +37,7 @@ def read_pool(
     """Read a dataset as a pool; a `Pool` is returned as it is.
 
     Args:
-        dataset: rows in any format, a stream where `pool_size` says how many to take, or a `Pool`.
+        dataset: rows in any format (a stream with `pool_size`), or a `Pool`.
         config: options of the user; `pool_size` and `response_field` are read.
         options: options of training that decide how a row is read.
         formatting_func: function that writes a row as the text that training sees.
@@ -47,8 +47,7 @@ def read_pool(
         TypeError, ValueError: as `Pool`; and where a `Pool` was made with other options than those given here.
     """
     if isinstance(dataset, Pool):
-        _check_made_alike(dataset, config, options, formatting_func)
-        return dataset
+        return _checked(dataset, config, options, formatting_func)
     options = options or RowOptions()
     return Pool(
         take_pool(dataset, config.pool_size, name),
@@ -60,8 +59,8 @@ def read_pool(
     )
 
 
-def _check_made_alike(pool: Pool, config: NuggetsConfig, options: RowOptions | None, formatting_func: Any) -> None:
-    """Refuse options that would have to be obeyed while the rows are read, once they have been read without them."""
+def _checked(pool: Pool, config: NuggetsConfig, options: RowOptions | None, formatting_func: Any) -> Pool:
+    """Return a pool, unless it was made with other options than those given: it cannot be read anew."""
     wrong = []
     if formatting_func is not None and formatting_func is not pool.formatting_func:
         wrong.append("formatting_func")
@@ -78,6 +77,7 @@ def _check_made_alike(pool: Pool, config: NuggetsConfig, options: RowOptions | N
             f"{' and '.join(f'`{name}`' for name in wrong)} must be given when a `Pool` is made, but this `Pool` was "
             "made otherwise. Pass the dataset itself, or give the options to `Pool(...)`."
         )
+    return pool
 
 
 def read_anchors(
@@ -97,7 +97,9 @@ def read_anchors(
     if anchors is None:
         return _named_anchors(config, pool)
     if config.anchors is not None or config.num_anchors is not None:
-        given = f"anchors={config.anchors!r}" if config.anchors is not None else f"num_anchors={config.num_anchors}"
+        given = f"num_anchors={config.num_anchors}"
+        if config.anchors is not None:
+            given = f"anchors={config.anchors!r}"
         raise ValueError(f"`{argument}` and the config's `{given}` both say what the anchors are. Keep one.")
     # A `DatasetDict` is one dataset whose split was forgotten; `anchors_like` says so.
     from datasets import DatasetDict

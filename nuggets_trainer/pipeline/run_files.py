@@ -42,7 +42,11 @@ def write_run_files(
         return str(tokenizer.decode(ids))
 
     write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
-    facts = RunFacts(
+    write_run_info(score_dir, _facts(session, model_name), session.pool, scores, golden_set)
+
+
+def _facts(session: ScoringSession, model_name: str) -> RunFacts:
+    return RunFacts(
         model=model_name,
         config=session.config,
         template=session.template.name,
@@ -53,7 +57,6 @@ def write_run_files(
         engine_path=session.engine.path,
         tokens_per_batch=session.engine.tokens_per_batch,
     )
-    write_run_info(score_dir, facts, session.pool, scores, golden_set)
 
 
 def device_name(device: torch.device) -> str:

@@ -27,7 +27,7 @@ from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
 from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.anchors import find_anchors
-from nuggets_trainer.scoring.collect import Outcome, collect
+from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.rendering import Rendered
@@ -171,15 +171,7 @@ def _choose_and_write(
     )
     dropped = rendered.dropped | collected.dropped
     check_selectable(config, len(pool), dropped)  # again: rows without a finite log-prob are dropped now
-    scores = PoolScores(
-        **vars(collected.scores),
-        upper_bound=collected.upper_bound,
-        dropped=[dropped.get(i) for i in range(len(pool))],
-        anchors=collected.anchors,
-        by_set=collected.by_set,
-        num_pairs_scored=result.num_pairs,
-        seconds=result.seconds,
-    )
+    scores = _pool_scores(result, collected, dropped)
     diversity = diversity_of(
         config, row_groups(pool, config), embeddings, collected.anchors.zero_shot, collected.one_shot
     )
@@ -194,6 +186,18 @@ def _choose_and_write(
         log_warnings(cautions, score_dir)
         scores = dataclasses.replace(scores, cautions=cautions)
     return scores, golden_set
+
+
+def _pool_scores(result: _Result, collected: Collected, dropped: dict[int, str]) -> PoolScores:
+    return PoolScores(
+        **vars(collected.scores),
+        upper_bound=collected.upper_bound,
+        dropped=[dropped.get(i) for i in range(len(result.session.pool))],
+        anchors=collected.anchors,
+        by_set=collected.by_set,
+        num_pairs_scored=result.num_pairs,
+        seconds=result.seconds,
+    )
 
 
 def score_shard(

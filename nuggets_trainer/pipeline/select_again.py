@@ -34,7 +34,7 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
         ValueError: if the golden set of the run or of the config is no ranking; or if rows that a race stopped could
             be in the golden set. The error says what to run.
     """
-    config = NuggetsConfig() if config is None else config
+    config = config or NuggetsConfig()
     wanted = _beyond_ranking(vars(config))
     if wanted:
         raise ValueError(

@@ -12,6 +12,7 @@ from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.rendering import Rendered, render_pool
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,13 @@ def render_selectable(session: ScoringSession, anchor_set: AnchorSet, rows: Sequ
     """
     rendered = render_pool(session, anchor_set, rows)
     num_too_long = list(rendered.dropped.values()).count("too_long")
-    hint = _too_long_hint(session, anchor_set) if num_too_long else ""
+    hint = ""
+    if num_too_long:
+        hint = _too_long_hint(session, anchor_set)
     check_selectable(session.config, len(session.pool), rendered.dropped, hint)
     if hint and session.ranks.is_main:
-        logger.warning("%d candidates are too long.%s", num_too_long, hint)
+        verb = "is" if num_too_long == 1 else "are"
+        logger.warning("%s %s too long.%s", counted(num_too_long, "candidate"), verb, hint)
     return rendered
 
 
@@ -47,5 +51,6 @@ def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:
 
 def prepare_run(session: ScoringSession, rendered: Rendered, watch: Watch) -> ExactRun | RaceRun:
     """Give the run of the schedule that is in force."""
-    run = ExactRun if session.config.schedule_in_force == "exact" else RaceRun
-    return run(session, rendered, watch)
+    if session.config.schedule_in_force == "exact":
+        return ExactRun(session, rendered, watch)
+    return RaceRun(session, rendered, watch)

@@ -171,9 +171,9 @@ class SharedPrefix:
         for positions in self._by_header:
             self.suffixes.update(self._split(positions))
             self._to_check[positions[0]] = self._anchors_to_check(positions)
-        self._suffix_tokens = np.zeros(len(anchors), dtype=np.int64)
+        self.suffix_tokens = np.zeros(len(anchors), dtype=np.int64)
         for j, suffix in self.suffixes.items():
-            self._suffix_tokens[j] = len(suffix.ids)
+            self.suffix_tokens[j] = len(suffix.ids)
 
     def candidate(self, row: Row) -> CandidatePrompt:
         """Render a candidate before all anchors.
@@ -198,7 +198,7 @@ class SharedPrefix:
     def num_tokens(self, prompt: CandidatePrompt, anchors: npt.NDArray[np.int64]) -> int:
         """Count the tokens of the forward passes that score a candidate with these anchors at once."""
         if not prompt.unshared:
-            return prompt.prefix_tokens() + int(self._suffix_tokens[anchors].sum())
+            return prompt.prefix_tokens() + int(self.suffix_tokens[anchors].sum())
         total = prompt.prefix_tokens()
         for j in anchors.tolist():
             total += len(prompt.unshared.get(j, self.suffixes[j]).ids)

@@ -13,7 +13,7 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
 from nuggets_trainer.golden.scores import AnchorScores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
-from nuggets_trainer.scoring.embeddings import embed_rows, rendered_alone
+from nuggets_trainer.scoring.embeddings import embed_rows, render_alone
 from nuggets_trainer.scoring.session import AnchorPools, ScoringSession
 
 
@@ -130,20 +130,22 @@ def _random_choice(session: ScoringSession, usable: list[int], num_anchors: int,
 
 
 def _kmeans_choice(session: ScoringSession, usable: list[int], num_anchors: int) -> list[int]:
-    """Pool indices of the rows nearest to the centroids of the rows' embeddings."""
+    """Return the pool indices of the rows nearest to the centroids of the rows' embeddings."""
     embedded = embed_rows(session, usable, _eligible)
 
     def choose() -> list[int]:
-        matrix = np.array([vector for _, vector in embedded])
-        return [embedded[p][0] for p in kmeans_anchors(matrix, num_anchors, session.config.anchor_seed)]
+        rows, vectors = zip(*embedded, strict=True) if embedded else ((), ())
+        return [rows[p] for p in kmeans_anchors(np.array(vectors), num_anchors, session.config.anchor_seed)]
 
     return session.ranks.on_main(choose)
 
 
 def _eligible(session: ScoringSession, indices: list[int]) -> dict[int, list[int]]:
-    """Zero-shot token ids of the rows that may become anchors."""
-    most = None if session.max_length is None else session.max_length // 2
-    return {i: ids for i, ids in rendered_alone(session, indices).items() if most is None or len(ids) <= most}
+    """Return the zero-shot token ids of those rows that may become anchors, by pool index."""
+    sequences = render_alone(session, indices)
+    if session.max_length is None:
+        return sequences
+    return {i: ids for i, ids in sequences.items() if len(ids) <= session.max_length // 2}
 
 
 def anchor_scores(anchor_set: AnchorSet, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:

@@ -33,5 +33,5 @@ def distinct(keys: list[str]) -> tuple[npt.NDArray[np.int64], dict[str, int]]:
     first: dict[str, int] = {}
     for place, key in enumerate(keys):
         first.setdefault(key, place)
-    number = {key: row for row, key in enumerate(first)}
-    return np.fromiter((number[key] for key in keys), np.int64, len(keys)), first
+    number = dict(zip(first, range(len(first)), strict=True))
+    return np.fromiter(map(number.__getitem__, keys), np.int64, len(keys)), first

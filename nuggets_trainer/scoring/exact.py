@@ -43,10 +43,10 @@ class ExactRun:
         session, rendered, ranks = self._session, self._rendered, self._session.ranks
         missing = self._missing_pairs()
         tokens = sum(rendered.shared.num_tokens(rendered.prompts[i], anchors) for i, anchors in missing)
-        counts = ranks.gather([(missing.num_pairs, tokens)])
+        num_needed, all_tokens = np.sum(ranks.gather([(missing.num_pairs, tokens)]), axis=0).tolist()
         name = "Scoring" if ranks.world == 1 else f"Scoring (share of 1 of {ranks.world} processes)"
         with show_phase(name, "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
-            workload = self.scorer.workload(sum(pairs for pairs, _ in counts), sum(tokens for _, tokens in counts))
+            workload = self.scorer.workload(num_needed, all_tokens)
             self._watch.start(phase, workload, own_tokens=tokens)
             if workload.tokens:
                 self.scorer.choose_path()
@@ -70,7 +70,9 @@ class ExactRun:
         memory runs out at once or never.
         """
         session, rendered, prompts = self._session, self._rendered, self._rendered.prompts
-        by_key = {self.scorer.key_of[i]: i for i in sorted(prompts, reverse=True)}
+        by_key: dict[str, int] = {}
+        for i in sorted(prompts):
+            by_key.setdefault(self.scorer.key_of[i], i)
         keys, candidates = list(by_key), list(by_key.values())
         stored = session.store.read_matrix(keys, rendered.anchor_set.keys, session.scratch)
         needless = session.scratch.full(stored.shape, False, np.bool_)

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.engine.log_probs import PATHS
-from nuggets_trainer.prompts.segment import PrefixedSegments
+from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
+from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
 from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
@@ -20,7 +21,6 @@ CALL_BATCHES = 8  # forward passes of one call of the engine, so that the last o
 
 Wanted = Iterable[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
 Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate, anchor positions, log-probs
-Item = tuple[int, npt.NDArray[np.int64], PrefixedSegments]  # candidate, anchor positions, what the engine takes
 
 
 class PairScorer:
@@ -39,8 +39,10 @@ class PairScorer:
     def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch) -> None:
         self._session, self._rendered, self._watch = session, rendered, watch
         self._path_chosen = False
-        keys = zip(rendered.candidates, rendered.keys, strict=True)
-        self.key_of = {i: key for i, key in keys if i in rendered.prompts}
+        self.key_of: dict[int, str] = {}
+        for i, key in zip(rendered.candidates, rendered.keys, strict=True):
+            if i in rendered.prompts:
+                self.key_of[i] = key
         self._columns_of_text: dict[str, list[int]] = {}
         for j, anchor in enumerate(rendered.anchor_set.rows):
             self._columns_of_text.setdefault(anchor.text_key, []).append(j)
@@ -75,8 +77,8 @@ class PairScorer:
         if session.passes.sharded:
             # The same passes on all ranks: a path that fails does so everywhere at once.
             sample = session.ranks.on_main(lambda: sample)
-        anchor_tokens = sum(len(segment.ids) for segment in self._rendered.shared.suffixes.values())
-        num_tokens = sum(prompt.prefix_tokens() + anchor_tokens for prompt in prompts.values())
+        anchor_tokens = int(self._rendered.shared.suffix_tokens.sum())
+        num_tokens = sum(map(CandidatePrompt.prefix_tokens, prompts.values())) + anchor_tokens * len(prompts)
         engine = session.engine
 
         def choose() -> list[tuple[str, bool]]:
@@ -84,10 +86,11 @@ class PairScorer:
                 path = engine.choose_path(sample, num_tokens)
                 return [(path, engine.compiles)]
 
-        choices = session.ranks.gather_from(choose)
         # One choice for all ranks: the slowest path that one of them needs.
-        engine.path = max((path for path, _ in choices), key=list(PATHS).index)
-        engine.compiles = all(compiles for _, compiles in choices)
+        slowness = list(PATHS).index
+        for path, compiles in session.ranks.gather_from(choose):
+            engine.path = path if engine.path is None else max(engine.path, path, key=slowness)
+            engine.compiles = engine.compiles and compiles
         self._watch.restart_clock()
 
     def _sample_for_path(self) -> list[PrefixedSegments]:
@@ -136,37 +139,33 @@ class PairScorer:
         for batch in self._batches(pairs):
             if stoppable and self._watch.stopped:
                 break
-            log_probs = self._session.engine.score_prefixed([item for _, _, item in batch])
-            for (i, anchors, _), values in zip(batch, log_probs, strict=True):
+            log_probs = self._session.engine.score_prefixed(batch.prefixed)
+            self.num_pairs += batch.num_pairs
+            for (i, anchors), values in zip(batch.pairs, log_probs, strict=True):
                 writer.add(self.key_of[i], [anchor_keys[j] for j in anchors], values)
-                self.num_pairs += len(anchors)
                 yield i, anchors, values
-            writer.end_candidates(len({i for i, _, _ in batch}))
-            num_pairs = sum(len(anchors) for _, anchors, _ in batch)
-            self._watch.scored(num_pairs, sum(_num_tokens(item) for _, _, item in batch))
+            writer.end_candidates(len(batch.candidates))
+            self._watch.scored(batch.num_pairs, batch.num_tokens)
 
-    def _batches(self, pairs: Wanted) -> Iterator[list[Item]]:
+    def _batches(self, pairs: Wanted) -> Iterator[Batch]:
         """Yield candidates with their anchors, as many as fill some forward passes; each candidate whole."""
-        batch: list[Item] = []
-        num_tokens = 0
+        batch = Batch()
         for i, anchors in pairs:
-            for item in self._items(i, anchors):
-                batch.append(item)
-                num_tokens += _num_tokens(item[2])
-            if num_tokens >= CALL_BATCHES * self._session.engine.find_tokens_per_batch():
+            self._add(batch, i, anchors)
+            if batch.num_tokens >= CALL_BATCHES * self._session.engine.find_tokens_per_batch():
                 yield batch
-                batch, num_tokens = [], 0
-        if batch:
+                batch = Batch()
+        if batch.pairs:
             yield batch
 
-    def _items(self, i: int, anchors: npt.NDArray[np.int64]) -> Iterator[Item]:
-        """Yield a candidate once for each of its prefixes, with those of the anchors that share the prefix."""
+    def _add(self, batch: Batch, i: int, anchors: npt.NDArray[np.int64]) -> None:
+        """Add a candidate to a batch, once for each prefix, with those of the anchors that share the prefix."""
         prompt, wanted = self._rendered.prompts[i], set(anchors.tolist())
         for prefix, positions in prompt.prefixes:
             own = [j for j in positions if j in wanted]
             if own:
                 segments = self._rendered.shared.suffixes if prefix else prompt.unshared
-                yield i, np.array(own), (prefix, [segments[j] for j in own])
+                batch.add(i, own, prefix, [segments[j] for j in own])
 
     def excluded(self, keys: list[str]) -> npt.NDArray[np.bool_]:
         """Find pairs of a candidate and an anchor with the same text, where `exclude_self` holds.
@@ -195,6 +194,27 @@ class PairScorer:
         return found
 
 
-def _num_tokens(prefixed: PrefixedSegments) -> int:
-    prefix, segments = prefixed
-    return len(prefix) + sum(len(segment.ids) for segment in segments)
+class Batch:
+    """What one call of the engine scores.
+
+    Attributes:
+        pairs: candidates and positions of their anchors.
+        prefixed: prefix and segments of each entry of `pairs`.
+        candidates: the different candidates.
+        num_pairs: number of pairs of a candidate and an anchor.
+        num_tokens: number of forward tokens.
+    """
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[int, npt.NDArray[np.int64]]] = []
+        self.prefixed: list[PrefixedSegments] = []
+        self.candidates: set[int] = set()
+        self.num_pairs, self.num_tokens = 0, 0
+
+    def add(self, candidate: int, positions: list[int], prefix: list[int], segments: list[Segment]) -> None:
+        """Add a candidate with the anchors that share one of its prefixes."""
+        self.pairs.append((candidate, np.array(positions)))
+        self.prefixed.append((prefix, segments))
+        self.candidates.add(candidate)
+        self.num_pairs += len(positions)
+        self.num_tokens += len(prefix) + sum(len(segment.ids) for segment in segments)

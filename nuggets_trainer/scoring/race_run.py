@@ -15,6 +15,7 @@ from nuggets_trainer.golden.forecast import tokens_of_all
 from nuggets_trainer.golden.pilot import pilot_size
 from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
 from nuggets_trainer.scoring.blocks import blocks, distinct
 from nuggets_trainer.scoring.collect import Outcome
 from nuggets_trainer.scoring.pair_scorer import PairScorer, Result
@@ -57,7 +58,8 @@ class RaceRun:
 
     def _score(self, writer: PartWriter) -> None:
         ranks, prompts = self._session.ranks, self._rendered.prompts
-        prefix_tokens = dict(ranks.gather([(i, prompt.prefix_tokens()) for i, prompt in prompts.items()]))
+        own_tokens = map(CandidatePrompt.prefix_tokens, prompts.values())
+        prefix_tokens = dict(ranks.gather(list(zip(prompts, own_tokens, strict=True))))
         with show_phase("Scoring", "pairs", None, ranks.is_main) as phase:
             self.scorer.score_zero_shot()
             self._keeper = self._session.only_on_main(
@@ -121,7 +123,7 @@ class RaceKeeper:
         self._row, self._first = distinct(rendered.keys)
         keys = list(self._first)
         self._racers = [rendered.candidates[place] for place in self._first.values()]
-        self._row_of = {i: row for row, i in enumerate(self._racers)}
+        self._row_of = dict(zip(self._racers, range(len(self._racers)), strict=True))
         self._stored = store.read_matrix(keys, anchors, session.scratch)
         zero_shot = store.read([ZERO_SHOT], anchors)[0][0]
         rule, copies = session.config.selection_rule, np.bincount(self._row)
@@ -129,7 +131,7 @@ class RaceKeeper:
         self.race = Race(
             Standings(rule, zero_shot, scorer.all_excluded(keys), copies, session.scratch.full),
             np.array([prefix_tokens[i] for i in self._racers]),
-            np.array([len(rendered.shared.suffixes[j].ids) for j in range(len(anchors))]),
+            rendered.shared.suffix_tokens,
             WAVE_BATCHES * scale * session.engine.find_tokens_per_batch(),
             pilot=_smallest_hashes(keys),
         )
@@ -137,7 +139,9 @@ class RaceKeeper:
     def count_needed(self) -> tuple[int, float]:
         """Count the pairs that are not stored, if the race left out none, and their tokens."""
         num_pairs = int(self.race.standings.num_anchors.sum())
-        num_stored = sum(int(known(self._stored[block]).sum()) for _, block in blocks(self._racers))
+        num_stored = 0
+        for _, block in blocks(self._racers):
+            num_stored += int(known(self._stored[block]).sum())
         num_needed = num_pairs - min(num_pairs, num_stored)
         return num_needed, tokens_of_all(self.race) * num_needed / max(1, num_pairs)
 

@@ -72,16 +72,8 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     _warn_of_unshared(prompts)
     dropped |= dict(session.ranks.gather(list(own_dropped.items())))
     candidates = [i for i in rows if i not in dropped]
-    return Rendered(
-        anchor_set=anchor_set,
-        shared=shared,
-        candidates=candidates,
-        keys=[keys[i] for i in candidates],
-        text_keys=pool.texts,
-        prompts=prompts,
-        dropped=dropped,
-        seconds=seconds,
-    )
+    candidate_keys = [keys[i] for i in candidates]
+    return Rendered(anchor_set, shared, candidates, candidate_keys, pool.texts, prompts, dropped, seconds)
 
 
 def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[Row]) -> Rendered:
@@ -103,21 +95,19 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
             own_dropped[number] = str(error)
     seconds = time.monotonic() - started
     dropped = dict(session.ranks.gather(list(own_dropped.items())))
-    candidates = [number for number in range(len(rows)) if number not in dropped]
-    return Rendered(
-        anchor_set=anchor_set,
-        shared=shared,
-        candidates=candidates,
-        keys=[rows[number].key for number in candidates],
-        text_keys={row.key: row.text_key for row in rows},
-        prompts=prompts,
-        dropped=dropped,
-        seconds=seconds,
-    )
+    candidates, keys, text_keys = [], [], {}
+    for number, row in enumerate(rows):
+        text_keys[row.key] = row.text_key
+        if number not in dropped:
+            candidates.append(number)
+            keys.append(row.key)
+    return Rendered(anchor_set, shared, candidates, keys, text_keys, prompts, dropped, seconds)
 
 
 def _warn_of_unshared(prompts: dict[int, CandidatePrompt]) -> None:
-    num_unshared = sum(bool(prompt.unshared) for prompt in prompts.values())
+    num_unshared = 0
+    for prompt in prompts.values():
+        num_unshared += bool(prompt.unshared)
     if num_unshared:
         logger.warning(
             "The template renders %d of %d candidates differently before different anchors: their pairs are computed "

@@ -67,6 +67,7 @@ class ScoringSession:
         store: scored pairs of this model and template.
         scratch: makes arrays that may not fit in memory.
         max_length: context of the model in tokens; None if it has no limit.
+        keys: content hash of each row of the pool; "" for a row that cannot be read.
     """
 
     request: ScoringRequest
@@ -76,6 +77,7 @@ class ScoringSession:
     store: ScoreStore
     scratch: Scratch
     max_length: int | None
+    keys: list[str]
 
     @property
     def pool(self) -> Pool:
@@ -91,11 +93,6 @@ class ScoringSession:
     def config(self) -> NuggetsConfig:
         """Options in force."""
         return self.request.config
-
-    @property
-    def keys(self) -> list[str]:
-        """Content hash of each row of the pool; "" for a row that cannot be read."""
-        return self.pool.read_keys()[0]
 
     def only_on_main(self, make: Callable[[], T]) -> T | None:
         """Make something on the main process and keep it there: it may be too large to send.
@@ -120,7 +117,7 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
         request: what is to be scored and how.
     """
     ranks = Ranks()
-    request.pool.read_keys()  # a row that cannot be read is found before the weights are hashed
+    keys, _ = request.pool.read_keys()
     sharded = is_sharded(model)
 
     def describe() -> dict[str, str]:
@@ -146,4 +143,5 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
             store=ScoreStore(request.score_dir, fields),
             scratch=Scratch(request.score_dir),
             max_length=context_length(base.config),
+            keys=keys,
         )

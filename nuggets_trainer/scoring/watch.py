@@ -6,6 +6,8 @@ import logging
 import math
 import time
 
+import numpy as np
+
 from nuggets_trainer.golden.forecast import tokens_left, tokens_of_all
 from nuggets_trainer.golden.race import Race
 from nuggets_trainer.ranks import Ranks
@@ -86,8 +88,8 @@ class Watch:
         self.calls.append((num_tokens, now - self._last))
         self._last = now
         together = self._sharing * num_tokens
-        low, expected, high = (max(0.0, tokens - together) for tokens in self.tokens_left)
-        self.tokens_left = low, expected, high
+        low, expected, high = self.tokens_left
+        self.tokens_left = max(0.0, low - together), max(0.0, expected - together), max(0.0, high - together)
         self._phase.advance(self._sharing * num_pairs, together)
         if self._phase.shown and not self._told and self._foreseen and now - self.began >= TELL_AFTER_SECONDS:
             self._told = True
@@ -114,8 +116,9 @@ class Watch:
         if self._foreseen:
             self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]
         else:
-            low, expected, high = (share * tokens_of_all(race) for share in UNKNOWN)
-            self.tokens_left, state.work_left = (low, expected, high), None
+            low, expected, high = UNKNOWN
+            tokens = tokens_of_all(race)
+            self.tokens_left, state.work_left = (low * tokens, expected * tokens, high * tokens), None
         self._phase.show()
 
     def measure(self, ranks: Ranks, started: float) -> Measurement:
@@ -125,16 +128,25 @@ class Watch:
             ranks: processes of the job.
             started: time at which the job began, by `time.monotonic()`.
         """
-        speeds = ranks.gather([speed_of(self.calls) if self.calls else (0.0, 0.0)])
+        own_speed, own_spread, own_done = 0.0, 0.0, 0.0
+        if self.calls:
+            own_speed, own_spread = speed_of(self.calls)
+            own_done = sum(tokens for tokens, _ in self.calls)
+        speeds, done = ranks.gather([own_speed]), sum(ranks.gather([own_done]))
         lefts = ranks.gather([self.tokens_left])
-        by_rank, cut = [speed for speed, _ in speeds], ranks.on_main(lambda: self._cut)
         if self._sharing > 1:
-            lefts, speed = lefts[:1], sum(by_rank)  # the main process knows the race
+            lefts, speed = lefts[:1], sum(speeds)  # the main process knows the race
         else:
-            speed = speed_together([expected for _, expected, _ in lefts], by_rank)
-        low, expected, high = (sum(column) for column in zip(*lefts, strict=True))
-        spread = max(spread for _, spread in speeds)
-        done = sum(ranks.gather([sum(tokens for tokens, _ in self.calls)]))
+            speed = speed_together([expected for _, expected, _ in lefts], speeds)
+        low, expected, high = np.sum(lefts, axis=0).tolist()
         finished = all(ranks.gather([self.finished]))
-        left = (0.0, 0.0, 0.0) if finished else (low, expected, high)
-        return Measurement(self.workload, left, done, speed, spread, cut, self.began - started, finished)
+        return Measurement(
+            workload=self.workload,
+            tokens_left=(0.0, 0.0, 0.0) if finished else (low, expected, high),
+            tokens_done=done,
+            tokens_per_second=speed,
+            spread=max(ranks.gather([own_spread])),
+            cut=ranks.on_main(lambda: self._cut),
+            setup_seconds=self.began - started,
+            finished=finished,
+        )

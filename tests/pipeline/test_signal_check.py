@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.pipeline import signal_check
-from nuggets_trainer.pipeline.signal_check import SignalCheck, check_scorer, compare, is_affordable
+from nuggets_trainer.pipeline.signal_check import check_scorer, is_affordable
+from nuggets_trainer.pipeline.signal_verdict import SignalCheck, compare
 from tests.support.launch import BIN, TORCHRUN, run
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -59,7 +60,7 @@ def test_the_verdict_says_what_is_seen_and_what_to_do(caplog):
         check.log()
         assert check.verdict == verdict and caplog.records[-1].levelname == level
         assert ("larger `scorer_model`" in check.describe()) == (verdict != "all")
-    assert "does not tell a candidate from a copy with the completion of another row" in caplog.records[1].message
+    assert "cannot tell a candidate from a copy with the completion of another row" in caplog.records[1].message
 
 
 def test_it_runs_before_long_jobs_alone():

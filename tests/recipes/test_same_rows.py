@@ -1,0 +1,120 @@
+"""All that read the options of a job score and train on the same tokens: command line, trainer, recipes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nuggets_trainer.cli import main
+from nuggets_trainer.commands import train
+from nuggets_trainer.training.job import run_job
+from tests.support.launch import ROOT
+
+# TRL's marks around what the assistant says; the demo's tokenizer has no chat template of its own.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}said: {% generation %}{{ m['content'] }}\n"
+    "{% endgeneration %}{% else %}{{ m['role'] }}: {{ m['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}said: {% endif %}"
+)
+
+
+def alpaca_row(i):
+    return {"instruction": f"Write about thing {i}.", "input": "", "output": f"Thing {i} rests near the door."}
+
+
+def chat_row(i):
+    question, answer = alpaca_row(i)["instruction"], alpaca_row(i)["output"]
+    contents = {"user": ["Good day.", question], "assistant": ["Good day, what is it?", answer]}
+    turns = zip(contents["user"], contents["assistant"], strict=True)
+    messages = []
+    for asked, said in turns:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    return {"messages": messages}
+
+
+def text_row(i):
+    return {"content": f"Thing {i} rests near the door."}
+
+
+@pytest.fixture
+def recipes(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Write rows and give the options of a job on them."""
+
+    def make(row_of, **options):
+        for name, numbers in (("pool", range(20)), ("anchors", range(30, 34))):
+            rows = "".join(json.dumps(row_of(i)) + "\n" for i in numbers)
+            (tmp_path / f"{name}.jsonl").write_text(rows)
+        (tmp_path / "chat.jinja").write_text(CHAT_TEMPLATE)
+        options = {"chat_template_path": tmp_path / "chat.jinja", **options}
+        common = {"model_name_or_path": "nuggets-demo/model", "bf16": "false", "use_cpu": "true", "report_to": "none"}
+        places = {"dataset_name": tmp_path / "pool.jsonl", "anchors": tmp_path / "anchors.jsonl"}
+        chosen = {**common, **places, "max_steps": 1, **options}
+        return [word for name, value in chosen.items() if value is not None for word in (f"--{name}", str(value))]
+
+    return make
+
+
+def trained_tokens(trainer):
+    return sorted(map(tuple, trainer.train_dataset["input_ids"][:]))
+
+
+def template_of(score_dir):
+    return json.loads((score_dir / "run.json").read_text())["template"]
+
+
+@pytest.mark.parametrize("assistant_only_loss", [False, True])
+def test_training_finds_what_nuggets_score_scored(job, tmp_path, assistant_only_loss):
+    """Given the same YAML, the command passed over these keys, and training scored everything again."""
+    options = job(chat_row, top_k=5, score_dir=tmp_path / "s", assistant_only_loss=str(assistant_only_loss).lower())
+    values = dict(zip(options[::2], options[1::2], strict=True))
+    lines = [f"{name.removeprefix('--')}: {value}\n" for name, value in values.items()]
+    (tmp_path / "job.yaml").write_text("".join([*lines, f"output_dir: {tmp_path / 'out'}\n"]))
+    assert main(["score", "--config", str(tmp_path / "job.yaml")]) == 0
+    trainer = run_job(*train.parse(["--config", str(tmp_path / "job.yaml")]))
+    assert trainer.scores.num_pairs_scored == 0 and len(trainer.golden_set) == 5
+    fields = json.loads((tmp_path / "s" / "run.json").read_text())["fingerprint"]["fields"]
+    assert ("training_chat_template_sha256" in fields) == assistant_only_loss
+
+
+def test_the_control_trains_on_the_tokens_of_the_main_job(recipes, job, tmp_path):
+    """Under `chat_template_path` it wrote rows with Alpaca columns as if there were no chat template."""
+    import control
+
+    options = job(alpaca_row)
+    trainer = run_job(*train.parse([*options, "--top_k", "20", "--output_dir", str(tmp_path / "main")]))
+    unselected = control.main(*control.parse([*options, "--output_dir", str(tmp_path / "control")]))
+    assert trained_tokens(trainer) == trained_tokens(unselected)
+    assert "said: " in trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("row_of", "options", "template"),
+    [
+        (alpaca_row, {}, "chat"),
+        (lambda i: {**alpaca_row(i), **text_row(i)}, {"dataset_text_field": "none"}, "chat"),
+        (text_row, {"dataset_text_field": "content", "chat_template_path": None}, "plain"),
+        (chat_row, {"assistant_only_loss": "true"}, "chat"),
+    ],
+    ids=["alpaca", "alpaca beside text", "text", "assistant only"],
+)
+def test_a_comparison_reads_the_rows_as_the_main_job(recipes, job, tmp_path, row_of, options, template):
+    """It ignored `dataset_text_field`, `assistant_only_loss` and `chat_template_path`."""
+    import compare
+
+    options = job(row_of, **options)
+    arms = ["--arms", "golden", "random", "--golden_fractions", "0.2", "--num_seeds", "1", "--num_resamples", "20"]
+    rows = ["--eval_dataset_name", str(tmp_path / "anchors.jsonl"), "--output_dir", str(tmp_path / "compared")]
+    lines = compare.main(*compare.parse([*options, *rows, *arms]))
+    assert len(lines) == 3
+    trainer = run_job(*train.parse([*options, "--top_k", "5", "--output_dir", str(tmp_path / "main")]))
+    assert template_of(tmp_path / "compared" / "nuggets") == template_of(tmp_path / "main" / "nuggets") == template
+    places = ["--score_dir", str(tmp_path / "compared" / "nuggets"), "--output_dir", str(tmp_path / "again")]
+    again = run_job(*train.parse([*options, "--top_k", "5", *places]))
+    assert again.scores.num_pairs_scored == 0  # all that the main job scores is there
+    assert again.golden_set.indices.tolist() == trainer.golden_set.indices.tolist()
