@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nuggets_trainer.data.dataset import check_dataset
-from nuggets_trainer.data.formats import detect_format, fitting_formats
+from nuggets_trainer.data.formats import detect_format
 from nuggets_trainer.data.read_row import formatted_row, read_row
 from nuggets_trainer.data.row import Row, UnusableRowError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     FormattingFunc = Callable[[dict[str, Any]], str]
+
+UNREADABLE = "-"  # stands for a row that cannot be read, in the hash of a pool; no content hash has this character
 
 
 class Pool:
@@ -167,9 +169,24 @@ class Pool:
 
     @property
     def content_hash(self) -> str:
-        """Hash of all rows in their order."""
+        """Hash of all rows in their order, with a mark where a row cannot be read.
+
+        A pool index means the same row in two pools of one hash.
+        """
         keys, _ = self.read_keys()
-        return hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+        return _hash_of(key or UNREADABLE for key in keys)
+
+    @property
+    def hash_without_places(self) -> str:
+        """Hash that earlier versions called the content hash: it does not see where unreadable rows stand."""
+        keys, _ = self.read_keys()
+        return _hash_of(keys)
+
+    @property
+    def unreadable(self) -> dict[int, str]:
+        """Reason for each row that cannot be read, by pool index; rows that were excluded later are not among them."""
+        keys, dropped = self.read_keys()
+        return {i: reason for i, reason in dropped.items() if not keys[i]}
 
     @property
     def is_conversational(self) -> bool:
@@ -271,38 +288,5 @@ class Pool:
             )
 
 
-def anchors_like(anchor_dataset: Dataset, pool: Pool) -> Pool:
-    """Read anchors as the pool is read.
-
-    The pool's `formatting_func` writes them if they have all columns of the pool. Else they are read in the format
-    that their columns have. If several fit, the pool's format comes first, then one with a prompt if the pool has
-    prompts.
-
-    Raises:
-        TypeError, ValueError: as for a pool; the error shows the pool's columns too.
-    """
-    try:
-        columns = check_dataset(anchor_dataset, "anchors").column_names
-        if pool.formatting_func is not None and set(columns) >= set(pool.dataset.column_names):
-            return Pool(anchor_dataset, "anchors", pool.formatting_func, pool.response_field)
-        text_field = pool.text_field if pool.text_field in columns else "text"
-        return Pool(
-            anchor_dataset,
-            "anchors",
-            text_field=text_field,
-            completion_only_loss=pool.completion_only,
-            row_format=_anchor_format(fitting_formats(columns, text_field), pool),
-            eos_token=pool.eos_token,
-        )
-    except ValueError as error:
-        raise ValueError(f"{error} (The pool's columns are {sorted(pool.dataset.column_names)}.)") from error
-
-
-def _anchor_format(fitting: list[str], pool: Pool) -> str | None:
-    """Choose one of several formats; None if none fits."""
-
-    def rank(row_format: str) -> tuple[bool, ...]:
-        lacks_prompt = row_format == "text" and not pool.is_text_only
-        return row_format != pool.format, row_format == "tokenized", lacks_prompt
-
-    return min(fitting, key=rank, default=None)
+def _hash_of(keys: Iterable[str]) -> str:
+    return hashlib.sha256("".join(keys).encode()).hexdigest()[:32]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
+from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import load_rows
-from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.data.pool import Pool
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,7 +10,7 @@ import numpy as np
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, read_config, read_scores
+from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,10 +135,11 @@ def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
         )
     if stored.pool_sha256 is None or stored.pool_format != pool.format:
         return "The rows were compared with the scored ones by their number only, not by their content."
-    if stored.pool_sha256 != pool.content_hash:
+    if not are_scored_rows(stored, stored.pool_sha256, pool):
         raise ValueError(
             f"`dataset_name` has as many rows as were scored, but not the same ones in the same order (content hash "
-            f"{pool.content_hash}, scored {stored.pool_sha256}). Name the pool that was scored."
+            f"{pool.content_hash}, scored {stored.pool_sha256}). Name the pool that was scored. Or score these rows: "
+            "`nuggets score` on the same `score_dir` computes only what is not stored."
         )
     return None
 

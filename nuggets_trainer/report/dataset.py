@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nuggets_trainer.report.cards import dataset_card
 from nuggets_trainer.report.figures import read_figures
 from nuggets_trainer.store.files import Place, join, read_bytes
-from nuggets_trainer.store.read_results import read_run_info, read_scores
+from nuggets_trainer.store.read_results import are_scored_rows, read_run_info, read_scores
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +29,7 @@ def golden_rows(score_dir: Place, pool: Pool) -> Dataset:
         ValueError: if the pool is not the one that was scored.
     """
     run, scores = read_run_info(score_dir), read_scores(score_dir)
-    if (len(pool), pool.content_hash) != (run["pool"]["num_rows"], run["pool"]["sha256"]):
+    if not are_scored_rows(scores, run["pool"]["sha256"], pool):
         raise ValueError(
             f"`pool` must be the pool that was scored: {run['pool']['num_rows']:,} rows with the hash "
             f"{run['pool']['sha256']}, got {len(pool):,} rows with the hash {pool.content_hash}. Give the rows of "

@@ -15,6 +15,7 @@ from nuggets_trainer.golden.scores import AnchorScores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.embeddings import embed_rows, render_alone
 from nuggets_trainer.scoring.session import AnchorPools, ScoringSession
+from nuggets_trainer.store.score_store import ZERO_SHOT
 
 
 def find_anchors(session: ScoringSession) -> AnchorSet:
@@ -49,7 +50,7 @@ def chosen_anchors(session: ScoringSession) -> AnchorSet:
     pool, store = session.pool, session.store
     usable = _usable(session)
     choice = _choice(session, pool)
-    indices: list[int] | None = session.ranks.on_main(lambda: store.read_note(choice))
+    indices = session.ranks.on_main(lambda: _stored_choice(session, pool))
     if indices is None:
         config = session.config
         if config.anchor_selection == "random":
@@ -83,8 +84,7 @@ def anchors_for_plan(session: ScoringSession, whole: Pool) -> tuple[AnchorSet, b
     def read() -> list[int] | None:
         if pool is not whole and not store.has_notes():
             return None  # without hashing all rows of a large pool
-        indices: list[int] | None = store.read_note(_choice(session, whole))
-        return indices
+        return _stored_choice(session, whole)
 
     indices = session.ranks.on_main(read)
     if indices is not None:
@@ -105,7 +105,32 @@ def _choice(session: ScoringSession, pool: Pool) -> dict[str, Any]:
         "num_anchors": _num_anchors(session),
         "anchor_seed": session.config.anchor_seed,
         "pool_sha256": pool.content_hash,
+        "pool_rows": len(pool),
     }
+
+
+def _stored_choice(session: ScoringSession, pool: Pool) -> list[int] | None:
+    """Read the choice of an earlier run on this pool; None if there is none.
+
+    Earlier versions kept a choice under a hash that does not see where unreadable rows stand, so that its pool indices
+    may be those of other rows. It counts only if the rows were anchors before: then their zero-shot log-probs are
+    stored.
+    """
+    store, choice = session.store, _choice(session, pool)
+    indices: list[int] | None = store.read_note(choice)
+    if indices is not None:
+        return indices
+    earlier = {**choice, "pool_sha256": pool.hash_without_places}
+    del earlier["pool_rows"]
+    indices = store.read_note(earlier)
+    keys, dropped = pool.read_keys()
+    if indices is None or any(i >= len(pool) or i in dropped for i in indices):
+        return None
+    _, known = store.read([ZERO_SHOT], [keys[i] for i in indices])
+    if not known.all():
+        return None
+    store.write_note(choice, indices)
+    return indices
 
 
 def _usable(session: ScoringSession) -> list[int]:

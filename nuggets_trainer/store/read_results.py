@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from nuggets_trainer.store.parquet import read_table
 from nuggets_trainer.store.results import ANCHORS_FILE, BY_SET, PAIRS_FILE, SCORES_FILE
 from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.store.shown_rows import ROWS_FILE
+
+if TYPE_CHECKING:
+    from nuggets_trainer.data.pool import Pool
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -110,6 +113,32 @@ def read_scores(score_dir: Place) -> StoredScores:
         pool_sha256=metadata.get("pool_sha256"),
         pool_format=metadata.get("pool_format"),
     )
+
+
+def are_scored_rows(scores: StoredScores, pool_sha256: str, pool: Pool) -> bool:
+    """Check whether a pool has the rows that were scored, each at its pool index.
+
+    Results of an earlier version hold a hash that does not see where unreadable rows stand. Their `dropped` column
+    shows the places.
+
+    Args:
+        scores: stored scores.
+        pool_sha256: stored content hash of the rows that were scored.
+        pool: rows to compare with them.
+    """
+    if len(pool) != len(scores):
+        return False
+    if pool_sha256 == pool.content_hash:
+        return True
+    if pool_sha256 != pool.hash_without_places:
+        return False
+    reasons = set(pool.unreadable.values())
+    places = {}
+    for i in np.flatnonzero(scores.reason >= 0).tolist():
+        reason = scores.reasons[scores.reason[i]]
+        if reason in reasons:
+            places[i] = reason
+    return places == pool.unreadable
 
 
 def _floats(table: pa.Table, column: str) -> Floats:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from nuggets_trainer.config.removed import REMOVED
 from nuggets_trainer.golden.selection import GoldenSet
 from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.wording import counted
+
+if TYPE_CHECKING:
+    from nuggets_trainer.data.pool import Pool
+
+logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "nuggets_selection.json"
 
@@ -88,12 +95,15 @@ def save_selection(
     write_atomically(path, json.dumps(fields, indent=1).encode())
 
 
-def load_selection(path: Path, settings: dict[str, str]) -> tuple[GoldenSet, Reselection | None]:
+def load_selection(
+    path: Path, settings: dict[str, str], pool: Pool | None = None
+) -> tuple[GoldenSet, Reselection | None]:
     """Read what `save_selection` wrote.
 
     Args:
         path: file in the directory of a checkpoint.
         settings: settings of this job.
+        pool: candidates, for a checkpoint of an earlier version, whose hash of the pool was another one.
 
     Raises:
         FileNotFoundError: if no golden set was saved with the checkpoint.
@@ -114,6 +124,8 @@ def load_selection(path: Path, settings: dict[str, str]) -> tuple[GoldenSet, Res
     saved = fields.pop("settings")
     for name in REMOVED:  # a checkpoint of an earlier version may name options that are gone; it can still be used
         saved.pop(name, None)
+    if "pool_rows" not in saved and pool is not None:
+        saved = _in_todays_terms(path.parent, saved, fields["num_rows"], pool)
     _check_settings(path.parent, saved=saved, given=settings)
     reselection = fields.pop("reselection", None)
     fields["rule"] = tuple(fields["rule"])
@@ -122,6 +134,24 @@ def load_selection(path: Path, settings: dict[str, str]) -> tuple[GoldenSet, Res
         fields[name] = np.array(fields[name], dtype=np.float64)
     golden_set = GoldenSet(**fields)
     return golden_set, None if reselection is None else Reselection(**reselection)
+
+
+def _in_todays_terms(checkpoint: Path, saved: dict[str, str], num_rows: int, pool: Pool) -> dict[str, str]:
+    """Complete the settings of an earlier version, whose hash did not see where unreadable rows stand.
+
+    Equal numbers of rows prove that no unreadable row was deleted or added. They do not prove that none was moved.
+    """
+    pool_sha256 = saved.get("pool_sha256")
+    if num_rows == len(pool) and pool_sha256 == pool.hash_without_places:
+        pool_sha256 = pool.content_hash
+        if pool.unreadable:
+            logger.warning(
+                "The checkpoint %s is from an earlier version, which did not save where the %s stand that cannot be "
+                "used. Nothing was deleted or added; if such a row was moved, put it back, or start again.",
+                checkpoint,
+                counted(len(pool.unreadable), "row"),
+            )
+    return {**saved, "pool_rows": str(num_rows), "pool_sha256": str(pool_sha256)}
 
 
 def _check_settings(checkpoint: Path, saved: Mapping[str, str], given: Mapping[str, str]) -> None:

@@ -12,7 +12,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.adapters import inner_model
 from nuggets_trainer.engine.loading import load_scorer_of, load_scorer_tokenizer
 from nuggets_trainer.engine.model import resolve_autocast_dtype

@@ -181,7 +181,7 @@ class TrainerSelection:
         save_selection(Path(directory) / SELECTION_FILE, self.golden_set, self._selector.settings, self.reselection)
 
     def _resume(self, path: Path) -> None:
-        golden_set, reselection = load_selection(path, self._selector.settings)
+        golden_set, reselection = load_selection(path, self._selector.settings, self._pool)
         self.scores = None
         with preserved_rng():
             if reselection is not None:

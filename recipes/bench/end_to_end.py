@@ -26,7 +26,7 @@ from reference import MAX_ANCHOR_TOKENS, ReferenceLoop
 from shapes import Workload
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
-from nuggets_trainer.data.pool import anchors_like
+from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.engine.model import context_length
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix

@@ -7,8 +7,9 @@ import logging
 import pytest
 from datasets import Dataset
 
+from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.formats import FORMATS, _log_format_choice, detect_format
-from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row
 from tests.support.messages import ASSISTANT, USER, message
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row
 
 QUESTIONS = [{"q": "red?", "a": "one"}, {"q": "blue?", "a": ""}, {"q": "green?", "a": "two"}]

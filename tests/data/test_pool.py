@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row
 from tests.support.messages import ASSISTANT, USER, message
 
@@ -54,6 +55,20 @@ def test_the_content_hash_depends_on_rows_and_order():
     ]
     assert len({pool.content_hash for pool in pools}) == 4
     assert Pool(Dataset.from_list([{**row, "source": "x"} for row in rows])).content_hash == pools[0].content_hash
+
+
+def test_the_content_hash_sees_unreadable_rows():
+    """A row that was reported as dropped could be deleted, and all later pool indices meant other rows."""
+    rows = [{"instruction": text, "output": text} for text in ("a", "", "b", "c")]
+    pool, without, moved = (
+        Pool(Dataset.from_list(part)) for part in (rows, rows[:1] + rows[2:], rows[:1] + rows[2:] + rows[1:2])
+    )
+    assert len({each.content_hash for each in (pool, without, moved)}) == 3
+    assert len({each.hash_without_places for each in (pool, without, moved)}) == 1
+    assert without.content_hash == without.hash_without_places  # stored hashes of pools like this stay valid
+    assert pool.unreadable == {1: "empty_prompt"} and moved.unreadable == {3: "empty_prompt"}
+    pool.exclude({0: "cut"})
+    assert pool.unreadable == {1: "empty_prompt"}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])

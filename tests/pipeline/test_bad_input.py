@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.data.pool import Pool, anchors_like
+from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.loading import load_scorer
 from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.pipeline.score_pool import score_pool

@@ -12,8 +12,8 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
+from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.formats import FORMATS
-from nuggets_trainer.data.pool import anchors_like
 from nuggets_trainer.prompts.templates import make_template
 from tests.support import oracle
 from tests.support.models import tiny_model

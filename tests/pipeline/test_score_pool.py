@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.prompts.templates import make_template
+from nuggets_trainer.store.score_store import ScoreStore
 from tests.support import oracle
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -50,6 +52,28 @@ def assert_equal_to_oracle(model, tokenizer, template, pool_rows, anchor_rows, s
     gain = np.nanmean(one - zero, axis=1)
     expected = sorted(range(len(pool_rows)), key=lambda i: (-golden[i], -gain[i], i))[: len(golden_set)]
     assert golden_set.indices.tolist() == expected
+
+
+def test_chosen_anchors_of_earlier_versions(llama, tokenizer, pool_rows, tmp_path):
+    """They were kept under a hash that did not see unreadable rows: with one deleted, other rows became anchors."""
+    pool_rows = [{"instruction": "", "input": "", "output": "nothing was asked"}, *pool_rows]
+    options = {"num_anchors": 4, "anchor_selection": "kmeans"}
+    scores, _ = run(llama, tokenizer, pool_rows, None, tmp_path, **options)
+    (path,) = tmp_path.glob("*/note-*.json")
+    note = json.loads(path.read_text())
+    path.unlink()
+    assert note["answer"] == scores.anchors.pool_index
+    question = {name: value for name, value in note["question"].items() if name != "pool_rows"}
+    question["pool_sha256"] = Pool(Dataset.from_list(pool_rows)).hash_without_places
+    fields = json.loads((tmp_path / "run.json").read_text())["fingerprint"]["fields"]
+    ScoreStore(tmp_path, fields).write_note(question, note["answer"])
+    again, _ = run(llama, tokenizer, pool_rows, None, tmp_path, **options)
+    assert again.num_pairs_scored == 0 and again.anchors.pool_index == scores.anchors.pool_index
+    for new in tmp_path.glob("*/note-*.json"):
+        if json.loads(new.read_text())["question"] != question:
+            new.unlink()
+    fewer, _ = run(llama, tokenizer, pool_rows[1:], None, tmp_path, **options)
+    assert [i + 1 for i in fewer.anchors.pool_index] == scores.anchors.pool_index  # chosen again: the same rows
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
 
@@ -17,6 +19,9 @@ from nuggets_trainer import (
     score_pool,
     write_dataset,
 )
+from nuggets_trainer.pipeline.select_again import check_same_pool
+from nuggets_trainer.report.dataset import golden_rows
+from nuggets_trainer.store.read_results import read_scores
 from tests.support.rows import alpaca_rows
 
 
@@ -49,6 +54,36 @@ def test_another_pool_than_the_scored_one_is_refused(scored, tmp_path):
     with pytest.raises(ValueError, match="`pool` must be the pool that was scored: 31 rows .* got 30 rows"):
         write_dataset(score_dir, Pool(pool.dataset.select(range(30))), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def as_earlier_versions_wrote(score_dir, pool, copy):
+    """Copy results, with the hash that did not see where unreadable rows stand."""
+    shutil.copytree(score_dir, copy)
+    run = json.loads((copy / "run.json").read_text())
+    run["pool"]["sha256"] = pool.hash_without_places
+    (copy / "run.json").write_text(json.dumps(run))
+    table = pq.read_table(copy / "scores.parquet")
+    metadata = {**table.schema.metadata, b"pool_sha256": pool.hash_without_places.encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), copy / "scores.parquet")
+    return copy
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_pool_with_a_moved_empty_row_is_refused(scored, tmp_path, earlier):
+    """The empty row has no text, so that the hash did not change, but all later pool indices meant other rows."""
+    score_dir, pool, golden_set = scored
+    if earlier:
+        score_dir = as_earlier_versions_wrote(score_dir, pool, tmp_path / "earlier")
+    stored = read_scores(score_dir)
+    assert golden_rows(score_dir, pool)["source"] == [f"s{i}" for i in golden_set.indices]
+    assert check_same_pool(stored, pool) is None
+    moved = Pool(pool.dataset.select([30, *range(30)]))
+    with pytest.raises(ValueError, match="must be the pool that was scored"):
+        golden_rows(score_dir, moved)
+    with pytest.raises(ValueError, match="not the same ones in the same order"):
+        check_same_pool(stored, moved)
+    with pytest.raises(ValueError, match="must be the pool that was scored"):
+        golden_rows(score_dir, Pool(pool.dataset.select(range(30))))
 
 
 class FakeHub(BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, NuggetsDataCallback, SelectedSFTTrainer
-from nuggets_trainer.data.pool import anchors_like
+from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.training.attached_pool import attached_pool, pool_as_tokenized
 from tests.support.row_formats import as_messages, as_sharegpt, as_text, as_text_parts
 from tests.support.training import POOL, arguments

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from trl import SFTTrainer
 
-from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer
+from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
 from nuggets_trainer.training.checkpoints import last_complete_checkpoint, load_selection, save_selection
@@ -54,7 +55,7 @@ def test_a_resumed_job_does_not_score(model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"train_dataset": CHAT_POOL.select(range(20))}, "pool_sha256 was"),
+        ({"train_dataset": CHAT_POOL.select(range(20))}, "pool_rows was 24 and is now 20, pool_sha256"),
         ({"nuggets_config": NuggetsConfig(top_k=8)}, "rule was top_k=9 and is now top_k=8"),
         ({"nuggets_config": NuggetsConfig(top_k=9, coverage_weight=0.5)}, "coverage_weight was None and is now 0.5"),
         ({"nuggets_config": NuggetsConfig(top_k=9, template="plain")}, ".*, template was chat and is now plain"),
@@ -77,6 +78,30 @@ def test_a_checkpoint_may_name_a_removed_option(tmp_path):
     save_selection(tmp_path / "old.json", golden_set, {**settings, "race_confidence": "0.9"})
     loaded, _ = load_selection(tmp_path / "old.json", settings)
     assert loaded.indices.tolist() == [0]
+
+
+EMPTY = {"prompt": [{"role": "user", "content": "Say?"}], "completion": [{"role": "assistant", "content": ""}]}
+WITH_EMPTY = Dataset.from_list([EMPTY, *CHAT_POOL])
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_deleted_empty_row_shifts_no_golden_row(earlier, model_dir, tmp_path, caplog):
+    """A row that was reported as dropped was deleted, and the resumed job trained on the neighbours of its rows."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    first = SelectedSFTTrainer(model_dir, args, train_dataset=WITH_EMPTY, **SELECT)
+    first.train()
+    if earlier:
+        path = tmp_path / "checkpoint-1" / "nuggets_selection.json"
+        saved = json.loads(path.read_text())
+        del saved["settings"]["pool_rows"]
+        saved["settings"]["pool_sha256"] = Pool(WITH_EMPTY).hash_without_places
+        path.write_text(json.dumps(saved))
+    resumed = SelectedSFTTrainer(model_dir, args, train_dataset=WITH_EMPTY, **SELECT)
+    assert resumed.select(True).indices.tolist() == first.golden_set.indices.tolist()
+    assert ("did not save where the 1 row stand" in caplog.text) == earlier
+    shifted = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
+    with pytest.raises(ValueError, match="under other settings: pool_rows was 25 and is now 24"):
+        shifted.select(True)
 
 
 def test_a_checkpoint_without_a_golden_set_is_refused(model_dir, tmp_path):
