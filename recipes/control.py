@@ -30,8 +30,7 @@ from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_pool
-from nuggets_trainer.training.job import model_init_kwargs
-from nuggets_trainer.training.job_arguments import RecipeArguments
+from nuggets_trainer.training.job_arguments import RecipeArguments, model_init_kwargs
 from nuggets_trainer.training.rows import row_options, rows_for_trl
 
 

@@ -36,7 +36,7 @@ from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import adapter_hash, config_hash, tokenizer_hash, weights_hash
-from nuggets_trainer.training.job import model_init_kwargs
+from nuggets_trainer.training.job_arguments import model_init_kwargs
 from nuggets_trainer.training.rows import rows_for_trl
 
 POOL_INDEX = "_pool_index"

@@ -24,7 +24,7 @@ from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.session import ScoringRequest
 from nuggets_trainer.store.files import write_atomically
-from nuggets_trainer.training.job import model_init_kwargs
+from nuggets_trainer.training.job_arguments import model_init_kwargs
 from nuggets_trainer.training.rows import find_training_chat_template, row_options
 
 COVERAGE_WEIGHT = 0.5  # weight of the arm `coverage`, unless `coverage_weight` is given

@@ -37,7 +37,6 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-ENGINE_VERSION = 1  # part of the fingerprint: raise it when scores change by more than rounding
 PATHS: dict[str, Callable[[PreTrainedModel, Sequence[PrefixedSegments], int], list[list[float]]]] = {
     "packed": score_packed,
     "cached": score_cached,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
-from nuggets_trainer.golden.scores import AnchorScores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.embeddings import embed_rows, render_alone
 from nuggets_trainer.scoring.session import AnchorPools, ScoringSession
@@ -171,21 +169,3 @@ def _eligible(session: ScoringSession, indices: list[int]) -> dict[int, list[int
     if session.max_length is None:
         return sequences
     return {i: ids for i, ids in sequences.items() if len(ids) <= session.max_length // 2}
-
-
-def anchor_scores(anchor_set: AnchorSet, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
-    """Put the zero-shot log-probs of the usable anchors in their places among all anchors.
-
-    Args:
-        anchor_set: the anchors.
-        zero_shot: log-probs of the usable anchors, `(len(anchor_set.usable),)`.
-    """
-    dropped = list(anchor_set.dropped)
-    values = np.full(len(dropped), np.nan, dtype=np.float32)
-    num_tokens = np.zeros(len(dropped), dtype=np.int64)
-    for j, value, segment in zip(anchor_set.usable, zero_shot, anchor_set.segments, strict=True):
-        if np.isfinite(value):
-            values[j], num_tokens[j] = value, segment.num_completion_tokens
-        else:
-            dropped[j] = "non_finite_log_prob"
-    return AnchorScores(anchor_set.pool_index, values, num_tokens, dropped, anchor_set.num_cut, anchor_set.set_names)

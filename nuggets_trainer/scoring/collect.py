@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores, combined_scores, golden_scores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
-from nuggets_trainer.scoring.anchors import anchor_scores
 from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.store.scratch import Scratch
 
@@ -117,3 +116,21 @@ def _golden_scores(
         columns = np.flatnonzero([own == name for own in anchors.set_names])
         by_set[name] = golden_scores(anchors.zero_shot[columns], one_shot[:, columns])
     return combined_scores(list(by_set.values()), combine_anchor_sets), by_set
+
+
+def anchor_scores(anchor_set: AnchorSet, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
+    """Put the zero-shot log-probs of the usable anchors in their places among all anchors.
+
+    Args:
+        anchor_set: the anchors.
+        zero_shot: log-probs of the usable anchors, `(len(anchor_set.usable),)`.
+    """
+    dropped = list(anchor_set.dropped)
+    values = np.full(len(dropped), np.nan, dtype=np.float32)
+    num_tokens = np.zeros(len(dropped), dtype=np.int64)
+    for j, value, segment in zip(anchor_set.usable, zero_shot, anchor_set.segments, strict=True):
+        if np.isfinite(value):
+            values[j], num_tokens[j] = value, segment.num_completion_tokens
+        else:
+            dropped[j] = "non_finite_log_prob"
+    return AnchorScores(anchor_set.pool_index, values, num_tokens, dropped, anchor_set.num_cut, anchor_set.set_names)

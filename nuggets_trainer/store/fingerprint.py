@@ -10,7 +10,7 @@ import torch
 
 from nuggets_trainer.engine.adapters import active_adapters, base_weights, inner_model
 from nuggets_trainer.engine.in_step import class_name, is_sharded, whole_tensor
-from nuggets_trainer.engine.log_probs import ENGINE_VERSION
+from nuggets_trainer.engine.model import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from peft import PeftModel

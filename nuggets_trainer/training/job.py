@@ -19,7 +19,7 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import last_complete_checkpoint
-from nuggets_trainer.training.job_arguments import RecipeArguments
+from nuggets_trainer.training.job_arguments import RecipeArguments, model_init_kwargs
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
 
@@ -38,24 +38,6 @@ def is_finished(checkpoint: str, args: SFTConfig) -> bool:
     if args.max_steps > 0:
         return bool(state.global_step >= args.max_steps)
     return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
-
-
-def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
-    """Collect the arguments of `from_pretrained` for the model that is tuned.
-
-    Args:
-        args: training arguments; their `model_init_kwargs` win over `model`.
-        model: model options.
-    """
-    # `trust_remote_code` is an option of SFTConfig; in older versions of TRL it is one of ModelConfig.
-    options = args if hasattr(args, "trust_remote_code") else model
-    return {
-        "revision": model.model_revision,
-        "trust_remote_code": options.trust_remote_code,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype,
-        **(args.model_init_kwargs or {}),
-    }
 
 
 def run_job(

@@ -14,7 +14,7 @@ from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
-from nuggets_trainer.scoring.anchors import anchor_scores
+from nuggets_trainer.scoring.collect import anchor_scores
 from tests.support.oracle import render
 from tests.support.rows import alpaca_rows
 
