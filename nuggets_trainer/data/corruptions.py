@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from nuggets_trainer.data.row import Message, Row
+from nuggets_trainer.data.row import Message, Row, joined_text
 
 _WORDS_AND_SPACES = re.compile(r"\s+|\S+")
 
@@ -64,9 +64,14 @@ def mismatched_completion(row: Row, donor: Row) -> Row | None:
             return None
         moved = tuple(position - donor_start + start for position in donor_scored)
         return dataclasses.replace(row, tokens=(ids[:start] + donor_ids[donor_start:], moved))
-    if not row.prompt or row.completion == donor.completion:
+    completion = donor.completion
+    if row.is_conversational and isinstance(completion, str):  # Alpaca rows are text, or messages if they have turns
+        completion = [{"role": "assistant", "content": completion}]
+    elif isinstance(row.completion, str):
+        completion = joined_text(completion)
+    if not row.prompt or row.completion == completion:
         return None
-    return dataclasses.replace(row, completion=donor.completion)
+    return dataclasses.replace(row, completion=completion)
 
 
 def _with_shuffled_tokens(row: Row, generator: np.random.Generator) -> Row | None:

@@ -54,3 +54,17 @@ def check_dataset(dataset: Any, name: str) -> Any:
     if len(dataset) == 0:
         raise ValueError(f"`{name}` is empty. Expected at least one row.")
     return dataset
+
+
+def check_text_alone(dataset: Any, name: str) -> None:
+    """Refuse a dataset with the columns in which TRL looks for images.
+
+    Raises:
+        ValueError: if it has one; the error names the column.
+    """
+    images = sorted({"image", "images"} & set(dataset.column_names))
+    if images:
+        raise ValueError(
+            f"`{name}` has the column {images[0]!r}: selection works on text alone. Remove the column if the text is "
+            "enough."
+        )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nuggets_trainer.data.dataset import check_dataset
+from nuggets_trainer.data.dataset import check_dataset, check_text_alone
 from nuggets_trainer.data.formats import detect_format
-from nuggets_trainer.data.read_row import formatted_row, read_row
+from nuggets_trainer.data.messages import log_renamed_roles, unknown_roles_error
+from nuggets_trainer.data.read_row import formatted_row, read_row, roles_of
 from nuggets_trainer.data.row import Row, UnusableRowError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Pool:
         TypeError: if it is not a `Dataset` (a `DatasetDict`, an `IterableDataset`, ...), or if the function does not
             return a string.
         ValueError: if it is empty, of no known format, packed, or holds more than text; or if function,
-            `response_field` and columns do not fit together.
+            `response_field` and columns do not fit together. `read_keys` raises it if the roles of all messages are
+            unknown.
     """
 
     def __init__(
@@ -138,6 +140,8 @@ class Pool:
                 key = ""
                 self._dropped[i] = str(error)
             keys.append(key)
+        if list(self._dropped.values()) == ["unknown_role"] * len(self):
+            raise unknown_roles_error(self.name, roles_of(self.record(0), self.format))
         return keys
 
     def exclude(self, reasons: dict[int, str]) -> None:
@@ -256,11 +260,13 @@ class Pool:
             ) from error
 
     def _check_first_row(self) -> None:
-        """Refuse from the first row what is the same in every row."""
+        """Refuse from columns and first row what is the same in every row."""
+        check_text_alone(self.dataset, self.name)
         if self.format == "tokenized":
             self._check_not_packed()
         if self.format == "sharegpt":
             self._check_sharegpt_keys()
+        log_renamed_roles(self.name, tuple(roles_of(self.record(0), self.format)))
         try:
             self[0]
         except UnusableRowError as error:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from nuggets_trainer.data.row import (
-    SEPARATOR,
-    SYSTEM_ROLES,
-    Message,
-    Row,
-    UnusableRowError,
-    check_text,
-    content_text,
-)
+from nuggets_trainer.data.messages import KEPT_ROLES, is_sharegpt, raw_roles, read_messages
+from nuggets_trainer.data.row import SEPARATOR, SYSTEM_ROLES, Message, Row, UnusableRowError, check_text, joined_text
 
-ASSISTANT_ROLES = ("assistant", "gpt")  # ShareGPT's name: TRL renames the keys of a message, never its role
-CHATML_KEYS = {"from": "role", "value": "content"}  # as in TRL's `maybe_convert_to_chatml`
+CONVERSATION_COLUMNS = {
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+}
 IGNORED_LABEL = -100  # torch's `ignore_index`: a token without loss
 
 
@@ -49,8 +45,9 @@ def read_row(
         return _read_tokenized(record, completion_only)
     if row_format == "prompt_completion":
         return _read_prompt_completion(record)
-    column = "messages" if row_format == "messages" else "conversations"
-    return _read_conversation(record, record[column])
+    is_from_sharegpt = row_format == "sharegpt"
+    column = "conversations" if is_from_sharegpt else "messages"
+    return _read_conversation(record, record[column], is_from_sharegpt)
 
 
 def formatted_row(text: Any, text_without_response: Any) -> Row:
@@ -80,6 +77,38 @@ def formatted_row(text: Any, text_without_response: Any) -> Row:
     return Row(prompt, completion)
 
 
+def roles_of(record: dict[str, Any], row_format: str) -> list[str]:
+    """Return the roles of a record's messages as its columns hold them."""
+    roles: list[str] = []
+    for column in CONVERSATION_COLUMNS.get(row_format, ()):
+        roles += raw_roles(record[column])
+    return roles
+
+
+def differs_in_trl(record: dict[str, Any], row_format: str) -> bool:
+    """Whether TRL would render a record with other messages than `read_row` reads: it keeps ShareGPT's roles.
+
+    Args:
+        record: values by column.
+        row_format: key of `FORMATS` in data/formats.py, of rows that TRL takes.
+    """
+    if row_format not in CONVERSATION_COLUMNS:
+        return False
+    tools = record.get("tools")
+    if isinstance(tools, str) and not tools.strip():
+        return True  # TRL fails on it
+    if row_format == "sharegpt" and not _is_blank(record.get("system")):
+        return True
+    for column in CONVERSATION_COLUMNS[row_format]:
+        if column == "conversations":  # TRL renames the keys of this column itself
+            is_renamed = not set(raw_roles(record[column])) <= set(KEPT_ROLES)
+        else:
+            is_renamed = is_sharegpt(record[column])
+        if is_renamed:
+            return True
+    return False
+
+
 def _read_alpaca(record: dict[str, Any]) -> Row:
     instruction, completion = record["instruction"], record["output"]
     check_text(instruction, "prompt")
@@ -88,17 +117,63 @@ def _read_alpaca(record: dict[str, Any]) -> Row:
         extra = ""
     check_text(extra, "prompt", may_be_empty=True)
     check_text(completion, "completion")
-    instruction, extra = instruction.strip(), extra.strip()
+    instruction, extra, completion = instruction.strip(), extra.strip(), completion.strip()
     prompt = f"{instruction}{SEPARATOR}{extra}" if extra else instruction
-    return Row(prompt, completion.strip(), separator=SEPARATOR, alpaca=(instruction, extra))
+    context = [*_system_message(record), *_read_history(record)]
+    options = {"tools": _read_tools(record), "template_kwargs": _read_template_kwargs(record)}
+    if not context:
+        return Row(prompt, completion, separator=SEPARATOR, alpaca=(instruction, extra), **options)
+    # The paper's template has one place for all that comes before the input.
+    instruction = joined_text([*context, {"role": "user", "content": instruction}])
+    return Row(
+        [*context, {"role": "user", "content": prompt}],
+        [{"role": "assistant", "content": completion}],
+        alpaca=(instruction, extra),
+        **options,
+    )
+
+
+def _system_message(record: dict[str, Any]) -> list[Message]:
+    """Return the message of LLaMA-Factory's column `system`; none if there is no such text."""
+    system = record.get("system")
+    if _is_blank(system):
+        return []
+    if not isinstance(system, str):
+        raise UnusableRowError("system_not_text")
+    return [{"role": "system", "content": system.strip()}]
+
+
+def _read_history(record: dict[str, Any]) -> list[Message]:
+    """Return the turns of LLaMA-Factory's column `history`: pairs of an instruction and its answer, or JSON text."""
+    history = record.get("history")
+    if _is_blank(history):
+        return []
+    if isinstance(history, str):
+        try:
+            history = json.loads(history)
+        except json.JSONDecodeError as error:
+            raise UnusableRowError("history_not_pairs") from error
+    if not isinstance(history, list):
+        raise UnusableRowError("history_not_pairs")
+    messages = []
+    for pair in history:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise UnusableRowError("history_not_pairs")
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            messages.append({"role": role, "content": text.strip()})
+    return messages
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _read_prompt_completion(record: dict[str, Any]) -> Row:
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         return Row(
-            _read_messages(prompt, "prompt"),
-            _read_messages(completion, "completion"),
+            read_messages(prompt, "prompt"),
+            read_messages(completion, "completion"),
             tools=_read_tools(record),
             template_kwargs=_read_template_kwargs(record),
         )
@@ -107,13 +182,19 @@ def _read_prompt_completion(record: dict[str, Any]) -> Row:
     return Row(prompt, completion)  # not stripped: TRL trains on this very text
 
 
-def _read_conversation(record: dict[str, Any], messages: Any) -> Row:
-    messages = _read_messages(messages, "prompt")
-    if messages[-1].get("role") not in ASSISTANT_ROLES:
+def _read_conversation(record: dict[str, Any], messages: Any, is_from_sharegpt: bool) -> Row:
+    """Read a conversation whose last message is the completion.
+
+    LLaMA-Factory reads a column `system` beside ShareGPT's conversations. TRL reads none beside `messages`.
+    """
+    messages = read_messages(messages, "prompt")
+    if is_from_sharegpt and messages[0]["role"] not in SYSTEM_ROLES:
+        messages = [*_system_message(record), *messages]
+    if messages[-1].get("role") != "assistant":
         raise UnusableRowError("last_message_not_assistant")
     return Row(
-        _read_messages(messages[:-1], "prompt"),
-        _read_messages(messages[-1:], "completion"),
+        read_messages(messages[:-1], "prompt"),
+        read_messages(messages[-1:], "completion"),
         tools=_read_tools(record),
         template_kwargs=_read_template_kwargs(record),
     )
@@ -162,53 +243,11 @@ def _loss_masks(record: dict[str, Any], completion_only: bool) -> tuple[list[Any
     return [mask for mask in masks if mask is not None], 0
 
 
-def _read_messages(value: Any, part: str) -> list[Message]:
-    """Return messages as a chat template takes them; refuse empty or malformed ones.
-
-    ShareGPT's keys are renamed. Keys with null, which Arrow adds to messages of different shape, are dropped; those
-    inside tool calls stay. transformers does the same when TRL renders a row.
-    """
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise UnusableRowError(f"{part}_not_messages")
-    messages = []
-    for message in value:
-        messages.append({CHATML_KEYS.get(key, key): item for key, item in message.items() if item is not None})
-        _check_message(messages[-1], part)
-    if not any(map(_says_something, messages)):
-        raise UnusableRowError(f"empty_{part}")
-    return messages
-
-
-def _says_something(message: Message) -> bool:
-    """Whether a message has text or a tool call; a system message alone does not make a prompt."""
-    if message["role"] in SYSTEM_ROLES:
-        return False
-    return bool(content_text(message).strip() or message.get("tool_calls"))
-
-
-def _check_message(message: Message, part: str) -> None:
-    content = message.get("content", "")
-    if not isinstance(content, (str, list)):
-        raise UnusableRowError(f"{part}_not_text")
-    if isinstance(content, list):
-        _check_content_parts(content, part)
-    if not isinstance(message.get("role"), str):
-        raise UnusableRowError(f"{part}_not_text")
-
-
-def _check_content_parts(content: list[Any], part: str) -> None:
-    """Refuse images, audio and video first: that reason says more than `prompt_not_text`."""
-    for piece in content:
-        if isinstance(piece, dict) and piece.get("type") not in ("text", None):
-            raise UnusableRowError("not_text")
-    for piece in content:
-        if not isinstance(piece, dict) or not isinstance(piece.get("text"), str):
-            raise UnusableRowError(f"{part}_not_text")
-
-
 def _read_tools(record: dict[str, Any]) -> list[Any] | None:
     """Return the tools that TRL renders this conversation with."""
     tools = record.get("tools")
+    if _is_blank(tools):
+        return None
     if isinstance(tools, str):
         try:
             tools = json.loads(tools)

@@ -14,6 +14,8 @@ REASONS = {
     "completion_not_text": "its completion is not text",
     "empty_completion": "its completion is empty",
     "empty_prompt": "its prompt is empty",
+    "function_call_not_a_call": "a message from `function_call` is no call in JSON",
+    "history_not_pairs": "its history is not a list of pairs of an instruction and its answer",
     "last_message_not_assistant": "its last message is not from the assistant",
     "no_assistant_tokens": "the chat template marks no token as the assistant's",
     "no_scored_anchor": "no anchor could be scored after it",
@@ -21,7 +23,9 @@ REASONS = {
     "not_text": "it contains something that is not text (image, audio, video)",
     "not_tokenizable": "the tokenizer or the chat template failed on it",
     "prompt_not_text": "its prompt is not text",
+    "system_not_text": "its system message is not text",
     "too_long": "it does not fit into the model's context together with the longest anchor",
+    "unknown_role": "one of its messages comes from a role without a known meaning",
 }
 UNKNOWN_REASON = "it could not be scored"
 

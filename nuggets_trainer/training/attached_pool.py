@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nuggets_trainer.data.dataset import check_dataset
 from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.read_row import differs_in_trl
 from nuggets_trainer.data.row import SEPARATOR, Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.templates import resolve_pool_template
@@ -78,6 +79,13 @@ def pool_as_tokenized(
         f"tokenized: {difference}."
     )
     logger.info("%s", pool.why_tokenized.strip())
+    if differs_in_trl(pool.record(0), raw_formats[0]):
+        logger.warning(
+            "`%s` has ShareGPT's roles, such as `human` and `gpt`. TRL renders them as they are, and hardly any chat "
+            "template knows them: look at what the trainer trains on. Use `SelectedSFTTrainer`, which renames them, "
+            "or pass `nuggets_trainer.prompts.trl_columns.in_trl_columns(dataset, 'chat')` to your trainer.",
+            pool.name,
+        )
     return pool
 
 

@@ -10,7 +10,7 @@ from trl.chat_template_utils import get_training_chat_template
 
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
-from nuggets_trainer.prompts.trl_columns import alpaca_to_trl, is_alpaca
+from nuggets_trainer.prompts.trl_columns import in_trl_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +57,7 @@ def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | No
 
 
 def rows_for_trl(rows: Dataset, template: str, args: Any, chat_template: str | None) -> Dataset:
-    """Convert rows with Alpaca columns to TRL's columns, as `SelectedSFTTrainer` does. Other rows stay as they are.
+    """Convert rows as `SelectedSFTTrainer` does, so that TRL trains on what was scored.
 
     Args:
         rows: rows of a pool, or held-out rows.
@@ -65,6 +65,5 @@ def rows_for_trl(rows: Dataset, template: str, args: Any, chat_template: str | N
         args: `SFTConfig`; a chat template that it names replaces the tokenizer's.
         chat_template: chat template of the tokenizer; None if it has none.
     """
-    if not is_alpaca(rows.column_names, args.dataset_text_field):
-        return rows
-    return alpaca_to_trl(rows, resolve_alpaca_template(template, args.chat_template_path or chat_template))
+    resolved = resolve_alpaca_template(template, args.chat_template_path or chat_template)
+    return in_trl_columns(rows, resolved, args.dataset_text_field)

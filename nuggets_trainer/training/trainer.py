@@ -18,11 +18,7 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
-from nuggets_trainer.prompts.trl_columns import (
-    alpaca_to_trl,
-    first_row_in_trl_columns,
-    is_alpaca,
-)
+from nuggets_trainer.prompts.trl_columns import first_row_in_trl_columns, in_trl_columns
 from nuggets_trainer.training.callback import NuggetsDataCallback
 from nuggets_trainer.training.preserved import silent_progress_bars
 from nuggets_trainer.training.rows import row_options
@@ -89,7 +85,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments.pop("self")
         pool = _pool(arguments, nuggets_config)
         anchors = read_anchors(anchor_dataset, nuggets_config, pool, "anchor_dataset")
-        check_trainer_arguments(arguments, pool)
+        check_trainer_arguments(arguments)
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
@@ -118,10 +114,10 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if self._deferred is None:
             self._deferred = (processing_class, *args), kwargs
             return dataset
-        if is_alpaca(dataset.column_names, self._text_field) and not self._formats_itself:
+        if not self._formats_itself:
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
             template = resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
-            dataset = alpaca_to_trl(dataset, template)
+            dataset = in_trl_columns(dataset, template, self._text_field)
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:

@@ -24,23 +24,15 @@ FEW_STEPS = 50
 ADAPTERS_THAT_LEAVE_THE_BASE = ("gaussian", "orthogonal", "eva")
 
 
-def check_trainer_arguments(arguments: dict[str, Any], pool: Pool) -> None:
+def check_trainer_arguments(arguments: dict[str, Any]) -> None:
     """Refuse arguments of `SFTTrainer` that selection does not support.
 
     Args:
         arguments: arguments of `SFTTrainer` by name.
-        pool: candidates.
 
     Raises:
-        ValueError: if rows have images, or if the model is no decoder-only language model, or if its adapter changes
-            the base weights.
+        ValueError: if the model is no decoder-only language model, or if its adapter changes the base weights.
     """
-    images = {"image", "images"} & set(pool.dataset.column_names)
-    if images:
-        raise ValueError(
-            f"`train_dataset` has the column {images.pop()!r}: selection works on text alone. Remove the column if "
-            "the text is enough."
-        )
     model = arguments.get("model")
     if isinstance(model, str):
         check_causal_lm(AutoConfig.from_pretrained(model, **hub_options(arguments.get("args"))))

@@ -25,6 +25,10 @@ def test_every_kind_of_row_can_be_corrupted():
     assert mismatched_completion(Row(ask, talk), Row(ask, parts)).completion == parts
     alpaca = Row("a", "one two", "\n\n", ("a", ""))
     assert shuffled_completion(alpaca) == Row("a", "two one", "\n\n", ("a", ""))
+    turns = Row(ask, talk, alpaca=("?", ""))  # rows with Alpaca columns are messages where they have a history
+    assert mismatched_completion(turns, alpaca) is None
+    assert mismatched_completion(turns, Row("a", "six")).completion == [{"role": "assistant", "content": "six"}]
+    assert mismatched_completion(Row("a", "six"), turns).completion == "one two"
     tokens = Row("", "", tokens=((1, 5, 6, 7, 8, 2), (3, 4, 5)))
     assert shuffled_completion(tokens).tokens == ((1, 5, 6, 8, 7, 2), (3, 4, 5))
     donor = Row("", "", tokens=((1, 9, 3, 2), (2, 3)))

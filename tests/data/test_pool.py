@@ -170,3 +170,11 @@ def test_unknown_columns_of_anchors_are_shown():
 def test_anchors_may_have_another_format():
     pool = Pool(Dataset.from_list([{"instruction": "a", "output": "b"}]))
     assert anchors_like(Dataset.from_list([{"prompt": "a", "completion": "b"}]), pool).format == "prompt_completion"
+
+
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_a_pool_with_images_is_refused_wherever_it_is_read(column):
+    """The trainer refused it, and the command line scored its text."""
+    rows = Dataset.from_list([{"messages": [message(USER), message(ASSISTANT)], column: None}])
+    with pytest.raises(ValueError, match=f"`anchors` has the column '{column}': selection works on text alone"):
+        Pool(rows, "anchors")

@@ -95,15 +95,40 @@ def test_nulls_inside_of_tools_and_calls_stay():
     assert set(pool[0].tools[0]) == {"type", "function", "x", "y"}
 
 
-def test_sharegpt_keys_are_renamed_and_roles_are_kept():
+def test_sharegpt_is_read_with_the_roles_of_templates():
+    """No chat template knows `human` and `gpt`: Qwen3's shows nothing of such a candidate."""
     turns = [spoken("system", "s"), spoken("human", "a"), spoken("gpt", "b")]
     pool = Pool(Dataset.from_list([{"conversations": turns}]))
     assert (pool.format, pool.is_conversational) == ("sharegpt", True)
-    assert pool[0] == Row([message(SYSTEM, "s"), message("human", "a")], [message("gpt", "b")])
-    converted = maybe_convert_to_chatml({"conversations": [dict(turn) for turn in turns]})  # TRL's own
-    assert [*pool[0].prompt, *pool[0].completion] == converted["messages"]
+    assert pool[0] == Row([message(SYSTEM, "s"), message(USER, "a")], [message(ASSISTANT, "b")])
+    converted = maybe_convert_to_chatml({"conversations": [dict(turn) for turn in turns]})  # keeps ShareGPT's roles
+    assert read_row(converted, "messages") == pool[0]
     record = {"prompt": [spoken(USER, "a")], "completion": [spoken(ASSISTANT, "b")]}
     assert read_row(record, "prompt_completion") == Row([message(USER, "a")], [message(ASSISTANT, "b")])
+
+
+def test_a_system_column_stands_before_sharegpts_turns():
+    turns = [spoken("human", "a"), spoken("gpt", "b")]
+    row = read_row({"conversations": turns, "system": " s "}, "sharegpt")
+    assert row == read_row({"conversations": [spoken("system", "s"), *turns]}, "sharegpt")
+    for own in ("system", "developer"):  # a system message of its own comes first
+        spoken_first = {"conversations": [spoken(own, "own"), *turns], "system": "s"}
+        assert read_row(spoken_first, "sharegpt").prompt[0] == message(own, "own")
+    beside = {"messages": [message(USER, "a"), message(ASSISTANT, "b")], "system": "s"}
+    assert read_row(beside, "messages").prompt == [message(USER, "a")]  # as TRL, which knows no such column
+
+
+def test_alpaca_rows_have_llama_factorys_system_and_history():
+    record = {"instruction": " c ", "input": "d", "output": " e ", "system": " s ", "history": [["a", "b"]]}
+    turns = [message(SYSTEM, "s"), message(USER, "a"), message(ASSISTANT, "b")]
+    row = read_row(record, "alpaca")
+    expected = [*turns, message(USER, "c\n\nd")]
+    assert row == Row(expected, [message(ASSISTANT, "e")], alpaca=("s\n\na\n\nb\n\nc", "d"))
+    assert read_row({**record, "history": '[["a", "b"]]'}, "alpaca") == row  # as a .csv file holds it
+    bare = {"instruction": "c", "input": "d", "output": "e"}
+    for empty in ({"system": None, "history": None}, {"system": " ", "history": []}, {"history": ""}, {"tools": ""}):
+        assert read_row({**bare, **empty}, "alpaca") == read_row(bare, "alpaca")
+    assert read_row({**bare, "tools": [TOOL]}, "alpaca").tools == [TOOL]  # TRL renders the conversation with them
 
 
 def test_parts_of_text_are_kept_and_read_as_text():
@@ -232,6 +257,17 @@ DROPPED = [
     ("sharegpt", {"conversations": None}, "prompt_not_messages"),
     ("sharegpt", {"conversations": [spoken("human", "a"), spoken("human", "b")]}, "last_message_not_assistant"),
     ("sharegpt", {"conversations": [spoken("human", "a"), spoken("gpt", " ")]}, "empty_completion"),
+    ("sharegpt", {"conversations": [spoken("bot", "a"), spoken("gpt", "b")]}, "unknown_role"),
+    (
+        "sharegpt",
+        {"conversations": [spoken("human", "a"), spoken("function_call", "f()")]},
+        "function_call_not_a_call",
+    ),
+    ("sharegpt", {"conversations": [spoken("human", "a"), spoken("gpt", "b")], "system": 3}, "system_not_text"),
+    ("alpaca", {"instruction": "a", "output": "b", "system": ["s"]}, "system_not_text"),
+    ("alpaca", {"instruction": "a", "output": "b", "history": "none"}, "history_not_pairs"),
+    ("alpaca", {"instruction": "a", "output": "b", "history": [["c"]]}, "history_not_pairs"),
+    ("alpaca", {"instruction": "a", "output": "b", "history": [["c", None]]}, "history_not_pairs"),
     ("text", {"text": None}, "completion_not_text"),
     ("text", {"text": " \n"}, "empty_completion"),
     ("tokenized", {"input_ids": None}, "input_ids_not_token_ids"),
@@ -269,7 +305,11 @@ def test_any_row_is_read_or_has_a_reason(row_format):
     """An error of another type would stop the run at one bad row of a million."""
     extras = [
         {},
-        *({name: value} for name in ("tools", "chat_template_kwargs", "labels", "input") for value in SCALARS),
+        *(
+            {name: value}
+            for name in ("tools", "chat_template_kwargs", "labels", "input", "system", "history")
+            for value in SCALARS
+        ),
     ]
     first, *others = FORMATS[row_format]
     num_read = 0
@@ -297,6 +337,10 @@ def test_the_table_of_reasons_is_complete():
         "tools_not_json",
         "tools_not_a_list",
         "chat_template_kwargs_not_a_dict",
+        "unknown_role",
+        "function_call_not_a_call",
+        "system_not_text",
+        "history_not_pairs",
         "input_ids_not_token_ids",
         "mask_not_as_long_as_input_ids",
     }

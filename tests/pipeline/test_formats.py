@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import trl
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -16,6 +18,7 @@ from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.formats import FORMATS
 from nuggets_trainer.prompts.templates import make_template
 from tests.support import oracle
+from tests.support.messages import spoken
 from tests.support.models import tiny_model
 from tests.support.row_formats import as_messages, as_sharegpt, as_text, as_text_parts, messages
 from tests.support.rows import alpaca_rows
@@ -87,6 +90,10 @@ def as_alpaca(pair):
     return {"instruction": pair[0], "output": pair[1]}
 
 
+def as_human_and_gpt(pair):
+    return {"conversations": [spoken("human", pair[0]), spoken("gpt", pair[1])]}
+
+
 def as_columns(pair):
     return {"q": pair[0], "a": pair[1]}
 
@@ -104,6 +111,7 @@ CHAT_FORMATS = {
     "messages": as_messages,
     "message lists": as_message_lists,
     "sharegpt": as_sharegpt,
+    "human and gpt": as_human_and_gpt,
     "alpaca": as_alpaca,
 }
 PLAIN_FORMATS = {
@@ -147,6 +155,35 @@ def test_every_format_of_text_is_scored_as_plain_text(pool_format, anchor_format
         return plain(*own(ANCHORS[j])) if i is None else behind(shown(CANDIDATES[i]), own(ANCHORS[j]))
 
     assert_scores_are_those_of(pieces_of, pool, anchors, llama, tokenizer, tmp_path, template="plain")
+
+
+def test_qwen3_shows_a_sharegpt_candidate(tokenizer):
+    """Its template writes nothing for a turn of `human` or `gpt`: all rows got one golden score."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
+    pool, anchors = pool_of(CANDIDATES, as_human_and_gpt), pool_of(ANCHORS, as_messages, "anchors")
+    template = make_template("auto", tokenizer, pool, anchors)
+    expected = make_template("auto", tokenizer, pool_of(CANDIDATES, as_messages), anchors)
+    for i, pair in enumerate(CANDIDATES):
+        segment = template.one_shot(pool[i], anchors[0])
+        assert segment == expected.one_shot(pool_of(CANDIDATES, as_messages)[i], anchors[0])
+        assert pair[0] in tokenizer.decode(segment.ids)
+
+
+def test_alpaca_rows_of_turns_are_scored_as_one_conversation(llama, tokenizer, tmp_path):
+    """LLaMA-Factory's `history` was neither scored nor trained on."""
+
+    def as_row(pair):
+        return {**as_alpaca(pair), "history": [list(TURN)] if pair == CANDIDATES[0] or pair == ANCHORS[1] else []}
+
+    def turns(pair):
+        return [TURN, pair] if as_row(pair)["history"] else [pair]
+
+    def pieces_of(i, j):
+        return chat(*([] if i is None else turns(CANDIDATES[i])), *turns(ANCHORS[j]))
+
+    pool, anchors = pool_of(CANDIDATES, as_row), pool_of(ANCHORS, as_row, "anchors")
+    assert_scores_are_those_of(pieces_of, pool, anchors, llama, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("pool_format", ["text parts", "text"])

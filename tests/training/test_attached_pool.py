@@ -11,7 +11,9 @@ from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, NuggetsDataCallback, SelectedSFTTrainer
 from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.prompts.trl_columns import in_trl_columns
 from nuggets_trainer.training.attached_pool import attached_pool, pool_as_tokenized
+from tests.support.messages import spoken
 from tests.support.row_formats import as_messages, as_sharegpt, as_text, as_text_parts
 from tests.support.training import POOL, arguments
 
@@ -214,3 +216,19 @@ def test_columns_that_cannot_be_rendered_are_not_read(model_dir):
         assert pool.format == "tokenized" and "not what was tokenized" in pool.why_tokenized
     pool = pool_as_tokenized(Dataset.from_list([{"text": "red"}]), tokenizer)
     assert (pool.format, pool.why_tokenized) == ("text", "")
+
+
+def test_roles_that_trl_keeps_are_warned_of(model_dir, tmp_path, caplog):
+    """The callback comes after TRL, which renders `human` and `gpt` as they are."""
+    rows = Dataset.from_list([{"conversations": [spoken("human", "a"), spoken("gpt", "b")]}] * 4)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }}{{ eos_token }}{% endfor %}"
+
+    def pool_of(dataset):
+        args = arguments(tmp_path, save_strategy="no")
+        return attached_pool(SFTTrainer(model_dir, args, train_dataset=dataset, processing_class=tokenizer))
+
+    assert pool_of(rows).format == "tokenized" and "`train_dataset` has ShareGPT's roles" in caplog.text
+    caplog.clear()
+    renamed = in_trl_columns(rows, "chat")  # as the message says
+    assert pool_of(renamed).format == "messages" and "ShareGPT" not in caplog.text

@@ -173,6 +173,17 @@ def sharegpt(row):
 
 TOOL = {"type": "function", "function": {"name": "count", "parameters": {"type": "object"}}}
 ALPACA = Dataset.from_list(POOL)
+ALPACA_OF_TURNS = CHAT_POOL.map(
+    lambda row: {
+        "instruction": question(row),
+        "output": answer(row),
+        "system": "Be brief.",
+        "history": [["Hello?", "one cat"]],
+        "turns": several_turns(row)[:-1],
+        "answer": row["completion"],
+    },
+    remove_columns=["prompt", "completion"],
+)
 # Rows as `SelectedSFTTrainer` gets them; and as `SFTTrainer` gets them, where it does not know the columns.
 FORMATS = {
     "`prompt` + `completion` as text": lambda path: {
@@ -183,7 +194,13 @@ FORMATS = {
     "several turns and a system prompt": lambda path: {
         "train_dataset": mapped(lambda row: {"messages": several_turns(row)})
     },
-    "ShareGPT's `conversations`": lambda path: {"train_dataset": mapped(sharegpt)},
+    "ShareGPT's `conversations`": lambda path: {
+        "train_dataset": mapped(sharegpt),
+        "eval_dataset": mapped(sharegpt).select(range(6)),
+        "args": EVALUATE,
+        "stock_dataset": messages(),  # TRL would keep the roles `human` and `gpt`
+        "stock_eval_dataset": messages().select(range(6)),
+    },
     "`tools`": lambda path: {"train_dataset": CHAT_POOL.add_column("tools", [[TOOL]] * 24)},
     "`chat_template_kwargs`": lambda path: {
         "train_dataset": CHAT_POOL.add_column("chat_template_kwargs", [{"style": "long"}] * 24)
@@ -205,6 +222,11 @@ FORMATS = {
         "eval_dataset": None,
         "stock_dataset": alpaca_to_trl(ALPACA, "chat"),
     },
+    "Alpaca's columns with LLaMA-Factory's `system` and `history`": lambda path: {
+        "train_dataset": ALPACA_OF_TURNS,
+        "eval_dataset": None,
+        "stock_dataset": ALPACA_OF_TURNS.map(lambda row: {"prompt": row["turns"], "completion": row["answer"]}),
+    },
     "`input_ids` + `labels`": lambda path: {
         "train_dataset": tokenized(path),
         "anchor_dataset": tokenized(path).select(range(5)),
@@ -222,7 +244,8 @@ def train_both(model_dir, tmp_path, make_options, before=lambda trainer: None):
     defaults = {"model": model_dir, "train_dataset": CHAT_POOL, "peft_config": None, "eval_dataset": EVAL}
     ours = {**defaults, "anchor_dataset": ANCHORS, "nuggets_config": NuggetsConfig(top_k=9), **make_options()}
     args = ours.pop("args", {})
-    ours.pop("stock_dataset", None)
+    for name in ("stock_dataset", "stock_eval_dataset"):
+        ours.pop(name, None)
     set_seed(0)  # TRL before 1.16 draws the adapter's weights without seeding
     golden = SelectedSFTTrainer(args=arguments(tmp_path / "golden", **args), **ours)
     golden.train()
@@ -230,6 +253,7 @@ def train_both(model_dir, tmp_path, make_options, before=lambda trainer: None):
     for name in ("args", "anchor_dataset", "nuggets_config"):
         theirs.pop(name, None)
     rows = theirs.pop("stock_dataset", theirs["train_dataset"])
+    theirs["eval_dataset"] = theirs.pop("stock_eval_dataset", theirs["eval_dataset"])
     theirs["train_dataset"] = rows.select(np.sort(golden.golden_set.indices))
     set_seed(0)
     stock = SFTTrainer(args=arguments(tmp_path / "stock", **args), **theirs)
