@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).parent.parent.parent
+PACKAGE = ROOT / "nuggets_trainer"
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 PREPOSITIONS = {
@@ -80,8 +81,45 @@ def measure(paths: list[Path]) -> Readability:
     )
 
 
+def import_graph(package: Path) -> dict[str, set[str]]:
+    """Modules of a package that each one imports: at run time, inside functions and for types alone."""
+    paths = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        names: list[str] = []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+        graph[module] = set()
+        for name in names:
+            known = [other for other in paths if f"{name}.".startswith(f"{other}.")]
+            if known and max(known, key=len) not in (module, package.name):
+                graph[module].add(max(known, key=len))
+    graph.pop(package.name)  # the face names everything
+    return graph
+
+
+def longest_chain(graph: dict[str, set[str]]) -> int:
+    """Number of modules in the longest chain of imports; a circle is followed once."""
+    found: dict[str, int] = {}
+
+    def length(module: str, above: frozenset[str]) -> int:
+        if module not in found:
+            below = [length(other, above | {module}) for other in graph[module] - above]
+            found[module] = 1 + max(below, default=0)
+        return found[module]
+
+    return max(length(module, frozenset()) for module in graph)
+
+
 def main(folders: list[str]) -> None:
-    """Print a table with a line for each folder."""
+    """Print a table with a line for each folder, then what a walk through the package meets."""
+    package = Path(folders[0])
     print("folder | lines | comprehensions | conditionals | comments | function median, p90 | prepositions")
     for folder in folders:
         found = measure(sorted(Path(folder).rglob("*.py")))
@@ -90,8 +128,11 @@ def main(folders: list[str]) -> None:
             f"{found.comments:.1f} | {found.median_function:.0f}, {found.long_function} | "
             f"{found.prepositions:.1%} of {found.argument_lines}"
         )
+    graph = import_graph(package)
+    root_files = len(list(package.glob("*.py")))
+    print(f"{package.name}: {len(graph)} modules, {root_files} at the root, longest chain {longest_chain(graph)}")
 
 
 if __name__ == "__main__":
-    rooms = sorted(path for path in (ROOT / "nuggets_trainer").iterdir() if (path / "__init__.py").is_file())
-    main(sys.argv[1:] or [str(ROOT / "nuggets_trainer"), *map(str, rooms)])
+    rooms = sorted(path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
+    main(sys.argv[1:] or [str(PACKAGE), *map(str, rooms)])
