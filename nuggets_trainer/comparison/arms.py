@@ -52,6 +52,23 @@ class Evidence:
         return dataclasses.replace(self, one_shot=one_shot)
 
 
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class ChosenArm:
+    """Rows of one arm.
+
+    Attributes:
+        arm: key of `ARMS`.
+        fraction: share of the pool; None for arms that do not depend on it.
+        rows: pool indices of the rows of each seed.
+        golden_share: share of the rows that are in the golden set of that fraction, mean over seeds.
+    """
+
+    arm: str
+    fraction: float | None
+    rows: list[Indices]
+    golden_share: float | None
+
+
 def golden_set_size(evidence: Evidence, fraction: float) -> int:
     """Return how many rows a share of the rows with a golden score is, at least one."""
     return max(1, round(fraction * len(evidence.ranked)))

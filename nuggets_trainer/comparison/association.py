@@ -71,8 +71,11 @@ def associate(
 
     Returns:
         The association; None if the column says nothing: all values are equal, or texts are nearly all different.
+
+    Raises:
+        ValueError: if the values are lists.
     """
-    values = np.asarray(values)
+    values = _array(column, values)
     score = np.asarray(golden_score, dtype=np.float64)
     is_numeric = values.dtype.kind in "biuf"
     if is_numeric:
@@ -101,6 +104,25 @@ def associate(
     if len(different) == 2:
         return _binary(score, column, values == different[1], length, means)
     return Association(column, "categories", _eta_squared(score, values), None, len(score), None, means)
+
+
+def _array(column: str, values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return the values as an array of numbers or of objects; None among numbers becomes NaN.
+
+    Raises:
+        ValueError: if a value is a list, because rows are compared by one value each.
+    """
+    listed = list(values)  # type: ignore[arg-type]  # a sequence of one value per row
+    if any(isinstance(value, (list, tuple, dict, np.ndarray)) for value in listed):
+        raise ValueError(
+            f"A column that is compared must hold one number, truth value or text in each row, but {column!r} holds "
+            "lists. Leave it out."
+        )
+    present = [value for value in listed if value is not None]
+    are_numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in present)
+    if present and are_numbers and len(present) < len(listed):
+        return np.array([np.nan if value is None else value for value in listed], dtype=np.float64)
+    return np.asarray(values)
 
 
 def partial_correlation(a: FloatArray, b: FloatArray, length: FloatArray) -> float:

@@ -14,7 +14,15 @@ import numpy.typing as npt
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
-from nuggets_trainer.comparison.arms import ARMS, COSTS, EVERY_FRACTION, LABELS, golden_set_size
+from nuggets_trainer.comparison.arms import (
+    ARMS,
+    COSTS,
+    EVERY_FRACTION,
+    LABELS,
+    ChosenArm,
+    Evidence,
+    golden_set_size,
+)
 from nuggets_trainer.comparison.bootstrap import Bootstrap
 from nuggets_trainer.comparison.follows import describing_columns, follow_scores
 from nuggets_trainer.comparison.options import CompareArguments
@@ -56,28 +64,61 @@ def compare_arms(
     candidates = scored.evidence.usable.tolist()
     runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation)
     scored = dataclasses.replace(scored, evidence=scored.evidence.restricted_to(runs.usable))
-    results = run_all_arms(runs, scored, args, options)
+    # What cannot be measured or chosen fails here, before any arm is trained.
+    found = _follow(pool, scored, options)
+    seeds = range(args.seed, args.seed + options.num_seeds)
+    arms = choose_all_rows(scored.evidence, options, seeds)
+    results = run_all_arms(runs, scored, arms, seeds, args, options.budget)
     bootstrap = Bootstrap(runs.num_tokens, options.num_seeds, options.num_resamples)
     lines = make_lines(results, bootstrap, num_devices)
     explanation = explain_table(options, len(runs.segments), num_devices)
-    Ranks().on_main(lambda: _write(lines, explanation, pool, scored, options, len(runs.segments), output_dir))
+    Ranks().on_main(lambda: _write(lines, explanation, found, scored, options, len(runs.segments), output_dir))
     return lines
 
 
-def run_all_arms(runs: TuningRuns, scored: ScoredPool, args: SFTConfig, options: CompareArguments) -> list[ArmResult]:
-    """Run every arm at every fraction with every seed; an arm that depends on no fraction is run once."""
-    steps: int | None = None  # each arm takes the epochs over its own rows
-    if options.budget == "steps":
-        steps = args.max_steps if args.max_steps > 0 else runs.full_steps
-    seeds = range(args.seed, args.seed + options.num_seeds)
-    results = [_measure_base_model(runs, seeds)]
+def choose_all_rows(evidence: Evidence, options: CompareArguments, seeds: Sequence[int]) -> list[ChosenArm]:
+    """Choose the rows of every arm at every fraction with every seed; an arm that depends on no fraction stands once.
+
+    Raises:
+        ValueError: if an arm finds no row.
+    """
+    arms = []
     for arm in options.arms:
         if arm in EVERY_FRACTION:
-            results.append(_run_arm(runs, scored, arm, None, seeds, steps))
+            arms.append(_choose(evidence, arm, None, seeds))
     for fraction in options.golden_fractions:
         for arm in options.arms:
             if arm not in EVERY_FRACTION:
-                results.append(_run_arm(runs, scored, arm, fraction, seeds, steps))
+                arms.append(_choose(evidence, arm, fraction, seeds))
+    return arms
+
+
+def _choose(evidence: Evidence, arm: str, fraction: float | None, seeds: Sequence[int]) -> ChosenArm:
+    k = 0 if fraction is None else golden_set_size(evidence, fraction)
+    rows = [ARMS[arm](evidence, k, seed) for seed in seeds]
+    if any(len(own) == 0 for own in rows):
+        raise ValueError(f"The arm `{arm}` found no row at all. Leave it out of `arms`.")
+    golden_share = None
+    if fraction is not None:
+        golden_share = float(np.mean([np.isin(own, evidence.ranked[:k]).mean() for own in rows]))
+    return ChosenArm(arm, fraction, rows, golden_share)
+
+
+def run_all_arms(
+    runs: TuningRuns,
+    scored: ScoredPool,
+    arms: Sequence[ChosenArm],
+    seeds: Sequence[int],
+    args: SFTConfig,
+    budget: str,
+) -> list[ArmResult]:
+    """Measure the base model, and run every arm with every seed."""
+    steps: int | None = None  # each arm takes the epochs over its own rows
+    if budget == "steps":
+        steps = args.max_steps if args.max_steps > 0 else runs.full_steps
+    results = [_measure_base_model(runs, seeds)]
+    for chosen in arms:
+        results.append(_run_arm(runs, scored, chosen, seeds, steps))
     return results
 
 
@@ -89,30 +130,21 @@ def _measure_base_model(runs: TuningRuns, seeds: Sequence[int]) -> ArmResult:
 
 
 def _run_arm(
-    runs: TuningRuns, scored: ScoredPool, arm: str, fraction: float | None, seeds: Sequence[int], steps: int | None
+    runs: TuningRuns, scored: ScoredPool, chosen: ChosenArm, seeds: Sequence[int], steps: int | None
 ) -> ArmResult:
     """Run one arm at one fraction with every seed."""
-    evidence = scored.evidence
-    k = 0 if fraction is None else golden_set_size(evidence, fraction)
-    golden_set = evidence.ranked[:k]
-    finished, golden_shares, training_seconds = [], [], []
-    num_rows = 0
-    for seed in seeds:
-        rows = ARMS[arm](evidence, k, seed)
-        num_rows = len(rows)
-        if num_rows == 0:
-            raise ValueError(f"The arm `{arm}` found no row at all. Leave it out of `arms`.")
+    arm, num_rows = chosen.arm, len(chosen.rows[-1])
+    finished, training_seconds = [], []
+    for seed, rows in zip(seeds, chosen.rows, strict=True):
         run, was_stored = runs.run(rows, seed, steps)
-        _log(runs, arm, fraction, num_rows, seed, run, was_stored)
+        _log(runs, arm, chosen.fraction, len(rows), seed, run, was_stored)
         finished.append(run)
         training_seconds.append(run.training_seconds)
-        golden_shares.append(np.isin(rows, golden_set).mean())
-    golden_share = None if fraction is None else float(np.mean(golden_shares))
     choosing_seconds: float | None = 0.0
     if arm in COSTS:
         choosing_seconds = scored.costs[COSTS[arm]]
     seconds = float(np.mean(training_seconds))
-    return _result(arm, fraction, num_rows, golden_share, finished, choosing_seconds, seconds)
+    return _result(arm, chosen.fraction, num_rows, chosen.golden_share, finished, choosing_seconds, seconds)
 
 
 def _result(
@@ -161,28 +193,34 @@ def explain_table(options: CompareArguments, num_heldout: int, num_devices: int)
     budget = "the same number of optimizer steps"
     if options.budget == "epochs":
         budget = "the same number of epochs over its own rows"
+    differences = (
+        "Differences are paired; their 95% intervals, in brackets, are those of Student's t over seeds and held-out "
+        f"rows ({counted(options.num_resamples, 'resample')} of the rows)."
+    )
+    if options.num_seeds == 1:
+        differences = (
+            "Differences are paired. One seed cannot tell how far another would be from it, so there are no "
+            "deviations and no intervals: set `num_seeds` to 3 or more."
+        )
     return (
         f"The loss is in nats per completion token on {counted(num_heldout, 'held-out row')}: mean and standard "
-        f"deviation of {counted(options.num_seeds, 'seed')}. Each arm takes {budget}. Differences are paired; their "
-        "95% intervals, in brackets, are from a bootstrap over seeds and held-out rows "
-        f"({counted(options.num_resamples, 'resample')}). `golden` is the share of the rows that are in the golden "
-        f"set of that size. `s` is the wall time of choosing and of one training run, on "
-        f"{counted(num_devices, 'device')}. What choosing needs is computed once for all arms that need it; a control "
-        "that is matched to the golden set needs the scores too."
+        f"deviation of {counted(options.num_seeds, 'seed')}. Each arm takes {budget}. {differences} `golden` is the "
+        f"share of the rows that are in the golden set of that size. `s` is the wall time of choosing and of one "
+        f"training run, on {counted(num_devices, 'device')}. What choosing needs is computed once for all arms that "
+        "need it; a control that is matched to the golden set needs the scores too."
     )
 
 
 def _write(
     lines: Sequence[TableLine],
     explanation: str,
-    pool: Dataset,
+    found: dict[str, Any],
     scored: ScoredPool,
     options: CompareArguments,
     num_heldout: int,
     output_dir: Path,
 ) -> None:
     """Write compare.json, compare.md and compare.svg, and print the table."""
-    found = _follow(pool, scored, options)
     text = found.pop("text")
     content = {
         "lines": [dataclasses.asdict(line) for line in lines],

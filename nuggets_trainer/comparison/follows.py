@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from scipy import stats
 
 from nuggets_trainer.comparison.association import associate, without_length
-from nuggets_trainer.comparison.reliability import measure_reliability
+from nuggets_trainer.comparison.reliability import FEWEST_ANCHORS, complete_pairs, measure_reliability
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, joined_text
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.store.files import Place, join, read_bytes
+from nuggets_trainer.store.results import ANCHORS_FILE, PAIRS_FILE
+from nuggets_trainer.wording import counted
 
 Floats = npt.NDArray[np.floating]
 # Columns that rows consist of. All other columns describe a row.
@@ -25,17 +28,26 @@ TEXTS = {"instruction", "input", "output", "prompt", "completion", "messages", "
 TOKENS = {"input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"}
 
 
-def read_log_probs(score_dir: Path) -> tuple[Floats, Floats]:
+def read_log_probs(score_dir: Place) -> tuple[Floats, Floats]:
     """Read the zero-shot log-probs `(m,)` and the one-shot log-probs `(n, m)` that `score_pool` wrote."""
-    zero_shot = pq.read_table(score_dir / "anchors.parquet")["zero_shot"].to_numpy(zero_copy_only=False)
-    lists = pq.read_table(score_dir / "pairs.parquet")["one_shot"].combine_chunks()
+    anchors = pa.BufferReader(read_bytes(join(score_dir, ANCHORS_FILE)))
+    pairs = pa.BufferReader(read_bytes(join(score_dir, PAIRS_FILE)))
+    zero_shot = pq.read_table(anchors)["zero_shot"].to_numpy(zero_copy_only=False)
+    lists = pq.read_table(pairs)["one_shot"].combine_chunks()
     one_shot = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(zero_shot))
     return zero_shot.astype(np.float32), one_shot.astype(np.float32)
 
 
 def describing_columns(rows: Dataset) -> dict[str, list[Any]]:
-    """Return the columns that describe rows, by name."""
-    return {name: rows[name][:] for name in rows.column_names if name not in TEXTS | TOKENS}
+    """Return the columns that describe rows, by name: one number, truth value or text for each row.
+
+    Columns of lists, records, images and the like have no order and no groups, so nothing can follow them.
+    """
+    columns = {}
+    for name, feature in rows.features.items():
+        if name not in TEXTS | TOKENS and isinstance(feature, (Value, ClassLabel)):
+            columns[name] = rows[name][:]
+    return columns
 
 
 def follow_scores(
@@ -51,7 +63,8 @@ def follow_scores(
         sizes: sizes of golden sets.
 
     Returns:
-        `associations` and `reliability`, ready for JSON, and `text` for the terminal.
+        `associations` and `reliability`, ready for JSON, and `text` for the terminal. With fewer than four anchors
+        `reliability` is empty, and `text` says so.
     """
     score = golden_scores(zero_shot, one_shot).golden_score
     associations, reliabilities, lines = [], [], []
@@ -60,6 +73,13 @@ def follow_scores(
         if association is not None:
             associations.append(dataclasses.asdict(association))
             lines.append(f"golden score against {association.describe()}")
+    num_anchors = complete_pairs(zero_shot, one_shot)[1].shape[1]
+    if sizes and num_anchors < FEWEST_ANCHORS:
+        lines.append(
+            f"reliability is not measured: it compares halves of the anchors, which takes {FEWEST_ANCHORS} of them, "
+            f"and {counted(num_anchors, 'anchor')} could be scored"
+        )
+        sizes = []
     for k in sizes:
         reliability = measure_reliability(zero_shot, one_shot, k)
         reliabilities.append(dataclasses.asdict(reliability))

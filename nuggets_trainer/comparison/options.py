@@ -33,7 +33,8 @@ class CompareArguments:
         default=5,
         metadata={
             "help": "Number of runs of each arm and fraction, with the seeds `seed`, `seed` + 1, ... A seed decides "
-            "the order of the rows, the first weights of the adapter, and which rows a random arm draws."
+            "the order of the rows, the first weights of the adapter, and which rows a random arm draws. One seed "
+            "gives no intervals, and two give very wide ones."
         },
     )
     budget: str = field(
@@ -45,7 +46,7 @@ class CompareArguments:
         },
     )
     num_resamples: int = field(
-        default=2000, metadata={"help": "Number of resamples of the bootstrap that gives the intervals."}
+        default=2000, metadata={"help": "Number of resamples of the held-out rows that the intervals are made from."}
     )
     generation_metric: str | None = field(
         default=None,

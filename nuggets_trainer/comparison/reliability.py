@@ -17,6 +17,8 @@ from nuggets_trainer.golden.selection import rank_candidates
 
 Floats = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
+FEWEST_ANCHORS = 4  # two in each half
+NEARLY_ONE = 1.0 - 1e-9  # correlation above which nothing can be told from 1
 ENOUGH = 0.9  # share of the golden set that two sets of enough anchors have in common
 
 
@@ -94,8 +96,8 @@ def measure_reliability(
     """
     zero_shot, one_shot = complete_pairs(zero_shot, one_shot)
     n, m = one_shot.shape
-    if m < 4:
-        raise ValueError(f"Reliability needs at least 4 anchors, got {m}. Give more anchors.")
+    if m < FEWEST_ANCHORS:
+        raise ValueError(f"Reliability needs at least {FEWEST_ANCHORS} anchors, got {m}. Give more anchors.")
     if not 0 < k < n:
         raise ValueError(f"`k` must be between 1 and {n - 1} (one less than the candidates with a score), got {k}.")
     generator = np.random.default_rng(seed)
@@ -125,7 +127,7 @@ def measure_reliability(
 def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats, Floats]:
     """Leave out dropped candidates and anchors; refuse a matrix in which other pairs are missing.
 
-    A candidate may lack one anchor: itself.
+    A candidate may lack one anchor, itself, as often as that anchor is listed.
 
     Raises:
         ValueError: if pairs are missing, as after a race.
@@ -135,6 +137,8 @@ def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats,
     pairs = pairs[np.isfinite(pairs).any(axis=1)]
     missing = np.isnan(pairs).sum(axis=1)
     if (missing > 1).any():
+        missing = np.isnan(pairs[:, _different_anchors(pairs)]).sum(axis=1)
+    if (missing > 1).any():
         raise ValueError(
             f"All candidates must be scored on all anchors, but {int((missing > 1).sum()):,} of {len(pairs):,} are "
             "not, as after a race. Score with `schedule='exact'` into the same `score_dir`: it reuses what is stored."
@@ -142,14 +146,22 @@ def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats,
     return zero_shot[anchors].astype(np.float64), pairs
 
 
+def _different_anchors(pairs: Floats) -> npt.NDArray[np.int64]:
+    """Return the first place of each anchor; the columns of an anchor that is listed twice hold the same numbers."""
+    comparable = np.where(np.isnan(pairs), np.inf, pairs)  # NaN equals nothing
+    _, places = np.unique(comparable, axis=1, return_index=True)
+    return np.sort(places)
+
+
 def spearman_brown(correlation: float, factor: float) -> float:
-    """Return the reliability of a score from `factor` times as many anchors.
+    """Return the reliability of a score from `factor` times as many anchors; no correlation is below -1.
 
     Example:
         >>> spearman_brown(0.5, 2)
         0.6666666666666666
     """
-    return factor * correlation / (1 + (factor - 1) * correlation)
+    rest = 1 + (factor - 1) * correlation
+    return max(-1.0, factor * correlation / rest) if rest > 0 else -1.0
 
 
 def anchors_for_share(share: float, num_anchors: int, fraction: float, target: float = ENOUGH) -> int | None:
@@ -165,16 +177,18 @@ def anchors_for_share(share: float, num_anchors: int, fraction: float, target: f
         target: share that is wanted.
 
     Returns:
-        The number of anchors of each set; `num_anchors` if the measured share is 1, None if the share is no better
-        than chance.
+        The number of anchors of each set; `num_anchors` if the measured share is 1, 1 if chance alone gives the
+        target, None if the share is no better than chance.
     """
     if share <= fraction:
         return None
-    if share >= 1:
+    if target <= fraction:
+        return 1
+    if share >= share_in_common(NEARLY_ONE, fraction):
         return num_anchors
 
     def correlation(wanted: float) -> float:
-        return float(optimize.brentq(lambda r: share_in_common(r, fraction) - wanted, 0.0, 1.0 - 1e-9))
+        return float(optimize.brentq(lambda r: share_in_common(r, fraction) - wanted, 0.0, NEARLY_ONE))
 
     now, needed = correlation(share), correlation(target)
     factor = needed * (1 - now) / (now * (1 - needed))
@@ -216,7 +230,12 @@ def _share_of(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
 
 
 def _pearson(a: Floats, b: Floats) -> float:
-    """Return the correlation; 0 for scores that are all equal."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    """Return the correlation of the scores that both have; 0 for scores that are all equal.
+
+    A candidate has no score from a half that consists of nothing but itself, listed more than once.
+    """
+    both = np.isfinite(a) & np.isfinite(b)
+    a, b = a[both], b[both]
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])

@@ -23,7 +23,7 @@ from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.session import ScoringRequest
-from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.store.files import Place, join, make_directory, read_bytes, write_atomically
 from nuggets_trainer.training.job_arguments import model_init_kwargs
 from nuggets_trainer.training.rows import find_training_chat_template, row_options
 
@@ -64,7 +64,8 @@ def score_for_arms(
     Raises:
         ValueError: if the arm `ifd` is wanted and the rows have no prompts.
     """
-    score_dir = Path(nuggets.score_dir or Path(args.output_dir) / "nuggets")
+    score_dir: Place = nuggets.score_dir or Path(args.output_dir) / "nuggets"
+    Ranks().on_main(lambda: make_directory(args.output_dir))  # before hours of scoring: the costs go there
     config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
     load_options = model_init_kwargs(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, load_options)
@@ -81,9 +82,16 @@ def score_for_arms(
     zero_shot, one_shot = read_log_probs(score_dir)
     weight = nuggets.coverage_weight or COVERAGE_WEIGHT
     evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, weight)
-    check_path = score_dir / "signal_check.json"
-    signal_check = json.loads(check_path.read_text()) if check_path.is_file() else None
-    return ScoredPool(evidence, losses, costs, signal_check)
+    return ScoredPool(evidence, losses, costs, _read_signal_check(score_dir))
+
+
+def _read_signal_check(score_dir: Place) -> dict[str, Any] | None:
+    """Return the content of signal_check.json; None if the check was not made."""
+    try:
+        content: dict[str, Any] = json.loads(read_bytes(join(score_dir, "signal_check.json")))
+    except FileNotFoundError:
+        return None
+    return content
 
 
 def _make_request(

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.comparison.arms import LABELS
-from nuggets_trainer.comparison.bootstrap import Bootstrap, Interval
+from nuggets_trainer.comparison.bootstrap import Bootstrap, Difference, Interval
 
 Floats = npt.NDArray[np.float64]
-Difference = tuple[float, float, float]  # mean, and the ends of its 95% interval
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -48,7 +47,8 @@ class TableLine:
     """One line of the table; losses are in nats per completion token, intervals are 95% intervals.
 
     `minus_random` and `minus_full` are the mean loss minus that of random rows of the same number and of the full
-    pool, each with its interval: below zero the arm is better. `seed_deviation` is the standard deviation over seeds.
+    pool, each with its interval: below zero the arm is better. `seed_deviation` is the standard deviation over seeds;
+    None for one seed, and for the base model, which no seed changes. One seed gives no intervals either (None).
     Device seconds are wall seconds times the number of devices.
     """
 
@@ -59,8 +59,8 @@ class TableLine:
     steps: int
     num_seeds: int
     loss: float
-    seed_deviation: float
-    interval: Interval
+    seed_deviation: float | None
+    interval: Interval | None
     minus_random: Difference | None
     minus_full: Difference | None
     choosing_seconds: float | None
@@ -98,6 +98,7 @@ def _make_line(
         device_seconds = (result.choosing_seconds + result.training_seconds) * num_devices
     if result.generation is not None:
         generation = float(np.mean(result.generation))
+    has_deviation = len(means) > 1 and result.arm != "base"
     return TableLine(
         arm=result.arm,
         fraction=result.fraction,
@@ -106,7 +107,7 @@ def _make_line(
         steps=result.steps,
         num_seeds=len(means),
         loss=float(means.mean()),
-        seed_deviation=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
+        seed_deviation=float(means.std(ddof=1)) if has_deviation else None,
         interval=bootstrap.interval(result.losses),
         minus_random=minus_random,
         minus_full=minus_full,
@@ -139,7 +140,7 @@ def _cells(line: TableLine) -> dict[str, str]:
         "of the pool": _formatted(line.fraction, ".4g", percent=True),
         "tuned on": LABELS[line.arm],
         "rows": f"{line.num_rows:,}",
-        "held-out loss": f"{line.loss:.4f} +- {line.seed_deviation:.4f}",
+        "held-out loss": _loss(line),
         "minus random": _difference(line.minus_random),
         "minus full": _difference(line.minus_full),
         "golden": _formatted(line.golden_share, ".0f", percent=True),
@@ -155,8 +156,14 @@ def _formatted(value: float | None, form: str, missing: str = "", percent: bool 
     return f"{100 * value:{form}}%" if percent else f"{value:{form}}"
 
 
+def _loss(line: TableLine) -> str:
+    deviation = "" if line.seed_deviation is None else f" +- {line.seed_deviation:.4f}"
+    return f"{line.loss:.4f}{deviation}"
+
+
 def _difference(found: Difference | None) -> str:
     if found is None:
         return ""
     value, low, high = found
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    interval = "" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]"
+    return f"{value:+.4f}{interval}"

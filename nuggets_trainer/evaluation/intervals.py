@@ -65,12 +65,11 @@ def clustered_mean(items: Iterable[tuple[Hashable, float]]) -> Mean:
     count = len(sums)
     if count == 0:
         return mean_of([])
-    if count == 1:  # one cluster tells nothing about the error
-        (values,) = sums.values()
-        return mean_of(values[:1])
     totals = np.array(list(map(sum, sums.values())))
     sizes = np.array(list(map(len, sums.values())))
     value = float(totals.sum() / sizes.sum())
+    if count == 1:  # one cluster tells nothing about the error
+        return Mean(value, NAN, NAN, NAN, 1)
     residuals = (totals - value * sizes) / sizes.mean()
     return from_standard_error(value, float(np.sqrt((residuals**2).sum() / (count - 1) / count)), count)
 

@@ -42,3 +42,17 @@ def test_length_alone_gives_no_auc_at_equal_length():
     found = associate(length + 0.1 * generator.normal(size=2000), "good", good, length)
     assert found.value > 0.7 and found.at_equal_length == pytest.approx(0.5, abs=0.04)
     assert found.standard_error == pytest.approx(0.01, abs=0.005)
+
+
+def test_numbers_with_gaps_stay_numbers():
+    """A column of numbers with one None was read as texts, of which there are too many to group."""
+    score = np.linspace(0, 1, 50)
+    numbers = [None if i == 3 else i for i in range(50)]
+    found = associate(score, "votes", numbers)
+    assert found.kind == "numeric" and found.value == pytest.approx(1) and found.num_rows == 49
+
+
+@pytest.mark.parametrize("values", [[["a"], ["b", "c"], [], None], np.ones((4, 2))])
+def test_a_column_of_lists_is_refused_by_name(values):
+    with pytest.raises(ValueError, match=r"'tags' holds lists\. Leave it out"):
+        associate(np.linspace(0, 1, 4), "tags", values)

@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nuggets_trainer import load_rows
@@ -92,9 +93,11 @@ def test_the_table_is_the_one_of_the_json(finished):
     assert len(rows) == 2 + len(lines)
     for row, line in zip(rows[2:], stored["lines"], strict=True):
         cells = [cell.strip() for cell in row]
-        assert cells[1] == LABELS[line["arm"]] and cells[3] == f"{line['loss']:.4f} +- {line['seed_deviation']:.4f}"
+        assert cells[1] == LABELS[line["arm"]] and cells[3] == f"{line['loss']:.4f}"  # one seed
+        assert line["seed_deviation"] is None and line["interval"] is None
         difference = [float(number) for number in re.findall(r"[+-]\d+\.\d+", cells[4])]
-        assert difference == pytest.approx(line["minus_random"] or [], abs=6e-5)
+        assert difference == pytest.approx((line["minus_random"] or [])[:1], abs=6e-5)
+    assert "One seed cannot tell how far another would be from it" in (output_dir / "compare.md").read_text()
     assert stored["signal_check"]["corruptions"] and stored["follows"]["reliability"][0]["k"] == 6
     assert {a["column"] for a in stored["follows"]["associations"]} >= {"completion_loss", "ifd", "corruption"}
     assert (output_dir / "compare.svg").read_text().startswith("<?xml")
@@ -112,6 +115,35 @@ def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
     args = SFTConfig(str(tmp_path), report_to="none", use_cpu=True, bf16=False, per_device_eval_batch_size=64)
     trainer = SFTTrainer(str(demo_path("model")), args, train_dataset=rows, eval_dataset=rows)
     assert lines[0].loss == pytest.approx(trainer.evaluate()["eval_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("num_anchors", [3, 5])
+def test_rows_and_places_as_users_have_them(num_anchors, files, tmp_path):
+    """A list column, an anchor of the pool listed twice, few anchors, scores in a place of their own: all crashed."""
+    rows = [json.loads(line) for line in (files / "pool.jsonl").read_text().splitlines()]
+    anchors = [rows[0], rows[0], *map(json.loads, (files / "anchors.jsonl").read_text().splitlines())][:num_anchors]
+    tagged = [{**row, "tags": ["a", "b"][: i % 3]} for i, row in enumerate(rows[:24])]
+    for name, content in (("pool", tagged), ("anchors", anchors)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    shutil.copy(files / "heldout.jsonl", tmp_path)
+    output_dir, score_dir = tmp_path / "new" / "out", tmp_path / "scores"
+    changes = {"arms": "golden random", "max_steps": 1, "signal_check": "false", "score_dir": score_dir}
+    lines = compare_in_process(tmp_path, output_dir, **changes)
+    assert [line.arm for line in lines] == ["base", "golden", "random"] and (score_dir / "scores.parquet").is_file()
+    found = json.loads((output_dir / "compare.json").read_text())["follows"]
+    assert "tags" not in {association["column"] for association in found["associations"]}
+    assert len(found["reliability"]) == (num_anchors >= 4)
+    few = "takes 4 of them, and 3 anchors could be scored" in (output_dir / "compare.md").read_text()
+    assert few == (num_anchors < 4)
+
+
+def test_an_arm_without_rows_stops_before_any_run(files, tmp_path, finished, monkeypatch):
+    """Arms were chosen one by one, so that the last one failed when all others were trained."""
+    monkeypatch.setitem(ARMS, "ifd", lambda evidence, k, seed: np.array([], dtype=np.int64))
+    monkeypatch.setattr(TuningRuns, "_compute", lambda *_: pytest.fail("a run was started"))
+    shutil.copytree(finished[0] / "nuggets", tmp_path / "out" / "nuggets")
+    with pytest.raises(ValueError, match="The arm `ifd` found no row at all"):
+        compare_in_process(files, tmp_path / "out", arms="golden ifd", generation_metric="rouge_l")
 
 
 @pytest.mark.slow

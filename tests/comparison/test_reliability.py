@@ -84,6 +84,30 @@ def test_a_race_is_refused_and_a_candidate_may_lack_itself():
         measure_reliability(zero_shot, one_shot, k=2)
 
 
+def test_a_candidate_lacks_itself_however_often_listed():
+    """Two anchors that are one row of the pool looked like a race, after all runs of a comparison were through."""
+    zero_shot, one_shot = matrix(0.5, n=20, m=6)
+    one_shot[:, 4] = one_shot[:, 1]
+    zero_shot[4] = zero_shot[1]
+    one_shot[7, [1, 4]] = np.nan
+    assert complete_pairs(zero_shot, one_shot)[1].shape == (20, 6)
+    found = measure_reliability(zero_shot, one_shot, k=2)
+    assert np.isfinite([found.split_half, found.golden_score, found.mean_gain, found.stays]).all()
+    one_shot[7, 2] = np.nan
+    with pytest.raises(ValueError, match="1 of 20 are not"):
+        complete_pairs(zero_shot, one_shot)
+
+
+@pytest.mark.parametrize("fraction", [0.95, 0.97])
+def test_a_share_that_chance_gives_needs_one_anchor(fraction):
+    assert anchors_for_share(0.98, 10, fraction) == 1
+    assert anchors_for_share(1 - 1e-7, 10, 0.1) == 10  # nothing can be told from 1
+
+
+def test_opposite_halves_have_a_reliability():
+    assert spearman_brown(-1.0, 2) == -1.0 == spearman_brown(-0.6, 2) and spearman_brown(-0.2, 2) == -0.5
+
+
 @pytest.mark.parametrize(
     ("m", "k", "message"), [(3, 2, "at least 4 anchors"), (8, 20, "`k` must be between 1 and 19")]
 )

@@ -135,6 +135,13 @@ def test_equal_clusters_have_the_error_of_their_means():
     assert clustered.value == naive.value and clustered.standard_error > naive.standard_error
 
 
+def test_one_cluster_gives_the_mean_of_its_values():
+    """It gave the first of them: of an MT-Bench trial with one question the score of the first turn."""
+    mean = clustered_mean([("q", 4.0), ("q", 8.0)])
+    assert mean.value == 6.0 and np.isnan(mean.standard_error) and mean.count == 1 and str(mean) == "6.00"
+    assert str(clustered_mean([])) == ""
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say():
     """2,000 draws of 40 questions with two correlated turns and some unreadable: 95% within 2 points."""
     generator = np.random.default_rng(0)
