@@ -1,4 +1,4 @@
-"""What a golden set is chosen by besides the golden score: coverage, groups, near-duplicates; from pool and config."""
+"""What a golden set is chosen by besides the golden score: coverage, groups, near-duplicates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nuggets_trainer.golden.selection import Diversity
 
 
 def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
-    """Value of the column `group_by` in each row, as text; None without."""
+    """Return the value of the column `group_by` in each row, as text; None if the config names no column."""
     if config.group_by is None:
         return None
     return [str(value) for value in pool.dataset[config.group_by]]

@@ -1,4 +1,4 @@
-"""What is asked for, checked: dataset, tokenizer, config, options -> pool, anchors, template, config in force.
+"""The request of a caller, checked: dataset, tokenizer, config, options -> pool, anchors, template, config in force.
 
 Every entry point (`score_pool`, `score_shard`, `plan_pool`, `check_scorer`) and the trainer make a `ScoringRequest`
 first. What can be refused without a forward pass is refused here, and only here.

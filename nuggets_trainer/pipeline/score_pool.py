@@ -1,7 +1,7 @@
 """`score_pool`: rows -> anchors -> prompts -> engine -> store -> scores, over all ranks.
 
-Each rank takes every `world`-th row, writes what it computes into the shared
-store; the main process makes scores of the outcome and tells the others.
+Each rank renders and scores a share of the rows, and writes what it computes into the shared store. The main process
+makes the scores and sends them to the others.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def find_anchors(session: ScoringSession) -> AnchorSet:
 def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSet:
     """Take the anchors that the user gave, set after set.
 
-    Those that cannot be scored whole keep their place and their reason.
+    An anchor that cannot be scored whole keeps its place, with the reason.
     """
     rows: list[Row | str] = []
     set_names: list[str] = []
@@ -42,8 +42,8 @@ def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSe
 def chosen_anchors(session: ScoringSession) -> AnchorSet:
     """Choose anchors from the pool, once: a resumed run reads the choice from the store.
 
-    Only rows of at most half the context are eligible: a candidate is dropped that does not fit together with every
-    anchor, so that one very long anchor would cost the pool.
+    Only rows of at most half the context are eligible. A candidate is dropped if it does not fit together with every
+    anchor, so one very long anchor would drop most of the pool.
     """
     pool, store = session.pool, session.store
     usable = _usable(session)

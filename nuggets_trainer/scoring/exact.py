@@ -1,4 +1,4 @@
-"""The schedule `exact`: every pair is scored. The processes need no word between them until the end."""
+"""The schedule `exact`: every pair is scored. The processes do not communicate until the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
 
 
 class ExactRun:
-    """Every pair of the candidates and the anchors.
+    """A run that scores every pair of a candidate and an anchor.
 
     Args:
         session: open session.
@@ -53,7 +53,7 @@ class ExactRun:
             self.scorer.score_zero_shot()
 
             def score() -> list[None]:
-                """Write this rank's pairs; there is nothing to tell the others but an error."""
+                """Write this rank's pairs; the other ranks only need to know of an error."""
                 with session.passes.in_step():
                     for _ in self.scorer.score(missing, writer, stoppable=True):
                         pass

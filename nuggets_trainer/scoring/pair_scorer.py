@@ -17,7 +17,7 @@ from nuggets_trainer.scoring.timing import Workload
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter
 
-CALL_BATCHES = 8  # forward passes of one call of the engine, so that the last one's gaps do not count
+CALL_BATCHES = 8  # forward passes of one call of the engine: the last one may be half empty
 
 Wanted = Iterable[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
 Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate, anchor positions, log-probs
@@ -94,7 +94,7 @@ class PairScorer:
         self._watch.restart_clock()
 
     def _sample_for_path(self) -> list[PrefixedSegments]:
-        """Pairs to compare the paths on: the longest and the shortest prefix, the longest anchors."""
+        """Return pairs to compare the paths on: the longest and the shortest prefix, with the longest anchors."""
         rendered = self._rendered
         sample: list[PrefixedSegments] = [([], rendered.anchor_set.segments[:3])]
         by_length = sorted(rendered.prompts, key=lambda i: (-rendered.prompts[i].num_tokens(), i))
@@ -130,7 +130,7 @@ class PairScorer:
         Args:
             pairs: candidates, and the anchors to score each on.
             writer: writes into the store.
-            stoppable: whether to stop once the watch has seen enough.
+            stoppable: whether the watch may stop it.
 
         Yields:
             The log-probs of a candidate, as they come.

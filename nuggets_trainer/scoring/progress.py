@@ -20,9 +20,9 @@ from nuggets_trainer.wording import duration
 
 logger = logging.getLogger(__name__)
 
-FIRST_LINE_SECONDS = 10.0  # without a bar: the first line soon, so that a wrong job is seen,
-LINE_SECONDS = 60.0  # the others seldom enough for a log that is kept
-RATE_SECONDS = 0.5  # no speed is told from less
+FIRST_LINE_SECONDS = 10.0  # the first line comes soon, so that a wrong job is noticed
+LINE_SECONDS = 60.0  # the other lines come seldom enough for a log that is kept
+RATE_SECONDS = 0.5  # shorter times give no speed
 BAR_SECONDS = 0.25  # between two changes of a bar; in a notebook each is a message to the browser
 BAR_FORMAT = "{desc} |{bar:24}|"
 
@@ -102,7 +102,7 @@ class Phase:
             logger.info("%s: %s", self._name, self.describe())
 
     def end(self) -> None:
-        """Say how it ended, where the last line that was written still stands."""
+        """Show how the phase ended: in the bar, or in a line if lines were written before."""
         text = self.describe(ended=True)
         if self._bar is not None:
             self._change_bar(text)
@@ -115,7 +115,7 @@ class Phase:
         self._bar.refresh()
 
     def seconds_left(self) -> float | None:
-        """Time to the end at the speed so far; None if it cannot be told."""
+        """Return the time to the end at the speed so far; None if it is not known."""
         state, seconds = self.state, self.seconds
         if seconds < RATE_SECONDS or not state.done:
             return None
@@ -124,7 +124,7 @@ class Phase:
         return None if state.total is None else (state.total - state.done) * seconds / state.done
 
     def describe(self, ended: bool = False) -> str:
-        """Return what is known, in one line."""
+        """Return what is known in one line."""
         state = self.state
         of_total = "" if state.total is None else f" of {state.total:,}"
         parts = [f"{state.done:,}{of_total} {self._unit}"]

@@ -1,7 +1,7 @@
 """The schedule `race`: a candidate stops as soon as it cannot be selected any more.
 
-The main process keeps the race. After each wave the ranks meet. What is in the store already answers at once, so that
-a race that was interrupted, or raced before under another rule, is replayed and goes on.
+The main process keeps the race, and the ranks communicate after each wave. Pairs that are in the store are not scored
+again: a race that was interrupted, or that ran before under another rule, is replayed from the store and goes on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
 
-# Forward passes of one wave: few meetings of the ranks, and little scored beyond need. For all ranks together up to
-# four, so that they score the same pairs as one; beyond, each rank would get too little of it.
+# Forward passes of one wave: more mean fewer meetings of the ranks, and more pairs beyond need. Up to four ranks share
+# a wave, so that they score the same pairs as one rank; more ranks would get too little of it, so it grows with them.
 WAVE_BATCHES = 16
 RANKS_IN_A_WAVE = 4
 
@@ -34,7 +34,7 @@ Wave = list[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to
 
 
 class RaceRun:
-    """A race between the candidates of all ranks.
+    """A run that scores what a race between the candidates of all ranks asks for.
 
     Args:
         session: open session.
@@ -79,7 +79,7 @@ class RaceRun:
         return self._keeper
 
     def _next_wave(self) -> Wave:
-        """Pairs of the next wave that are not stored; none at the end, or once the watch has seen enough."""
+        """Return the pairs of the next wave that are not stored; none at the end, or if the watch stops the run."""
         missing = self._kept().next_missing()
         self._watch.finished, stopped = not missing, self._watch.stopped
         self._watch.update_from_race(self._kept().race, last=not missing or stopped)
@@ -94,7 +94,7 @@ class RaceRun:
         self._kept().update(results)
 
     def read_outcome(self) -> Outcome | None:
-        """Take stock of the race, once it is over; all ranks must call it.
+        """Return the result of the race, once it is over; all ranks must call it.
 
         Returns:
             The outcome on the main process; None on the others.
@@ -108,7 +108,7 @@ class RaceKeeper:
     Args:
         session: open session.
         rendered: anchors and candidates; the anchors are scored alone already.
-        scorer: knows which pairs are left out.
+        scorer: finds the pairs that are left out.
         prefix_tokens: tokens of each candidate's prefixes, of all ranks.
 
     Attributes:
@@ -137,7 +137,7 @@ class RaceKeeper:
         )
 
     def count_needed(self) -> tuple[int, float]:
-        """Count the pairs that are not stored, if the race left out none, and their tokens."""
+        """Count the pairs that are not stored, as if the race left none out, and their tokens."""
         num_pairs = int(self.race.standings.num_anchors.sum())
         num_stored = 0
         for _, block in blocks(self._racers):
@@ -146,7 +146,7 @@ class RaceKeeper:
         return num_needed, tokens_of_all(self.race) * num_needed / max(1, num_pairs)
 
     def next_missing(self) -> Wave:
-        """Give the pairs of the next wave that are not stored; waves that are stored whole pass at once."""
+        """Return the pairs of the next wave that are not stored; a wave that is stored completely is skipped."""
         missing: Wave = []
         while not missing and (wave := self.race.next_wave()):
             stored: list[Result] = []
@@ -161,12 +161,12 @@ class RaceKeeper:
         return missing
 
     def update(self, results: list[Result]) -> None:
-        """Take in the results of a wave."""
+        """Pass the results of a wave to the race."""
         self.race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])
 
     def outcome(self) -> Outcome:
-        """Take stock of the race, which is over."""
-        self._stored = self._stored[:0]  # as large as what follows
+        """Return the result of the race, which is over."""
+        self._stored = self._stored[:0]  # it is as large as the arrays below, and not needed any more
         standings = self.race.standings
         upper_bound = np.where(standings.eliminated, standings.upper_bound(), np.nan)
         places = np.fromiter(self._first.values(), np.int64, len(self._first))

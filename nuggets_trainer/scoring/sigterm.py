@@ -14,17 +14,19 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM (preemption, a time limit) into an orderly exit with code 143, which launchers take for a retry.
+    """Turn SIGTERM (preemption, a time limit) into an orderly exit with code 143, after which launchers try again.
 
-    What is open is closed on the way out; by default the signal ends a process on the spot. Elsewhere than in the main
-    thread, where no handler can be set, nothing changes.
+    By default the signal ends a process on the spot; here all open context managers are left first, so that what is
+    scored is written. Outside the main thread, where no handler can be set, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice; the first one is heeded
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # launchers send it twice; the second one must not interrupt the exit
         logger.warning("SIGTERM: writing what is scored, and leaving with exit code %d.", 128 + number)
         raise SystemExit(128 + number)
 

@@ -16,10 +16,12 @@ from nuggets_trainer.scoring.timing import Measurement, Range, Workload, describ
 
 logger = logging.getLogger(__name__)
 
-TELL_AFTER_SECONDS = 5.0  # of scoring: enough to know the speed
-WAIT_FOR_PILOT = 6  # times as long as asked, rather than not to know what a race takes
-UNKNOWN = (0.2, 0.5, 1.0)  # share of the tokens that a race takes, for all that is known before its pilot is through
-LOOK_SECONDS = 1.0  # counting what a large race has left takes a moment
+TELL_AFTER_SECONDS = 5.0  # scoring time after which the speed is known well enough to log a forecast
+WAIT_FOR_PILOT = (
+    6  # a plan waits up to this many times as long for the pilot of a race, whose end it cannot tell before
+)
+UNKNOWN = (0.2, 0.5, 1.0)  # assumed share of the tokens that a race takes, before its pilot is scored
+LOOK_SECONDS = 1.0  # time between two looks at a race: counting what a large one has left takes a moment
 
 
 class Watch:

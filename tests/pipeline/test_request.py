@@ -115,10 +115,11 @@ def test_a_loaded_scorer_model_is_the_one_that_the_config_names(tokenizer, pool,
 def test_row_options_change_the_tokenizer_of_the_scorer_alone(llama, tokenizer, pool, anchors, tmp_path):
     template = tmp_path / "chat.jinja"
     template.write_text("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
-    options = RowOptions(chat_template_path=str(template), eos_token="the")
+    eos_token = tokenizer.convert_ids_to_tokens(9)
+    options = RowOptions(chat_template_path=str(template), eos_token=eos_token)
     before = tokenizer.chat_template, tokenizer.eos_token
     request = read_request(llama, tokenizer, pool, anchors, score_dir=tmp_path, row_options=options)
-    assert request.tokenizer.chat_template == template.read_text() and request.tokenizer.eos_token == "the"
+    assert request.tokenizer.chat_template == template.read_text() and request.tokenizer.eos_token == eos_token
     assert request.template.name == "chat"
     assert (tokenizer.chat_template, tokenizer.eos_token) == before
     # A scorer model keeps its own: training does not touch its tokenizer.
