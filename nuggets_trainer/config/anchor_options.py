@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from nuggets_trainer.config.checks import check_bool, check_choice, check_int
 from nuggets_trainer.config.option_group import OptionGroup
@@ -13,6 +13,22 @@ DEFAULT_NUM_ANCHORS = 100  # as in the paper's k-means setting
 ANCHOR_SELECTIONS = ("kmeans", "random")
 COMBINATIONS = ("mean", "worst")
 
+PLACE_KEYS = ("path", "name", "split")  # arguments of `datasets.load_dataset`
+
+
+class AnchorPlace(NamedTuple):
+    """Where the rows of an anchor set are, in the words of `datasets.load_dataset`.
+
+    Attributes:
+        path: hub dataset, local directory or file.
+        name: configuration of the dataset; None if it has only one.
+        split: split; a single file is one split and ignores it.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+
 
 @dataclass
 class AnchorOptions(OptionGroup):
@@ -20,13 +36,15 @@ class AnchorOptions(OptionGroup):
 
     title: ClassVar[str] = "anchors"
 
-    anchors: dict[str, str] | str | None = field(
+    anchors: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Anchor rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. Give "
-            "several sets, one for each task that the model shall be good at, as a mapping of names to such places "
-            '(on the command line as JSON, \'{"math": "math.jsonl", "chat": "chat.jsonl"}\'). Default: anchors are '
-            "chosen from the pool (see `num_anchors`)."
+            "help": "Anchor rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. A "
+            "configuration, or another split than `train`, is named as in `load_dataset`: "
+            '{"path": "openai/gsm8k", "name": "main", "split": "test"}. Give several sets, one for each task that the '
+            'model shall be good at, as a mapping of names to such places: {"math": "math.jsonl", "chat": '
+            '"chat.jsonl"}. On the command line a mapping is JSON in quotes. Default: anchors are chosen from the '
+            "pool (see `num_anchors`)."
         },
     )
     combine_anchor_sets: str = field(
@@ -62,8 +80,8 @@ class AnchorOptions(OptionGroup):
     )
 
     @property
-    def anchor_sets(self) -> dict[str, str] | None:
-        """`anchors` by name, a single set under the empty name; None where they are chosen from the pool.
+    def anchor_sets(self) -> dict[str, AnchorPlace] | None:
+        """Places of `anchors` by name, a single set under the empty name; None if they are chosen from the pool.
 
         Raises:
             ValueError: if they are neither a string nor a mapping.
@@ -73,13 +91,13 @@ class AnchorOptions(OptionGroup):
             anchors = json.loads(anchors)
         if anchors is None:
             return None
-        if isinstance(anchors, str):
-            return {"": anchors}
+        if isinstance(anchors, str) or _is_place(anchors):
+            return {"": _place(anchors)}
         if not isinstance(anchors, dict):
             raise ValueError(f"it is of type {type(anchors).__name__}")
         if len(anchors) == 1:
-            return {"": next(iter(anchors.values()))}
-        return dict(anchors)
+            return {"": _place(next(iter(anchors.values())))}
+        return {name: _place(place) for name, place in anchors.items()}
 
     def check(self) -> None:
         """Refuse anchors that are no places, and options that do nothing with these anchors."""
@@ -92,14 +110,17 @@ class AnchorOptions(OptionGroup):
         self._check_anchors()
 
     def _check_anchors(self) -> None:
-        expected = "a non-empty string, a mapping of names to such strings, or unset"
+        expected = (
+            "a non-empty string, a mapping with `path` and, if needed, `name` and `split`, a mapping of names to "
+            "either, or unset"
+        )
         try:
             sets = self.anchor_sets
         except ValueError as error:
             raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r} ({error}).") from error
         if sets is None:
             return
-        if not sets or not all(_is_text(place) for place in sets.values()):
+        if not sets:
             raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r}.")
         check_combination(self.combine_anchor_sets, len(sets))
         if len(sets) > 1:
@@ -125,6 +146,26 @@ def check_combination(combine_anchor_sets: str, num_sets: int) -> None:
             f"`combine_anchor_sets={combine_anchor_sets!r}` needs several anchor sets, but only one was given. Give "
             "`anchors` as a mapping of names to rows, or leave `combine_anchor_sets` out."
         )
+
+
+def _is_place(value: object) -> bool:
+    """Whether a mapping is one place, and not a mapping of sets."""
+    return isinstance(value, dict) and "path" in value and set(value) <= set(PLACE_KEYS)
+
+
+def _place(value: object) -> AnchorPlace:
+    """Read a place: a name alone, or a mapping with `path`, `name` and `split`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if _is_text(value):
+        return AnchorPlace(str(value))
+    if isinstance(value, dict) and _is_place(value):
+        given = {key: part for key, part in value.items() if part is not None}
+        if "path" in given and all(_is_text(part) for part in given.values()):
+            return AnchorPlace(**given)
+    raise ValueError(f"{value!r} is no place of rows")
 
 
 def _is_text(value: object) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from nuggets_trainer.data.unreadable import errors_name_the_file
+
 
 def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") -> Any:
     """Cut a dataset to its first rows; a stream becomes a `Dataset` in memory.
@@ -15,14 +17,15 @@ def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") 
 
     Raises:
         TypeError: if it is neither, or a stream without `pool_size`.
-        ValueError: if it is empty.
+        ValueError: if it is empty, or a stream breaks off.
     """
     from datasets import Dataset, IterableDataset
 
     if pool_size is None:
         return check_dataset(dataset, name)
     if isinstance(dataset, IterableDataset):
-        rows = list(dataset.take(pool_size))
+        with errors_name_the_file(name):
+            rows = list(dataset.take(pool_size))
         return check_dataset(Dataset.from_list(rows, features=dataset.features), name)
     return check_dataset(dataset, name).select(range(min(pool_size, len(dataset))))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.data.unreadable import errors_name_the_file
 from nuggets_trainer.demo import resolve_demo
 
 if TYPE_CHECKING:
@@ -31,8 +33,8 @@ def check_paths(config: NuggetsConfig, rows: Mapping[str, str | None], models: M
     for option, name in rows.items():
         if name is not None:
             _check_rows(f"--{option}", name)
-    for name in (config.anchor_sets or {}).values():
-        _check_rows("--anchors", name)
+    for place in (config.anchor_sets or {}).values():
+        _check_rows("--anchors", place.path)
     for option, name in {**models, "scorer_model": config.scorer_model}.items():
         if name is not None and _must_be_path(name) and not Path(name).exists():
             raise FileNotFoundError(
@@ -79,23 +81,62 @@ def load_rows(
 
     Raises:
         FileNotFoundError: if there is nothing of this name here, nor on the hub as far as it can be reached.
-        ValueError: if the file type is unknown or the split does not exist.
+        ValueError: if the file type is unknown, the split does not exist, or the rows cannot be read. The error names
+            the file and what is wrong with it.
     """
     from datasets import DatasetDict, IterableDatasetDict
 
     path = Path(resolve_demo(name))
     _check_rows(option, name)
     if path.is_file():
-        return _load_file(path, streaming)
+        with errors_name_the_file(option, name, path):
+            return _with_valid_text(_load_file(path, streaming))
     if path.is_dir():
-        loaded = _load_directory(name, config, streaming)
+        with errors_name_the_file(option, name, path, _how_to_name(option, "config", name)):
+            loaded = _with_valid_text(_load_directory(name, config, streaming))
     else:
         loaded = _load_from_hub(name, config, streaming, option)
     if not isinstance(loaded, (DatasetDict, IterableDatasetDict)):
         return loaded
     if split not in loaded:
-        raise ValueError(f"{name!r} has no split {split!r}. Found: {', '.join(loaded)}.")
+        raise ValueError(
+            f"`{option}`: {name!r} has no split {split!r}. Found: {', '.join(loaded)}."
+            f"{_how_to_name(option, 'split', name, next(iter(loaded), 'test'))}"
+        )
     return loaded[split]
+
+
+def _how_to_name(option: str, what: str, name: str, value: str = "NAME") -> str:
+    """Say how a split or a configuration of these rows is named."""
+    options = {
+        ("--dataset_name", "split"): f"`--dataset_train_split {value}`",
+        ("--dataset_name", "config"): f"`--dataset_config {value}`",
+        ("--eval_dataset_name", "split"): f"`--dataset_test_split {value}`",
+        ("name", "split"): f"`split={value!r}`",
+        ("name", "config"): f"`config={value!r}`",
+    }
+    if option == "--anchors":  # as arguments of `load_dataset`
+        key = "split" if what == "split" else "name"
+        return f" Name one: `--anchors '{json.dumps({'path': name, key: value})}'`."
+    known = options.get((option, what))
+    return "" if known is None else f" Name one: {known}."
+
+
+def _with_valid_text(loaded: Any) -> Any:
+    """Return rows whose texts are UTF-8.
+
+    JSON of another encoding loads without an error, and would fail where its first such row is read.
+
+    Raises:
+        ValueError: if a text is not UTF-8.
+    """
+    from datasets import Dataset, DatasetDict
+
+    parts = list(loaded.values()) if isinstance(loaded, DatasetDict) else [loaded]
+    for part in parts:
+        if isinstance(part, Dataset):
+            part.data.table.validate(full=True)
+    return loaded
 
 
 def _load_file(path: Path, streaming: bool) -> Any:
@@ -123,7 +164,8 @@ def _load_from_hub(name: str, config: str | None, streaming: bool, option: str) 
     from datasets import load_dataset
 
     try:
-        return load_dataset(name, name=config, streaming=streaming)
+        with errors_name_the_file(option, name, None, _how_to_name(option, "config", name)):
+            return load_dataset(name, name=config, streaming=streaming)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"`{option}`: there is no file or directory {name!r} here, and no dataset of this name on the hub, as far "

@@ -116,7 +116,11 @@ def _named_anchors(config: NuggetsConfig, pool: Pool) -> AnchorPools | None:
     sets = config.anchor_sets
     if sets is None:
         return None
-    return {name: anchors_like(load_rows(place, option="anchors"), pool) for name, place in sets.items()}
+    pools = {}
+    for set_name, place in sets.items():
+        rows = load_rows(place.path, place.name, place.split, option="--anchors")
+        pools[set_name] = anchors_like(rows, pool)
+    return pools
 
 
 def _anchor_pool(rows: Any, pool: Pool) -> Pool:

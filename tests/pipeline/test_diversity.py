@@ -15,7 +15,9 @@ from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.cli import main
+from nuggets_trainer.config.anchor_options import AnchorPlace
 from nuggets_trainer.golden.scores import GoldenScores, combined_scores
+from nuggets_trainer.pipeline.rows import read_anchors
 from nuggets_trainer.store.results import describe_results, set_means
 from tests.support.rows import alpaca_rows
 
@@ -205,11 +207,32 @@ def test_values_that_make_no_sense_are_refused(options, message):
 
 def test_anchor_sets_come_as_a_mapping_or_as_json():
     sets = {"math": "m.jsonl", "chat": "c.jsonl"}
-    assert NuggetsConfig(anchors=sets).anchor_sets == NuggetsConfig(anchors=json.dumps(sets)).anchor_sets == sets
-    assert NuggetsConfig(anchors={"math": "m.jsonl"}).anchor_sets == {"": "m.jsonl"}
-    for wrong in ({}, {"a": 1, "b": "x"}, "{broken"):
+    places = {name: AnchorPlace(path) for name, path in sets.items()}
+    assert NuggetsConfig(anchors=sets).anchor_sets == NuggetsConfig(anchors=json.dumps(sets)).anchor_sets == places
+    assert NuggetsConfig(anchors={"math": "m.jsonl"}).anchor_sets == {"": AnchorPlace("m.jsonl")}
+    for wrong in ({}, {"a": 1, "b": "x"}, "{broken", {"path": ""}, {"path": "m", "split": 3}, {"a": {"split": "x"}}):
         with pytest.raises(TypeError, match="`anchors` must be a non-empty string, a mapping"):
             NuggetsConfig(anchors=wrong)
+
+
+def test_anchors_name_a_configuration_and_a_split():
+    """A split other than `train` could not be named at all; the words are those of `load_dataset`."""
+    place = {"path": "openai/gsm8k", "name": "main", "split": "test"}
+    one = {"": AnchorPlace("openai/gsm8k", "main", "test")}
+    assert NuggetsConfig(anchors=place).anchor_sets == NuggetsConfig(anchors=json.dumps(place)).anchor_sets == one
+    sets = NuggetsConfig(anchors={"math": place, "chat": "c.jsonl"}).anchor_sets
+    assert sets == {"math": AnchorPlace("openai/gsm8k", "main", "test"), "chat": AnchorPlace("c.jsonl")}
+
+
+def test_anchors_of_another_split_are_read(tmp_path, rows):
+    directory = tmp_path / "rows"
+    directory.mkdir()
+    rows.select([0]).to_json(directory / "train.jsonl")
+    rows.select([1, 2, 3]).to_json(directory / "validation.jsonl")
+    pool = Pool(rows)
+    config = NuggetsConfig(anchors=json.dumps({"path": str(directory), "split": "validation"}))
+    (anchors,) = read_anchors(None, config, pool).values()
+    assert [row.key for row in map(anchors.__getitem__, range(3))] == [pool[i].key for i in (1, 2, 3)]
 
 
 def trainer_of(rows, tmp_path, anchors=None, **options):

@@ -1,0 +1,190 @@
+"""Rows that the datasets library cannot read: what is wrong with the file, and what mends it, as one message."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+ROW_FILES = {".json", ".jsonl", ".csv", ".parquet"}
+BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+SHOWN_CHARACTERS = 60
+COMPARED_FILES = 1000  # of a directory, until the one that is broken is found
+
+
+@contextlib.contextmanager
+def errors_name_the_file(
+    option: str, name: str | None = None, path: Path | None = None, name_a_config: str = ""
+) -> Iterator[None]:
+    """Turn whatever a library raises while it reads rows into one message.
+
+    Args:
+        option: option or argument that names the rows.
+        name: the rows, as the user named them; None if they came as an object.
+        path: local file or directory of the rows; None for rows on the hub.
+        name_a_config: sentence that says how a configuration is named.
+
+    Raises:
+        OSError: if the system or the network fails; its own message says how.
+        ValueError: in place of the library's error, which is its cause.
+    """
+    try:
+        yield
+    # Not only errors of datasets: it passes on those of pandas, pyarrow, json and codecs, and a bare StopIteration.
+    except Exception as error:
+        if isinstance(error, (OSError, MemoryError)):
+            raise  # nothing there, a full disk, missing rights, no network: the message says it
+        message = explain(error, option, name, path)
+        if "onfig" in str(error):  # "Config name is missing", "BuilderConfig 'x' not found"
+            message += name_a_config
+        raise ValueError(message) from error
+
+
+def explain(error: Exception, option: str, name: str | None, path: Path | None = None) -> str:
+    """Say which file cannot be read and why.
+
+    Args:
+        error: what the library raised.
+        option: option or argument that names the rows.
+        name: the rows, as the user named them; None if they came as an object.
+        path: local file or directory of the rows; None for rows on the hub.
+    """
+    for file in _row_files(path):
+        found = _what_is_wrong(file)
+        if found is not None:
+            return f"`{option}`: the rows in {str(file)!r} cannot be read: {found}"
+    which = "the rows" if name is None else f"the rows of {name!r}"
+    return f"`{option}`: {which} cannot be read: {_root_message(error)}."
+
+
+def _row_files(path: Path | None) -> list[Path]:
+    """Return the files of rows: the file itself, or those of a directory."""
+    if path is None or not path.exists():
+        return []
+    if path.is_file():
+        return [path]
+    found: list[Path] = []
+    for file in sorted(path.rglob("*")):
+        if file.suffix in ROW_FILES and file.is_file():
+            found.append(file)
+    return found[:COMPARED_FILES]
+
+
+def _root_message(error: BaseException) -> str:
+    """Return what the first error of a chain says that says more than 'An error occurred'; on one line."""
+    current: BaseException | None = error
+    while current is not None:
+        said = str(current).partition("Example of usage")[0]
+        if said.strip() and not said.startswith("An error occurred while generating"):
+            return " ".join(said.split()).rstrip(".! ").removeprefix("Error tokenizing data. C error: ")
+        current = current.__cause__ or current.__context__
+    return type(error).__name__
+
+
+def _what_is_wrong(file: Path) -> str | None:
+    """Look at a file of rows; None if nothing wrong is seen."""
+    if file.stat().st_size == 0:
+        return "the file is empty. Expected at least one row."
+    if file.suffix == ".parquet":
+        return _broken_parquet(file)
+    wrong = _wrong_encoding(file)
+    if wrong is not None:
+        return wrong
+    look = {".jsonl": _wrong_line, ".json": _wrong_json, ".csv": _ragged}
+    return look[file.suffix](file)
+
+
+def _wrong_encoding(file: Path) -> str | None:
+    """Say where a file is not UTF-8 and how it becomes so."""
+    with file.open("rb") as lines:
+        if lines.read(2) in BYTE_ORDER_MARKS:
+            return f"it is UTF-16, but UTF-8 is expected. {_convert(file, 'UTF-16')}"
+        lines.seek(0)
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return (
+                    f"byte {error.start + 1} of line {number:,} (0x{byte:02x}) is not UTF-8. Probably the file is "
+                    f"Windows-1252 or Latin-1. {_convert(file, 'WINDOWS-1252')}"
+                )
+    return None
+
+
+def _convert(file: Path, encoding: str) -> str:
+    return f"Convert it: `iconv -f {encoding} -t UTF-8 {file.name} > utf8_{file.name}`."
+
+
+def _wrong_line(file: Path) -> str | None:
+    """Say which line of a JSONL file is no JSON object."""
+    wrong: str | None = None
+    num_rows = 0
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if wrong is not None:
+                return wrong
+            if not line.strip():
+                continue
+            num_rows += 1
+            found = _why_no_object(line)
+            if found is not None:
+                wrong = (
+                    f"line {number:,} is {found}: {line.strip()[:SHOWN_CHARACTERS]!r}. Expected one JSON object per "
+                    "line. Mend or remove the line."
+                )
+    if wrong is not None and num_rows > 1:
+        return f"{wrong} It is the last line: perhaps a download or a copy broke off."
+    return wrong if num_rows else "it has no rows, only empty lines. Expected one JSON object per line."
+
+
+def _wrong_json(file: Path) -> str | None:
+    """Say what is wrong with a JSON file, which may also hold one object per line."""
+    with file.open(encoding="utf-8-sig") as lines:
+        first = next((line.strip() for line in lines if line.strip()), "")
+    if first.startswith("{") and _why_no_object(first) is None:
+        return _wrong_line(file)
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        return f"it is not JSON ({error}). Expected an array of objects, or one object per line (.jsonl)."
+    return "it has no rows. Expected at least one." if not rows else None
+
+
+def _ragged(file: Path) -> str | None:
+    """Say which line of a CSV file has too many fields, or an open quote."""
+    import pandas as pd
+
+    num_rows = 0
+    try:
+        with pd.read_csv(file, chunksize=10_000) as chunks:
+            for chunk in chunks:
+                num_rows += len(chunk)
+    except ValueError as error:  # also pandas' ParserError and EmptyDataError
+        return (
+            f"{_root_message(error)}. Expected as many fields in each line as in the first one, and a closing quote "
+            'behind each opening one. Put a field with a comma, a quote or a line break in double quotes: "a, b".'
+        )
+    return "it has a header, but no rows. Expected at least one." if num_rows == 0 else None
+
+
+def _broken_parquet(file: Path) -> str | None:
+    """Say why a file is no whole Parquet file."""
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(file)
+    except ValueError as error:  # pyarrow's ArrowInvalid
+        return f"{_root_message(error)}. Copy or download it again: it is incomplete, or no Parquet file."
+    return None
+
+
+def _why_no_object(line: str) -> str | None:
+    """Say why a line is no JSON object; None if it is one."""
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        return f"not JSON ({error})"
+    return None if isinstance(value, dict) else f"a JSON {type(value).__name__} and not an object"

@@ -1,0 +1,78 @@
+"""A file of rows that cannot be read is one message that names the file, the fault and the remedy."""
+
+import json
+import shutil
+
+import pytest
+
+from nuggets_trainer import load_rows
+from nuggets_trainer.data.dataset import take_pool
+
+ROWS = [
+    {"instruction": f"Write about thing {i}.", "output": f"Thing {i} rests near the d\u00f6or."} for i in range(20)
+]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+CSV = "instruction,output\nSay d\u00f6or,d\u00f6or\n"
+
+BROKEN = [
+    ("cut.jsonl", JSONL[:-25].encode(), r"line 20 is not JSON .* last line: perhaps a download or a copy broke off"),
+    ("inside.jsonl", (JSONL + "{oops\n" + JSONL).encode(), "line 21 is not JSON .*'{oops'.*Mend or remove the line"),
+    ("numbers.jsonl", b"1\n2\n", "line 1 is a JSON int and not an object"),
+    ("blank.jsonl", b"\n\n", "has no rows, only empty lines"),
+    ("latin1.jsonl", JSONL.encode("latin-1"), r"byte 76 of line 1 \(0xf6\) is not UTF-8.*iconv -f WINDOWS-1252"),
+    ("utf16.jsonl", JSONL.encode("utf-16"), "it is UTF-16, but UTF-8 is expected.*iconv -f UTF-16"),
+    ("latin1.csv", CSV.encode("latin-1"), r"byte 6 of line 2 \(0xf6\) is not UTF-8"),
+    ("utf16.csv", CSV.encode("utf-16"), "it is UTF-16"),
+    ("ragged.csv", b"instruction,output\na,b\na,b,c\n", "Expected 2 fields in line 3, saw 3.*double quotes"),
+    ("open.csv", b'instruction,output\na,"b\nc,d\n', "EOF inside string starting at row 1.*a closing quote"),
+    ("header.csv", b"instruction,output\n", "it has a header, but no rows"),
+    ("broken.json", b'[{"a": 1},', "it is not JSON .*Expected an array of objects"),
+    ("none.json", b"[]", "it has no rows"),
+    ("broken.parquet", b"PAR1 and so on", "Parquet magic bytes not found.*Copy or download it again"),
+] + [(f"empty.{ending}", b"", "the file is empty") for ending in ("json", "jsonl", "csv", "parquet")]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BROKEN, ids=[name for name, _, _ in BROKEN])
+def test_a_broken_file_is_one_message(tmp_path, name, content, message):
+    """Each ended in a traceback of 23 to 77 lines that named neither the file nor the line."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rows(str(tmp_path / name), option="--dataset_name")
+    said = str(caught.value)
+    assert said.startswith("`--dataset_name`: ") and str(tmp_path / name) in said
+    assert "\n" not in said and caught.value.__cause__ is not None
+
+
+def test_a_broken_file_of_a_directory_is_named(tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text(JSONL)
+    (tmp_path / "rows" / "b.jsonl").write_text(JSONL[:-30])
+    with pytest.raises(ValueError, match=r"rows/b\.jsonl' cannot be read: line 20 is not JSON"):
+        load_rows(str(tmp_path / "rows"))
+
+
+def test_a_stream_that_breaks_off_is_one_message(tmp_path):
+    (tmp_path / "cut.jsonl").write_text(JSONL[:-30])
+    with pytest.raises(ValueError, match="cannot be read: ") as caught:
+        take_pool(load_rows(str(tmp_path / "cut.jsonl"), streaming=True), 20, "dataset_name")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_or_split_to_name_is_said(tmp_path):
+    """Anchors could name neither, and the errors named a function of another library."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for name in ("easy", "hard"):
+        (rows / f"{name}.jsonl").write_text(JSONL)
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("easy", "hard"))
+    (rows / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for option, remedy in (("--dataset_name", "--dataset_config NAME"), ("--anchors", '"name": "NAME"')):
+        with pytest.raises(ValueError, match=rf"`{option}`.*\['easy', 'hard'\].*{remedy}"):
+            load_rows(str(rows), option=option)
+    assert len(load_rows(str(rows), "hard")) == len(ROWS)
+    shutil.rmtree(rows)
+    rows.mkdir()
+    (rows / "validation.jsonl").write_text(JSONL)
+    for option, remedy in (("--dataset_name", "--dataset_train_split"), ("--anchors", '"split": "validation"')):
+        with pytest.raises(ValueError, match=f"`{option}`.*no split 'train'. Found: validation.*{remedy}"):
+            load_rows(str(rows), option=option)
