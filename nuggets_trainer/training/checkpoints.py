@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from nuggets_trainer.config.removed import REMOVED
 from nuggets_trainer.golden.selection import GoldenSet
 from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.training.settings import describe_changes, read_training_options
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ class Reselection:
 
 
 def save_selection(
-    path: Path, golden_set: GoldenSet, settings: dict[str, str], reselection: Reselection | None = None
+    path: Path,
+    golden_set: GoldenSet,
+    settings: dict[str, str],
+    reselection: Reselection | None = None,
+    training: dict[str, Any] | None = None,
 ) -> None:
     """Write a golden set as JSON.
 
@@ -86,8 +91,9 @@ def save_selection(
         golden_set: golden set in force.
         settings: settings that the golden set depends on; a resumed job compares its own with them.
         reselection: state of choosing again; None if the golden set stays the same during training.
+        training: options of training; a resumed job warns where its own differ.
     """
-    fields: dict[str, Any] = {"settings": settings}
+    fields: dict[str, Any] = {"settings": settings, "training": training or {}}
     for name, value in vars(golden_set).items():
         fields[name] = value.tolist() if isinstance(value, np.ndarray) else value
     if reselection is not None:
@@ -109,19 +115,10 @@ def load_selection(
         FileNotFoundError: if no golden set was saved with the checkpoint.
         ValueError: if the golden set was chosen under other settings; the error names those that differ.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"There is no checkpoint {path.parent}. Name a directory that exists, or start without "
-            "`resume_from_checkpoint`."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"The checkpoint {path.parent} has no {path.name}. Either it was trained without selection, or the job "
-            "was killed while it saved the checkpoint. Resume from an earlier checkpoint, or start again without "
-            "`resume_from_checkpoint`."
-        )
+    check_complete(path.parent)
     fields = json.loads(path.read_text())
     saved = fields.pop("settings")
+    fields.pop("training", None)
     for name in REMOVED:  # a checkpoint of an earlier version may name options that are gone; it can still be used
         saved.pop(name, None)
     if "pool_rows" not in saved and pool is not None:
@@ -134,6 +131,73 @@ def load_selection(
         fields[name] = np.array(fields[name], dtype=np.float64)
     golden_set = GoldenSet(**fields)
     return golden_set, None if reselection is None else Reselection(**reselection)
+
+
+def check_complete(checkpoint: Path) -> None:
+    """Refuse a checkpoint that a job with selection cannot resume from.
+
+    Raises:
+        FileNotFoundError: if it is not there, or if no golden set was saved with it.
+    """
+    if not checkpoint.is_dir():
+        raise FileNotFoundError(
+            f"There is no checkpoint {checkpoint}. Name a directory that exists, or start without "
+            "`resume_from_checkpoint`."
+        )
+    if not (checkpoint / SELECTION_FILE).is_file():
+        raise FileNotFoundError(
+            f"The checkpoint {checkpoint} has no {SELECTION_FILE}. Either it was trained without selection, or the "
+            "job was killed while it saved the checkpoint. Resume from an earlier checkpoint, or start again without "
+            "`resume_from_checkpoint`."
+        )
+
+
+def holds_model_alone(checkpoint: Path) -> bool:
+    """Check whether a checkpoint has no state of the optimizer (`save_only_model`)."""
+    return not any("optimizer" in path.name or path.name.startswith("global_step") for path in checkpoint.iterdir())
+
+
+def warn_of_other_training(checkpoint: Path, given: dict[str, Any]) -> None:
+    """Warn if a checkpoint was trained with other options of training than those of this job.
+
+    Args:
+        checkpoint: directory of the checkpoint.
+        given: options of this job, from `training_options`.
+    """
+    saved = json.loads((checkpoint / SELECTION_FILE).read_text()).get("training")
+    if saved is None:  # an earlier version wrote it
+        saved = read_training_options(checkpoint)
+    changes = describe_changes(saved, given)
+    if changes:
+        logger.warning(
+            "The checkpoint %s was trained with other options: %s. The Trainer takes the state of the optimizer and "
+            "of the schedule from the checkpoint, so a new learning rate or weight decay has no effect; other options "
+            "count from here on. To train with the new options from the first step, choose another `output_dir`; with "
+            "the `score_dir` of this job the scores are used again.",
+            checkpoint,
+            changes,
+        )
+
+
+def checkpoint_asked_for(asked: str | bool | None, output_dir: str | Path) -> str | None:
+    """Find the checkpoint that `resume_from_checkpoint` asks for; None if it asks for none.
+
+    Args:
+        asked: directory, or True for the newest checkpoint. The command line gives `true` and `false` as texts.
+        output_dir: directory of the checkpoints.
+
+    Raises:
+        ValueError: if the newest one is asked for, but there is none.
+        FileNotFoundError: if a directory is no complete checkpoint.
+    """
+    if isinstance(asked, str) and asked.lower() in ("true", "false") and not Path(asked).exists():
+        asked = asked.lower() == "true"
+    if not asked:
+        return None
+    if asked is True:
+        return require_complete_checkpoint(output_dir)
+    check_complete(Path(asked))
+    return asked
 
 
 def _in_todays_terms(checkpoint: Path, saved: dict[str, str], num_rows: int, pool: Pool) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -18,7 +19,7 @@ from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.training.checkpoints import last_complete_checkpoint
+from nuggets_trainer.training.checkpoints import checkpoint_asked_for, holds_model_alone, last_complete_checkpoint
 from nuggets_trainer.training.job_arguments import RecipeArguments, model_init_kwargs
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
@@ -34,10 +35,53 @@ def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
 
 def is_finished(checkpoint: str, args: SFTConfig) -> bool:
     """Check whether a checkpoint has all the steps that these arguments ask for."""
-    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
     if args.max_steps > 0:
         return bool(state.global_step >= args.max_steps)
     return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
+
+
+def find_checkpoint(args: SFTConfig) -> str | None:
+    """Find the checkpoint that the job goes on from: the one asked for, or else the newest complete one.
+
+    Raises:
+        FileNotFoundError, ValueError: if the one asked for is not there; or if the job would go on from a checkpoint
+            that `save_only_model` wrote, though nobody named it.
+    """
+    asked = args.resume_from_checkpoint
+    if asked not in (None, ""):
+        return checkpoint_asked_for(asked, args.output_dir)
+    checkpoint = last_complete_checkpoint(args.output_dir)
+    if checkpoint is not None and holds_model_alone(Path(checkpoint)) and not is_finished(checkpoint, args):
+        raise ValueError(
+            f"The checkpoint {checkpoint} holds the model alone (`save_only_model`): training cannot go on from it, "
+            "because the optimizer and the learning rate schedule would start anew. To train again from the first "
+            "step, with the stored scores, add `--resume_from_checkpoint false`. To go on from it all the same, add "
+            f"`--resume_from_checkpoint {checkpoint}`."
+        )
+    return checkpoint
+
+
+def best_checkpoint(checkpoint: str) -> str:
+    """Find the checkpoint with the best model of a finished job, as `load_best_model_at_end` chose it.
+
+    Args:
+        checkpoint: last checkpoint of the job.
+
+    Raises:
+        FileNotFoundError: if the best one is gone.
+    """
+    best = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).best_model_checkpoint
+    if best is None:
+        return checkpoint
+    moved = Path(checkpoint).with_name(Path(best).name)  # the directory of the job may have another name now
+    for place in (moved, Path(best)):
+        if place.is_dir():
+            return str(place)
+    raise FileNotFoundError(
+        f"The job is finished, and its best model was {best} (`load_best_model_at_end`), which is gone. The model in "
+        "the output directory is left as it is. To save the last model there, add `--load_best_model_at_end false`."
+    )
 
 
 def run_job(
@@ -59,11 +103,11 @@ def run_job(
     """
     trainer = _make_trainer(script, args, model, nuggets)
     say = trainer.accelerator.print
-    checkpoint = args.resume_from_checkpoint or Ranks().on_main(lambda: last_complete_checkpoint(args.output_dir))
+    checkpoint = Ranks().on_main(lambda: find_checkpoint(args))
     if checkpoint is not None and is_finished(checkpoint, args):
         # `Trainer.train` would take one more step if the last step was not the last one of its epoch.
         trainer.select(checkpoint)
-        trainer._load_from_checkpoint(checkpoint)
+        trainer._load_from_checkpoint(best_checkpoint(checkpoint) if args.load_best_model_at_end else checkpoint)
         score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
         say(
             f"Nothing is left to train: {checkpoint} has all steps. For another run choose another `output_dir`; with "

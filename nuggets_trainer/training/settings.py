@@ -1,8 +1,20 @@
-"""The settings that a golden set depends on. They are saved with it, and a resumed job compares its own with them."""
+"""What a checkpoint remembers of the job: settings that the golden set depends on, and options of training.
+
+Both are saved with the golden set. A resumed job compares its own with them: other settings are refused, other options
+of training are named in a warning.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import PartialState
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -24,6 +36,106 @@ IF_SET = (
 )
 # Options that are named only if they are not the default, for the same reason.
 UNLESS_DEFAULT = {"reselect": "no", "group_quota": "proportional", "combine_anchor_sets": "mean"}
+# Options of training that change what a job gives. The number of processes is left out: it may change.
+TRAINING_OPTIONS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+    "max_length",
+    "truncation_mode",
+    "packing",
+    "packing_strategy",
+    "completion_only_loss",
+    "assistant_only_loss",
+    "loss_type",
+    "train_sampling_strategy",
+)
+ADAPTER_OPTIONS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "target_modules")
+
+
+def training_options(args: Any, model: Any = None) -> dict[str, Any]:
+    """Collect the options of training that change what a job gives; JSON can hold them.
+
+    Args:
+        args: arguments of a trainer, of any version.
+        model: model that is tuned; the options of its active adapter are added.
+    """
+    options = {}
+    for name in TRAINING_OPTIONS:
+        if hasattr(args, name):
+            options[name] = _plain(getattr(args, name))
+    adapters = getattr(model, "peft_config", {})
+    adapter = adapters.get(getattr(model, "active_adapter", None)) if hasattr(model, "get_base_model") else None
+    for name in ADAPTER_OPTIONS:
+        if hasattr(adapter, name):
+            options[name] = _plain(getattr(adapter, name))
+    return options
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON gives it back."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (set, tuple)):
+        return sorted(value) if isinstance(value, set) else list(value)
+    return value if value is None or isinstance(value, (bool, int, float, str, list, dict)) else str(value)
+
+
+def read_training_options(checkpoint: Path) -> dict[str, Any]:
+    """Read the options of training from the file that the Trainer writes into each checkpoint.
+
+    Only classes of arguments are unpickled. The result is empty where the file is not there or has others.
+    """
+    file = checkpoint / TRAINING_ARGS_NAME
+    if not file.is_file():
+        return {}
+    try:
+        classes = []
+        for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
+            module, _, attribute = name.rpartition(".")
+            if module.split(".")[0] not in ("transformers", "trl", "accelerate"):
+                return {}
+            found = getattr(import_module(module), attribute)
+            if not _holds_arguments(found):
+                return {}
+            classes.append(found)
+        with torch.serialization.safe_globals(classes):
+            return training_options(torch.load(file, weights_only=True))
+    except Exception:  # noqa: BLE001 - other versions of these packages: there is nothing to compare with
+        return {}
+
+
+def _holds_arguments(found: Any) -> bool:
+    if not isinstance(found, type):
+        return False
+    return issubclass(found, (enum.Enum, PartialState)) or dataclasses.is_dataclass(found)
+
+
+def describe_changes(saved: dict[str, Any], given: dict[str, Any]) -> str:
+    """Name the values that differ, of those that both have; "" if there are none."""
+    changes = []
+    for name in given:
+        if name in saved and saved[name] != given[name]:
+            changes.append(f"{name} was {saved[name]} and is now {given[name]}")
+    return ", ".join(changes)
 
 
 def selection_settings(

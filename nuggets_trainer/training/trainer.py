@@ -165,7 +165,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if self.nuggets_config is None:
             raise ValueError("`select` needs a config. Build the SelectedSFTTrainer with a `nuggets_config`.")
         if resume_from_checkpoint:
-            self._nuggets.selection.prepare_training(resume_from_checkpoint)
+            self._nuggets.selection.choose_or_read(resume_from_checkpoint)
         return self._nuggets.select()
 
     def _try_one_row(self, pool: Pool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,15 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import (
     SELECTION_FILE,
     Reselection,
+    checkpoint_asked_for,
+    holds_model_alone,
     load_selection,
-    require_complete_checkpoint,
     save_selection,
+    warn_of_other_training,
 )
 from nuggets_trainer.training.preserved import preserved_rng
 from nuggets_trainer.training.selector import Selector
+from nuggets_trainer.training.settings import training_options
 from nuggets_trainer.training.slots import Slots
 from nuggets_trainer.training.trackers import log_selection
 from nuggets_trainer.training.trainer_checks import check_plan
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.scoring.session import AnchorPools
     from nuggets_trainer.store.results import PoolScores
+
+logger = logging.getLogger(__name__)
 
 
 class TrainerSelection:
@@ -72,10 +78,11 @@ class TrainerSelection:
         self._config, self._pool = config, pool
         self._selector = Selector(trainer, config, pool, anchors)
         self._selector.check()
+        self._training = self._training_options()
         check_plan(config, trainer.args, self._selector.waits_for_sharding)
 
     def prepare_training(self, resume_from_checkpoint: str | bool | None) -> str | None:
-        """Choose the golden set, or read it from a checkpoint.
+        """Choose the golden set, or read it from a checkpoint that training goes on from.
 
         Args:
             resume_from_checkpoint: directory of a checkpoint; True for the newest one in `output_dir`.
@@ -85,19 +92,30 @@ class TrainerSelection:
 
         Raises:
             ValueError: if the newest checkpoint is asked for, but there is none.
+            FileNotFoundError: if there is no such checkpoint, or if it has no golden set.
         """
-        if resume_from_checkpoint is True:
-            output_dir = self.trainer.args.output_dir
-            resume_from_checkpoint = Ranks().on_main(lambda: require_complete_checkpoint(output_dir))
-        if resume_from_checkpoint:
-            self._resume(Path(resume_from_checkpoint) / SELECTION_FILE)
+        checkpoint = self.choose_or_read(resume_from_checkpoint)
+        if checkpoint is not None and self.trainer.is_world_process_zero() and holds_model_alone(Path(checkpoint)):
+            logger.warning(
+                "The checkpoint %s holds the model alone (`save_only_model`): the optimizer and the learning rate "
+                "schedule start anew, so training is not that of a job that was not interrupted.",
+                checkpoint,
+            )
+        return checkpoint
+
+    def choose_or_read(self, resume_from_checkpoint: str | bool | None) -> str | None:
+        """Choose the golden set, or read it from a checkpoint, with `prepare_training`'s argument and result."""
+        output_dir = self.trainer.args.output_dir
+        checkpoint = Ranks().on_main(lambda: checkpoint_asked_for(resume_from_checkpoint, output_dir))
+        if checkpoint is not None:
+            self._resume(Path(checkpoint) / SELECTION_FILE)
         elif self.golden_set is None and self._selector.waits_for_sharding:
             self._plan()
         elif self.golden_set is None:
             self.select()
         elif self.reselection is not None:  # the trainer trains once more: it starts with the last golden set
             self._use(self.golden_set, Reselection.start(self.golden_set, self.reselection.anchor_indices))
-        return resume_from_checkpoint or None
+        return checkpoint
 
     def select(self) -> GoldenSet:
         """Choose the golden set and make it the training set. The first call scores; later calls return the same.
@@ -178,10 +196,19 @@ class TrainerSelection:
             return
         if self.reselection is not None and self.training_set.slots is not None:
             self.reselection.refills = self.training_set.slots.state()
-        save_selection(Path(directory) / SELECTION_FILE, self.golden_set, self._selector.settings, self.reselection)
+        path = Path(directory) / SELECTION_FILE
+        save_selection(path, self.golden_set, self._selector.settings, self.reselection, self._training)
+
+    def _training_options(self) -> dict[str, Any]:
+        options = training_options(self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model))
+        if self._config.match_full_steps:  # the number of steps is computed
+            del options["max_steps"]
+        return options
 
     def _resume(self, path: Path) -> None:
         golden_set, reselection = load_selection(path, self._selector.settings, self._pool)
+        if self.trainer.is_world_process_zero():
+            warn_of_other_training(path.parent, self._training)
         self.scores = None
         with preserved_rng():
             if reselection is not None:

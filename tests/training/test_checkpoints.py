@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
 from nuggets_trainer.training.checkpoints import last_complete_checkpoint, load_selection, save_selection
+from nuggets_trainer.training.settings import read_training_options
 from tests.support.training import ANCHORS, CHAT_POOL, SELECT, arguments, lora, losses, weights
 
 
@@ -112,7 +114,54 @@ def test_a_checkpoint_without_a_golden_set_is_refused(model_dir, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_other_training_options_are_named(earlier, model_dir, tmp_path, caplog):
+    """A job resumed silently with another learning rate, which the state of the optimizer then overrode."""
+    options = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 2, "lr_scheduler_type": "constant"}
+    first = SelectedSFTTrainer(
+        model_dir, arguments(tmp_path, **options), train_dataset=CHAT_POOL, peft_config=lora(), **SELECT
+    )
+    first.train()
+    same = arguments(tmp_path, **options)
+    SelectedSFTTrainer(model_dir, same, train_dataset=CHAT_POOL, peft_config=lora(), **SELECT).select(True)
+    assert "other options" not in caplog.text
+    checkpoint = tmp_path / "checkpoint-4"
+    if earlier:
+        path = checkpoint / "nuggets_selection.json"
+        saved = json.loads(path.read_text())
+        del saved["training"]
+        path.write_text(json.dumps(saved))
+    args = arguments(tmp_path / "other", **{**options, "learning_rate": 1e-3, "num_train_epochs": 3})
+    resumed = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, peft_config=lora(lora_alpha=32), **SELECT)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    changes = "learning_rate was 0.01 and is now 0.001, num_train_epochs was 2 and is now 3"
+    changes += "" if earlier else ", lora_alpha was 8 and is now 32"
+    assert f"was trained with other options: {changes}." in caplog.text
+    assert resumed.state.max_steps == 15
+    rates = [entry["learning_rate"] for entry in resumed.state.log_history if "learning_rate" in entry]
+    assert rates == [1e-2] * 15  # as the warning says: the new learning rate has no effect
+
+
+def test_pickles_of_other_classes_are_not_read(tmp_path):
+    torch.save(Path("/"), tmp_path / "training_args.bin")
+    assert read_training_options(tmp_path) == {}
+    torch.save(arguments(tmp_path, learning_rate=3e-4), tmp_path / "training_args.bin")
+    assert read_training_options(tmp_path)["learning_rate"] == 3e-4
+
+
+def test_a_checkpoint_of_the_model_alone_is_told(model_dir, tmp_path, caplog):
+    """Training went on with a new optimizer and the schedule from its beginning, and nothing was said."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1, save_only_model=True)
+    SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT).train()
+    assert "holds the model alone" not in caplog.text
+    more = arguments(tmp_path, max_steps=2)
+    SelectedSFTTrainer(model_dir, more, train_dataset=CHAT_POOL, **SELECT).train(resume_from_checkpoint=True)
+    assert "checkpoint-1 holds the model alone (`save_only_model`)" in caplog.text
+
+
 def test_a_checkpoint_that_is_not_there_is_named(model_dir, tmp_path):
     trainer = SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT)
     with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-99"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
+        trainer.train(resume_from_checkpoint="true")  # as the command line gives it

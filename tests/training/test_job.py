@@ -15,7 +15,9 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer import load_rows
+from nuggets_trainer.commands.train import parse
 from nuggets_trainer.demo import demo_path
+from nuggets_trainer.training.job import run_job
 from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, at_pace, run, start
 
 JOB = {
@@ -239,6 +241,51 @@ def test_a_finished_job_trains_no_further(rows, tmp_path):
     assert "Nothing is left to train" in again and "uses the scores again" in again
     assert adapter.read_bytes() == weights
     assert not (tmp_path / "out" / "checkpoint-7").exists()
+
+
+def job(rows, output_dir, **options):
+    """Run the main job in this process, on the demo's model."""
+    given = {**JOB, **rows, "output_dir": str(output_dir), "use_peft": "false", "disable_tqdm": "true", **options}
+    return run_job(*parse([word for name, value in given.items() for word in (f"--{name}", value)]))
+
+
+def test_a_finished_job_keeps_the_best_model(rows, tmp_path, caplog):
+    """Started again, it replaced the best model by the last one."""
+    options = {"load_best_model_at_end": "true", "eval_strategy": "steps", "eval_steps": "2", "learning_rate": "1"}
+    options |= {"eval_dataset_name": rows["anchors"], "max_steps": "4", "lr_scheduler_type": "constant"}
+    best = job(rows, tmp_path / "out", **options).state.best_model_checkpoint
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert Path(best).name == "checkpoint-2"  # at this learning rate the model only gets worse
+    assert weights == (Path(best) / "model.safetensors").read_bytes()
+    assert weights != (tmp_path / "out" / "checkpoint-4" / "model.safetensors").read_bytes()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "model.safetensors").unlink()
+    job(rows, tmp_path / "moved", **options)
+    assert (tmp_path / "moved" / "model.safetensors").read_bytes() == weights
+    shutil.rmtree(tmp_path / "moved" / "checkpoint-2")
+    with pytest.raises(FileNotFoundError, match="its best model was .*checkpoint-2.*which is gone"):
+        job(rows, tmp_path / "moved", **options)
+    assert (tmp_path / "moved" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_checkpoint_of_the_model_alone_is_no_start(rows, tmp_path):
+    """The same command went on with a new optimizer and schedule, and said nothing."""
+    options = {"save_only_model": "true", "max_steps": "4"}
+    job(rows, tmp_path, **options)
+    job(rows, tmp_path, **options)  # finished: nothing to go on with
+    shutil.rmtree(tmp_path / "checkpoint-4")  # as if killed after step 2
+    with pytest.raises(ValueError, match="checkpoint-2 holds the model alone.*`--resume_from_checkpoint false`"):
+        job(rows, tmp_path, **options)
+    assert job(rows, tmp_path, **options, resume_from_checkpoint="false").state.global_step == 4
+    assert [path.name for path in sorted(tmp_path.glob("checkpoint-*"))] == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_resuming_from_what_is_not_there_is_told(rows, tmp_path):
+    """`true` was taken for a directory, and the error was about a missing true/trainer_state.json."""
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
+        job(rows, tmp_path, resume_from_checkpoint="true")
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint .*checkpoint-7"):
+        job(rows, tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
 
 
 def test_an_error_on_one_rank_ends_the_job_on_all(tmp_path):
