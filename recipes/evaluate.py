@@ -83,7 +83,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
     import torch
     from accelerate import PartialState
 
-    from nuggets_trainer.evaluation.generation import Answerer
+    from nuggets_trainer.evaluation.generation import Answerer, added_end
     from nuggets_trainer.evaluation.tuned import load_tuned, model_fields, resolve_answer_template
     from nuggets_trainer.ranks import Ranks
 
@@ -113,6 +113,9 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
         "temperature": args.temperature,
         "seed": args.seed,
     }
+    added = added_end(model, tokenizer)
+    if added is not None:  # answers of earlier versions did not stop there
+        settings["turn_end"] = tokenizer.convert_ids_to_tokens(added)
     directory = ranks.on_main(
         lambda: answers.claim_name(output_dir, name, model_name, settings, alpaca_eval.known_names())
     )

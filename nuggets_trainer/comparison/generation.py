@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from nuggets_trainer.prompts.generated import find_turn_end
 from nuggets_trainer.prompts.segment import Segment
 
 METRICS = ("exact_match", "rouge_l")
@@ -47,6 +48,8 @@ def _complete(model: Any, tokenizer: Any, batch: Sequence[Segment]) -> list[str]
     """Complete the prompts greedily, padded on the left, each as far as the longest given completion."""
     prompts = [segment.ids[: segment.start] for segment in batch]
     width = max(map(len, prompts))
+    # Base models with ChatML have another EOS token than the one that ends a turn.
+    ends = {tokenizer.eos_token_id, find_turn_end(tokenizer)} - {None}
     pad = tokenizer.pad_token_id
     if pad is None:
         pad = tokenizer.eos_token_id
@@ -66,7 +69,7 @@ def _complete(model: Any, tokenizer: Any, batch: Sequence[Segment]) -> list[str]
             max_new_tokens=longest,
             do_sample=False,
             pad_token_id=pad,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=sorted(ends) or None,
         )
     model.train(was_training)
     texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)

@@ -32,6 +32,7 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import base_weights, holds_adapters, inner_model
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.prompts.generated import find_turn_end
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
@@ -217,6 +218,9 @@ class TuningRuns:
         }
         if holds_adapters(model):  # the model was loaded from the directory of an adapter
             key["held_adapter_sha256"] = adapter_hash(inner_model(model))
+        turn_end = find_turn_end(self._tokenizer)
+        if self._generation is not None and turn_end not in (None, self._tokenizer.eos_token_id):
+            key["turn_end"] = turn_end  # completions of earlier versions did not stop there
         # The key is compared with one that was read from JSON.
         spelled: dict[str, Any] = json.loads(json.dumps(key, sort_keys=True, default=_json_value))
         return spelled

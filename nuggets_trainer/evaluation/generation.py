@@ -19,12 +19,21 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from nuggets_trainer.engine.model import context_length
 from nuggets_trainer.evaluation.journal import Journal
+from nuggets_trainer.prompts.generated import (
+    decode_with_reasoning,
+    find_turn_end,
+    opens_reasoning,
+    without_reasoning,
+)
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+PROMPT_END = 8  # tokens that are long enough for a mark and white space
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,8 @@ class Answerer:
 
     Args:
         model: whole model on this rank's device.
-        tokenizer: tokenizer of the model; its EOS token ends an answer too.
+        tokenizer: tokenizer of the model; its EOS token ends an answer too, and so does the token that its chat
+            template writes behind an answer.
         ranks: ranks of the job.
         batch_size: number of prompts in one forward pass.
         seed: seed of all random numbers.
@@ -96,7 +106,7 @@ class Answerer:
         self._model, self._tokenizer, self._ranks = model, tokenizer, ranks
         self._batch_size, self._seed = batch_size, seed
         self._context = context_length(model.config)
-        self._end_ids = _end_ids(model, tokenizer)
+        self._end_ids = end_ids(model, tokenizer)
         # `generate` would fill what we leave unset from the checkpoint's own config.
         model.generation_config = GenerationConfig()
 
@@ -115,8 +125,9 @@ class Answerer:
             label: label of the progress bar.
 
         Returns:
-            `text`, `num_tokens` and `end` for each key. `end` is `stop`, `length` (cut off), or `no_room` (the prompt
-            fills the context and the text is empty).
+            `text`, `num_tokens` and `end` for each key. The text is the answer without reasoning, which the journal
+            keeps. `end` is `stop`, `length` (cut off), or `no_room` (the prompt fills the context and the text is
+            empty).
         """
         done: dict[str, Any] = self._ranks.on_main(journal.read)
         answers: dict[str, dict[str, Any]] = {}
@@ -143,7 +154,27 @@ class Answerer:
 
         for key, answer in self._ranks.gather_from(answer_own):
             answers.setdefault(key, answer)
-        return answers
+        return self._without_reasoning(prompts, answers, label)
+
+    def _without_reasoning(
+        self, prompts: Sequence[Prompt], answers: dict[str, dict[str, Any]], label: str
+    ) -> dict[str, dict[str, Any]]:
+        """Return the answers without reasoning; warn of those that consist of nothing else."""
+        opened = {}
+        for prompt in prompts:
+            end_of_prompt = self._tokenizer.decode(prompt.ids[-PROMPT_END:], skip_special_tokens=False)
+            opened[prompt.key] = opens_reasoning(end_of_prompt)
+        read = {}
+        for key, answer in answers.items():
+            read[key] = {**answer, "text": without_reasoning(answer["text"], opened[key])}
+        empty = sum(bool(answers[key]["text"]) and not read[key]["text"] for key in read)
+        if empty and self._ranks.is_main:
+            logger.warning(
+                "%s: the reasoning of %s did not come to an end, so the text is empty. Raise `max_new_tokens`.",
+                label,
+                counted(empty, "answer"),
+            )
+        return read
 
     def _batches(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
         """Put prompts into batches of one answer length, longest prompts first.
@@ -202,7 +233,7 @@ class Answerer:
             if token in self._end_ids:
                 ids, end = ids[:position], "stop"
                 break
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = decode_with_reasoning(self._tokenizer, ids)
         return {"text": text.strip(), "num_tokens": len(ids), "end": end}
 
     def _seed_of(self, prompt: Prompt) -> int:
@@ -210,20 +241,34 @@ class Answerer:
         return int.from_bytes(digest[:8], "little") >> 1  # torch takes seeds below 2^63
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's and the checkpoint's.
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's, the checkpoint's and the chat template's.
 
     Raises:
         ValueError: if there is none, because every answer would then run to its limit.
     """
-    found = [tokenizer.eos_token_id]
-    if model.generation_config is not None:
-        of_model = model.generation_config.eos_token_id
-        found += of_model if isinstance(of_model, list) else [of_model]
-    ends = [token for token in dict.fromkeys(found) if token is not None]
+    ends = _named_end_ids(model, tokenizer)
+    added = added_end(model, tokenizer)
+    if added is not None:
+        ends.append(added)
     if not ends:
         raise ValueError(
             "The tokenizer or the generation config must have an end token (EOS), got none: no answer would ever "
             "stop. Set `tokenizer.eos_token`."
         )
     return ends
+
+
+def added_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that ends an answer in the chat template alone; None if tokenizer or checkpoint name it too."""
+    turn_end = find_turn_end(tokenizer)
+    return None if turn_end in _named_end_ids(model, tokenizer) else turn_end
+
+
+def _named_end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the end tokens that the tokenizer and the checkpoint name."""
+    found = [tokenizer.eos_token_id]
+    if model.generation_config is not None:
+        of_model = model.generation_config.eos_token_id
+        found += of_model if isinstance(of_model, list) else [of_model]
+    return [token for token in dict.fromkeys(found) if token is not None]

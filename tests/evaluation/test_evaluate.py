@@ -95,7 +95,7 @@ def test_answers_are_the_same_whole_killed_and_on_two_ranks(shared, small, tmp_p
     assert answers_of(tmp_path / "killed") == before
     other = start(generate(shared, ONE_PROCESS, small, tmp_path / "killed", *options, "--seed", "4"))
     message, _ = other.communicate(timeout=300)
-    assert other.returncode != 0 and "taken by other answers" in message and "seed was 3 and is now 4" in message
+    assert other.returncode != 0 and "stands for other answers" in message and "seed was 3 and is now 4" in message
 
 
 def test_the_paper_configs_show_valid_commands(monkeypatch):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import trl
+from transformers import AutoTokenizer
 
-from nuggets_trainer.evaluation.generation import Answerer, OwnNoise, Prompt
+from nuggets_trainer.evaluation.generation import Answerer, OwnNoise, Prompt, added_end
 from nuggets_trainer.evaluation.journal import Journal
+from nuggets_trainer.evaluation.tuned import prompt_ids
 from nuggets_trainer.ranks import Ranks
-from tests.support.models import tiny_model
+from tests.support.models import chat_model, tiny_model
 
 
 class OneOf(Ranks):
@@ -145,7 +149,40 @@ def test_decoding_ignores_the_checkpoint_suggestions(tokenizer, tmp_path):
 
 def test_a_tokenizer_without_an_end_is_refused(tokenizer):
     class Endless:
-        eos_token_id = None
+        eos_token_id = chat_template = None
 
     with pytest.raises(ValueError, match="no answer would ever stop"):
         Answerer(tiny_model("llama", len(tokenizer)), Endless(), Ranks())
+
+
+@pytest.fixture
+def chatml(shared):
+    """Qwen3's chat template, whose turns end with `<|im_end|>`."""
+    path = Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja"
+    tokenizer = AutoTokenizer.from_pretrained(shared / "tokenizers/minimind")
+    tokenizer.chat_template = path.read_text()
+    return tokenizer
+
+
+@pytest.mark.parametrize("eos_token", ["<|im_end|>", "<|endoftext|>"])
+def test_a_chat_answer_stops_and_has_no_reasoning(eos_token, chatml, tmp_path):
+    """Judges were shown `<think></think>`; under the EOS of Qwen's base models each answer ran on to its limit."""
+    chatml.eos_token = eos_token
+    model = chat_model(chatml, "Say blue.", "blue!")
+    asked = [Prompt("q", prompt_ids(chatml, "chat", ["Say blue."]), 0.0, 40)]
+    for _ in range(2):  # answered, and read from the journal
+        answer = Answerer(model, chatml, Ranks()).answer(asked, Journal(tmp_path), "answers")["q"]
+        assert (answer["text"], answer["end"]) == ("blue!", "stop")
+    assert "</think>" in Journal(tmp_path).read()["q"]["text"]  # nothing is lost
+    fresh = tiny_model("llama", len(chatml))
+    fresh.generation_config.eos_token_id = chatml.eos_token_id
+    added = added_end(fresh, chatml)
+    assert added == (None if eos_token == "<|im_end|>" else chatml.convert_tokens_to_ids("<|im_end|>"))
+
+
+def test_reasoning_that_is_cut_off_is_no_answer(chatml, tmp_path, caplog):
+    model = chat_model(chatml, "Say blue.", "<think>\nBlue is a colour, so I should say it.\n</think>\n\nblue!")
+    asked = [Prompt("q", prompt_ids(chatml, "chat", ["Say blue."]), 0.0, 6)]
+    answer = Answerer(model, chatml, Ranks()).answer(asked, Journal(tmp_path), "answers")["q"]
+    assert (answer["text"], answer["end"], answer["num_tokens"]) == ("", "length", 6)
+    assert "the reasoning of 1 answer did not" in caplog.text and "Raise `max_new_tokens`" in caplog.text

@@ -27,3 +27,17 @@ def tiny_model(family: str, vocab_size: int):
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**common, tie_word_embeddings=True)),
     }[family]()
     return model.eval()
+
+
+def chat_model(tokenizer, question: str, answer: str, steps: int = 60):
+    """Train a tiny model until it answers one question as the chat template renders it, with nothing behind it."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]])
+    torch.manual_seed(0)
+    model = tiny_model("llama", len(tokenizer))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
