@@ -137,6 +137,22 @@ class LogProbEngine:
             results = self._within_memory(PATHS[self.path], prefixed)
         return [np.array(means, dtype=np.float32) for means in results]
 
+    def score_plainly(self, prefixed: Sequence[PrefixedSegments]) -> list[npt.NDArray[np.float32]]:
+        """Do what `score_prefixed` does on the naive path, whatever path is chosen: for a few pairs."""
+        with self.scoring():
+            results = self._within_memory(PATHS["naive"], prefixed)
+        return [np.array(means, dtype=np.float32) for means in results]
+
+    @property
+    def tolerance(self) -> float:
+        """Return the largest difference, in nats per token, that rounding can explain with this model."""
+        if getattr(self._model, "is_quantized", False):
+            return TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
+        tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, TOLERANCE[torch.float32])
+        if self._model.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+            tolerance = max(tolerance, TOLERANCE[torch.float16])  # TF32 has as many bits of mantissa as float16
+        return tolerance
+
     def choose_path(self, prefixed: Sequence[PrefixedSegments], num_tokens: int = 0) -> str:
         """Choose the fastest path that gives the naive path's log-probs on these segments.
 
@@ -174,9 +190,7 @@ class LogProbEngine:
         self, prefixed: Sequence[PrefixedSegments], expected: Sequence[npt.NDArray[np.float32]]
     ) -> str | None:
         """Describe what is wrong with the present path; None if it gives the expected log-probs."""
-        tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, 1e-4)
-        if getattr(self._model, "is_quantized", False):
-            tolerance = TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
+        tolerance = self.tolerance
         budget = self.tokens_per_batch
         # First with as much in a forward pass as fits, then with as little: prefixes are then kept for later passes.
         for tokens_per_batch in (budget, 1):
@@ -189,7 +203,7 @@ class LogProbEngine:
                 return f"{type(error).__name__}: {error}"
             finally:
                 self.tokens_per_batch = budget  # it may have been halved, but only for this path
-            problem = _difference(np.concatenate(found), np.concatenate(expected), tolerance)
+            problem = describe_difference(np.concatenate(found), np.concatenate(expected), tolerance)
             if problem is not None:
                 return problem
         return None
@@ -228,7 +242,9 @@ class LogProbEngine:
             logger.warning("Memory ran out: going on with tokens_per_batch=%d.", self.tokens_per_batch)
 
 
-def _difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float) -> str | None:
+def describe_difference(
+    found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float
+) -> str | None:
     """Describe how log-probs differ from the expected ones by more than rounding; None if they do not."""
     # A NaN on both sides comes from the model, a NaN on one side from the path.
     with np.errstate(invalid="ignore"):

@@ -13,6 +13,7 @@ from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
 from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.stored_pairs import check_stored_pairs
 from nuggets_trainer.scoring.timing import Workload
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter
@@ -111,6 +112,8 @@ class PairScorer:
         session, anchor_set = self._session, self._rendered.anchor_set
         keys, store = anchor_set.keys, session.store
         missing = session.ranks.on_main(lambda: np.flatnonzero(~store.read([ZERO_SHOT], keys)[1][0]))
+        if len(missing) < len(keys):
+            self._check_stored()
         if not len(missing):
             return
         self.choose_path()
@@ -123,6 +126,18 @@ class PairScorer:
             return []
 
         session.ranks.gather_from(score)
+
+    def _check_stored(self) -> None:
+        """Compute some stored pairs again, on the main process; all ranks must call it."""
+        session = self._session
+
+        def check() -> list[None]:
+            with session.passes.in_step():
+                if session.ranks.is_main:
+                    check_stored_pairs(session, self._rendered, self.key_of)
+            return []
+
+        session.ranks.gather_from(check)
 
     def score(self, pairs: Wanted, writer: PartWriter, stoppable: bool = False) -> Iterator[Result]:
         """Score pairs of this rank's candidates into the store.

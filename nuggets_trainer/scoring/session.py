@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.engine.adapters import base_model, holds_adapters
 from nuggets_trainer.engine.in_step import ForwardPassesInStep, is_sharded, outer_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
@@ -17,7 +18,7 @@ from nuggets_trainer.engine.model import check_causal_lm, context_length
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.fingerprint import fingerprint_fields
+from nuggets_trainer.store.fingerprint import fingerprint_fields, written_with
 from nuggets_trainer.store.score_store import ScoreStore
 from nuggets_trainer.store.scratch import Scratch
 
@@ -135,13 +136,54 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
         )
     with base_model(model, request.adapter) as base, outer_weights(model, base):
         check_causal_lm(base.config, base)
+        _check_token_ids(request, base, ranks)
         yield ScoringSession(
             request=request,
             ranks=ranks,
             engine=LogProbEngine(base, request.config.tokens_per_batch, request.autocast_dtype, sharded=sharded),
             passes=ForwardPassesInStep(model, base, ranks),
-            store=ScoreStore(request.score_dir, fields),
+            store=ScoreStore(request.score_dir, fields, written_with(model)),
             scratch=Scratch(request.score_dir),
             max_length=context_length(base.config),
             keys=keys,
         )
+
+
+def _check_token_ids(request: ScoringRequest, base: Any, ranks: Ranks) -> None:
+    """Refuse rows with token ids that the model's embedding lacks; on all ranks.
+
+    A tokenizer may have more tokens than the embedding (added ones that no row has, a padding token), so the rows
+    decide. They are rendered for this only if the tokenizer has such tokens, or if rows hold ids instead of texts.
+
+    Raises:
+        ValueError: if a row or an anchor has such a token; before the first forward pass.
+    """
+    size = getattr(base.get_input_embeddings(), "num_embeddings", None)
+    pools = [request.pool]
+    if request.anchors is not None:
+        pools += request.anchors.values()
+    has_more = size is not None and max(request.tokenizer.get_vocab().values(), default=0) >= size
+    for pool in pools:
+        if size is None or not (has_more or pool.format == "tokenized"):
+            continue
+        found = ranks.gather(_ids_beyond(pool, request.template, size, ranks))
+        if found:
+            number, token_id = min(found)
+            token = request.tokenizer.convert_ids_to_tokens(token_id)
+            raise ValueError(
+                f"The model's embedding must have a row for every token, got {size:,} rows, but row {number} of "
+                f"`{pool.name}` has the token {token!r} with the id {token_id:,}. Use the tokenizer of the model. Or "
+                "add rows before anything is scored: `model.resize_token_embeddings(len(tokenizer))`."
+            )
+
+
+def _ids_beyond(pool: Pool, template: Template, size: int, ranks: Ranks) -> list[tuple[int, int]]:
+    """Find the first row of this rank's share with ids from `size` on: its number and its largest id."""
+    for i in ranks.share(range(len(pool))):
+        try:
+            ids = template.zero_shot(pool[i]).ids
+        except UnusableRowError:
+            continue  # it is dropped, whatever its tokens
+        if max(ids, default=0) >= size:
+            return [(i, max(ids))]
+    return []

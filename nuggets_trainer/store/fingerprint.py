@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 
 from nuggets_trainer.engine.adapters import active_adapters, base_weights, inner_model
 from nuggets_trainer.engine.in_step import class_name, is_sharded, whole_tensor
@@ -15,6 +18,9 @@ from nuggets_trainer.engine.model import ENGINE_VERSION
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Fields that earlier versions did not write: a store that lacks one may have any value of it.
+ADDED_FIELDS = {"split_special_tokens", "tokenizer_files_sha256"}
 
 # Entries of a model's config that no forward pass reads, but that training code changes.
 VOLATILE_CONFIG = {
@@ -63,6 +69,11 @@ def fingerprint_fields(
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **template_fields,
     }
+    if getattr(tokenizer, "split_special_tokens", False):
+        fields["split_special_tokens"] = "True"
+    files = tokenizer_files_hash(tokenizer)
+    if files is not None:
+        fields["tokenizer_files_sha256"] = files
     if adapter and active_adapters(model):
         fields["adapter_sha256"] = adapter_hash(model)
     return fields
@@ -122,12 +133,60 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps([rules, special], sort_keys=True).encode()).hexdigest()[:32]
 
 
+def tokenizer_files_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the hash of the files that a slow tokenizer saves: its vocabulary with merges, or a SentencePiece model.
+
+    None for a fast tokenizer, whose rules `tokenizer_hash` holds, and for a slow one that has no such files.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            saved = tokenizer.save_vocabulary(directory)
+        except NotImplementedError:  # as of mistral-common
+            return None
+        if not saved:
+            return None
+        digest = hashlib.sha256()
+        for path in sorted(path for path in saved if path is not None):
+            digest.update(Path(path).name.encode() + Path(path).read_bytes())
+    return digest.hexdigest()[:32]
+
+
 def config_hash(model: PreTrainedModel | PeftModel) -> str:
     """Return the hash of the class and of the config entries that a forward pass reads."""
+    return hashlib.sha256(_config_text(model).encode()).hexdigest()[:32]
+
+
+def _config_text(model: PreTrainedModel | PeftModel) -> str:
     base = inner_model(model)
     config = {"class": class_name(base)}
     for key, value in base.config.to_dict().items():
         if key not in VOLATILE_CONFIG and not key.endswith("_token_id"):
             config[key] = value
-    text = json.dumps(config, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def written_with(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
+    """Return what tells two spellings of one config from two configs: the version of transformers, and all entries.
+
+    Other versions of transformers rename, add and leave out entries, although the forward pass is the same.
+    """
+    return {"transformers": transformers.__version__, "config": json.loads(_config_text(model))}
+
+
+def may_be_one_config(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether configs of different hashes may be one: two versions of transformers spell it differently.
+
+    Args:
+        one: result of `written_with`.
+        other: result of `written_with`.
+    """
+    return one["transformers"] != other["transformers"] and _same_entries(one["config"], other["config"])
+
+
+def _same_entries(one: Any, other: Any) -> bool:
+    """Whether two configs have the same values wherever both have an entry."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_same_entries(one[name], other[name]) for name in one.keys() & other.keys())
+    return bool(one == other)

@@ -1,6 +1,7 @@
 """Scored pairs on disk: immutable Parquet parts, keyed by content.
 
-Layout: `<score_dir>/<fingerprint>/manifest.json` has the version of the layout and every field of the fingerprint.
+Layout: `<score_dir>/<fingerprint>/manifest.json` has the version of the layout, every field of the fingerprint, and
+what it was written with.
 `<score_dir>/<fingerprint>/parts/*.parquet` hold one row per pair: `candidate` (content hash, null for zero-shot),
 `anchor` (content hash), `log_prob` (float32, nats per token, NaN if the model gave none).
 
@@ -39,7 +40,7 @@ from nuggets_trainer.store.files import (
     write_atomically,
 )
 from nuggets_trainer.store.fingerprint import fingerprint_id
-from nuggets_trainer.store.manifest import open_manifest
+from nuggets_trainer.store.manifest import find_store, open_manifest
 from nuggets_trainer.store.parquet import read_table
 from nuggets_trainer.store.scratch import Scratch
 from nuggets_trainer.wording import counted
@@ -67,21 +68,29 @@ class ScoreStore:
     Args:
         score_dir: directory shared by all fingerprints; a local path, or a URL for fsspec.
         fields: fields of the fingerprint, from `fingerprint_fields`.
+        with_what: what the pairs are computed with, from `written_with`; None finds only stores of the same fields.
+
+    Attributes:
+        directory: directory of the pairs.
+        differences: how the fields of the store differ from these, if it was written by other versions; "" otherwise.
 
     Raises:
         PermissionError, NotADirectoryError: if `score_dir` cannot be written to.
         ValueError: if the scores that are there have another layout.
     """
 
-    def __init__(self, score_dir: Place, fields: dict[str, str]) -> None:
+    def __init__(self, score_dir: Place, fields: dict[str, str], with_what: dict[str, Any] | None = None) -> None:
         self.score_dir = score_dir
         self.fields = fields
         self.fingerprint = fingerprint_id(fields)
-        self.directory = join(score_dir, self.fingerprint)
+        check_writable(score_dir)
+        self.directory, self.differences = find_store(score_dir, fields, with_what)
         self._parts = join(self.directory, "parts")
         self._ignored: set[str] = set()
-        check_writable(score_dir)
-        open_manifest(score_dir, self.directory, fields)
+        if self.differences:
+            logger.warning("Scores in %s are used, although they differ in %s.", self.directory, self.differences)
+        else:
+            open_manifest(score_dir, self.directory, fields, with_what)
         make_directory(self._parts)
         for directory in (score_dir, self.directory, self._parts):
             remove_leftovers(directory)
@@ -149,9 +158,8 @@ class ScoreStore:
         for batch in self._batches():
             rows = _places(batch["candidate"], row_place)
             columns = _places(batch["anchor"], column_place)
-            wanted = np.flatnonzero((rows >= 0) & (columns >= 0))[
-                ::-1
-            ]  # reversed, so that the first row is set last and counts
+            # Reversed, so that the first row is set last and counts.
+            wanted = np.flatnonzero((rows >= 0) & (columns >= 0))[::-1]
             values = batch["log_prob"].to_numpy(zero_copy_only=False)[wanted]
             values[np.isnan(values)] = np.nan  # a NaN of the model must not look like `_ABSENT`
             matrix[rows[wanted], columns[wanted]] = values
@@ -231,9 +239,8 @@ class PartWriter:
         self._clear()
 
     def _clear(self) -> None:
-        self._candidates: list[str] = []
-        self._anchors: list[str] = []
-        self._log_probs: list[float] = []
+        # One list with an entry per call: whenever SIGTERM comes, what is in it is whole.
+        self._added: list[tuple[str, list[str], npt.NDArray[np.float32]]] = []
         self._num_candidates, self._since = 0, time.monotonic()
 
     def __enter__(self) -> PartWriter:
@@ -246,13 +253,12 @@ class PartWriter:
             if kind is None:
                 raise
             # The first error is the one to show; this one is often the same again.
-            logger.error("%s could not be stored: %s", counted(len(self._candidates), "scored pair"), error)
+            num_pairs = sum(len(anchors) for _, anchors, _ in self._added)
+            logger.error("%s could not be stored: %s", counted(num_pairs, "scored pair"), error)
 
     def add(self, candidate: str, anchors: list[str], log_probs: npt.NDArray[np.float32]) -> None:
         """Add pairs of one candidate."""
-        self._candidates += [candidate] * len(anchors)
-        self._anchors += anchors
-        self._log_probs += log_probs.tolist()
+        self._added.append((candidate, anchors, log_probs))
 
     def end_candidates(self, number: int) -> None:
         """Count this number of candidates as complete, and write a part if enough pairs have been collected."""
@@ -262,8 +268,13 @@ class PartWriter:
 
     def flush(self) -> None:
         """Write the collected pairs as a part; if that fails, they are kept for the next time."""
-        if self._candidates:
-            self._store.write(self._candidates, self._anchors, self._log_probs)
+        if self._added:
+            candidates: list[str | None] = []
+            keys: list[str] = []
+            for candidate, anchors, _ in self._added:
+                candidates += [candidate] * len(anchors)
+                keys += anchors
+            self._store.write(candidates, keys, np.concatenate([log_probs for _, _, log_probs in self._added]))
         self._clear()
 
 

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from nuggets_trainer.config.removed import REMOVED
 from nuggets_trainer.golden.selection import GoldenSet
 from nuggets_trainer.store.files import write_atomically
-from nuggets_trainer.training.settings import describe_changes, read_training_options
+from nuggets_trainer.training.settings import changed_settings, describe_changes, read_training_options
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -219,10 +219,7 @@ def _in_todays_terms(checkpoint: Path, saved: dict[str, str], num_rows: int, poo
 
 
 def _check_settings(checkpoint: Path, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
-    changes = []
-    for name in sorted(saved.keys() | given.keys()):
-        if saved.get(name) != given.get(name):
-            changes.append(f"{name} was {saved.get(name)} and is now {given.get(name)}")
+    changes = changed_settings(saved, given)
     if changes:
         raise ValueError(
             f"The golden set of the checkpoint {checkpoint} was chosen under other settings: {', '.join(changes)}. "

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
+import logging
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +21,17 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.store.fingerprint import config_hash
+from nuggets_trainer.store.fingerprint import config_hash, may_be_one_config, written_with
 
 if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
     from nuggets_trainer.prompts.templates import Template
     from nuggets_trainer.scoring.session import AnchorPools
 
+logger = logging.getLogger(__name__)
+
+# The config whose hash is `model_config_sha256`, with the version of transformers that spelled it so.
+MODEL_CONFIG = "model_config"
 # Options that are named only if they are set: unset, they do not influence the golden set.
 IF_SET = (
     "scorer_model",
@@ -163,6 +170,7 @@ def selection_settings(
         "exclude_self": str(config.exclude_self),
         "score_dtype": config.score_dtype,
         "model_config_sha256": config_hash(model),
+        MODEL_CONFIG: json.dumps(written_with(model), sort_keys=True),
     }
     described = template.describe()
     # A rendered chat may hold today's date, and a job must be resumable tomorrow.
@@ -177,6 +185,33 @@ def selection_settings(
         if value is not None:
             settings[name] = str(value)
     return settings
+
+
+def changed_settings(saved: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """Describe each setting that differs, but for what another version of transformers spells otherwise.
+
+    Args:
+        saved: settings of a checkpoint.
+        given: settings of this job.
+    """
+    changes = []
+    for name in sorted((saved.keys() | given.keys()) - {MODEL_CONFIG}):
+        if saved.get(name) == given.get(name):
+            continue
+        if name == "model_config_sha256" and _may_be_one_model(saved, given):
+            continue
+        changes.append(f"{name} was {saved.get(name)} and is now {given.get(name)}")
+    return changes
+
+
+def _may_be_one_model(saved: Mapping[str, str], given: Mapping[str, str]) -> bool:
+    if MODEL_CONFIG in saved and MODEL_CONFIG in given:
+        return may_be_one_config(json.loads(saved[MODEL_CONFIG]), json.loads(given[MODEL_CONFIG]))
+    logger.warning(
+        "The checkpoint was written by an earlier version of nuggets_trainer, and the config of its model reads "
+        "otherwise now. That is the case under another version of transformers. Make sure that the model is the same."
+    )
+    return True
 
 
 def _describe_anchors(config: NuggetsConfig, anchors: AnchorPools | None) -> str:

@@ -104,8 +104,16 @@ def check_attachable(trainer: Trainer) -> None:
     """Refuse a trainer that a `NuggetsDataCallback` cannot select for.
 
     Raises:
-        ValueError: if the trainer selects by itself, if its rows are packed already, or if it has no tokenizer.
+        ValueError: if the trainer selects by itself, if it learns from other rows than SFT does, if its rows are
+            packed already, or if it has no tokenizer.
     """
+    other = _other_trl_trainer(trainer)
+    if other is not None:
+        raise ValueError(
+            f"A NuggetsDataCallback selects rows for supervised fine-tuning, got a {other}. Its rows are preferences, "
+            "labels or prompts, and golden scores of prompts with completions do not say which of them to keep. "
+            "Attach the callback to `SFTTrainer`, to a class derived from it, or to `transformers.Trainer`."
+        )
     if getattr(trainer, "nuggets_config", None) is not None:
         raise ValueError(
             "A SelectedSFTTrainer with a `nuggets_config` selects by itself. Do not attach a NuggetsDataCallback."
@@ -119,6 +127,15 @@ def check_attachable(trainer: Trainer) -> None:
         raise ValueError(
             "Scoring needs a tokenizer, but the trainer has none. Build the trainer with `processing_class=tokenizer`."
         )
+
+
+def _other_trl_trainer(trainer: Trainer) -> str | None:
+    """Name the class of TRL that a trainer is or is derived from, if it is not `SFTTrainer`."""
+    names = []
+    for kind in type(trainer).__mro__:
+        if kind.__module__.split(".")[0] == "trl" and not kind.__name__.startswith("_"):
+            names.append(kind.__name__)
+    return None if not names or "SFTTrainer" in names else names[0]
 
 
 def check_plan(config: NuggetsConfig, args: TrainingArguments, steps_first: bool) -> None:

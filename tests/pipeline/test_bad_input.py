@@ -462,3 +462,42 @@ def test_anchors_given_twice_are_refused(options, shown, pool, anchors):
 def test_a_trainer_without_a_pool_is_refused(tokenizer):
     with pytest.raises(TypeError, match=r"`train_dataset` must be a datasets\.Dataset, got NoneType"):
         SelectedSFTTrainer(model="no/such-model", nuggets_config=NuggetsConfig())
+
+
+# ---------------------------------------------------------------- tokens that the model does not have
+
+
+def test_a_token_without_an_embedding_is_refused(guarded, run, tokenizer, tmp_path):
+    """It ended in an IndexError in mid-scoring, with most of the pool scored."""
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["<extra>"])
+    rows = [{"instruction": f"Say {i}.", "output": f"{i} it is."} for i in range(8)]
+    beyond = [*rows, {"instruction": "Say it.", "output": "<extra> it is."}]
+    message = r"got {:,} rows, but row {} of `{}` has the token '<extra>' with the id {:,}.*resize_token_embeddings"
+    size = len(tokenizer)
+    for template in ("plain", "nuggets"):
+        with pytest.raises(ValueError, match=message.format(size, 8, "train_dataset", size)):
+            run(guarded, beyond, rows[:3], template=template, tokenizer=larger)
+        with pytest.raises(ValueError, match=message.format(size, 8, "anchors", size)):
+            run(guarded, rows, beyond, template=template, tokenizer=larger)
+    with pytest.raises(ValueError, match=message.format(size, 8, "train_dataset", size)):
+        run(guarded, beyond, template="plain", tokenizer=larger, num_anchors=3)  # before rows are embedded
+
+
+def test_ids_without_an_embedding_are_refused(guarded, run, tokenizer):
+    """Ids that not even the tokenizer has drop their row; here the tokenizer has the token, and the model has not."""
+    larger = copy.deepcopy(tokenizer)
+    larger.add_tokens(["<extra>"])
+    rows = [{"input_ids": [5, 6, 7, 8 + i], "labels": [-100, -100, 7, 8 + i]} for i in range(5)]
+    rows[3]["input_ids"][0] = len(tokenizer)
+    with pytest.raises(ValueError, match=rf"row 3 of .* with the id {len(tokenizer):,}"):
+        run(guarded, rows, rows[:2], template="auto", tokenizer=larger)
+
+
+def test_a_larger_tokenizer_scores_what_it_can(llama, run, tokenizer):
+    """A padding token that no row has is a token that the model need not have."""
+    larger = copy.deepcopy(tokenizer)
+    larger.add_special_tokens({"pad_token": "<mine>"})
+    rows = [{"instruction": f"Say {i}.", "output": f"{i} it is."} for i in range(8)]
+    scores, _ = run(llama, rows, rows[:3], tokenizer=larger)
+    assert np.isfinite(scores.golden_score).all()

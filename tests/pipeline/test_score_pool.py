@@ -248,11 +248,16 @@ def test_anchors_chosen_from_the_pool_are_the_same_on_every_run(selection, llama
     chosen = first.anchors.pool_index
     assert len(set(chosen)) == 6 and chosen == sorted(chosen)
     assert first.num_anchors.tolist() == [5 if i in chosen else 6 for i in range(30)]
-    forwards = []
-    handle = llama.register_forward_hook(lambda *_: forwards.append(1))
+    embedded = []
+
+    def hook(model, arguments, options, output):
+        embedded.append("output_hidden_states" in options)
+
+    handle = llama.register_forward_hook(hook, with_kwargs=True)
     again, _ = run(llama, tokenizer, rows, None, tmp_path / "a", **options)
     handle.remove()
-    assert again.anchors.pool_index == chosen and not forwards  # the choice is read back, nothing is embedded again
+    assert again.anchors.pool_index == chosen and again.num_pairs_scored == 0
+    assert embedded and not any(embedded)  # some pairs are checked; the choice is read back, nothing is embedded again
     fresh, _ = run(llama, tokenizer, rows, None, tmp_path / "b", **options)
     assert fresh.anchors.pool_index == chosen
     other, _ = run(llama, tokenizer, rows, None, tmp_path / "a", **options, anchor_seed=7)

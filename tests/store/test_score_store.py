@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -337,6 +338,48 @@ def test_a_failing_writer_shows_the_first_error(tmp_path, monkeypatch, caplog):
     monkeypatch.undo()
     writer.flush()  # it was kept
     assert store.read(["c"], ["x"])[0] == 1
+
+
+def stop_at(number: int, method: str):
+    """Return a trace that raises SystemExit in a method at this instruction, as the handler of SIGTERM does."""
+    seen = iter(range(number))
+
+    def trace(frame, event, _):
+        if frame.f_code.co_name != method or frame.f_code.co_filename != score_store.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(seen, None) is None:
+            raise SystemExit(143)
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("method", ["add", "end_candidates", "flush", "_clear"])
+def test_sigterm_at_any_instruction_loses_no_pair(method, tmp_path, monkeypatch):
+    """Between two of three lists the pairs of half a minute could not be written: columns of different lengths."""
+    monkeypatch.setattr(score_store, "FLUSH_CANDIDATES", 2)
+    tracer = sys.gettrace()
+    for number in itertools.count():
+        store = ScoreStore(tmp_path / str(number), FIELDS)
+        stopped = False
+        try:
+            with PartWriter(store) as writer:
+                for candidate in ("a", "b"):
+                    writer.add(candidate, ["x", "y"], np.float32([1, 2]))
+                    if candidate == "a":
+                        sys.settrace(stop_at(number, method))
+                    writer.end_candidates(1)
+        except SystemExit:
+            stopped = True
+        finally:
+            sys.settrace(tracer)
+        values, there = store.read(["a", "b"], ["x", "y"])
+        assert there[0].all() and there[1].all() == there[1].any()
+        assert (values[there].reshape(-1, 2) == [1, 2]).all()
+        if not stopped:
+            break
+    assert number > 5 and there.all()
 
 
 # ---------------------------------------------------------------- many parts, many writers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 from trl import SFTTrainer
 
@@ -112,6 +113,20 @@ def test_one_callback_for_one_trainer(model_dir, tmp_path):
         nuggets.attach(trainer)
     with pytest.raises(ValueError, match="Another NuggetsDataCallback selects for this trainer"):
         callback().attach(trainer)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trainer_of_other_rows_is_refused(model_dir, tmp_path):
+    """The rows of KTO have a prompt and a completion too, but half of them are examples of what not to say."""
+    rows = CHAT_POOL.add_column("label", [True, False] * 12)
+    args = trl.KTOConfig(str(tmp_path), per_device_train_batch_size=2, bf16=False, use_cpu=True, report_to="none")
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    for kind in (trl.KTOTrainer, type("Mine", (trl.KTOTrainer,), {})):
+        trainer = kind(model_dir, args=args, train_dataset=rows, processing_class=tokenizer)
+        with pytest.raises(ValueError, match="selects rows for supervised fine-tuning, got a KTOTrainer"):
+            callback().attach(trainer)
+    mine = type("Mine", (SFTTrainer,), {})(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL)
+    callback().attach(mine)
 
 
 def test_what_it_cannot_select_from_is_refused(model_dir, tmp_path):
