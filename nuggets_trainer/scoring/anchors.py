@@ -138,7 +138,7 @@ def _usable(session: ScoringSession) -> list[int]:
         ValueError: if there are fewer of them than anchors; before any forward pass.
     """
     _, dropped = session.pool.read_keys()
-    usable = [i for i in range(len(session.pool)) if i not in dropped]
+    usable = sorted(set(range(len(session.pool))).difference(dropped))
     random_anchors(len(usable), _num_anchors(session), session.config.anchor_seed)
     return usable
 
