@@ -76,7 +76,7 @@ def run(
     output: OutputArguments,
 ) -> None:
     """Choose the golden set, write its rows if a file is named, and print it."""
-    check_paths(config, {"dataset_name": rows.dataset_name}, {})
+    check_paths(config, {"dataset_name": rows.dataset_name}, {}, {"output_file": choice.output_file})
     with stdout_kept_for_result() as stdout:
         score_dir = choice.score_dir or ""
         golden_set = select_again(score_dir, config)

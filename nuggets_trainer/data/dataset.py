@@ -19,15 +19,24 @@ def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") 
         TypeError: if it is neither, or a stream without `pool_size`.
         ValueError: if it is empty, or a stream breaks off.
     """
-    from datasets import Dataset, IterableDataset
+    from datasets import IterableDataset
 
     if pool_size is None:
         return check_dataset(dataset, name)
     if isinstance(dataset, IterableDataset):
         with errors_name_the_file(name):
             rows = list(dataset.take(pool_size))
-        return check_dataset(Dataset.from_list(rows, features=dataset.features), name)
+        return check_dataset(_in_memory(rows, dataset.features), name)
     return check_dataset(dataset, name).select(range(min(pool_size, len(dataset))))
+
+
+def _in_memory(rows: list[dict[str, Any]], features: Any) -> Any:
+    """Return rows as a `Dataset` with the columns of all rows; `Dataset.from_list` takes those of the first alone."""
+    from datasets import Dataset
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return Dataset.from_dict(columns, features=features)
 
 
 def check_dataset(dataset: Any, name: str) -> Any:
@@ -50,7 +59,7 @@ def check_dataset(dataset: Any, name: str) -> Any:
         raise TypeError(
             f"`{name}` is an IterableDataset, but candidates are ranked against each other, so their number must be "
             "known. Take a limited number of rows into memory: set `pool_size` for a pool, or pass "
-            "`Dataset.from_list(list(dataset.take(n)))`."
+            "`nuggets_trainer.data.dataset.take_pool(dataset, n)`."
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`{name}` must be a datasets.Dataset, got {type(dataset).__name__}.")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.data.directories import (
+    FILE_BUILDERS,
+    check_files,
+    check_outside,
+    check_path,
+    csv_options,
+    find_files,
+    is_saved_dataset,
+    read_files,
+)
 from nuggets_trainer.data.unreadable import errors_name_the_file
 from nuggets_trainer.demo import resolve_demo
 
@@ -15,26 +26,35 @@ if TYPE_CHECKING:
 
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
-FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
+def check_paths(
+    config: NuggetsConfig,
+    rows: Mapping[str, str | None],
+    models: Mapping[str, str | None],
+    outputs: Mapping[str, str | None] | None = None,
+) -> None:
+    """Refuse local paths that do not exist or must not be written, before anything is imported or loaded.
 
-def check_paths(config: NuggetsConfig, rows: Mapping[str, str | None], models: Mapping[str, str | None]) -> None:
-    """Refuse local paths that do not exist, before anything is imported or loaded; names on the hub pass.
+    Names on the hub pass.
 
     Args:
-        config: config whose `anchors` and `scorer_model` are checked too.
+        config: config whose `anchors`, `scorer_model` and `score_dir` are checked too.
         rows: names of datasets, by the option that gives them.
         models: names of models, by the option that gives them.
+        outputs: files and directories that will be written, by the option that gives them.
 
     Raises:
         FileNotFoundError: if a name can only be a path and nothing is there; the error names the option.
-        ValueError: if rows are in a file of an unknown type.
+        ValueError: if rows are in a file of an unknown type, or if an output lies in a directory of rows.
     """
     for option, name in rows.items():
         if name is not None:
             _check_rows(f"--{option}", name)
+    written = {f"--{option}": place for option, place in {**(outputs or {}), "score_dir": config.score_dir}.items()}
+    check_outside({f"--{option}": name for option, name in rows.items()}, written)
     for place in (config.anchor_sets or {}).values():
         _check_rows("--anchors", place.path)
+        check_outside({"--anchors": place.path}, written)
     for option, name in {**models, "scorer_model": config.scorer_model}.items():
         if name is not None and _must_be_path(name) and not Path(name).exists():
             raise FileNotFoundError(
@@ -92,8 +112,7 @@ def load_rows(
         with errors_name_the_file(option, name, path):
             return _with_valid_text(_load_file(path, streaming))
     if path.is_dir():
-        with errors_name_the_file(option, name, path, _how_to_name(option, "config", name)):
-            loaded = _with_valid_text(_load_directory(name, config, streaming))
+        loaded = _load_directory(name, config, streaming, option)
     else:
         loaded = _load_from_hub(name, config, streaming, option)
     if not isinstance(loaded, (DatasetDict, IterableDatasetDict)):
@@ -142,22 +161,26 @@ def _with_valid_text(loaded: Any) -> Any:
 def _load_file(path: Path, streaming: bool) -> Any:
     from datasets import load_dataset
 
-    options = _csv_options(path) if path.suffix == ".csv" else {}
-    return load_dataset(
-        FILE_BUILDERS[path.suffix], data_files=str(path), split="train", streaming=streaming, **options
-    )
+    options = csv_options(path) if path.suffix == ".csv" else {}
+    # A bare name is a pattern to datasets: `rows[1].jsonl` would be read from the file rows1.jsonl.
+    file = glob.escape(str(path))
+    return load_dataset(FILE_BUILDERS[path.suffix], data_files=file, split="train", streaming=streaming, **options)
 
 
-def _load_directory(name: str, config: str | None, streaming: bool) -> Any:
-    from datasets import load_dataset, load_from_disk
+def _load_directory(name: str, config: str | None, streaming: bool, option: str) -> Any:
+    from datasets import load_from_disk
 
-    directory = Path(name)
-    if (directory / "state.json").exists() or (directory / "dataset_dict.json").exists():
-        return load_from_disk(name)
-    csv_files = sorted(directory.rglob("*.csv"))
-    if csv_files:
-        return load_dataset("csv", data_dir=name, streaming=streaming, **_csv_options(csv_files[0]))
-    return load_dataset(name, name=config, streaming=streaming)
+    directory = Path(name).resolve()  # datasets cannot load `.`
+    how_to_name = _how_to_name(option, "config", name)
+    if is_saved_dataset(directory):
+        with errors_name_the_file(option, name, directory):
+            return _with_valid_text(load_from_disk(str(directory)))
+    check_path(directory)
+    with errors_name_the_file(option, name, directory, how_to_name):
+        builder = find_files(directory, config)
+    check_files(directory, builder)
+    with errors_name_the_file(option, name, directory, how_to_name):
+        return _with_valid_text(read_files(directory, config, streaming, builder))
 
 
 def _load_from_hub(name: str, config: str | None, streaming: bool, option: str) -> Any:
@@ -172,15 +195,3 @@ def _load_from_hub(name: str, config: str | None, streaming: bool, option: str) 
             f"as the hub can be reached ({error}). Check the spelling. `hf download --repo-type dataset {name}` "
             "fetches a dataset on a machine with a network."
         ) from error
-
-
-def _csv_options(file: Path) -> dict[str, Any]:
-    """Return options that read every field as the text in the file.
-
-    With them `NA` is a word, `007` keeps its zeros, and an empty field is an empty text.
-    """
-    import pandas as pd
-    from datasets import Features, Value
-
-    columns = pd.read_csv(file, nrows=0).columns
-    return {"keep_default_na": False, "features": Features(dict.fromkeys(columns, Value("string")))}

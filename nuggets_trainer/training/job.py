@@ -132,7 +132,8 @@ def _make_trainer(
 ) -> SelectedSFTTrainer:
     """Build the trainer, after a check that model and rows are there."""
     rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
-    check_paths(nuggets, rows, {"model_name_or_path": model.model_name_or_path})
+    models = {"model_name_or_path": model.model_name_or_path}
+    check_paths(nuggets, rows, models, {"output_dir": args.output_dir})
     args.model_init_kwargs = model_init_kwargs(args, model)
     if not Path(model.model_name_or_path).is_dir():  # a local directory may hold an adapter alone
         read_model_config(model.model_name_or_path, **hub_options(args))

@@ -41,10 +41,20 @@ def test_an_empty_dataset_dict_is_refused():
 
 def test_a_stream_is_refused_with_the_reason():
     stream = IterableDataset.from_generator(lambda: iter([{"prompt": "a", "completion": "b"}]))
-    with pytest.raises(TypeError, match=r"`anchors` is an IterableDataset.*number must be known.*Dataset\.from_list"):
+    with pytest.raises(
+        TypeError, match=r"`anchors` is an IterableDataset.*number must be known.*take_pool\(dataset, n\)"
+    ):
         Pool(stream, "anchors")
-    taken = Pool(Dataset.from_list(list(stream.take(1))))  # what the message says works
+    taken = Pool(take_pool(stream, 1))  # what the message says works
     assert len(taken) == 1
+
+
+def test_a_stream_keeps_columns_that_its_first_row_lacks():
+    """`Dataset.from_list` takes the columns of the first row: `input` would be gone from every row."""
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "input": "d", "output": "e"}]
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    assert list(take_pool(stream, 2)) == [{**rows[0], "input": None}, rows[1]]
+    assert Pool(take_pool(stream, 2))[1].prompt == "c\n\nd"
 
 
 def test_pool_size_takes_the_first_rows():

@@ -160,3 +160,12 @@ def test_a_path_that_leads_nowhere_is_named(name, tmp_path):
 @pytest.mark.parametrize("name", ["pool", "anchors", "heldout"])
 def test_the_rows_of_the_demo_load_by_name(name):
     assert len(load_rows(f"nuggets-demo/{name}")) > 0
+
+
+@pytest.mark.parametrize("name", ["rows[1]", "rows*", "rows?"])
+def test_a_file_is_read_whatever_its_name(name, tmp_path):
+    """Datasets takes a name for a pattern: `rows[1].jsonl` was read from rows1.jsonl, without a word."""
+    other = write(tmp_path / "rows1.jsonl", ROWS[:1])
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        assert filled(load_rows(write(tmp_path / f"{name}{suffix}"))) == ROWS
+    assert list(load_rows(other)) == ROWS[:1]

@@ -1,0 +1,168 @@
+"""A local directory of data files -> rows; what a run writes there is never taken for rows."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nuggets_trainer.demo import resolve_demo
+
+logger = logging.getLogger(__name__)
+
+FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+RESULT_FILES = ("scores.parquet", "anchors.parquet")  # `score_pool` writes both into `score_dir`
+NAMES_IN_ERROR = 3
+
+
+def check_path(directory: Path) -> None:
+    """Refuse a directory whose path datasets would read as a pattern.
+
+    Raises:
+        ValueError: if there is one of the pattern's characters in the path.
+    """
+    path = str(directory)
+    if glob.escape(path) != path:
+        raise ValueError(
+            f"The directory {path!r} has one of the characters *, ? or [ in its path, and datasets would read another "
+            "directory for it. Rename it, or name a file in it."
+        )
+
+
+def find_files(directory: Path, config: str | None) -> Any:
+    """Find the files that datasets reads from a directory; return its builder, which names them.
+
+    Args:
+        directory: absolute path.
+        config: configuration that the directory's README.md defines; None for the default one.
+    """
+    from datasets import load_dataset_builder
+
+    return load_dataset_builder(str(directory), name=config)
+
+
+def check_files(directory: Path, builder: Any) -> None:
+    """Refuse files that a run has written, and warn of data files that are left out.
+
+    Args:
+        directory: absolute path.
+        builder: result of `find_files`.
+
+    Raises:
+        ValueError: if one of the files to be read lies in a directory of results.
+    """
+    files = _files_of(builder)
+    places = {place for file in files for place in Path(file).parents if place.is_relative_to(directory)}
+    for place in sorted(places):
+        if _holds_results(place):
+            raise ValueError(
+                f"{str(directory)!r} holds the results of a run in {str(place)!r}, and they would be read as rows. "
+                "Move them out of the directory (with the new path as `score_dir` nothing is scored again), or name a "
+                "file as the rows."
+            )
+    if len(builder.builder_configs) <= 1:  # files of other configurations are left out on purpose
+        _log_left_out(directory, files)
+
+
+def read_files(directory: Path, config: str | None, streaming: bool, builder: Any) -> Any:
+    """Read the splits of a directory; every field of a .csv file as the text in the file.
+
+    Args:
+        directory: absolute path.
+        config: configuration that the directory's README.md defines; None for the default one.
+        streaming: whether to return streams.
+        builder: result of `find_files`.
+    """
+    from datasets import load_dataset
+
+    options = {}
+    if type(builder.config).__name__ == "CsvConfig":
+        options = csv_options(_files_of(builder)[0], builder.config.sep)
+    return load_dataset(str(directory), name=config, streaming=streaming, **options)
+
+
+def _files_of(builder: Any) -> list[str]:
+    return [file for split in builder.config.data_files.values() for file in split]
+
+
+def csv_options(file: str | Path, separator: str = ",") -> dict[str, Any]:
+    """Return options of `load_dataset` that read every field of .csv files as the text in the file.
+
+    With them `NA` is a word, `007` keeps its zeros, and an empty field is an empty text.
+
+    Args:
+        file: file whose first line names the columns.
+        separator: text between two fields.
+    """
+    import pandas as pd
+    from datasets import Features, Value
+
+    columns = pd.read_csv(file, nrows=0, sep=separator).columns
+    return {"keep_default_na": False, "features": Features(dict.fromkeys(columns, Value("string")))}
+
+
+def check_outside(rows: Mapping[str, str | None], outputs: Mapping[str, str | None]) -> None:
+    """Refuse to write into a directory of rows, because the next run would read the written files as rows.
+
+    Args:
+        rows: names of datasets, by the option that gives them.
+        outputs: files and directories that will be written, by the option that gives them.
+
+    Raises:
+        ValueError: if an output lies in a directory of rows.
+    """
+    for row_option, name in rows.items():
+        directory = Path(resolve_demo(name)) if name is not None else Path()
+        if name is None or not directory.is_dir() or is_saved_dataset(directory):
+            continue
+        for option, output in outputs.items():
+            if output is not None and "://" not in output and _would_be_read(Path(output), directory):
+                raise ValueError(
+                    f"`{option}` must lie outside of {name!r}, the directory of `{row_option}`, got {output!r}: the "
+                    "next run would read its files as rows. Write elsewhere, or name a file as the rows, such as "
+                    f"{str(Path(name) / 'train.jsonl')!r}."
+                )
+
+
+def _would_be_read(output: Path, directory: Path) -> bool:
+    """Whether datasets would look at an output: it passes over names that begin with a dot or two underscores."""
+    output, directory = output.resolve(), directory.resolve()
+    if not output.is_relative_to(directory):
+        return False
+    return not any(part.startswith((".", "__")) for part in output.relative_to(directory).parts)
+
+
+def is_saved_dataset(directory: Path) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote the directory, and names its own files."""
+    return (directory / "state.json").exists() or (directory / "dataset_dict.json").exists()
+
+
+def _holds_results(place: Path) -> bool:
+    if all((place / name).exists() for name in RESULT_FILES) or (place / "trainer_state.json").exists():
+        return True
+    try:
+        manifest = json.loads((place / "manifest.json").read_bytes())  # of stored pairs
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"layout", "fields"} <= set(manifest)
+
+
+def _log_left_out(directory: Path, files: list[str]) -> None:
+    """Warn of data files that datasets leaves out: it reads one file type, or the files that are named like splits."""
+    read = {Path(file) for file in files}
+    left_out = []
+    for path in sorted(directory.rglob("*")):
+        is_hidden = any(part.startswith((".", "__")) for part in path.relative_to(directory).parts)
+        if path.suffix in FILE_BUILDERS and path not in read and not is_hidden:
+            left_out.append(str(path.relative_to(directory)))
+    if left_out:
+        logger.warning(
+            "%d data files of %s are not read (%s): datasets reads one file type, and the files named like splits if "
+            "there are any.",
+            len(left_out),
+            directory,
+            ", ".join(left_out[:NAMES_IN_ERROR]) + (", ..." if len(left_out) > NAMES_IN_ERROR else ""),
+        )
