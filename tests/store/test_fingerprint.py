@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer, CTRLTokenizer
 
+from nuggets_trainer.demo import demo_path
 from nuggets_trainer.engine.adapters import adapter_layers
 from nuggets_trainer.store.fingerprint import fingerprint_fields
 from tests.support.models import tiny_model
@@ -65,3 +69,27 @@ def test_an_adapter_of_any_name_is_hashed(fields):
     model.add_adapter("other", lora())
     model.set_adapter("other")
     assert fields(model, adapter=True)["adapter_sha256"] not in found
+
+
+def test_a_flag_of_the_tokenizer_counts(fields, tokenizer):
+    """With `split_special_tokens` a text that spells a special token has other ids, by the same rules."""
+    model = tiny_model("llama", 64)
+    splitting = AutoTokenizer.from_pretrained(demo_path("model"), split_special_tokens=True)
+    assert fields(model, tokenizer=splitting).items() - fields(model).items() == {("split_special_tokens", "True")}
+
+
+def slow_tokenizer(tmp_path, *merges):
+    """Return a tokenizer without a fast version, of one vocabulary and these merges."""
+    (tmp_path / "vocab.json").write_text(
+        json.dumps({"a@@": 0, "b": 1, "b@@": 2, "c": 3, "<unk>": 4, "ab": 5, "bc": 6})
+    )
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return CTRLTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt")
+
+
+def test_the_merges_of_a_slow_tokenizer_count(fields, tmp_path):
+    model, found = tiny_model("llama", 64), []
+    for merges in (("a b</w>",), ("b c</w>",), ("a b</w>",)):
+        found.append(fields(model, tokenizer=slow_tokenizer(tmp_path, *merges)))
+    assert found[0] == found[2]
+    assert {name for name, _ in found[0].items() ^ found[1].items()} == {"tokenizer_files_sha256"}
