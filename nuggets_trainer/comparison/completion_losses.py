@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError
-from nuggets_trainer.prompts.segment import Segment, scored_at
+from nuggets_trainer.prompts.segment import Segment, scored_at, stored_key
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.store.score_store import ZERO_SHOT
@@ -75,8 +75,9 @@ def completion_losses(model: Any, request: ScoringRequest) -> CompletionLosses:
             lengths[i] = segment.num_completion_tokens
             if _fits(segment, session.max_length, has_bos):
                 indices.append(i)
-                keys.append(session.keys[i])
-                pairs[session.keys[i]] = _with_and_without_prompt(segment, tokenizer.bos_token_id)
+                key = stored_key(session.keys[i], segment.remarks)
+                keys.append(key)
+                pairs[key] = _with_and_without_prompt(segment, tokenizer.bos_token_id)
         num_scored = _score_missing(session, names, pairs)
         log_probs, known = session.ranks.on_main(lambda: session.store.read(names, keys))
     assert known.all(), (int((~known).sum()), "completions that other ranks scored are not in the store")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from nuggets_trainer.pipeline.request import check_selectable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.rendering import Rendered, render_pool
@@ -29,15 +31,22 @@ def render_selectable(session: ScoringSession, anchor_set: AnchorSet, rows: Sequ
         ValueError: if no row is usable, or fewer than `top_k`.
     """
     rendered = render_pool(session, anchor_set, rows)
-    num_too_long = list(rendered.dropped.values()).count("too_long")
-    hint = ""
-    if num_too_long:
-        hint = _too_long_hint(session, anchor_set)
-    check_selectable(session.config, len(session.pool), rendered.dropped, hint)
-    if hint and session.ranks.is_main:
-        verb = "is" if num_too_long == 1 else "are"
-        logger.warning("%s %s too long.%s", counted(num_too_long, "candidate"), verb, hint)
+    counts = Counter(rendered.dropped.values())
+    too_long = ""
+    if counts["too_long"]:
+        too_long = _too_long_hint(session, anchor_set)
+    not_shown = hint_on(counts)
+    check_selectable(session.config, len(session.pool), rendered.dropped, too_long + not_shown)
+    if session.ranks.is_main:
+        _warn_of_dropped(counts["too_long"], "too long", too_long)
+        _warn_of_dropped(counts[NOT_SHOWN], "not shown whole", not_shown)
     return rendered
+
+
+def _warn_of_dropped(number: int, why: str, hint: str) -> None:
+    if number:
+        verb = "is" if number == 1 else "are"
+        logger.warning("%s %s %s.%s", counted(number, "candidate"), verb, why, hint)
 
 
 def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError
-from nuggets_trainer.prompts.segment import Segment, common_prefix_length, scored_at
-from nuggets_trainer.prompts.tokenize import checked, dropping_what_cannot_be_tokenized
+from nuggets_trainer.prompts.render_chat import PROBE, ChatRenderer, RenderedChat
+from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, scored_at
+from nuggets_trainer.prompts.shown import NOT_SHOWN, TextPiece, find_pieces, hidden_pieces, pieces_of
+from nuggets_trainer.prompts.tokenize import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# What a template leaves out in training too, and what a row is left without. All else that is not shown drops the row.
+LEFT_OUT = {"reasoning": Remark.REASONING_LEFT_OUT, "system": Remark.SYSTEM_LEFT_OUT}
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """An anchor rendered alone.
+
+    Attributes:
+        segment: its zero-shot segment.
+        pieces: what its rendering shows of it, without system messages.
+    """
+
+    segment: Segment
+    pieces: list[TextPiece]
 
 
 class ChatTemplate:
@@ -19,13 +38,16 @@ class ChatTemplate:
 
     Candidate and anchor are rendered as one conversation, never glued from two: some templates render a turn
     differently once it is not the last one. As in TRL, the completion starts where the rendered prompt (with its
-    generation prompt) and the rendered conversation begin to differ.
+    generation prompt) and the rendered conversation begin to differ. If the prompt's own text stands behind that
+    place, the completion starts where the conversation begins to differ from one with another completion.
+
+    What the rows say is searched for in each rendering, and a row whose turns are not shown is unusable. Many
+    templates leave reasoning out of earlier turns. If they show it in the last turn, the candidate is written as
+    training sees it, up to the mark that ends it, and the anchor follows as the template writes it behind such a turn.
+    Reasoning and system messages that the template leaves out in training too give the segment a remark.
 
     With a training template the scored tokens are those that TRL trains on with `assistant_only_loss`: what the
     anchor's assistant says, in the prompt's turns too unless `completion_only` is set.
-
-    Some templates of vision models read contents only if they are lists of parts. They get each text as one part, as
-    TRL gives it to such a model's processor.
 
     Args:
         tokenizer: tokenizer with a chat template.
@@ -53,13 +75,12 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._training_chat_template = training_chat_template
         self._completion_only = completion_only
-        self._alone: dict[str, Segment] = {}  # zero-shot segments by the anchor's content hash
-        self._gives_parts = False
-        self._gives_parts = not self._shows(str) and self._shows(_as_parts)
+        self._renderer = ChatRenderer(tokenizer, training_chat_template)
+        self._alone: dict[str, _Alone] = {}  # by the anchor's content hash
 
     def describe(self) -> dict[str, str]:
         """Return the name, the hash of the Jinja text, and the hash of a rendering (some templates write the date)."""
-        probe = self._apply([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {})["input_ids"]
+        probe = self._renderer.apply([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {}).ids
         found = {
             "template": self.name,
             "chat_template_sha256": _sha256(str(self._tokenizer.chat_template)),
@@ -73,107 +94,154 @@ class ChatTemplate:
 
     def zero_shot(self, anchor: Row) -> Segment:
         """Render the anchor's own conversation."""
-        prompt, completion = conversation(anchor)
-        return self._render(prompt, completion, _rendering(anchor.tools, anchor.template_kwargs))
+        return self._render_alone(anchor).segment
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Render both as one conversation, with the anchor's system message, tools and options.
 
         Those that the anchor does not have are taken from the candidate.
         """
+        alone = self._alone_once(anchor)
         shown_prompt, shown_completion = conversation(candidate)
         prompt, completion = conversation(anchor)
         own_system = system_messages(prompt)
         system = own_system or system_messages(shown_prompt)
-        turns = _without_system([*shown_prompt, *shown_completion, *prompt])
+        shown = _without_system([*shown_prompt, *shown_completion])
+        anchor_turns = [*_without_system(prompt), *completion]
         tools = anchor.tools
         if candidate.tools and not anchor.tools:
             tools = candidate.tools
-        kwargs = anchor.template_kwargs or candidate.template_kwargs
-        # What is taken from the candidate may change the generation prompt, and with it the start of the completion.
-        has_borrowed = (system, tools, kwargs) != (own_system, anchor.tools, anchor.template_kwargs)
-        alone = None
-        if has_borrowed or self._training_chat_template is not None:
-            alone = self._zero_shot_once(anchor)
-        return self._render([*system, *turns], completion, _rendering(tools, kwargs), alone)
+        options = _rendering(tools, anchor.template_kwargs or candidate.template_kwargs)
+
+        rendered = self._renderer.encode([*system, *shown, *anchor_turns], options)
+        pieces = pieces_of(shown)
+        remarks: set[Remark] = set()
+        hidden = hidden_pieces(rendered.text, [*pieces, *alone.pieces])
+        if _are_all_reasoning(hidden):
+            in_training = hidden_pieces(self._renderer.text([*system, *shown], options), pieces)
+            if len(in_training) < len(hidden):
+                rendered = self._renderer.encode_as_trained([*system, *shown], anchor_turns, options)
+                hidden = hidden_pieces(rendered.text, [*pieces, *alone.pieces])
+                remarks.add(Remark.AS_TRAINED)
+        remarks |= _remarks_on(hidden)
+        if not own_system:
+            remarks |= _remarks_on(hidden_pieces(rendered.text, pieces_of(system)))
+        if self._renderer.joins_parts and _has_parts([*shown_prompt, *shown_completion]):
+            remarks.add(Remark.PARTS_JOINED)
+        positions = self._assistant_positions(rendered)
+        return replace(_scored_as_alone(rendered.ids, positions, alone.segment), remarks=frozenset(remarks))
 
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Whether there is a special token: the text on its two sides is tokenized apart, and elsewhere may merge."""
         special = {*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()}
         return not special.isdisjoint(boundary)
 
-    def _zero_shot_once(self, anchor: Row) -> Segment:
+    def _alone_once(self, anchor: Row) -> _Alone:
         key = anchor.key
         if key not in self._alone:
-            self._alone[key] = self.zero_shot(anchor)
+            self._alone[key] = self._render_alone(anchor)
         return self._alone[key]
 
-    def _render(
+    def _render_alone(self, anchor: Row) -> _Alone:
+        """Render a row alone, and check that its turns are shown.
+
+        Raises:
+            UnusableRowError: if it cannot be scored.
+        """
+        prompt, completion = conversation(anchor)
+        options = _rendering(anchor.tools, anchor.template_kwargs)
+        rendered = self._renderer.encode([*prompt, *completion], options)
+        pieces = pieces_of([*_without_system(prompt), *completion])
+        ends = find_pieces(rendered.text, pieces)
+        num_in_prompt = len(pieces_of(_without_system(prompt)))
+        prompt_end = max((end for end in ends[:num_in_prompt] if end is not None), default=0)
+        segment, has_own_start = self._scored(prompt, completion, options, rendered, prompt_end)
+        remarks = _remarks_on([piece for piece, end in zip(pieces, ends, strict=True) if end is None])
+        remarks |= _remarks_on(hidden_pieces(rendered.text, pieces_of(system_messages(prompt))))
+        if has_own_start:
+            remarks.add(Remark.OWN_START)
+        if self._renderer.joins_parts and _has_parts([*prompt, *completion]):
+            remarks.add(Remark.PARTS_JOINED)
+        shown = [piece for piece, end in zip(pieces, ends, strict=True) if end is not None]
+        return _Alone(replace(segment, remarks=frozenset(remarks)), shown)
+
+    def _scored(
         self,
         prompt: list[Message],
         completion: list[Message],
-        rendering: dict[str, Any],
-        alone: Segment | None = None,
-    ) -> Segment:
-        """Render a conversation.
+        options: dict[str, Any],
+        rendered: RenderedChat,
+        prompt_end: int,
+    ) -> tuple[Segment, bool]:
+        """Find the scored tokens of a conversation.
 
         Args:
             prompt: messages before the completion.
             completion: messages of the completion.
-            rendering: arguments of `apply_chat_template`.
-            alone: zero-shot segment of the anchor, whose scored tokens the conversation must end with; None finds the
-                start of the completion from the prompt.
-        """
-        if self._training_chat_template is not None:
-            return self._render_masked(prompt, completion, rendering, alone)
-        ids = self._encode([*prompt, *completion], rendering)["input_ids"]
-        if alone is not None:
-            return _scored_as_alone(ids, range(len(ids)), alone)
-        return checked(Segment(ids, self._start(prompt, ids, rendering)))
+            options: arguments of `apply_chat_template`.
+            rendered: the whole conversation.
+            prompt_end: position in the rendered text behind what the prompt says.
 
-    def _render_masked(
-        self, prompt: list[Message], completion: list[Message], rendering: dict[str, Any], alone: Segment | None
-    ) -> Segment:
-        """Render a conversation under the training template, which marks the assistant's tokens."""
-        encoded = self._encode([*prompt, *completion], {**rendering, "return_assistant_tokens_mask": True})
-        ids = encoded["input_ids"]
-        start = 1  # the first token has no context
-        if self._completion_only and alone is None:
-            start = max(start, self._start(prompt, ids, rendering))
-        said = [position for position in range(start, len(ids)) if encoded["assistant_masks"][position]]
+        Returns:
+            The segment, and whether the completion starts elsewhere than TRL says.
+        """
+        start, has_own_start = 1, False  # the first token has no context
+        is_masked = self._training_chat_template is not None
+        if not is_masked or self._completion_only:
+            start, has_own_start = self._start(prompt, completion, options, rendered, prompt_end)
+        if not is_masked:
+            return checked(Segment(rendered.ids, start)), has_own_start
+        said = [position for position in self._assistant_positions(rendered) if position >= max(start, 1)]
         if not said:
             raise UnusableRowError("no_assistant_tokens")
-        if alone is None:
-            return scored_at(ids, said)
-        return _scored_as_alone(ids, said, alone)
+        return scored_at(rendered.ids, said), has_own_start
 
-    def _start(self, prompt: list[Message], ids: list[int], rendering: dict[str, Any]) -> int:
-        """Find the position where the completion starts in the ids of the whole conversation, as TRL does."""
-        prompt_ids = self._encode(prompt, {**rendering, "add_generation_prompt": True})["input_ids"]
-        return common_prefix_length(prompt_ids, ids)
+    def _start(
+        self,
+        prompt: list[Message],
+        completion: list[Message],
+        options: dict[str, Any],
+        rendered: RenderedChat,
+        prompt_end: int,
+    ) -> tuple[int, bool]:
+        """Find the position where the completion starts in the ids of the whole conversation, as TRL does.
 
-    def _shows(self, as_content: Callable[[str], str | list[Message]]) -> bool:
-        """Whether the template shows a text that is given as this content."""
-        renderings = []
-        for text in ("a", "b"):
-            turns = [{"role": role, "content": as_content(text)} for role in ("user", "assistant")]
-            try:
-                renderings.append(self._apply(turns, {}))
-            except Exception:  # noqa: BLE001 - chat templates raise what they like
-                return False
-        return renderings[0]["input_ids"] != renderings[1]["input_ids"]
+        Mistral's templates write a system message into the last turn of a prompt, but not of a conversation. The two
+        then part before the prompt's own text. Another completion in place of the real one shows where this starts.
+        """
+        before = self._renderer.encode(prompt, {**options, "add_generation_prompt": True})
+        if before.text[:prompt_end] != rendered.text[:prompt_end]:
+            other = {"role": completion[0]["role"], "content": PROBE}
+            with_other = self._renderer.encode([*prompt, other], options)
+            if with_other.text[:prompt_end] == rendered.text[:prompt_end]:
+                return common_prefix_length(with_other.ids, rendered.ids), True
+        return common_prefix_length(before.ids, rendered.ids), False
 
-    def _apply(self, messages: list[Message], rendering: dict[str, Any]) -> dict[str, list[int]]:
-        if self._gives_parts:
-            messages = [_with_parts(message) for message in messages]
-        options = {"chat_template": self._training_chat_template, **rendering}
-        encoded = self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)
-        return {name: list(values) for name, values in encoded.items()}
+    def _assistant_positions(self, rendered: RenderedChat) -> Sequence[int]:
+        """Positions that may be scored: the assistant's under a training template, else all."""
+        if rendered.assistant_mask is None:
+            return range(len(rendered.ids))
+        return [position for position, is_said in enumerate(rendered.assistant_mask) if is_said and position > 0]
 
-    def _encode(self, messages: list[Message], rendering: dict[str, Any]) -> dict[str, list[int]]:
-        """Render like `_apply`, but give a row that cannot be rendered a reason."""
-        with dropping_what_cannot_be_tokenized():
-            return self._apply(messages, rendering)
+
+def _are_all_reasoning(pieces: Sequence[TextPiece]) -> bool:
+    return bool(pieces) and all(piece.kind == "reasoning" for piece in pieces)
+
+
+def _remarks_on(hidden: Sequence[TextPiece]) -> set[Remark]:
+    """Return the remarks on what a rendering leaves out.
+
+    Raises:
+        UnusableRowError: if this is what a turn says.
+    """
+    kinds = {piece.kind for piece in hidden}
+    if not kinds <= set(LEFT_OUT):
+        raise UnusableRowError(NOT_SHOWN)
+    return {LEFT_OUT[kind] for kind in kinds}
+
+
+def _has_parts(messages: Sequence[Message]) -> bool:
+    return any(isinstance(message.get("content"), list) for message in messages)
 
 
 def _scored_as_alone(ids: list[int], positions: Sequence[int], alone: Segment) -> Segment:
@@ -186,18 +254,6 @@ def _scored_as_alone(ids: list[int], positions: Sequence[int], alone: Segment) -
     if [ids[position] for position in last] != alone.targets:
         raise UnusableRowError("completion_changes")
     return scored_at(ids, last)
-
-
-def _with_parts(message: Message) -> Message:
-    """Give a message's text as a list of one part; other contents stay."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return {**message, "content": _as_parts(content)}
-    return message
-
-
-def _as_parts(text: str) -> list[Message]:
-    return [{"type": "text", "text": text}]
 
 
 def _rendering(tools: list[Any] | None, kwargs: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
 from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.prompts.shown import NOT_SHOWN
 from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class PlainTemplate:
         completion = self._encode_part(row.completion)
         if not completion:
             raise UnusableRowError("empty_completion")
+        if _has_calls(row.prompt) or _has_calls(row.completion):
+            raise UnusableRowError(NOT_SHOWN)
         return self._encode_part(row.prompt) + separator, completion
 
     def _encode_part(self, part: str | list[Message]) -> list[int]:
@@ -93,3 +96,7 @@ class PlainTemplate:
 def row_separator(row: Row) -> str:
     """Return the text that stands between a row's prompt and completion."""
     return SEPARATOR if row.is_conversational else row.separator
+
+
+def _has_calls(part: str | list[Message]) -> bool:
+    return not isinstance(part, str) and any(message.get("tool_calls") for message in part)

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import enum
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+class Remark(enum.Enum):
+    """How a rendering differs from what its row says, or from how the first versions rendered it."""
+
+    REASONING_LEFT_OUT = "reasoning_left_out"
+    SYSTEM_LEFT_OUT = "system_left_out"
+    AS_TRAINED = "as_trained"  # the candidate is written as the last turn, with its reasoning
+    PARTS_JOINED = "parts_joined"  # contents that are lists of parts are given as text
+    OWN_START = "own_start"  # the completion starts behind the place that TRL finds
+
+
+RENDERED_ANEW = (Remark.AS_TRAINED, Remark.PARTS_JOINED, Remark.OWN_START)
+
+
+def stored_key(key: str, remarks: Iterable[Remark]) -> str:
+    """Return the key under which the store keeps a row's pairs: its content hash, unless it is rendered anew.
+
+    A store may hold pairs of such a row as the first versions rendered it. All other rows keep their pairs.
+
+    Args:
+        key: content hash of the row.
+        remarks: remarks on its rendering.
+    """
+    changes = sorted(remark.value for remark in set(remarks) if remark in RENDERED_ANEW)
+    if not changes:
+        return key
+    return hashlib.sha256(" ".join([key, *changes]).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -15,6 +45,7 @@ class Segment:
         start: position of the first scored token, at least 1, so that this token has a context.
         scored: positions of all scored tokens, ascending, the first is `start`; None if all tokens from `start` to the
             end are scored.
+        remarks: remarks on the rendering of a whole conversation; a part of it has none.
 
     Example:
         >>> Segment([5, 6, 7, 8], 2).targets, Segment([5, 6, 7, 8], 1, (1, 3)).targets
@@ -24,6 +55,7 @@ class Segment:
     ids: list[int]
     start: int
     scored: tuple[int, ...] | None = None
+    remarks: frozenset[Remark] = field(default=frozenset(), compare=False)
 
     @property
     def positions(self) -> Sequence[int]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.prompts.chat import system_messages
+from nuggets_trainer.prompts.anchor_kinds import first_of_each_kind
+from nuggets_trainer.prompts.chat import ChatTemplate, system_messages
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
-from nuggets_trainer.prompts.segment import Segment, common_prefix_length
+from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, stored_key
+from nuggets_trainer.prompts.shown import hint_on
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.wording import tally
 
@@ -34,7 +36,7 @@ class AnchorSet:
         num_cut: number of anchors that the template cuts at its token limit.
         usable: positions of the anchors that can be scored.
         rows: rows of the usable anchors, in this order.
-        keys: content hashes of the usable anchors.
+        keys: keys of the usable anchors in the store.
         segments: zero-shot prompts of the usable anchors.
 
     Raises:
@@ -70,7 +72,7 @@ class AnchorSet:
                 continue
             self.usable.append(j)
             self.rows.append(row)
-            self.keys.append(row.key)
+            self.keys.append(stored_key(row.key, segment.remarks))
             self.segments.append(segment)
             self.dropped.append(None)
             if isinstance(template, NuggetsTemplate) and template.cuts(row):
@@ -91,7 +93,8 @@ class AnchorSet:
         first = f" The first error was {cause!r}." if cause is not None else ""
         raise ValueError(
             f"No anchor{which} can be scored: all {len(dropped)} were dropped ({tally(Counter(dropped))}).{context}"
-            f"{first} Expected rows with a prompt and a completion, at most half as long as the context."
+            f"{first}{hint_on(dropped)} Expected rows with a prompt and a completion, at most half as long as the "
+            "context."
         ) from cause
 
 
@@ -117,10 +120,12 @@ class CandidatePrompt:
     Attributes:
         prefixes: `(prefix ids, anchor positions)`; a prefix is empty if its anchors cannot share one.
         unshared: whole one-shot segments of the anchors with an empty prefix, by anchor position.
+        remarks: remarks on how the candidate is rendered.
     """
 
     prefixes: list[tuple[list[int], list[int]]]
     unshared: dict[int, Segment]
+    remarks: set[Remark] = field(default_factory=set)
 
     def prefix_tokens(self) -> int:
         """Count the tokens of all prefixes: what scoring the candidate costs before the first anchor."""
@@ -143,8 +148,9 @@ class SharedPrefix:
     common at their beginning (the candidate, and tokens that all anchors share) is prefix; the rest is suffix. At
     least one prompt token stays in each suffix, so that the completion's first token is predicted inside it.
 
-    For every candidate the split is checked against whole renderings: with two anchors, or with all of them if
-    candidate and anchor meet in plain text, where tokens may merge. If the split does not hold, the candidate's pairs
+    For every candidate the split is checked against whole renderings: with the first and the last anchor and with one
+    of each kind of anchors that the template writes a candidate differently before, or with all anchors if candidate
+    and anchor meet in plain text, where tokens may merge. If the split does not hold, the candidate's pairs
     are rendered whole. Anchors share a prefix only if they have the same header: system message, tools, and options of
     the chat template.
 
@@ -184,11 +190,14 @@ class SharedPrefix:
         """
         prompt = CandidatePrompt([], {})
         for positions in self._by_header:
-            prefix = self._prefix(row, positions)
+            checked = self._whole(row, self._to_check[positions[0]])
+            prefix = self._prefix(checked, positions[0])
             segments = self.suffixes
             if not prefix:
-                segments = self._whole(row, positions)
+                segments = checked = self._whole(row, positions)
                 prompt.unshared.update(segments)
+            for segment in checked.values():
+                prompt.remarks.update(segment.remarks)
             prompt.prefixes.append((prefix, positions))
             for j in positions:
                 if self._max_length is not None and len(prefix) + len(segments[j].ids) > self._max_length:
@@ -215,7 +224,7 @@ class SharedPrefix:
         return {j: segment.without_first(shared) for j, segment in whole.items()}
 
     def _anchors_to_check(self, positions: list[int]) -> list[int]:
-        """Choose the anchors that the split of each candidate is checked with: two if the boundary is safe, else all.
+        """Choose the anchors to check the split of each candidate with: a few if the boundary is safe, else all.
 
         The boundary is what the prefixes of two different candidates have in common at their end.
         """
@@ -225,18 +234,26 @@ class SharedPrefix:
         length = common_prefix_length(prefix[::-1], other[::-1])
         differ = length < min(len(prefix), len(other))
         if differ and self._template.boundary_is_safe(prefix[len(prefix) - length :]):
-            return [first, last]
+            different: list[int] = []
+            if isinstance(self._template, ChatTemplate):  # the others write each row by itself
+                different = first_of_each_kind(self._prefix_behind, positions)
+            return list(dict.fromkeys([first, last, *different]))
         return positions
 
     def _prefix_behind(self, candidate: Row, j: int) -> list[int]:
-        """Return what is left of a pair's one-shot prompt without the anchor's suffix."""
+        """Return what is left of a pair's one-shot prompt without the anchor's suffix; all of it if it has another."""
         ids = self._template.one_shot(candidate, self._anchors[j]).ids
+        if ids[-len(self.suffixes[j].ids) :] != self.suffixes[j].ids:
+            return ids
         return ids[: len(ids) - len(self.suffixes[j].ids)]
 
-    def _prefix(self, row: Row, positions: list[int]) -> list[int]:
-        """Return the prefix of a candidate before anchors with one header; empty if they cannot share one."""
-        first = positions[0]
-        whole = self._whole(row, self._to_check[first])
+    def _prefix(self, whole: dict[int, Segment], first: int) -> list[int]:
+        """Return the prefix of a candidate before anchors with one header; empty if they cannot share one.
+
+        Args:
+            whole: one-shot prompts of the candidate with the anchors to check, by position.
+            first: position of the header's first anchor.
+        """
         prefix = whole[first].ids[: len(whole[first].ids) - len(self.suffixes[first].ids)]
         for j, segment in whole.items():
             if segment != self.suffixes[j].behind(prefix):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.prompts.segment import Remark, stored_key
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
 from nuggets_trainer.scoring.progress import show_phase
 from nuggets_trainer.scoring.session import ScoringSession
@@ -24,8 +26,8 @@ class Rendered:
         shared: renders a candidate before all anchors, and holds their suffixes.
         candidates: numbers of the rows that can be scored, of all processes, in order, `(c,)`: pool indices if the
             rows are those of a pool.
-        keys: content hashes of the candidates, `(c,)`.
-        text_keys: hash of a candidate's text by content hash.
+        keys: keys of the candidates in the store, `(c,)`.
+        text_keys: hash of a candidate's text by key.
         prompts: prompts of the candidates that this process rendered, by number.
         dropped: reason of each row that cannot be scored, by number.
         seconds: time that this process took to render its share.
@@ -72,8 +74,14 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     _warn_of_unshared(prompts)
     dropped |= dict(session.ranks.gather(list(own_dropped.items())))
     candidates = [i for i in rows if i not in dropped]
-    candidate_keys = [keys[i] for i in candidates]
-    return Rendered(anchor_set, shared, candidates, candidate_keys, pool.texts, prompts, dropped, seconds)
+    remarks = _gather_remarks(session, prompts)
+    if session.ranks.is_main:
+        _warn_of_left_out("candidates", remarks.values(), len(candidates))
+        _warn_of_left_out("anchors", [segment.remarks for segment in anchor_set.segments], len(anchor_set.segments))
+    candidate_keys = [stored_key(keys[i], remarks.get(i, ())) for i in candidates]
+    anew = {stored_key(keys[i], found): pool.texts[keys[i]] for i, found in remarks.items()}
+    text_keys = ChainMap(anew, pool.texts)
+    return Rendered(anchor_set, shared, candidates, candidate_keys, text_keys, prompts, dropped, seconds)
 
 
 def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[Row]) -> Rendered:
@@ -95,12 +103,14 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
             own_dropped[number] = str(error)
     seconds = time.monotonic() - started
     dropped = dict(session.ranks.gather(list(own_dropped.items())))
+    remarks = _gather_remarks(session, prompts)
     candidates, keys, text_keys = [], [], {}
     for number, row in enumerate(rows):
-        text_keys[row.key] = row.text_key
         if number not in dropped:
+            key = stored_key(row.key, remarks.get(number, ()))
             candidates.append(number)
-            keys.append(row.key)
+            keys.append(key)
+            text_keys[key] = row.text_key
     return Rendered(anchor_set, shared, candidates, keys, text_keys, prompts, dropped, seconds)
 
 
@@ -114,4 +124,33 @@ def _warn_of_unshared(prompts: dict[int, CandidatePrompt]) -> None:
             "whole, without a shared prefix (slower, the same scores).",
             num_unshared,
             len(prompts),
+        )
+
+
+def _gather_remarks(session: ScoringSession, prompts: dict[int, CandidatePrompt]) -> dict[int, set[Remark]]:
+    """Collect the remarks on the candidates of all ranks, by number; candidates without remarks are left out."""
+    own = [(i, prompt.remarks) for i, prompt in prompts.items() if prompt.remarks]
+    return dict(session.ranks.gather(own))
+
+
+def _warn_of_left_out(kind: str, remarks: Iterable[Collection[Remark]], number: int) -> None:
+    """Say once how many rows are neither scored nor trained on with all that they say."""
+    counts = Counter(remark for found in remarks for remark in found)
+    for remark, what in ((Remark.REASONING_LEFT_OUT, "reasoning"), (Remark.SYSTEM_LEFT_OUT, "system messages")):
+        if counts[remark]:
+            logger.warning(
+                "The template leaves out %s of %d of %d %s, in training too, so that it counts in neither. Name a "
+                "chat template that shows it (`chat_template_path`, SFTConfig) if it matters.",
+                what,
+                counts[remark],
+                number,
+                kind,
+            )
+    if counts[Remark.AS_TRAINED]:
+        logger.info(
+            "The template leaves out reasoning of earlier turns: %d of %d %s are shown to the model as training shows "
+            "them, with their reasoning.",
+            counts[Remark.AS_TRAINED],
+            number,
+            kind,
         )

@@ -1,0 +1,154 @@
+"""What a rendered conversation shows of its messages, found by a search for each of their texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nuggets_trainer.data.row import SYSTEM_ROLES, Message, content_text
+
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")  # transformers gives templates the first under all
+TOOL_ROLES = ("tool", "function", "observation", "ipython")
+REASONING = re.compile(r"(?:<think>|\A(?!.*<think>))(.*?)</think>", re.DOTALL)  # R1's generation prompt opens the tag
+
+
+NOT_SHOWN = "not_shown"  # the reason of a row whose rendering lacks what a turn says
+
+
+def hint_on(reasons: Iterable[str]) -> str:
+    """Return what to do about rows that are not shown, with a space before it; "" if there are none.
+
+    Args:
+        reasons: reasons of dropped rows.
+    """
+    if NOT_SHOWN not in reasons:
+        return ""
+    return (
+        f" `{NOT_SHOWN}` means that the template leaves out what a turn says: its text, a tool call or a tool's "
+        "result. Name a chat template that shows it (`chat_template_path`, SFTConfig), or write it into the messages' "
+        "text."
+    )
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """A text of a message that a rendering should show.
+
+    Attributes:
+        kind: `text`, `reasoning`, `system` or `tool`. Texts and reasoning have their order in the conversation; some
+            templates move a system message, a call or a result.
+        text: what to search for, without white space at its ends.
+    """
+
+    kind: str
+    text: str
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the piece must stand behind the pieces before it."""
+        return self.kind in ("text", "reasoning")
+
+
+def pieces_of(messages: Sequence[Message]) -> list[TextPiece]:
+    """List what the messages say, in order: reasoning, text, calls.
+
+    Example:
+        >>> pieces_of([{"role": "assistant", "content": "<think> Twice 2. </think> 4"}])
+        [TextPiece(kind='reasoning', text='Twice 2.'), TextPiece(kind='text', text='4')]
+    """
+    found = []
+    for message in messages:
+        for kind, text in _texts(message):
+            if text.strip():
+                found.append(TextPiece(kind, text.strip()))
+    return found
+
+
+def find_pieces(text: str, pieces: Sequence[TextPiece]) -> list[int | None]:
+    """Find each piece in a rendered conversation.
+
+    Reasoning counts as found only if all texts behind it are found behind it: a template may leave it out, and the
+    same words may stand in another turn.
+
+    Args:
+        text: rendered conversation.
+        pieces: what it should show.
+
+    Returns:
+        The position behind each piece; None for a piece that is not shown.
+    """
+    ends: list[int | None] = []
+    position = 0
+    for number, piece in enumerate(pieces):
+        end = _find(text, piece.text, position if piece.is_ordered else 0)
+        if end is not None and piece.kind == "reasoning" and not _are_behind(text, pieces[number + 1 :], end):
+            end = None
+        if end is not None and piece.is_ordered:
+            position = end
+        ends.append(end)
+    return ends
+
+
+def hidden_pieces(text: str, pieces: Sequence[TextPiece]) -> list[TextPiece]:
+    """Return the pieces that a rendered conversation does not show."""
+    return [piece for piece, end in zip(pieces, find_pieces(text, pieces), strict=True) if end is None]
+
+
+def _are_behind(text: str, pieces: Sequence[TextPiece], position: int) -> bool:
+    """Whether all texts stand behind a position, in order."""
+    for piece in pieces:
+        if piece.kind != "text":
+            continue
+        end = _find(text, piece.text, position)
+        if end is None:
+            return False
+        position = end
+    return True
+
+
+def _find(text: str, piece: str, start: int) -> int | None:
+    """Return the position behind the first place of a piece; white space and JSON's escapes may differ."""
+    for written in (piece, json.dumps(piece, ensure_ascii=False)[1:-1]):
+        place = text.find(written, start)
+        if place >= 0:
+            return place + len(written)
+    spaced = re.compile(r"\s*".join(re.escape(word) for word in piece.split()))
+    found = spaced.search(text, start)
+    return None if found is None else found.end()
+
+
+def _texts(message: Message) -> Iterator[tuple[str, str]]:
+    """Yield the kind and the text of all that a message says."""
+    role, content = message["role"], content_text(message)
+    if role in SYSTEM_ROLES:
+        yield "system", content
+        return
+    if role in TOOL_ROLES:
+        yield "tool", content
+        return
+    for field in REASONING_FIELDS:
+        if isinstance(message.get(field), str) and message[field].strip():
+            yield "reasoning", message[field]
+            break
+    if role == "assistant" and "</think>" in content:
+        # The groups of a split: text, reasoning, text, ...
+        for number, part in enumerate(REASONING.split(content)):
+            yield ("reasoning" if number % 2 else "text"), part
+    else:
+        yield "text", content
+    for call in message.get("tool_calls") or []:
+        for text in _call_texts(call):
+            yield "tool", text
+
+
+def _call_texts(call: Any) -> list[str]:
+    """Return the name of a call, and the values of its arguments that look alike in JSON, XML and plain text."""
+    function = call.get("function", call) if isinstance(call, dict) else {}
+    texts = [function.get("name")]
+    arguments = function.get("arguments")
+    if isinstance(arguments, dict):
+        texts += [value for value in arguments.values() if isinstance(value, str) and json.dumps(value)[1:-1] == value]
+    return [text for text in texts if isinstance(text, str)]
