@@ -23,6 +23,16 @@ MT_BENCH_SOURCE = "https://raw.githubusercontent.com/lm-sys/FastChat/main/fastch
 # Hash of the list of question_id, category and turns.
 MT_BENCH_SHA256 = "a74770fe8520f4621ca7c4e8326c11a2044fec00499d0178602136fbcfaba1c2"
 MT_BENCH_IDS = range(81, 161)
+MT_BENCH_CATEGORIES = (  # ten questions each, in the order of their numbers
+    "writing",
+    "roleplay",
+    "reasoning",
+    "math",
+    "coding",
+    "extraction",
+    "stem",
+    "humanities",
+)
 REFERENCE_CATEGORIES = ("math", "reasoning", "coding")
 JUDGE_PROMPT_NAMES = (
     "single-v1",

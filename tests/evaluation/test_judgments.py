@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,7 +15,12 @@ from nuggets_trainer.evaluation.judge import Endpoint, Judge
 from nuggets_trainer.evaluation.mt_bench import judge_single, judgment_path, parse_score, scores_of, single_matches
 from nuggets_trainer.evaluation.pairwise import judge_pairs, mt_bench_games, pairwise_result, winner
 from nuggets_trainer.evaluation.paper import PAPER_ROWS, collect_paper_table, write_paper_table
-from nuggets_trainer.evaluation.questions import JUDGE_PROMPT_NAMES, MtBenchQuestion
+from nuggets_trainer.evaluation.questions import (
+    JUDGE_PROMPT_NAMES,
+    MT_BENCH_CATEGORIES,
+    MtBenchQuestion,
+    load_mt_bench,
+)
 from tests.support.fake_judge import PROMPTS, fake_judge, prompt_of
 
 pytest.importorskip("openai", reason="needs the extra `eval`")
@@ -187,4 +194,39 @@ def test_the_table_has_the_paper_numbers_and_ours(tmp_path):
     text = write_paper_table(table, "v1", "gpt-4", "gpt-4")
     assert "| > 0.85, 100 k-means anchors | 566 | 25.25 |  |  |  |  |" in text
     assert "| Alpaca, full | 52,002 | 25.43 | 25.00 [22.06, 27.94] | 4.83 | 5.00 [" in text
-    assert collect_paper_table(tmp_path, "v1", "another", "another")[0].alpaca_eval is None  # judges are not mixed
+    assert full.mt_bench_categories.keys() == {"writing"} and full.mt_bench_categories["writing"].value == 5.0
+    assert "| Alpaca, full | paper | 8.5 | 5.8 | 3.3 | 1.0 | 2.0 | 4.5 | 6.5 | 7.1 |" in text
+    assert "| Alpaca, full | here | 5.00 [" in text
+    others = {entry.row.key: entry for entry in collect_paper_table(tmp_path, "v1", "another", "another")}
+    other = others["alpaca-full"]  # judges are not mixed
+    assert other.runs and other.alpaca_eval is None and other.mt_bench is None and not other.mt_bench_categories
+
+
+def test_all_published_win_rates_are_in_the_table():
+    """29 cells of the figures: 8, 7 and 6 cuts of Alpaca under three anchor sets, 8 of Alpaca-GPT4; 9 were there."""
+    by_kind = Counter()
+    for row in PAPER_ROWS:
+        if row.alpaca_eval is not None and row.rows:  # the base model has no rows
+            by_kind[re.sub(r"-(above|below).*", "", row.key)] += 1
+    assert by_kind == {
+        "alpaca-full": 1, "alpaca-kmeans100": 7, "alpaca-random100": 7, "alpaca-random1000": 6, "alpaca-gpt4": 7,
+        "alpaca-gpt4-full": 1,
+    }  # fmt: skip
+    assert by_kind.total() == 29 and len({row.key for row in PAPER_ROWS}) == len(PAPER_ROWS)
+    by_category = [row for row in PAPER_ROWS if row.mt_bench is not None]
+    assert len(by_category) == 6
+    # The mean of the categories is the overall score, to the digits that are given; in one row the paper's is not.
+    off = {}
+    for row in by_category:
+        mean = float(np.mean(row.mt_bench_categories))
+        if mean != pytest.approx(row.mt_bench, abs=0.06):
+            off[row.key] = (round(mean, 2), row.mt_bench)
+    assert off == {"alpaca-random1000-above-0.85": (4.75, 4.87)}
+
+
+def test_categories_are_those_of_the_questions(shared):
+    [path] = (shared / "data").rglob("question.jsonl")
+    questions = load_mt_bench(str(path.parent))
+    assert tuple(dict.fromkeys(question.category for question in questions)) == MT_BENCH_CATEGORIES
+    for place, question in enumerate(questions):
+        assert question.category == MT_BENCH_CATEGORIES[place // 10]
