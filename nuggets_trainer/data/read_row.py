@@ -120,7 +120,7 @@ def _read_alpaca(record: dict[str, Any]) -> Row:
     instruction, extra, completion = instruction.strip(), extra.strip(), completion.strip()
     prompt = f"{instruction}{SEPARATOR}{extra}" if extra else instruction
     context = [*_system_message(record), *_read_history(record)]
-    options = {"tools": _read_tools(record), "template_kwargs": _read_template_kwargs(record)}
+    options: dict[str, Any] = {"tools": _read_tools(record), "template_kwargs": _read_template_kwargs(record)}
     if not context:
         return Row(prompt, completion, separator=SEPARATOR, alpaca=(instruction, extra), **options)
     # The paper's template has one place for all that comes before the input.
