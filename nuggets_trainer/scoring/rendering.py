@@ -146,6 +146,14 @@ def _warn_of_left_out(kind: str, remarks: Iterable[Collection[Remark]], number: 
                 number,
                 kind,
             )
+    if counts[Remark.PARTS_JOINED]:
+        logger.warning(
+            "The contents of %d of %d %s are lists of text parts, which the chat template does not show. They are "
+            "scored as text, but TRL trains on what the template writes. Write the contents as text (`dataset.map`).",
+            counts[Remark.PARTS_JOINED],
+            number,
+            kind,
+        )
     if counts[Remark.AS_TRAINED]:
         logger.info(
             "The template leaves out reasoning of earlier turns: %d of %d %s are shown to the model as training shows "
