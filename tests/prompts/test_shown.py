@@ -13,6 +13,8 @@ from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.segment import Remark, Segment, stored_key
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.shown import hidden_pieces, pieces_of
+from tests.support.launch import ROOT
+from tests.support.what_is_shown import table
 
 SOURCES = {
     path.name.removesuffix(".jinja"): path.read_text(encoding="utf-8")
@@ -183,3 +185,10 @@ def test_calls_in_plain_text_drop_the_row(tokenizer):
 def test_pieces_are_found_in_order(text, hidden):
     pieces = pieces_of([user("Q1"), answer("<think>R1</think>A1")])
     assert [piece.text for piece in hidden_pieces(text, pieces)] == hidden
+
+
+def test_the_table_in_the_log_is_what_templates_show():
+    page = (ROOT / "docs" / "log" / "chat_templates.md").read_text(encoding="utf-8").splitlines()
+    lines = table()
+    assert len(lines) == len(SOURCES) + 2
+    assert [line for line in page if line.startswith("|")] == lines
