@@ -105,3 +105,19 @@ def visible(text: str) -> str:
 def _name_of(match: re.Match[str]) -> str:
     code = ord(match.group())
     return chr(0x2400 + code) if code < 0x20 else f"[U+{code:04X}]"
+
+
+def first_cause(error: BaseException) -> str:
+    """Return what an error of a library says, or what its cause says if it only says that something failed; one line.
+
+    Example:
+        >>> first_cause(ValueError("Line 3 is wrong.   Example of usage: ..."))
+        'Line 3 is wrong'
+    """
+    current: BaseException | None = error
+    while current is not None:
+        said = str(current).partition("Example of usage")[0]
+        if said.strip() and not said.startswith("An error occurred while generating"):
+            return " ".join(said.split()).rstrip(".! ").removeprefix("Error tokenizing data. C error: ")
+        current = current.__cause__ or current.__context__
+    return type(error).__name__

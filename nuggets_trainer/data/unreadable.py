@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from nuggets_trainer.wording import first_cause
+
 ROW_FILES = {".json", ".jsonl", ".csv", ".parquet"}
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN_CHARACTERS = 60
@@ -56,7 +58,7 @@ def explain(error: Exception, option: str, name: str | None, path: Path | None =
         if found is not None:
             return f"`{option}`: the rows in {str(file)!r} cannot be read: {found}"
     which = "the rows" if name is None else f"the rows of {name!r}"
-    return f"`{option}`: {which} cannot be read: {_root_message(error)}."
+    return f"`{option}`: {which} cannot be read: {first_cause(error)}."
 
 
 def _row_files(path: Path | None) -> list[Path]:
@@ -70,17 +72,6 @@ def _row_files(path: Path | None) -> list[Path]:
         if file.suffix in ROW_FILES and file.is_file():
             found.append(file)
     return found[:COMPARED_FILES]
-
-
-def _root_message(error: BaseException) -> str:
-    """Return what the first error of a chain says that says more than 'An error occurred'; on one line."""
-    current: BaseException | None = error
-    while current is not None:
-        said = str(current).partition("Example of usage")[0]
-        if said.strip() and not said.startswith("An error occurred while generating"):
-            return " ".join(said.split()).rstrip(".! ").removeprefix("Error tokenizing data. C error: ")
-        current = current.__cause__ or current.__context__
-    return type(error).__name__
 
 
 def _what_is_wrong(file: Path) -> str | None:
@@ -164,7 +155,7 @@ def _ragged(file: Path) -> str | None:
                 num_rows += len(chunk)
     except ValueError as error:  # also pandas' ParserError and EmptyDataError
         return (
-            f"{_root_message(error)}. Expected as many fields in each line as in the first one, and a closing quote "
+            f"{first_cause(error)}. Expected as many fields in each line as in the first one, and a closing quote "
             'behind each opening one. Put a field with a comma, a quote or a line break in double quotes: "a, b".'
         )
     return "it has a header, but no rows. Expected at least one." if num_rows == 0 else None
@@ -177,7 +168,7 @@ def _broken_parquet(file: Path) -> str | None:
     try:
         pq.read_metadata(file)
     except ValueError as error:  # pyarrow's ArrowInvalid
-        return f"{_root_message(error)}. Copy or download it again: it is incomplete, or no Parquet file."
+        return f"{first_cause(error)}. Copy or download it again: it is incomplete, or no Parquet file."
     return None
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.model import check_causal_lm
+from nuggets_trainer.engine.model_files import check_model_files, errors_name_the_model
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -25,12 +26,14 @@ def load_scorer(name: str, **kwargs: Any) -> tuple[Any, Any]:
 
     Raises:
         OSError: if there is no such model.
-        ValueError: if the checkpoint is not a decoder-only language model with its head.
+        ValueError: if the checkpoint is not a decoder-only language model with its head, or if its files are broken.
     """
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_scorer_tokenizer(name, **kwargs)
-    return AutoModelForCausalLM.from_pretrained(resolve_demo(name), **kwargs), tokenizer
+    with errors_name_the_model(name, "weights"):
+        model = AutoModelForCausalLM.from_pretrained(resolve_demo(name), **kwargs)
+    return model, tokenizer
 
 
 def load_scorer_of(config: NuggetsConfig, name: str, device: Any, own: dict[str, Any]) -> tuple[Any, Any]:
@@ -62,12 +65,15 @@ def read_model_config(name: str, **kwargs: Any) -> Any:
 
     Raises:
         OSError: if neither this machine nor the hub has the model, or the hub cannot be reached.
+        ValueError: if a local directory holds no whole model, or if no version of a known model has this config.
     """
     from transformers import AutoConfig
 
     path = resolve_demo(name)
+    check_model_files(path)
     try:
-        return AutoConfig.from_pretrained(path, **kwargs)
+        with errors_name_the_model(name, "config"):
+            return AutoConfig.from_pretrained(path, **kwargs)
     except OSError as error:
         if Path(path).is_dir():
             raise
@@ -86,7 +92,7 @@ def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:
         kwargs: arguments of the model; `revision` and `trust_remote_code` go to the tokenizer.
 
     Raises:
-        ValueError: if the checkpoint is not a decoder-only language model with its head.
+        ValueError: if the checkpoint is not a decoder-only language model with its head, or if its files are broken.
         OSError: if there is no such model.
     """
     from transformers import AutoTokenizer
@@ -94,7 +100,8 @@ def load_scorer_tokenizer(name: str, **kwargs: Any) -> Any:
     path = resolve_demo(name)
     shared = {key: kwargs[key] for key in ("revision", "trust_remote_code") if key in kwargs}
     check_causal_lm(read_model_config(name, **shared))  # before gigabytes of weights are read
-    return AutoTokenizer.from_pretrained(path, **shared)
+    with errors_name_the_model(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path, **shared)
 
 
 def hub_options(args: Any) -> dict[str, Any]:

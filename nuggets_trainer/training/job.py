@@ -20,7 +20,12 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import checkpoint_asked_for, holds_model_alone, last_complete_checkpoint
-from nuggets_trainer.training.job_arguments import RecipeArguments, model_init_kwargs
+from nuggets_trainer.training.job_arguments import (
+    RecipeArguments,
+    check_report_to,
+    errors_name_the_lora_targets,
+    model_init_kwargs,
+)
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
 
@@ -135,8 +140,8 @@ def _make_trainer(
     models = {"model_name_or_path": model.model_name_or_path}
     check_paths(nuggets, rows, models, {"output_dir": args.output_dir})
     args.model_init_kwargs = model_init_kwargs(args, model)
-    if not Path(model.model_name_or_path).is_dir():  # a local directory may hold an adapter alone
-        read_model_config(model.model_name_or_path, **hub_options(args))
+    check_report_to(args.report_to)
+    model_config = read_model_config(model.model_name_or_path, **hub_options(args))
     optional = {}
     quantization_config = get_quantization_config(model)
     if quantization_config is not None:  # older versions of TRL do not have the argument
@@ -148,12 +153,13 @@ def _make_trainer(
         script.dataset_streaming,
         option="--dataset_name",
     )
-    return SelectedSFTTrainer(
-        model=resolve_demo(model.model_name_or_path),
-        args=args,
-        train_dataset=pool,
-        eval_dataset=load_eval_rows(script, args),
-        peft_config=get_peft_config(model),
-        nuggets_config=nuggets,
-        **optional,
-    )
+    with errors_name_the_lora_targets(model_config):
+        return SelectedSFTTrainer(
+            model=resolve_demo(model.model_name_or_path),
+            args=args,
+            train_dataset=pool,
+            eval_dataset=load_eval_rows(script, args),
+            peft_config=get_peft_config(model),
+            nuggets_config=nuggets,
+            **optional,
+        )

@@ -1,14 +1,20 @@
-"""Arguments of the main job that are neither TRL's own nor part of `NuggetsConfig`.
+"""Arguments of the main job that are neither TRL's own nor part of `NuggetsConfig`, and checks of those that are.
 
 The module is separate from the job because the command line reads it without importing torch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from trl import ScriptArguments
+
+from nuggets_trainer.wording import first_cause
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
@@ -45,3 +51,60 @@ def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
         "dtype": model.dtype,
         **(args.model_init_kwargs or {}),
     }
+
+
+def check_report_to(names: Collection[str]) -> None:
+    """Refuse a tracker that transformers does not know, before the model is loaded.
+
+    Args:
+        names: names of trackers, `report_to` of the training arguments.
+
+    Raises:
+        ValueError: if one is not known; the error says the nearest one.
+    """
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            near = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(
+                f"`--report_to` must be `none`, `all` or one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}, got "
+                f"{name!r}.{hint}"
+            )
+
+
+@contextlib.contextmanager
+def errors_name_the_lora_targets(config: Any) -> Iterator[None]:
+    """Turn PEFT's error about target modules into a message with the names of the layers that the model has.
+
+    Args:
+        config: config of the model that is tuned.
+
+    Raises:
+        ValueError: in place of PEFT's error, which is its cause.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if re.search("target.modules", str(error), re.IGNORECASE) is None:
+            raise
+        layers = ", ".join(_linear_layers(config)) or "none"
+        raise ValueError(
+            f"`--lora_target_modules`: {first_cause(error)}. The linear layers of this model are: {layers}. Name some "
+            "of them, or take `--lora_target_modules all-linear`."
+        ) from error
+
+
+def _linear_layers(config: Any) -> list[str]:
+    """List the names of the linear layers of a model, without its weights; the head is not among them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
+            names.add(name.rpartition(".")[2])
+    return sorted(names)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoTokenizer
 from trl import SFTTrainer
 
+from nuggets_trainer.data.formats import detect_format
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool
@@ -117,6 +118,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if not self._formats_itself:
             tokenizer = getattr(processing_class, "tokenizer", processing_class)
             template = resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
+            if dataset.column_names is not None:  # a stream may not know them
+                detect_format(dataset.column_names, "eval_dataset", self._text_field)
             dataset = in_trl_columns(dataset, template, self._text_field)
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
 

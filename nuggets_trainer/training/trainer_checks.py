@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig
-
-from nuggets_trainer.engine.loading import hub_options
+from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.wording import counted
 
@@ -35,7 +33,7 @@ def check_trainer_arguments(arguments: dict[str, Any]) -> None:
     """
     model = arguments.get("model")
     if isinstance(model, str):
-        check_causal_lm(AutoConfig.from_pretrained(model, **hub_options(arguments.get("args"))))
+        check_causal_lm(read_model_config(model, **hub_options(arguments.get("args"))))
     elif model is not None:
         check_causal_lm(model.config)
     for adapter in [arguments.get("peft_config"), *getattr(model, "peft_config", {}).values()]:
