@@ -29,9 +29,12 @@ import sys
 
 from nuggets_trainer.commands.output import log_to_stderr
 from nuggets_trainer.commands.train import parse
-from nuggets_trainer.training.job import run_job
 
 if __name__ == "__main__":
     log_to_stderr()
-    trainer = run_job(*parse(sys.argv[1:]))
+    arguments = parse(sys.argv[1:])
+    # Imported behind `parse`, which sets the environment variables of a config file: libraries read them on import.
+    from nuggets_trainer.training.job import run_job
+
+    trainer = run_job(*arguments)
     trainer.accelerator.end_training()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import os
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_type_hints
 
 from trl import TrlParser
 
-from nuggets_trainer.commands.config_file import ENVIRONMENT, config_path, read_config_file
+from nuggets_trainer.commands.config_file import (
+    config_path,
+    read_config_file,
+    read_texts,
+    set_environment,
+    split_config,
+    with_home,
+)
 from nuggets_trainer.commands.parser import make_parser, unknown_options
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.training_options import TrainingOptions
@@ -171,19 +177,27 @@ def parse_arguments(
         FileNotFoundError: if the config file does not exist.
         ValueError: for an unknown option or an unknown key of the file; the error names the nearest known one.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    found, rest = finder.parse_known_args(list(argv))
-    if found.config is not None:
-        _take_defaults(parser, found.config, given_options(rest), others())
+    set_environment(argv)
+    config, rest = split_config(argv)
+    if config is not None:
+        _take_defaults(parser, config, given_options(rest), others())
+    rest = [_word_with_home(word) for word in rest]
     *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
     if unknown:
         raise ValueError(unknown_options(unknown, parser))
     return tuple(parsed)
 
 
+def _word_with_home(word: str) -> str:
+    """Replace `~` where the shell does not: in quotes, and behind `--option=`."""
+    name, equals, value = word.partition("=")
+    if equals and name.startswith("--"):
+        return f"{name}={with_home(value)}"
+    return str(with_home(word))
+
+
 def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequence[TrlParser]) -> None:
-    """Make the values of a config file the defaults of a parser, and set the environment variables of its `env`.
+    """Make the values of a config file the defaults of a parser.
 
     Args:
         parser: parser of the program.
@@ -195,9 +209,13 @@ def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequen
     ignored: set[str] = set()
     for other in others:
         ignored |= _option_names(other)
-    config = read_config_file(config_path(name), options | ignored)
-    for variable, value in config.get(ENVIRONMENT, {}).items():
-        os.environ[variable] = str(value)
+    path = config_path(name)
+    config = read_config_file(path, options | ignored)
+    texts = read_texts(path)
+    for key in _text_options(parser):
+        if isinstance(config.get(key), (bool, int, float, datetime.date)):  # `reselect: no` is a boolean in YAML
+            config[key] = texts[key]
+    config = {key: with_home(value) for key, value in config.items()}
     replaced: set[str] = set()
     for group in EXCLUSIVE:
         if group & given:
@@ -207,6 +225,17 @@ def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequen
     for action in parser._actions:
         if action.dest in values:
             action.source = name  # for --help
+
+
+def _text_options(parser: TrlParser) -> set[str]:
+    """Return the names of the options that are texts, and never booleans or numbers."""
+    names = set()
+    for options in parser.dataclass_types:
+        for name, hint in get_type_hints(options).items():
+            kinds = {hint} if hint is str else set(get_args(hint))
+            if str in kinds and not kinds & {bool, int, float}:
+                names.add(name)
+    return names
 
 
 def _option_names(parser: TrlParser) -> set[str]:

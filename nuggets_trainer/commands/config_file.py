@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
-from collections.abc import Collection
+import logging
+import os
+import sys
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,76 @@ from nuggets_trainer.config.removed import refuse_removed
 
 CONFIGS = Path(str(files("nuggets_trainer"))) / "configs"
 ENVIRONMENT = "env"  # the key, as in TRL, whose mapping becomes environment variables
+# Beginnings of variables that libraries read once, when they are imported.
+READ_ON_IMPORT = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "OMP_", "MKL_")
+
+logger = logging.getLogger(__name__)
+
+
+def split_config(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take `--config FILE` out of a command line.
+
+    Example:
+        >>> split_config(["--top_k", "5", "--config", "my.yaml"])
+        ('my.yaml', ['--top_k', '5'])
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    found, rest = finder.parse_known_args(list(argv))
+    return found.config, rest
+
+
+def set_environment(argv: Sequence[str]) -> None:
+    """Set the environment variables of the config file on a command line.
+
+    It must come before huggingface_hub, transformers and torch are imported, because they read some variables only
+    then. What is wrong with the file is left to the parser.
+    """
+    import yaml
+
+    name, _ = split_config(argv)
+    if name is None:
+        return
+    try:
+        texts = read_texts(config_path(name))
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    variables = texts.get(ENVIRONMENT) if isinstance(texts, dict) else None
+    if not isinstance(variables, dict):
+        return
+    late = []
+    for variable, text in variables.items():
+        value = with_home(str(text))
+        if os.environ.get(variable) != value and variable.startswith(READ_ON_IMPORT):
+            late.append(variable)
+        os.environ[variable] = value
+    if late and "huggingface_hub" in sys.modules:
+        logger.warning(
+            "%s: `%s` sets %s, but the libraries that read this are imported already. Set it before Python starts, "
+            "such as `%s=... python ...`.",
+            name,
+            ENVIRONMENT,
+            ", ".join(late),
+            late[0],
+        )
+
+
+def read_texts(path: Path) -> Any:
+    """Read a config file with every value as the text that stands there: `no` is no boolean, 2e-4 no number."""
+    import yaml
+
+    return yaml.load(path.read_text(), Loader=yaml.BaseLoader)
+
+
+def with_home(value: Any) -> Any:
+    """Replace a leading `~` by the home directory, in a text or in the texts of a list or mapping."""
+    if isinstance(value, str):
+        return os.path.expanduser(value)  # noqa: PTH111 - a `Path` would spoil URLs
+    if isinstance(value, list):
+        return [with_home(part) for part in value]
+    if isinstance(value, dict):
+        return {key: with_home(part) for key, part in value.items()}
+    return value
 
 
 def config_path(name: str) -> Path:

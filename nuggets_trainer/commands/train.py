@@ -9,7 +9,7 @@ from trl import TrlParser
 
 from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import given_options, parse_arguments, recipe_parser
-from nuggets_trainer.commands.config_file import config_path
+from nuggets_trainer.commands.config_file import config_path, set_environment
 
 DEMO_CONFIG = config_path("demo")
 USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"
@@ -52,6 +52,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     asks_for_help = "-h" in argv or "--help" in argv
     if not named and not asks_for_help:
         argv = ["--config", str(DEMO_CONFIG), *argv]
+    set_environment(argv)  # before the parser, which imports transformers
     arguments = parse_arguments(make_train_parser(), argv)
     script, _, model, _ = arguments
     required = {"model_name_or_path": model.model_name_or_path, "dataset_name": script.dataset_name}

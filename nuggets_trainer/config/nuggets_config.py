@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from nuggets_trainer.config.anchor_options import AnchorOptions
@@ -44,6 +45,9 @@ class NuggetsConfig(
     """
 
     def __post_init__(self) -> None:
+        # As transformers does for `output_dir`.
+        if isinstance(self.score_dir, str):
+            self.score_dir = os.path.expanduser(self.score_dir)  # noqa: PTH111 - a `Path` would spoil URLs
         super().__post_init__()
         self._check_groups_together()
 

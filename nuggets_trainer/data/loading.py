@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,7 @@ def load_rows(
     """
     from datasets import DatasetDict, IterableDatasetDict
 
+    name = os.path.expanduser(name)  # noqa: PTH111 - a `Path` would spoil URLs
     path = Path(resolve_demo(name))
     _check_rows(option, name)
     if path.is_file():

@@ -164,6 +164,8 @@ def _check_outside_training(model: Any, config: NuggetsConfig) -> None:
 
 def _one_place(config: NuggetsConfig, score_dir: Place | None) -> Place:
     """Find where scores go: the argument, or what the config says."""
+    if isinstance(score_dir, str):
+        score_dir = os.path.expanduser(score_dir)  # noqa: PTH111 - a `Path` would spoil URLs
     if score_dir is None:
         if config.score_dir is None:
             raise ValueError("`score_dir` must say where scores and results go. Pass it, or set it in the config.")

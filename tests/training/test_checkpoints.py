@@ -77,8 +77,8 @@ def test_a_checkpoint_may_name_a_removed_option(tmp_path):
     zero_shot, one_shot = np.full(2, -2, np.float32), np.array([[-1, -1], [-3, -3]], np.float32)
     golden_set = select_golden_set(golden_scores(zero_shot, one_shot), ("top_k", 1))
     settings = {"rule": "top_k=1"}
-    save_selection(tmp_path / "old.json", golden_set, {**settings, "race_confidence": "0.9"})
-    loaded, _ = load_selection(tmp_path / "old.json", settings)
+    save_selection(tmp_path / "nuggets_selection.json", golden_set, {**settings, "race_confidence": "0.9"})
+    loaded, _ = load_selection(tmp_path / "nuggets_selection.json", settings)
     assert loaded.indices.tolist() == [0]
 
 
