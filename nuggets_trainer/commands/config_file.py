@@ -119,8 +119,8 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
         known: keys that it may have, besides `env`.
 
     Raises:
-        ValueError: if the file is no mapping, or has a key that was removed or is not known. The error says what to do
-            or names the nearest key.
+        ValueError: if the file is not a mapping, or has a key that was removed or is unknown. The error says what
+            to do or names the nearest key.
     """
     import yaml
 

@@ -100,7 +100,7 @@ class AnchorOptions(OptionGroup):
         return {name: _place(place) for name, place in anchors.items()}
 
     def check(self) -> None:
-        """Refuse anchors that are no places, and options that do nothing with these anchors."""
+        """Refuse anchors that are not places, and options that do nothing with these anchors."""
         check_choice("combine_anchor_sets", self.combine_anchor_sets, COMBINATIONS)
         check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
         check_int("anchor_seed", self.anchor_seed, minimum=0)
@@ -165,7 +165,7 @@ def _place(value: object) -> AnchorPlace:
         given = {key: part for key, part in value.items() if part is not None}
         if "path" in given and all(_is_text(part) for part in given.values()):
             return AnchorPlace(**given)
-    raise ValueError(f"{value!r} is no place of rows")
+    raise ValueError(f"{value!r} does not name a place of rows")
 
 
 def _is_text(value: object) -> bool:

@@ -40,7 +40,7 @@ class ScorerModelOptions(OptionGroup):
         return json.loads(kwargs) if isinstance(kwargs, str) else dict(kwargs or {})
 
     def check(self) -> None:
-        """Refuse keyword arguments that are no mapping, or that have no model."""
+        """Refuse keyword arguments that are not a mapping, or that have no model."""
         check_string("scorer_model", self.scorer_model)
         if self.scorer_model_init_kwargs is None:
             return

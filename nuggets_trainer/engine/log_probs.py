@@ -198,7 +198,7 @@ class LogProbEngine:
                 self.tokens_per_batch = tokens_per_batch
                 found = self.score_prefixed(prefixed)
             except OtherRankFailedError:
-                raise  # this is no fault of the path
+                raise  # the path is not at fault
             except Exception as error:  # noqa: BLE001 - whatever it is, another path needs less of the model
                 return f"{type(error).__name__}: {error}"
             finally:

@@ -182,8 +182,8 @@ def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
     columns = pool.dataset.column_names
     if config.group_by is not None and config.group_by not in columns:
         raise ValueError(
-            f"`group_by={config.group_by!r}` is no column of `{pool.name}`, whose columns are {sorted(columns)}. Name "
-            "the column that holds, say, each row's source."
+            f"`group_by={config.group_by!r}` is not a column of `{pool.name}`, whose columns are {sorted(columns)}. "
+            "Name the column that holds, say, each row's source."
         )
 
 

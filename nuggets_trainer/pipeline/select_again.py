@@ -31,8 +31,8 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
 
     Raises:
         FileNotFoundError: if nothing was scored there.
-        ValueError: if the golden set of the run or of the config is no ranking; or if rows that a race stopped could
-            be in the golden set. The error says what to run.
+        ValueError: if the golden set of the run or of the config is not a ranking; or if rows that a race stopped
+            could be in the golden set. The error says what to run.
     """
     config = config or NuggetsConfig()
     wanted = _beyond_ranking(vars(config))
@@ -52,7 +52,7 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
 
 
 def _beyond_ranking(config: dict[str, Any]) -> str:
-    """Name the options of a config under which a golden set is no ranking."""
+    """Name the options of a config under which a golden set is not a ranking."""
     return " and ".join(f"`{name}`" for name in BEYOND_RANKING if config.get(name) is not None)
 
 

@@ -50,7 +50,7 @@ def check_signal(
     The candidates are those of the smallest content hashes, anchors left out: a random sample that does not change
     when the pool grows, and the pilot of a race. Each gets the completion of the next one, so that as a whole clean
     and mismatched rows have the same prompts and the same completions. Golden scores are compared. Mean gains are
-    not, because a pair of equal golden scores that differs by a thousandth of a nat is no sign of anything.
+    not, because a pair of equal golden scores that differs by a thousandth of a nat is not a sign of anything.
 
     Args:
         session: open session; all ranks must call.

@@ -256,7 +256,7 @@ def heat_map(heat: dict[str, Any]) -> Markup:
     gains = np.array(heat["gains"], dtype=float)  # None becomes NaN
     rows, columns = gains.shape
     sizes = np.clip(np.ceil(np.abs(gains) / heat["scale"] * LEVELS), 1, LEVELS)
-    # A gain of exactly 0 is no win: it never gets a colour of gain.
+    # A gain of exactly 0 is not a win: it never gets a colour of gain.
     gain_levels = np.where(gains > 0, sizes, 0).astype(int)
     loss_levels = np.where(gains <= 0, sizes, 0).astype(int)
     frame = Frame((-2, columns), (rows, 0), "anchors, from won most to won least", "rows, best first", 300)

@@ -14,7 +14,7 @@ REASONS = {
     "completion_not_text": "its completion is not text",
     "empty_completion": "its completion is empty",
     "empty_prompt": "its prompt is empty",
-    "function_call_not_a_call": "a message from `function_call` is no call in JSON",
+    "function_call_not_a_call": "a message from `function_call` is not a call in JSON",
     "history_not_pairs": "its history is not a list of pairs of an instruction and its answer",
     "last_message_not_assistant": "its last message is not from the assistant",
     "no_assistant_tokens": "the chat template marks no token as the assistant's",

@@ -188,7 +188,7 @@ def checkpoint_asked_for(asked: str | bool | None, output_dir: str | Path) -> st
 
     Raises:
         ValueError: if the newest one is asked for, but there is none.
-        FileNotFoundError: if a directory is no complete checkpoint.
+        FileNotFoundError: if a directory is not a complete checkpoint.
     """
     if isinstance(asked, str) and asked.lower() in ("true", "false") and not Path(asked).exists():
         asked = asked.lower() == "true"

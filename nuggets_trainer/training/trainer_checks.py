@@ -29,7 +29,7 @@ def check_trainer_arguments(arguments: dict[str, Any]) -> None:
         arguments: arguments of `SFTTrainer` by name.
 
     Raises:
-        ValueError: if the model is no decoder-only language model, or if its adapter changes the base weights.
+        ValueError: if the model is not a decoder-only language model, or if its adapter changes the base weights.
     """
     model = arguments.get("model")
     if isinstance(model, str):

@@ -264,7 +264,7 @@ def test_the_trainer_takes_a_dict_of_anchor_datasets(rows, tmp_path):
 
 
 def test_a_trainer_refuses_before_any_work_what_it_could_not_keep(rows, tmp_path):
-    with pytest.raises(ValueError, match="`group_by='origin'` is no column of `train_dataset`.*'source'"):
+    with pytest.raises(ValueError, match="`group_by='origin'` is not a column of `train_dataset`.*'source'"):
         trainer_of(rows, tmp_path, group_by="origin")
     with pytest.raises(
         ValueError, match="`max_similarity=0.9` leaves open how many rows are kept, but with `reselect`"
