@@ -55,7 +55,7 @@ class Segment:
     ids: list[int]
     start: int
     scored: tuple[int, ...] | None = None
-    remarks: frozenset[Remark] = field(default=frozenset(), compare=False)
+    remarks: frozenset[Remark] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def positions(self) -> Sequence[int]:
