@@ -23,13 +23,12 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.data.loading import check_paths
+from nuggets_trainer.pipeline.row_files import check_output_file, write_rows
 from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.pipeline.select_again import (
     as_json,
-    check_output_file,
     check_same_pool,
     select_again,
-    write_rows,
 )
 from nuggets_trainer.store.read_results import read_scores
 from nuggets_trainer.wording import counted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +12,10 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 RULES = ("top_fraction", "top_k", "threshold")
 BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
-WRITERS = {".parquet": "to_parquet", ".jsonl": "to_json", ".json": "to_json", ".csv": "to_csv"}
 
 
 def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> GoldenSet:
@@ -142,23 +140,6 @@ def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
             "`nuggets score` on the same `score_dir` computes only what is not stored."
         )
     return None
-
-
-def check_output_file(file: str) -> None:
-    """Refuse a type of file that rows cannot be written to, before any work.
-
-    Raises:
-        ValueError: if the name ends in none of those that they can.
-    """
-    if Path(file).suffix not in WRITERS:
-        raise ValueError(f"`output_file` must end in {', '.join(WRITERS)}, got {file!r}.")
-
-
-def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
-    """Write the rows of the golden set in the columns of the pool, best row first."""
-    rows = dataset.select(golden_set.indices)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    getattr(rows, WRITERS[Path(file).suffix])(file)
 
 
 def as_json(golden_set: GoldenSet) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
+LONG_ANCHOR = 0.25  # share of the context from which an anchor is to blame for rows that are too long
+
 
 def render_selectable(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> Rendered:
     """Render rows of the pool, and refuse a selection rule that what is left cannot meet; on all ranks.
@@ -52,10 +54,14 @@ def _warn_of_dropped(number: int, why: str, hint: str) -> None:
 def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:
     sizes = [len(segment.ids) for segment in anchor_set.segments]
     longest = max(range(len(sizes)), key=lambda j: sizes[j])
-    return (
+    hint = (
         f" A candidate must fit the model's context ({session.max_length} tokens) together with every anchor; the "
-        f"longest, anchor {anchor_set.usable[longest]}, has {sizes[longest]}. Shorten or drop long anchors."
+        f"longest, anchor {anchor_set.usable[longest]}, has {sizes[longest]}."
     )
+    assert session.max_length is not None  # without a limit nothing is too long
+    if sizes[longest] >= LONG_ANCHOR * session.max_length:
+        return f"{hint} Shorten or drop long anchors."
+    return f"{hint} Shorten the rows, or score with a model of a longer context."
 
 
 def prepare_run(session: ScoringSession, rendered: Rendered, watch: Watch) -> ExactRun | RaceRun:

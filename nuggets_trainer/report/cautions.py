@@ -66,7 +66,7 @@ def _dropped(figures: Figures) -> Iterator[Caution]:
         return
     text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({tally(run['dropped'])}). "
     if "too_long" in run["dropped"]:
-        text += "Shorten or leave out long anchors. "
+        text += "A row must fit the model's context together with every anchor: shorten the rows, or long anchors. "
     yield _warn(
         f"{num_dropped / cut['num_rows']:.0%} of the pool was dropped and could not be chosen",
         f"{text}The section on dropped rows below explains the reasons.",
@@ -140,11 +140,12 @@ def _anchors(figures: Figures) -> Iterator[Caution]:
     usable = [anchor for anchor in figures["anchors"] if anchor["pairs"] >= MIN_PAIRS]
     yield from _useless_anchors(usable)
     yield from _opposed_anchors(usable, figures["cut"]["num_sampled"])
-    if 0 < len(usable) < FEW_ANCHORS:
+    num_scored = sum(anchor["pairs"] > 0 for anchor in figures["anchors"])
+    if 0 < num_scored < FEW_ANCHORS:
         yield _note(
-            f"Few anchors: {len(usable):,}",
-            f"A golden score moves in steps of {1 / len(usable):.3f}, and its standard error is up to "
-            f"{0.5 / len(usable) ** 0.5:.2f}. The standard error with 100 anchors is half of that with 25.",
+            f"Few anchors: {num_scored:,}",
+            f"A golden score moves in steps of {1 / num_scored:.3f}, and its standard error is up to "
+            f"{0.5 / num_scored**0.5:.2f}. The standard error with 100 anchors is half of that with 25.",
         )
     about = figures["run"]["anchors"]
     if about["dropped"]:

@@ -305,6 +305,17 @@ def test_a_long_anchor_that_costs_candidates_is_named(tokenizer, pool_rows, anch
     with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
         run(model, tokenizer, pool_rows, anchor_rows, tmp_path)
     assert "candidates are too long" in caplog.text and "the longest, anchor 3, has" in caplog.text
+    assert "Shorten or drop long anchors." in caplog.text
+
+
+def test_a_row_that_is_too_long_itself_is_named(tokenizer, pool_rows, anchor_rows, tmp_path, caplog):
+    """The advice was to shorten the anchors, of which the longest had some 30 tokens."""
+    model = tiny_model("llama", len(tokenizer))
+    pool_rows[2]["output"] = "red " * 600
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        run(model, tokenizer, pool_rows, anchor_rows, tmp_path)
+    assert "1 candidate is too long." in caplog.text and "Shorten the rows" in caplog.text
+    assert "drop long anchors" not in caplog.text
 
 
 def test_a_template_that_writes_the_date_does_not_mix_days(llama, tokenizer, pool_rows, anchor_rows, tmp_path):

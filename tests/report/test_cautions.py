@@ -66,3 +66,10 @@ def test_warnings_come_before_notes():
     figures = copy.deepcopy(QUIET)
     figures["cut"] |= {"near_rejected": 300, "score": 0.4}
     assert [caution["level"] for caution in cautions(figures)] == ["warn", "note"]
+
+
+def test_few_anchors_are_those_that_were_scored():
+    """Anchors with fewer than 20 scored pairs did not count: 10 anchors were "6", and 3 were none."""
+    few = [{**ANCHOR, "pairs": pairs} for pairs in (3, 25, 1)]
+    titles = [caution["title"] for caution in cautions({**QUIET, "anchors": few})]
+    assert "Few anchors: 3" in titles
