@@ -8,8 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Value
-
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -51,6 +49,8 @@ def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
 
 def _check_types(rows: Dataset, file: str) -> None:
     """Refuse nested columns in CSV, and bytes and the like outside of Parquet."""
+    from datasets import Value  # late: a config file may set variables that datasets reads when it is imported
+
     ending = Path(file).suffix
     nested = [name for name, feature in rows.features.items() if not isinstance(feature, Value)]
     if ending == ".csv" and nested:
@@ -79,6 +79,8 @@ def _as_json_text(rows: Dataset, one_array: bool) -> str:
 
 def _columns_of_days(rows: Dataset) -> set[str]:
     """Names of the columns whose times are all at midnight: a reader made them of dates."""
+    from datasets import Value
+
     found = set()
     for name, feature in rows.features.items():
         if isinstance(feature, Value) and feature.dtype.startswith("timestamp"):
