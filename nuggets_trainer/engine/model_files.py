@@ -96,6 +96,7 @@ def errors_name_the_model(name: str, part: str) -> Iterator[None]:
         yield
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
+    # safetensors, tokenizers, json and transformers each raise classes of their own for a broken file.
     except Exception as error:
         raise ValueError(
             f"The {part} of the model {name!r} cannot be loaded: {first_cause(error)}. Expected the files of one "
