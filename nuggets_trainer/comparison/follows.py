@@ -14,9 +14,9 @@ from datasets import ClassLabel, Dataset, Value
 from scipy import stats
 
 from nuggets_trainer.comparison.association import associate, without_length
-from nuggets_trainer.comparison.reliability import FEWEST_ANCHORS, complete_pairs, measure_reliability
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, joined_text
+from nuggets_trainer.golden.reliability import FEWEST_ANCHORS, complete_pairs, measure_reliability
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.store.files import Place, join, read_bytes
 from nuggets_trainer.store.results import ANCHORS_FILE, PAIRS_FILE

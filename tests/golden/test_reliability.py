@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nuggets_trainer.comparison.reliability import (
+from nuggets_trainer.golden.reliability import (
     anchors_for_share,
     complete_pairs,
     measure_reliability,

@@ -1,6 +1,6 @@
 """How far a golden set depends on the choice of anchors, and how many anchors would be enough.
 
-The functions take log-probs, as `nuggets_trainer.golden` does. Every pair must be scored: a race leaves out the pairs
+The functions take log-probs. Every pair must be scored: a race leaves out the pairs
 of candidates that are out of reach, and the pairs that are left are not a random part.
 """
 
