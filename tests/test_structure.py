@@ -32,29 +32,67 @@ class Room:
 ROOMS = {
     "config": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "numpy", "pandas", "pyarrow", "fsspec"}),
     "golden": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "pandas", "pyarrow", "fsspec"}),
+    "racing": Room(may={"golden"}, never={*MODEL_LIBRARIES, "datasets", "pandas", "pyarrow", "fsspec"}),
     "demo": Room(may=set(), never={*MODEL_LIBRARIES}),
     "data": Room(may={"config", "demo"}, never={*MODEL_LIBRARIES}),
     "prompts": Room(may={"data"}, never={"torch", "peft", "accelerate"}),
     "engine": Room(may={"prompts.segment", "demo"}, types_only={"config"}, never={"trl"}),
     "store": Room(may={"config", "golden", "data", "engine"}, types_only={"prompts"}, never={"trl"}),
-    "scoring": Room(may={"config", "golden", "data", "prompts", "engine", "store"}, never={"trl"}),
+    "scoring": Room(may={"config", "golden", "racing", "data", "prompts", "engine", "store"}, never={"trl"}),
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
     "pipeline": Room(
-        may={"config", "golden", "demo", "data", "prompts", "engine", "store", "scoring", "report"}, never={"trl"}
+        may={"config", "golden", "racing", "demo", "data", "prompts", "engine", "store", "scoring", "report"},
+        never={"trl"},
     ),
     "training": Room(
-        may={"config", "golden", "demo", "data", "prompts", "engine", "store", "scoring", "report", "pipeline"}
+        may={
+            "config",
+            "golden",
+            "racing",
+            "demo",
+            "data",
+            "prompts",
+            "engine",
+            "store",
+            "scoring",
+            "report",
+            "pipeline",
+        }
     ),
     "comparison": Room(
         may={
-            *("config", "golden", "demo", "data", "prompts", "engine", "store", "scoring", "report", "pipeline"),
+            *(
+                "config",
+                "golden",
+                "racing",
+                "demo",
+                "data",
+                "prompts",
+                "engine",
+                "store",
+                "scoring",
+                "report",
+                "pipeline",
+            ),
             "training",
         }
     ),
     "commands": Room(
         may={
-            *("config", "golden", "demo", "data", "prompts", "engine", "store", "scoring", "report", "pipeline"),
+            *(
+                "config",
+                "golden",
+                "racing",
+                "demo",
+                "data",
+                "prompts",
+                "engine",
+                "store",
+                "scoring",
+                "report",
+                "pipeline",
+            ),
             *("training", "comparison", "evaluation"),
         }
     ),
@@ -176,10 +214,10 @@ def test_the_import_check_sees_all_kinds_of_imports():
 if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
 def f():
-    import nuggets_trainer.golden.race
+    import nuggets_trainer.racing.race
 """
     found = list(imports_of(ast.parse(code)))
-    assert [own_target(one) for one in found] == ["data.pool", "golden.race"]
+    assert [own_target(one) for one in found] == ["data.pool", "racing.race"]
     assert [one.types_only for one in found] == [True, False]
     assert len(arrows()) > 300
 

@@ -1,4 +1,4 @@
-"""The method on arrays: golden scores, the race, the golden set.
+"""The method on arrays: golden scores, gains, the golden set.
 
 Does not know models, text or files; numpy, scipy and scikit-learn are enough.
 """

@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.forecast import tokens_of_all
-from nuggets_trainer.golden.pilot import pilot_size
-from nuggets_trainer.golden.race import Race
-from nuggets_trainer.golden.standings import Standings
 from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
+from nuggets_trainer.racing.forecast import tokens_of_all
+from nuggets_trainer.racing.pilot import pilot_size
+from nuggets_trainer.racing.race import Race
+from nuggets_trainer.racing.standings import Standings
 from nuggets_trainer.scoring.blocks import blocks, distinct
 from nuggets_trainer.scoring.collect import Outcome
 from nuggets_trainer.scoring.pair_scorer import PairScorer, Result

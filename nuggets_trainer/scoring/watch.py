@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 
-from nuggets_trainer.golden.forecast import tokens_left, tokens_of_all
-from nuggets_trainer.golden.race import Race
+from nuggets_trainer.racing.forecast import tokens_left, tokens_of_all
+from nuggets_trainer.racing.race import Race
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.progress import Phase
 from nuggets_trainer.scoring.timing import Measurement, Range, Workload, describe_time, speed_of, speed_together

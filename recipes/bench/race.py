@@ -30,10 +30,10 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from scipy.special import ndtr
 
-from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.racing.race import Race
+from nuggets_trainer.racing.standings import Standings
 
 QUANTILES = ((0, 0.02, 0.18, 0.5, 0.855, 0.988, 0.999, 1), (0.22, 0.33, 0.503, 0.672, 0.7985, 0.8395, 0.86, 0.88))
 ANCHOR_SPREAD = {"P": 1.9, "H": 0.4}

@@ -116,7 +116,7 @@ def test_every_public_name_is_in_the_reference(site):
     for module in (
         "golden.anchors",
         "golden.coverage",
-        "golden.race",
+        "racing.race",
         "golden.scores",
         "golden.selection",
         "store.read_results",

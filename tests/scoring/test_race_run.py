@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
-from nuggets_trainer.golden.race import Race
+from nuggets_trainer.racing.race import Race
 from nuggets_trainer.scoring import progress, race_run
 from nuggets_trainer.store.score_store import ScoreStore
 from tests.support.models import tiny_model

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nuggets_trainer.golden.arrays import Bools, Ints, LogProbs
-from nuggets_trainer.golden.pilot import LossModel, pilot_size
-from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.racing.pilot import LossModel, pilot_size
+from nuggets_trainer.racing.standings import Standings
 
 # Measured with recipes/bench/race.py. None of these numbers can change the golden set.
 AIM = 0.9  # expected losses of a visit, as a share of those that eliminate; 0.8 and 1 cost 1 point more

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from nuggets_trainer.golden.arrays import Bools, Floats, Ints, row_blocks
-from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.racing.standings import Standings
 
 # Measured with recipes/bench/race.py. None of these numbers can change the golden set.
 GOOD_SHARE = 0.5  # best share of the pilot, which the order is learned on; 0.75 costs the same, 0.1 1-2 points more

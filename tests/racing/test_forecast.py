@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from nuggets_trainer.golden.forecast import HIGH_UNSEEN, tokens_left, tokens_of_all
-from nuggets_trainer.golden.race import Race
-from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.racing.forecast import HIGH_UNSEEN, tokens_left, tokens_of_all
+from nuggets_trainer.racing.race import Race
+from nuggets_trainer.racing.standings import Standings
 
 
 def test_a_race_ends_within_its_forecast():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from nuggets_trainer.golden.arrays import Bools, Floats, Ints
-from nuggets_trainer.golden.race import Race
+from nuggets_trainer.racing.race import Race
 
 MOST_ROWS = 256  # candidates under way that are looked at
 # Actual over predicted tokens at the end of the pilot, over 32 simulated pools (laws P and H of recipes/bench/race.py,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nuggets_trainer.golden.race import Race
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.golden.standings import Standings
+from nuggets_trainer.racing.race import Race
+from nuggets_trainer.racing.standings import Standings
 
 RULES = st.one_of(
     st.tuples(st.just("top_k"), st.integers(1, 40)),

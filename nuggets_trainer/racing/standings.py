@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from nuggets_trainer.golden.arrays import Bools, Floats, Ints, LogProbs, row_blocks
+from nuggets_trainer.golden.arrays import Bools, Floats, Ints, LogProbs
+from nuggets_trainer.racing.scored_pairs import ScoredPairs
 
 
-class Standings:
+class Standings(ScoredPairs):
     """State of a race: the log-probs so far, and which candidates they rule out.
 
     Let `upper_bound[i] = (wins + anchors left) / anchors` of candidate i, and let `bound` be the k-th best golden
@@ -34,17 +35,9 @@ class Standings:
         full: function that makes the `(n, m)` arrays, called like `np.full`; it may put them into files.
 
     Attributes:
-        rule: the selection rule.
-        zero_shot: log-probs of the anchors, `(m,)`.
-        one_shot: log-probs behind each candidate, `(n, m)`, NaN where a pair is not scored; rows of candidates that
-            are `complete` hold all their anchors.
-        pending: pairs that may still be scored, `(n, m)`.
-        num_anchors: anchors that each candidate is scored on at most, `(n,)`.
-        num_pending: how many of them are left, `(n,)`.
         wins: anchors won, `(n,)`.
-        dropped: candidates without an anchor, or with a log-prob that is not finite, `(n,)`.
-        copies: number of pool rows that each candidate stands for, `(n,)`.
-        num_candidates: pool rows that are not dropped.
+
+    The other attributes are those of `ScoredPairs`.
     """
 
     def __init__(
@@ -55,34 +48,9 @@ class Standings:
         copies: Ints | None = None,
         full: Callable[..., Any] = np.full,
     ) -> None:
-        n, m = excluded.shape
-        assert zero_shot.shape == (m,), (zero_shot.shape, excluded.shape)
-        self.rule = rule
-        self.zero_shot = zero_shot
-        self.one_shot: LogProbs = full((n, m), np.nan, np.float32)
-        self.pending: Bools = full((n, m), False, np.bool_)
-        for block in row_blocks(n):
-            self.pending[block] = np.isfinite(zero_shot) & ~excluded[block]
-        self.num_anchors: Ints = self.pending.sum(axis=1)
-        self.num_pending = self.num_anchors.copy()
-        self.wins = np.zeros(n, dtype=np.int64)
-        self.dropped: Bools = self.num_anchors == 0
-        self.copies = np.ones(n, dtype=np.int64) if copies is None else copies
-        self.num_candidates = int(self.copies[~self.dropped].sum())
+        super().__init__(rule, zero_shot, excluded, copies, full)
+        self.wins = np.zeros(len(self), dtype=np.int64)
         self._top: list[float] = []  # heap of the k best golden scores
-
-    def __len__(self) -> int:
-        return len(self.dropped)
-
-    @property
-    def num_kept(self) -> int:
-        """Rows that the rule keeps, as far as known; 1 for a threshold."""
-        name, value = self.rule
-        if name == "threshold":
-            return 1
-        if name == "top_k":
-            return int(value)
-        return max(1, round(value * self.num_candidates))
 
     @property
     def bound(self) -> float:
@@ -97,18 +65,6 @@ class Standings:
             return self.bound if math.isfinite(self.bound) else None
         scores = self.upper_bound()[self.complete]
         return min(scores[scores > value].tolist(), default=None)
-
-    @property
-    def num_scored(self) -> Ints:
-        """Anchors scored, `(n,)`."""
-        scored: Ints = self.num_anchors - self.num_pending
-        return scored
-
-    @property
-    def complete(self) -> Bools:
-        """Candidates that are scored on all their anchors, `(n,)`."""
-        complete: Bools = (self.num_pending == 0) & ~self.dropped
-        return complete
 
     @property
     def eliminated(self) -> Bools:
@@ -157,15 +113,8 @@ class Standings:
 
     def update(self, rows: Ints, anchors: Ints, log_probs: LogProbs) -> None:
         """Take in the log-probs of some pairs, given by candidate and anchor, each array `(number of pairs,)`."""
-        assert self.pending[rows, anchors].all(), "a pair has two results"
-        self.one_shot[rows, anchors] = log_probs
-        self.pending[rows, anchors] = False
-        np.subtract.at(self.num_pending, rows, 1)
+        super().update(rows, anchors, log_probs)
         np.add.at(self.wins, rows, log_probs > self.zero_shot[anchors])
-        bad = np.unique(rows[~np.isfinite(log_probs)])
-        newly_dropped = bad[~self.dropped[bad]]
-        self.num_candidates -= int(self.copies[newly_dropped].sum())
-        self.dropped[newly_dropped] = True
         self._raise_bound(np.unique(rows))
 
     def _raise_bound(self, rows: Ints) -> None:
