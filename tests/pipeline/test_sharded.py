@@ -9,7 +9,6 @@ import importlib.util
 import json
 import signal
 import sys
-import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,17 +157,11 @@ def test_a_shard_is_i_of_n(text):
 
 
 def test_sigterm_writes_what_is_scored_and_leaves_with_a_code_for_retry(rows, tmp_path):
-    pool = load_rows("nuggets-demo/pool")
-    pool.to_json(rows / "large.jsonl")
-    command = [sys.executable, *at_pace(1000, 100_000), str(BIN / "nuggets"), "score"]
-    command += options(rows, score_dir=tmp_path)
-    command[command.index("--dataset_name") + 1] = str(rows / "large.jsonl")
-    # The check would store pairs of its own, sooner or later than the signal comes.
-    process = start([*command, "--schedule", "exact", "--signal_check", "false"])
-    deadline = time.monotonic() + 200
-    while not any(tmp_path.glob("*/parts/*.parquet")) and time.monotonic() < deadline:  # the zero-shot part
-        time.sleep(0.1)
-    time.sleep(3)
+    command = [sys.executable, *at_pace(1000, 100_000, calls=2), str(BIN / "nuggets"), "score"]
+    command += options(rows, score_dir=tmp_path, schedule="exact", tokens_per_batch=64)
+    process = start(command)
+    while "at_pace waits for its end" not in process.stdout.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output[-2000:]

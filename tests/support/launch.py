@@ -19,9 +19,9 @@ ONE_PROCESS = [
 TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node"]
 
 
-def at_pace(seconds: float, candidates: int = 1000) -> list[str]:
-    """Words before a script that let its store write parts at another pace."""
-    return ["tests/support/at_pace.py", str(seconds), str(candidates)]
+def at_pace(seconds: float, candidates: int = 1000, calls: int = 0) -> list[str]:
+    """Words before a script that let its store write parts at another pace, and wait after some calls."""
+    return ["tests/support/at_pace.py", str(seconds), str(candidates), str(calls)]
 
 
 def environment(**variables: str) -> dict[str, str]:

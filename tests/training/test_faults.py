@@ -23,11 +23,13 @@ from tests.support.launch import BIN, TORCHRUN, at_pace, run, start
 RESULTS = ("scores.parquet", "pairs.parquet", "anchors.parquet")
 CPU = {"ACCELERATE_USE_CPU": "true"}
 NUM_PAIRS = 160 * 8
+PACE = at_pace(0)
+SMALL_BATCHES = ("--tokens_per_batch", "64")  # with the default one call of the engine scores all pairs of a rank
 
 
-def score_command(rows: Path, output_dir: Path, num_ranks: int) -> list[str]:
+def score_command(rows: Path, output_dir: Path, num_ranks: int, pace=PACE) -> list[str]:
     return [
-        *(*TORCHRUN, str(num_ranks), *at_pace(0.1), str(BIN / "nuggets"), "score"),
+        *(*TORCHRUN, str(num_ranks), *pace, str(BIN / "nuggets"), "score", *SMALL_BATCHES),
         *("--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(rows / "pool.jsonl")),
         *("--anchors", str(rows / "anchors.jsonl"), "--top_k", "12", "--schedule", "exact"),
         *("--score_dir", str(output_dir / "nuggets")),
@@ -36,7 +38,7 @@ def score_command(rows: Path, output_dir: Path, num_ranks: int) -> list[str]:
 
 def train_command(rows: Path, output_dir: Path, num_ranks: int) -> list[str]:
     return [
-        *(*TORCHRUN, str(num_ranks), *at_pace(0.1), "recipes/train.py"),
+        *(*TORCHRUN, str(num_ranks), *PACE, "recipes/train.py", *SMALL_BATCHES),
         *("--use_cpu", "--bf16", "false", "--report_to", "none"),
         *("--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(rows / "pool.jsonl")),
         *("--anchors", str(rows / "anchors.jsonl"), "--top_k", "12", "--schedule", "exact"),
@@ -143,15 +145,15 @@ def test_a_killed_job_resumes_on_fewer_ranks(rows, tmp_path):
     run(score_command(rows, tmp_path / "whole", 1), **CPU)
     for num_ranks in (1, 3):
         output_dir = tmp_path / f"killed-{num_ranks}"
-        process = start(score_command(rows, output_dir, 4), **CPU)
-        while len(list(output_dir.glob("nuggets/*/parts/*.parquet"))) < 3:
+        process = start(score_command(rows, output_dir, 4, at_pace(0, calls=num_ranks)), **CPU)
+        while len(list(output_dir.glob("nuggets/*/parts/*.parquet"))) < 1 + 4 * num_ranks:  # the first is zero-shot
             assert process.poll() is None, process.communicate()[0][-4000:]
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         _kill_workers(output_dir)
         process.communicate()
         stored = sum(pq.read_metadata(part).num_rows for part in output_dir.glob("nuggets/*/parts/*.parquet"))
-        assert 0 < stored < NUM_PAIRS + 8 and not (output_dir / "nuggets" / "scores.parquet").exists()
+        assert 8 < stored < NUM_PAIRS + 8 and not (output_dir / "nuggets" / "scores.parquet").exists()
         output = run(score_command(rows, output_dir, num_ranks), **CPU)
         assert f"({NUM_PAIRS + 8 - stored:,} pairs computed by this run)" in output
         assert_same_files(output_dir / "nuggets", tmp_path / "whole" / "nuggets", RESULTS)

@@ -122,10 +122,11 @@ def kill(process) -> None:
 
 def test_a_killed_job_continues_with_the_same_command(rows, tmp_path):
     """SIGKILL while scoring, then SIGKILL while training; the third start ends as if nothing had happened."""
-    run(train_command(ONE_PROCESS, tmp_path / "whole", **rows))
-    command = train_command([*ONE_PROCESS, *at_pace(0)], tmp_path / "killed", **rows)
+    options = {**rows, "tokens_per_batch": "64"}  # with the default one call of the engine scores all pairs
+    run(train_command(ONE_PROCESS, tmp_path / "whole", **options))
+    command = train_command([*ONE_PROCESS, *at_pace(0)], tmp_path / "killed", **options)
 
-    process = start(command)
+    process = start(train_command([*ONE_PROCESS, *at_pace(0, calls=2)], tmp_path / "killed", **options))
     wait_for(lambda: len(list(tmp_path.glob("killed/nuggets/*/parts/*.parquet"))) >= 3, process)
     kill(process)
     parts = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/nuggets/*/parts/*.parquet")}
