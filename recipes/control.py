@@ -75,8 +75,8 @@ def main(
     )
     pool = read_pool(dataset, nuggets, row_options(args), name="dataset_name")
     rows = choose_rows(pool, control.num_rows, control.rows_seed)
-    chat_template = AutoTokenizer.from_pretrained(name, **hub_options(args)).chat_template
-    rows = rows_for_trl(rows, nuggets.template, args, chat_template)
+    tokenizer = AutoTokenizer.from_pretrained(name, **hub_options(args))
+    rows = rows_for_trl(rows, nuggets.template, args, tokenizer)
     quantization_config = get_quantization_config(model)
     # Older versions of TRL do not have the argument.
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}

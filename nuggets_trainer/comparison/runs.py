@@ -101,9 +101,8 @@ class TuningRuns:
         self._ranks = Ranks()
         disable_progress_bars()  # a comparison is many short jobs
         rows = pool.select(candidates).add_column(POOL_INDEX, candidates)
-        chat_template = self._tokenizer.chat_template
-        train_rows = rows_for_trl(rows, template_name, args, chat_template)
-        heldout_rows = rows_for_trl(heldout, template_name, args, chat_template)
+        train_rows = rows_for_trl(rows, template_name, args, self._tokenizer)
+        heldout_rows = rows_for_trl(heldout, template_name, args, self._tokenizer)
         trainer = self._trainer(train_rows, 0, {"packing": False}, heldout_rows)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("A comparison needs the whole model on each device. Launch without FSDP and DeepSpeed.")

@@ -12,14 +12,14 @@ from nuggets_trainer.store.shown_rows import write_shown_rows
 
 if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
-    from nuggets_trainer.prompts.shared_prefix import AnchorSet
+    from nuggets_trainer.scoring.rendering import Rendered
     from nuggets_trainer.scoring.session import ScoringSession
     from nuggets_trainer.store.results import PoolScores
 
 
 def write_run_files(
     session: ScoringSession,
-    anchor_set: AnchorSet,
+    rendered: Rendered,
     scores: PoolScores,
     golden_set: GoldenSet,
     pilot: Sequence[int],
@@ -29,23 +29,24 @@ def write_run_files(
 
     Args:
         session: session that is over.
-        anchor_set: the anchors.
+        rendered: anchors and candidates.
         scores: scores of the n pool rows.
         golden_set: the golden set.
         pilot: pool indices of the random rows that a race scored on all anchors; empty after an exact run.
         model_name: name of the model that scored.
     """
     score_dir, tokenizer = session.request.score_dir, session.request.tokenizer
+    anchor_set = rendered.anchor_set
     anchor_rows = dict(zip(anchor_set.usable, anchor_set.rows, strict=True))
 
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids))
 
     write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
-    write_run_info(score_dir, _facts(session, model_name), session.pool, scores, golden_set)
+    write_run_info(score_dir, _facts(session, rendered, model_name), session.pool, scores, golden_set)
 
 
-def _facts(session: ScoringSession, model_name: str) -> RunFacts:
+def _facts(session: ScoringSession, rendered: Rendered, model_name: str) -> RunFacts:
     return RunFacts(
         model=model_name,
         config=session.config,
@@ -56,6 +57,7 @@ def _facts(session: ScoringSession, model_name: str) -> RunFacts:
         device=device_name(session.ranks.device),
         engine_path=session.engine.path,
         tokens_per_batch=session.engine.tokens_per_batch,
+        remarks=rendered.remarks,
     )
 
 

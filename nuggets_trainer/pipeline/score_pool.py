@@ -181,7 +181,7 @@ def _choose_and_write(
     for line in describe_results(scores, golden_set):
         result_logger.info("%s", line)
     with warn_instead_of_raising(score_dir):
-        write_run_files(session, rendered.anchor_set, scores, golden_set, collected.pilot, model_name)
+        write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name)
         cautions = write_report(score_dir)["cautions"]
         log_warnings(cautions, score_dir)
         scores = dataclasses.replace(scores, cautions=cautions)

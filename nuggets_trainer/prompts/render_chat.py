@@ -44,19 +44,21 @@ class ChatRenderer:
             place of the tokenizer's own.
 
     Attributes:
+        as_content: function that gives a message's content the form that the template shows, and returns a message
+            that has it already as it is; None if the template shows both forms, or neither.
         joins_parts: whether contents that are lists of parts are given as text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, training_chat_template: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._training_chat_template = training_chat_template
-        self._as_content: Callable[[Message], Message] | None = None
+        self.as_content: Callable[[Message], Message] | None = None
         shows_text, shows_parts = self._shows(str), self._shows(_as_parts)
         if shows_parts and not shows_text:
-            self._as_content = _with_parts
+            self.as_content = _with_parts
         self.joins_parts = shows_text and not shows_parts
         if self.joins_parts:
-            self._as_content = _with_text
+            self.as_content = _with_text
 
     def apply(self, messages: list[Message], options: dict[str, Any]) -> RenderedChat:
         """Render and tokenize a conversation.
@@ -139,9 +141,9 @@ class ChatRenderer:
         return {"chat_template": self._training_chat_template, **options}
 
     def _fitting(self, messages: list[Message]) -> list[Message]:
-        if self._as_content is None:
+        if self.as_content is None:
             return messages
-        return [self._as_content(message) for message in messages]
+        return [self.as_content(message) for message in messages]
 
     def _shows(self, as_content: Callable[[str], str | list[Message]]) -> bool:
         """Whether the template shows a text that is given as this content, and nothing of what carries it."""

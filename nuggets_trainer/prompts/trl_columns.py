@@ -1,8 +1,9 @@
-"""Rows as they are scored -> TRL's columns: from Alpaca columns, and from messages with ShareGPT's roles."""
+"""Rows as they are scored -> TRL's columns: Alpaca columns, ShareGPT's roles, contents that are not shown."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.formats import fitting_formats
@@ -13,11 +14,15 @@ from nuggets_trainer.data.row import Message, Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.chat import conversation
 from nuggets_trainer.prompts.nuggets import nuggets_completion, nuggets_prompt
 from nuggets_trainer.prompts.plain import row_separator
+from nuggets_trainer.prompts.render_chat import ChatRenderer
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.wording import tally
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+    from transformers import PreTrainedTokenizerBase
+
+AsContent = Callable[[Message], Message]  # gives a message's content the form that a chat template shows
 
 MESSAGE_COLUMNS = ("prompt", "completion", "messages", "conversations")
 
@@ -54,13 +59,22 @@ def first_row_in_trl_columns(pool: Pool, template_name: str, chat_template: str 
     return alpaca_to_trl(pool.dataset.select(usable[:1]), resolve_alpaca_template(template_name, chat_template))
 
 
-def in_trl_columns(dataset: Dataset, template_name: str, text_field: str = "text") -> Dataset:
+def in_trl_columns(
+    dataset: Dataset,
+    template_name: str,
+    text_field: str = "text",
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    training_chat_template: str | None = None,
+) -> Dataset:
     """Convert rows that TRL would not train on as they are scored; a dataset without such rows is returned as it is.
 
     Args:
         dataset: rows in any format, or a stream.
         template_name: `chat`, `plain` or `nuggets`: how rows with Alpaca columns will look in training.
         text_field: SFTConfig's `dataset_text_field`.
+        tokenizer: tokenizer of training. Contents get the form that its chat template shows: text, or a list of
+            parts. None leaves them as they are.
+        training_chat_template: chat template that TRL renders with in place of the tokenizer's own.
 
     Raises:
         ValueError: if a row that needs to be converted is unusable.
@@ -68,34 +82,65 @@ def in_trl_columns(dataset: Dataset, template_name: str, text_field: str = "text
     columns = dataset.column_names
     if columns is None:  # a stream that does not know them
         return dataset
+    as_content = None
+    if tokenizer is not None and tokenizer.chat_template:
+        as_content = ChatRenderer(tokenizer, training_chat_template).as_content
     if is_alpaca(columns, text_field):
-        return alpaca_to_trl(dataset, template_name)
+        return alpaca_to_trl(dataset, template_name, as_content)
     fitting = fitting_formats(columns, text_field)
     if not fitting or fitting[0] not in CONVERSATION_COLUMNS:
         return dataset
     row_format = fitting[0]
     for record in dataset:
-        if differs_in_trl(record, row_format):
-            return _renamed_messages(dataset, row_format)
+        if differs_in_trl(record, row_format) or is_in_another_form(record, row_format, as_content):
+            return _converted_messages(dataset, row_format, as_content)
     return dataset
 
 
-def _renamed_messages(dataset: Dataset, row_format: str) -> Dataset:
-    """Write every conversation as it is read: the roles that templates know, and calls as `tool_calls`."""
+def is_in_another_form(record: dict[str, Any], row_format: str, as_content: AsContent | None) -> bool:
+    """Whether the content of a message has a form that the chat template does not show.
+
+    Args:
+        record: values by column.
+        row_format: key of `FORMATS` in data/formats.py, of a conversation.
+        as_content: `ChatRenderer.as_content` of the chat template.
+    """
+    if as_content is None:
+        return False
+    for column in CONVERSATION_COLUMNS[row_format]:
+        messages = record[column]
+        for message in messages if isinstance(messages, list) else []:
+            renamed = {CHATML_KEYS.get(key, key): value for key, value in message.items()}
+            if as_content(renamed) is not renamed:
+                return True
+    return False
+
+
+def _converted_messages(dataset: Dataset, row_format: str, as_content: AsContent | None) -> Dataset:
+    """Write every conversation as it is read: roles and contents that the template shows, calls as `tool_calls`."""
 
     def convert(record: dict[str, Any], i: int) -> dict[str, Any]:
         try:
             row = read_row(record, row_format)
         except UnusableRowError as error:
             raise ValueError(f"Row {i} ({row_format}) cannot be trained or evaluated on: {error}.") from error
+        prompt, completion = _in_form(row.prompt, as_content), _in_form(row.completion, as_content)
         if row_format == "prompt_completion":
-            columns: dict[str, Any] = {"prompt": row.prompt, "completion": row.completion}
+            columns: dict[str, Any] = {"prompt": prompt, "completion": completion}
         else:
-            columns = {"messages": [*row.prompt, *row.completion]}
+            columns = {"messages": [*prompt, *completion]}
         return {**columns, **_no_empty_tools(record, row)}
 
     removed = ["conversations"] if row_format == "sharegpt" else []
-    return dataset.map(convert, with_indices=True, remove_columns=removed, features=_renamed_features(dataset))
+    features = _converted_features(dataset, as_content)
+    return dataset.map(convert, with_indices=True, remove_columns=removed, features=features)
+
+
+def _in_form(part: str | list[Message], as_content: AsContent | None) -> str | list[Message]:
+    """Return messages whose contents have the form that the template shows; text stays."""
+    if as_content is None or isinstance(part, str):
+        return part
+    return [as_content(message) for message in part]
 
 
 def _no_empty_tools(record: dict[str, Any], row: Row) -> dict[str, None]:
@@ -105,7 +150,7 @@ def _no_empty_tools(record: dict[str, Any], row: Row) -> dict[str, None]:
     return {}
 
 
-def _renamed_features(dataset: Dataset) -> Features | None:
+def _converted_features(dataset: Dataset, as_content: AsContent | None) -> Features | None:
     """Return features in which each tool call keeps its own arguments; None leaves the features to `map`.
 
     Arrow would give all calls the arguments of all others, as nulls, and a chat template would write these.
@@ -122,16 +167,22 @@ def _renamed_features(dataset: Dataset) -> Features | None:
             continue
         message = {CHATML_KEYS.get(key, key): kind for key, kind in feature.feature.items()}
         message = {"content": Value("string"), "tool_calls": List(Json()), **message}
+        if as_content is not None:
+            as_parts = isinstance(as_content({"content": ""})["content"], list)
+            message["content"] = (
+                List({"type": Value("string"), "text": Value("string")}) if as_parts else Value("string")
+            )
         features["messages" if column == "conversations" else column] = List(message)
     return Features(features)
 
 
-def alpaca_to_trl(dataset: Dataset, template_name: str) -> Dataset:
+def alpaca_to_trl(dataset: Dataset, template_name: str, as_content: AsContent | None = None) -> Dataset:
     """Replace Alpaca columns by TRL's `prompt` and `completion`; other columns stay.
 
     Args:
         dataset: rows with `instruction`, `output` and perhaps `input`, `system` and `history`.
         template_name: `chat`, `plain` or `nuggets`: how the rows will look in training.
+        as_content: function that gives a message's content the form that the chat template shows; None leaves text.
 
     Raises:
         ValueError: if a row is unusable, e.g. with an empty output.
@@ -142,7 +193,8 @@ def alpaca_to_trl(dataset: Dataset, template_name: str) -> Dataset:
             row = read_row(record, "alpaca")
         except UnusableRowError as error:
             raise ValueError(f"Row {i} (Alpaca columns) cannot be trained or evaluated on: {error}.") from error
-        return {**train_columns(template_name, row), **_no_empty_tools(record, row)}
+        columns = {name: _in_form(part, as_content) for name, part in train_columns(template_name, row).items()}
+        return {**columns, **_no_empty_tools(record, row)}
 
     removed = {"instruction", "input", "output", "system", "history"}.intersection(dataset.column_names)
     return dataset.map(convert, with_indices=True, remove_columns=sorted(removed))

@@ -29,7 +29,7 @@ def cautions(figures: Figures) -> list[Caution]:
         figures: the report's figures, without the cautions.
     """
     found: list[Caution] = []
-    for check in (_signal, _dropped, _low_cut, _ties, _coverage, _length, _anchors, _size, _eliminated):
+    for check in (_signal, _dropped, _left_out, _low_cut, _ties, _coverage, _length, _anchors, _size, _eliminated):
         found += check(figures)
     return sorted(found, key=lambda caution: caution["level"] != "warn")
 
@@ -71,6 +71,28 @@ def _dropped(figures: Figures) -> Iterator[Caution]:
         f"{num_dropped / cut['num_rows']:.0%} of the pool was dropped and could not be chosen",
         f"{text}The section on dropped rows below explains the reasons.",
     )
+
+
+def _left_out(figures: Figures) -> Iterator[Caution]:
+    remarks = figures["run"].get("remarks", {})  # earlier versions wrote none
+    candidates, anchors = remarks.get("candidates", {}), remarks.get("anchors", {})
+    for remark, what in (("reasoning_left_out", "reasoning"), ("system_left_out", "system messages")):
+        numbers = candidates.get(remark, 0), anchors.get(remark, 0)
+        if not any(numbers):
+            continue
+        yield _warn(
+            f"The template leaves out {what}",
+            f"It does not show {what} of {counted(numbers[0], 'candidate')} and {counted(numbers[1], 'anchor')}. "
+            "Training with this template does not see it either, so it counts in no score. Name a chat template that "
+            "shows it (`chat_template_path`, SFTConfig) if it matters.",
+        )
+    num_joined = candidates.get("parts_joined", 0)
+    if num_joined:
+        yield _note(
+            f"Contents that are lists of text parts: {counted(num_joined, 'candidate')}",
+            "The chat template does not show such lists. They were scored as text, and `SelectedSFTTrainer` and the "
+            "recipes train on them as text. Any other trainer needs them as text (`dataset.map`).",
+        )
 
 
 def _low_cut(figures: Figures) -> Iterator[Caution]:

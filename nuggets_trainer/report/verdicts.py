@@ -20,6 +20,7 @@ REASONS = {
     "no_assistant_tokens": "the chat template marks no token as the assistant's",
     "no_scored_anchor": "no anchor could be scored after it",
     "non_finite_log_prob": "the model gave a log-prob that is not a finite number after it",
+    "not_shown": "the chat template leaves out what one of its turns says",
     "not_text": "it contains something that is not text (image, audio, video)",
     "not_tokenizable": "the tokenizer or the chat template failed on it",
     "prompt_not_text": "its prompt is not text",

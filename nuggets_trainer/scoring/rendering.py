@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import ChainMap, Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.segment import Remark, stored_key
@@ -31,6 +31,7 @@ class Rendered:
         prompts: prompts of the candidates that this process rendered, by number.
         dropped: reason of each row that cannot be scored, by number.
         seconds: time that this process took to render its share.
+        remarks: number of `candidates` and of `anchors` with each remark on their rendering.
     """
 
     anchor_set: AnchorSet
@@ -41,6 +42,7 @@ class Rendered:
     prompts: dict[int, CandidatePrompt]
     dropped: dict[int, str]
     seconds: float
+    remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> Rendered:
@@ -75,13 +77,18 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     dropped |= dict(session.ranks.gather(list(own_dropped.items())))
     candidates = [i for i in rows if i not in dropped]
     remarks = _gather_remarks(session, prompts)
+    counts = {
+        "candidates": Counter(remark for i in candidates for remark in remarks.get(i, ())),
+        "anchors": Counter(remark for segment in anchor_set.segments for remark in segment.remarks),
+    }
     if session.ranks.is_main:
-        _warn_of_left_out("candidates", remarks.values(), len(candidates))
-        _warn_of_left_out("anchors", [segment.remarks for segment in anchor_set.segments], len(anchor_set.segments))
+        _tell_left_out("candidates", counts["candidates"], len(candidates))
+        _tell_left_out("anchors", counts["anchors"], len(anchor_set.segments))
     candidate_keys = [stored_key(keys[i], remarks.get(i, ())) for i in candidates]
     anew = {stored_key(keys[i], found): pool.texts[keys[i]] for i, found in remarks.items()}
     text_keys = ChainMap(anew, pool.texts)
-    return Rendered(anchor_set, shared, candidates, candidate_keys, text_keys, prompts, dropped, seconds)
+    named = {kind: {remark.value: count for remark, count in found.items()} for kind, found in counts.items()}
+    return Rendered(anchor_set, shared, candidates, candidate_keys, text_keys, prompts, dropped, seconds, named)
 
 
 def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[Row]) -> Rendered:
@@ -133,9 +140,8 @@ def _gather_remarks(session: ScoringSession, prompts: dict[int, CandidatePrompt]
     return dict(session.ranks.gather(own))
 
 
-def _warn_of_left_out(kind: str, remarks: Iterable[Collection[Remark]], number: int) -> None:
+def _tell_left_out(kind: str, counts: Mapping[Remark, int], number: int) -> None:
     """Say once how many rows are neither scored nor trained on with all that they say."""
-    counts = Counter(remark for found in remarks for remark in found)
     for remark, what in ((Remark.REASONING_LEFT_OUT, "reasoning"), (Remark.SYSTEM_LEFT_OUT, "system messages")):
         if counts[remark]:
             logger.warning(
@@ -147,9 +153,10 @@ def _warn_of_left_out(kind: str, remarks: Iterable[Collection[Remark]], number: 
                 kind,
             )
     if counts[Remark.PARTS_JOINED]:
-        logger.warning(
+        logger.info(
             "The contents of %d of %d %s are lists of text parts, which the chat template does not show. They are "
-            "scored as text, but TRL trains on what the template writes. Write the contents as text (`dataset.map`).",
+            "scored as text, and `SelectedSFTTrainer` and the recipes train on them as text. Any other trainer needs "
+            "them as text (`dataset.map`).",
             counts[Remark.PARTS_JOINED],
             number,
             kind,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,7 @@ class RunFacts:
         device: name of the main process's device.
         engine_path: the engine's way of computing log-probs; None if nothing was computed.
         tokens_per_batch: token budget of one forward pass; None if nothing was computed.
+        remarks: number of `candidates` and of `anchors` with each remark of `prompts.segment.Remark`.
     """
 
     model: str
@@ -55,6 +56,7 @@ class RunFacts:
     device: str
     engine_path: str | None
     tokens_per_batch: int | None
+    remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolScores, golden_set: GoldenSet) -> None:
@@ -92,6 +94,7 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
         "groups": golden_set.groups,
         "scoring": scores.summary(),
         "dropped": dict(count_reasons(scores.dropped).most_common()),
+        "remarks": facts.remarks,
         "config": _without_secrets(facts.config),
         "template": facts.template,
         "fingerprint": {"id": facts.fingerprint, "fields": facts.fingerprint_fields},

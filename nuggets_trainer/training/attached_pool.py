@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from nuggets_trainer.data.dataset import check_dataset
 from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.read_row import differs_in_trl
+from nuggets_trainer.data.read_row import CONVERSATION_COLUMNS, differs_in_trl
 from nuggets_trainer.data.row import SEPARATOR, Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.chat import ChatTemplate
+from nuggets_trainer.prompts.render_chat import ChatRenderer
 from nuggets_trainer.prompts.templates import resolve_pool_template
 from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized
+from nuggets_trainer.prompts.trl_columns import is_in_another_form
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,13 +81,24 @@ def pool_as_tokenized(
         f"tokenized: {difference}."
     )
     logger.info("%s", pool.why_tokenized.strip())
-    if differs_in_trl(pool.record(0), raw_formats[0]):
+    record = pool.record(0)
+    if differs_in_trl(record, raw_formats[0]):
         logger.warning(
             "`%s` has ShareGPT's roles, such as `human` and `gpt`. TRL renders them as they are, and hardly any chat "
             "template knows them: look at what the trainer trains on. Use `SelectedSFTTrainer`, which renames them, "
             "or pass `nuggets_trainer.prompts.trl_columns.in_trl_columns(dataset, 'chat')` to your trainer.",
             pool.name,
         )
+    if raw_formats[0] in CONVERSATION_COLUMNS and tokenizer.chat_template:
+        as_content = ChatRenderer(tokenizer, training_chat_template).as_content
+        if is_in_another_form(record, raw_formats[0], as_content):
+            logger.warning(
+                "The contents of `%s` have a form that the chat template does not show (a list of parts, or text "
+                "where it needs parts): look at what the trainer trains on. Use `SelectedSFTTrainer`, which gives "
+                "them the other form, or pass `nuggets_trainer.prompts.trl_columns.in_trl_columns(dataset, 'chat', "
+                "tokenizer=tokenizer)` to your trainer.",
+                pool.name,
+            )
     return pool
 
 

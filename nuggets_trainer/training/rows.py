@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoTokenizer
 from trl.chat_template_utils import get_training_chat_template
 
 from nuggets_trainer.config.row_options import RowOptions
@@ -56,14 +59,32 @@ def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | No
     return found
 
 
-def rows_for_trl(rows: Dataset, template: str, args: Any, chat_template: str | None) -> Dataset:
+def rows_for_trl(rows: Dataset, template: str, args: Any, tokenizer: Any) -> Dataset:
     """Convert rows as `SelectedSFTTrainer` does, so that TRL trains on what was scored.
 
     Args:
         rows: rows of a pool, or held-out rows.
         template: name of the template, as in `NuggetsConfig`.
         args: `SFTConfig`; a chat template that it names replaces the tokenizer's.
-        chat_template: chat template of the tokenizer; None if it has none.
+        tokenizer: tokenizer of the model.
+
+    Raises:
+        ValueError: if a row that needs to be converted is unusable.
     """
-    resolved = resolve_alpaca_template(template, args.chat_template_path or chat_template)
-    return in_trl_columns(rows, resolved, args.dataset_text_field)
+    tokenizer = _with_chat_template_of(args, tokenizer)
+    resolved = resolve_alpaca_template(template, tokenizer.chat_template)
+    marked = find_training_chat_template(tokenizer, row_options(args))
+    return in_trl_columns(rows, resolved, args.dataset_text_field, tokenizer, marked)
+
+
+def _with_chat_template_of(args: Any, tokenizer: Any) -> Any:
+    """Give a copy of the tokenizer the chat template that TRL will give it: that of a file or of another tokenizer."""
+    path = args.chat_template_path
+    if path is None:
+        return tokenizer
+    tokenizer = copy.copy(tokenizer)
+    if Path(path).is_file():
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+    else:
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(path).chat_template
+    return tokenizer

@@ -120,7 +120,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
             template = resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
             if dataset.column_names is not None:  # a stream may not know them
                 detect_format(dataset.column_names, "eval_dataset", self._text_field)
-            dataset = in_trl_columns(dataset, template, self._text_field)
+            dataset = in_trl_columns(dataset, template, self._text_field, tokenizer, self.chat_template)
         return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:

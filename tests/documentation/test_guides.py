@@ -11,6 +11,7 @@ import pytest
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.prompts import shown
 from nuggets_trainer.report.verdicts import REASONS
 from nuggets_trainer.training.training_set import UNTRAINABLE
 from tests.support.launch import ROOT
@@ -42,7 +43,10 @@ def reasons_in_the_code() -> set[str]:
     """Return the reasons of all `UnusableRowError`s, and the three that are set without one."""
     found = {UNTRAINABLE, "non_finite_log_prob", "no_scored_anchor"}
     for path in PACKAGE.rglob("*.py"):
-        for written in re.findall(r'UnusableRowError\((f?"[^"]+")\)', path.read_text()):
+        text = path.read_text()
+        for name in re.findall(r"UnusableRowError\(([A-Z_]+)\)", text):
+            found.add(getattr(shown, name))
+        for written in re.findall(r'UnusableRowError\((f?"[^"]+")\)', text):
             parts = ("prompt", "completion") if "{part}" in written else ("",)
             found |= {ast.literal_eval(written.removeprefix("f").replace("{part}", part)) for part in parts}
     return found

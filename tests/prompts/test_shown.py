@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from importlib.resources import files
 
 import pytest
 
@@ -14,13 +13,9 @@ from nuggets_trainer.prompts.segment import Remark, Segment, stored_key
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.shown import hidden_pieces, pieces_of
 from tests.support.launch import ROOT
+from tests.support.trl_templates import SOURCES
 from tests.support.what_is_shown import table
 
-SOURCES = {
-    path.name.removesuffix(".jinja"): path.read_text(encoding="utf-8")
-    for path in files("trl").joinpath("chat_templates").iterdir()
-    if path.name.endswith(".jinja")
-}
 # Templates that leave reasoning out of earlier turns and show it in the last one.
 CUT_EARLIER = ["glm4moe", "lfm2_2_5", "nemotron_3_nano", "qwen3", "qwen3_5_think", "qwen3_6", "glm4moe_training"]
 CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]

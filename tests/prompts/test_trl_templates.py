@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-from importlib.resources import files
 
 import jinja2
 import pytest
@@ -16,12 +15,8 @@ from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length
 from nuggets_trainer.prompts.shared_prefix import SharedPrefix
 from tests.support.launch import SHARED
+from tests.support.trl_templates import SOURCES
 
-SOURCES = {
-    path.name.removesuffix(".jinja"): path.read_text(encoding="utf-8")
-    for path in files("trl").joinpath("chat_templates").iterdir()
-    if path.name.endswith(".jinja")
-}
 NAMES = sorted(SOURCES)
 TRAINING = [name for name in NAMES if name.endswith("_training")]
 # Templates of vision models that read the parts of a content alone: one raises at text, the others leave it out.

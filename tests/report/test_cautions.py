@@ -62,6 +62,17 @@ def test_useless_anchors_warn_above_a_fifth():
         assert caution["text"].startswith(f"No row wins {number - 1} of them, and every row wins 1.")
 
 
+def test_what_the_template_leaves_out_is_told():
+    remarks = {"candidates": {"reasoning_left_out": 1, "parts_joined": 4, "as_trained": 9}, "anchors": {}}
+    assert found("run", remarks=remarks) == [
+        ("warn", "The template leaves out reasoning"),
+        ("note", "Contents that are lists of text parts: 4 candidates"),
+    ]
+    remarks = {"candidates": {}, "anchors": {"system_left_out": 2}}
+    (caution,) = cautions({**QUIET, "run": {**QUIET["run"], "remarks": remarks}})
+    assert "system messages of 0 candidates and 2 anchors" in caution["text"]
+
+
 def test_warnings_come_before_notes():
     figures = copy.deepcopy(QUIET)
     figures["cut"] |= {"near_rejected": 300, "score": 0.4}

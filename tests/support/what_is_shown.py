@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from transformers import AutoTokenizer
 
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.demo import demo_path
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.segment import Remark
+from tests.support.trl_templates import SOURCES
 
 CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
 USER = {"role": "user", "content": "red?"}
@@ -47,9 +46,8 @@ def table() -> list[str]:
     """Return the lines of the table, in Markdown."""
     heads = ["template", *FORMATS, "scored of an answer `day night`"]
     lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
-    for path in sorted(files("trl").joinpath("chat_templates").iterdir(), key=lambda path: path.name):
-        if path.name.endswith(".jinja"):
-            lines.append(_line(path.name.removesuffix(".jinja"), path.read_text(encoding="utf-8")))
+    for name, source in SOURCES.items():
+        lines.append(_line(name, source))
     return lines
 
 

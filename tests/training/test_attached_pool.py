@@ -16,6 +16,7 @@ from nuggets_trainer.training.attached_pool import attached_pool, pool_as_tokeni
 from tests.support.messages import spoken
 from tests.support.row_formats import as_messages, as_sharegpt, as_text, as_text_parts
 from tests.support.training import POOL, arguments
+from tests.support.trl_templates import SOURCES
 
 PAIRS = [(row["instruction"], row["output"].strip()) for row in POOL[:12]]
 
@@ -232,3 +233,22 @@ def test_roles_that_trl_keeps_are_warned_of(model_dir, tmp_path, caplog):
     caplog.clear()
     renamed = in_trl_columns(rows, "chat")  # as the message says
     assert pool_of(renamed).format == "messages" and "ShareGPT" not in caplog.text
+
+
+def test_contents_that_are_not_shown_are_warned_of(model_dir, tmp_path, caplog):
+    rows = Dataset.from_list([{"messages": [text_part(turn) for turn in as_messages(PAIRS[0])["messages"]]}] * 2)
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    tokenizer.chat_template = SOURCES["llama3"]  # writes a list as Python prints it
+    args = arguments(tmp_path, save_strategy="no")
+
+    def pool_of(dataset):
+        return attached_pool(SFTTrainer(model_dir, args, train_dataset=dataset, processing_class=tokenizer))
+
+    assert pool_of(rows).format == "tokenized" and "a form that the chat template does not show" in caplog.text
+    caplog.clear()
+    converted = in_trl_columns(rows, "chat", tokenizer=tokenizer)  # as the message says
+    assert pool_of(converted).format == "messages" and caplog.text == ""
+
+
+def text_part(turn):
+    return {**turn, "content": [{"type": "text", "text": turn["content"]}]}
