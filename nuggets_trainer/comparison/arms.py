@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.coverage import cover
+from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.golden.selection import rank_candidates
 
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]

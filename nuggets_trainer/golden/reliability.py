@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
+from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.golden.selection import rank_candidates
 
 Floats = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]

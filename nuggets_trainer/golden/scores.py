@@ -1,4 +1,4 @@
-"""Golden score, mean gain and standard error of each candidate, from log-probs."""
+"""Golden score, gains and standard errors of each candidate, from log-probs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints, LogProbs, row_blocks
+from nuggets_trainer.golden.gains import AnchorScale, anchor_scale, error_of_mean, gains_of
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -20,12 +21,25 @@ class GoldenScores:
         standard_error: standard error of the golden score, see `standard_error`; NaN if no anchor was scored.
         mean_gain: mean gain over the scored anchors, nats per token; NaN if no anchor was scored.
         num_anchors: number of scored anchors.
+        mean_gain_error: standard error of the mean gain over the anchors, nats per token; NaN if fewer than two
+            anchors were scored.
+        gain: standardised gain, see `gains.py`: the mean gain with each anchor's gain measured in deviations of that
+            anchor; NaN if no anchor was scored, or if the pilot that gives the deviations was not scored.
+        gain_error: standard error of the standardised gain over the anchors, in deviations; NaN if fewer than two
+            anchors were scored.
     """
 
     golden_score: Floats
     standard_error: Floats
     mean_gain: Floats
     num_anchors: Ints
+    mean_gain_error: Floats
+    gain: Floats
+    gain_error: Floats
+
+
+# Each value with the name of its standard error.
+VALUES = (("golden_score", "standard_error"), ("mean_gain", "mean_gain_error"), ("gain", "gain_error"))
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -52,8 +66,8 @@ class AnchorScores:
         return len(self.dropped)
 
 
-def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
-    """Count, for each candidate, the anchors that it makes more likely (paper, section 3.2).
+def golden_scores(zero_shot: FloatArray, one_shot: FloatArray, scale: AnchorScale | None = None) -> GoldenScores:
+    """Count, for each candidate, the anchors that it makes more likely (paper, section 3.2), and measure its gains.
 
     For candidate i and anchor j: `win = one_shot[i, j] > zero_shot[j]`, strictly, and
     `golden_score[i] = wins / scored anchors`. Log-probs are compared in the dtype given (float32 in the store); sums
@@ -62,6 +76,8 @@ def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
     Args:
         zero_shot: mean log-prob of each anchor's completion, `(m,)`, nats per token; NaN if it was not scored.
         one_shot: mean log-prob of each pair of candidate and anchor, `(n, m)`, nats per token; NaN if not scored.
+        scale: mean and deviation of each anchor's gain, for the standardised gain; None measures them on all rows
+            given. `score_pool` measures them on a pilot (`gains.gain_pilot`).
 
     Returns:
         The scores of all candidates, arrays of shape `(n,)`.
@@ -73,28 +89,38 @@ def golden_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
         ([0.5, 1.0], [0.25, 0.5], [2, 1])
     """
     assert one_shot.ndim == 2 and one_shot.shape[1] == zero_shot.shape[0], (one_shot.shape, zero_shot.shape)
+    if scale is None:
+        scale = anchor_scale(zero_shot, one_shot)
     n = len(one_shot)
-    scores = GoldenScores(np.empty(n), np.empty(n), np.empty(n), np.empty(n, dtype=np.int64))
+    columns = {}
+    for name in GoldenScores.__dataclass_fields__:
+        columns[name] = np.empty(n, dtype=np.int64 if name == "num_anchors" else np.float64)
+    scores = GoldenScores(**columns)
     for block in row_blocks(n):
-        found = _block_scores(zero_shot, one_shot[block])
-        scores.golden_score[block] = found.golden_score
-        scores.standard_error[block] = found.standard_error
-        scores.mean_gain[block] = found.mean_gain
-        scores.num_anchors[block] = found.num_anchors
+        found = _block_scores(zero_shot, one_shot[block], scale)
+        for name, column in columns.items():
+            column[block] = getattr(found, name)
     return scores
 
 
-def _block_scores(zero_shot: FloatArray, one_shot: FloatArray) -> GoldenScores:
+def _block_scores(zero_shot: FloatArray, one_shot: FloatArray, scale: AnchorScale) -> GoldenScores:
     """Score some candidates; the float64 arrays of this function do not grow with the pool."""
-    scored = ~np.isnan(one_shot) & ~np.isnan(zero_shot)
+    gains, scored = gains_of(zero_shot, one_shot)
     num_anchors = scored.sum(axis=1)
     wins = (scored & (one_shot > zero_shot)).sum(axis=1)
-    gain = np.where(scored, one_shot.astype(np.float64) - zero_shot.astype(np.float64), 0.0)
     has_score = num_anchors > 0
     divisor = np.where(has_score, num_anchors, 1)
     share = np.where(has_score, wins / divisor, np.nan)
-    mean_gain = np.where(has_score, gain.sum(axis=1) / divisor, np.nan)
-    return GoldenScores(share, standard_error(share, divisor), mean_gain, num_anchors.astype(np.int64))
+    standardised = np.where(scored, scale.standardise(gains), 0.0)
+    return GoldenScores(
+        golden_score=share,
+        standard_error=standard_error(share, divisor),
+        mean_gain=np.where(has_score, gains.sum(axis=1) / divisor, np.nan),
+        num_anchors=num_anchors.astype(np.int64),
+        mean_gain_error=error_of_mean(gains, scored),
+        gain=np.where(has_score, standardised.sum(axis=1) / divisor, np.nan),
+        gain_error=error_of_mean(standardised, scored),
+    )
 
 
 def standard_error(share: Any, num_anchors: Any) -> Any:
@@ -126,33 +152,37 @@ def combined_scores(by_set: Sequence[GoldenScores], how: str) -> GoldenScores:
 
     Args:
         by_set: scores of the same n candidates on each set.
-        how: `mean` takes the mean over the sets of golden score and mean gain, each set counting alike; `worst` takes
-            the golden score and standard error of the set with the lowest golden score, and the lowest mean gain.
+        how: `mean` takes the mean of each value over the sets, each set counting alike; `worst` takes the lowest of
+            the sets, of each value by itself, with the standard error that the value has in that set.
 
     Returns:
         The combined scores, arrays of shape `(n,)`; NaN if a candidate has no scored anchor in one of the sets.
 
     Example:
         >>> import numpy as np
-        >>> one = np.array([1])
-        >>> sets = [GoldenScores(np.array([p]), np.array([0.3]), np.array([p]), one) for p in (0.2, 0.6)]
-        >>> [round(float(combined_scores(sets, how).golden_score[0]), 2) for how in ("mean", "worst")]
-        [0.4, 0.2]
+        >>> sets = [golden_scores(np.zeros(2), np.array([gains])) for gains in ([-1.0, 1.0], [1.0, 1.0])]
+        >>> [float(combined_scores(sets, how).golden_score[0]) for how in ("mean", "worst")]
+        [0.75, 0.5]
     """
-    share = np.stack([scores.golden_score for scores in by_set])
-    error = np.stack([scores.standard_error for scores in by_set])
-    gain = np.stack([scores.mean_gain for scores in by_set])
-    num_anchors = np.sum([scores.num_anchors for scores in by_set], axis=0)
-    if how == "mean":
-        mean_error = np.sqrt(np.square(error).sum(axis=0)) / len(by_set)
-        return GoldenScores(share.mean(axis=0), mean_error, gain.mean(axis=0), num_anchors)
-    assert how == "worst", how
-    unscored = np.isnan(share).any(axis=0)
-    lowest = np.where(unscored, 0, np.nan_to_num(share).argmin(axis=0))
-    candidates = np.arange(share.shape[1])
-    return GoldenScores(
-        golden_score=np.where(unscored, np.nan, share[lowest, candidates]),
-        standard_error=np.where(unscored, np.nan, error[lowest, candidates]),
-        mean_gain=np.where(unscored, np.nan, gain.min(axis=0)),
-        num_anchors=num_anchors,
-    )
+    assert how in ("mean", "worst"), how
+    combine = _mean_of_sets if how == "mean" else _worst_of_sets
+    columns = {"num_anchors": np.sum([scores.num_anchors for scores in by_set], axis=0)}
+    for value, error in VALUES:
+        values = np.stack([getattr(scores, value) for scores in by_set])
+        errors = np.stack([getattr(scores, error) for scores in by_set])
+        columns[value], columns[error] = combine(values, errors)
+    return GoldenScores(**columns)
+
+
+def _mean_of_sets(values: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Return the mean over the sets of each row's values, and its standard error; `(s, n)` to `(n,)`."""
+    return values.mean(axis=0), np.sqrt(np.square(errors).sum(axis=0)) / len(values)
+
+
+def _worst_of_sets(values: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Return the lowest of each row's values over the sets, and its standard error; `(s, n)` to `(n,)`."""
+    unscored = np.isnan(values).any(axis=0)
+    lowest = np.where(unscored, 0, np.nan_to_num(values).argmin(axis=0))
+    rows = np.arange(values.shape[1])
+    value = np.where(unscored, np.nan, values[lowest, rows])
+    return value, np.where(unscored, np.nan, errors[lowest, rows])

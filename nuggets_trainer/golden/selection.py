@@ -1,4 +1,4 @@
-"""From scores to the golden set: a selection rule, an order that breaks all ties, coverage, and limits."""
+"""From a ranking to the golden set: a selection rule, coverage, and limits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import numpy.typing as npt
 from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
 from nuggets_trainer.golden.coverage import cover, gain_spread
 from nuggets_trainer.golden.limits import Limits, quotas
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, num_kept, rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
 class Diversity:
-    """What a golden set is chosen by besides the golden score; arrays have one entry per pool row.
+    """What a golden set is chosen by besides the ranking; arrays have one entry per pool row.
 
     Attributes:
         gains: one-shot minus zero-shot log-prob, `(n, m)`, nats per token, NaN where a pair is not scored; None if
@@ -48,25 +49,33 @@ class GoldenSet:
         golden_score: golden score of each candidate kept, `(k,)`.
         standard_error: standard error of each golden score, `(k,)`.
         mean_gain: mean gain of each candidate kept, `(k,)`, nats per token.
+        mean_gain_error: standard error of each mean gain, `(k,)`, nats per token.
+        gain: standardised gain of each candidate kept, `(k,)`, in deviations; NaN if it is not known.
+        gain_error: standard error of each standardised gain, `(k,)`, in deviations.
         rule: name and value of the selection rule, e.g. `("top_fraction", 0.1)`.
         num_rows: number of rows in the pool.
         num_candidates: number of rows that the set was chosen from; the others were dropped.
         pool_golden_score_mean: mean golden score of all candidates, to compare with that of the set; None after a
             race, which does not score all of them on all anchors.
-        cut: golden score of the last candidate kept.
-        ties_at_cut: number of candidates of the pool whose golden score equals `cut`.
-        ties_kept: number of these that are in the set; the others lost on mean gain or pool index.
+        cut: value of the last candidate kept: its golden score, or the gain that rows are ranked by.
+        ties_at_cut: number of candidates of the pool whose value equals `cut`.
+        ties_kept: number of these that are in the set; the others lost on the tie-breaker or the pool index.
         passed_over: number of candidates that were left out, by reason: `full_group`, `near_duplicate`.
         spread: figures on how the gains are spread over the anchors (`coverage.GainSpread`), and the same figures of
             the ranking's set (`ranking_coverage`, ...); empty without coverage.
         num_unlike_ranking: number of rows in the ranking's set that are not in this one; None if this is the ranking.
         groups: number of `candidates` in each group and of those `kept`, largest group first; empty without quotas.
+        rank_by: value that the rows are ranked by: `golden_score`, `gain` or `mean_gain`.
+        pool_mean: mean of that value over all candidates; None after a race.
     """
 
     indices: Ints
     golden_score: Floats
     standard_error: Floats
     mean_gain: Floats
+    mean_gain_error: Floats
+    gain: Floats
+    gain_error: Floats
     rule: tuple[str, float]
     num_rows: int
     num_candidates: int
@@ -78,22 +87,40 @@ class GoldenSet:
     spread: dict[str, float] = field(default_factory=dict)
     num_unlike_ranking: int | None = None
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
+    rank_by: str = "golden_score"
+    pool_mean: float | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def ranked(self) -> RankedValue:
+        """Names and unit of the value that the rows are ranked by."""
+        return RANKED_VALUES[self.rank_by]
+
+    @property
+    def value(self) -> Floats:
+        """Value that each candidate kept is ranked by, `(k,)`."""
+        values: Floats = getattr(self, self.ranked.name)
+        return values
+
+    @property
+    def value_error(self) -> Floats:
+        """Standard error of each value, `(k,)`; NaN where it is not known."""
+        errors: Floats = getattr(self, self.ranked.error)
+        return errors
 
     def describe(self) -> str:
         """Return the selection in one line."""
         name, value = self.rule
         amount = f"{value:,}" if name == "top_k" else f"{value:g}"
         ties = counted(self.ties_at_cut, "candidate ties", "candidates tie")
-        what, how = "this", "by mean gain, then index"
+        what, how = "this", f"by {RANKED_VALUES[self.ranked.tie_breaker].words}, then index"
         if self.spread:
             what, how = "coverage", "by coverage"
-        error = self.standard_error[-1]
         parts = [
             f"golden set: {len(self):,} of {counted(self.num_candidates, 'candidate')} ({name}={amount}), "
-            f"golden score {self.golden_score[0]:.3f} to {self.cut:.3f} (standard error at the cut {error:.3f})",
+            f"{self._describe_values()}",
             f"{ties} at the cut, {self.ties_kept:,} kept ({how})",
         ]
         for reason, count in self.passed_over.items():
@@ -105,6 +132,15 @@ class GoldenSet:
         if self.spread:
             parts.append(self._describe_spread())
         return "; ".join(parts)
+
+    def _describe_values(self) -> str:
+        """Write the best and the last value with its standard error."""
+        ranked, error = self.ranked, self.value_error[-1]
+        known_error = "unknown" if np.isnan(error) else ranked.write(error)
+        return (
+            f"{ranked.words} {ranked.write(self.value[0])} to {ranked.write(self.cut)}{ranked.unit} "
+            f"(standard error at the cut {known_error})"
+        )
 
     def _describe_spread(self) -> str:
         """Write each figure of the spread beside that of the ranking."""
@@ -124,9 +160,13 @@ class GoldenSet:
         }
         if self.pool_golden_score_mean is not None:
             numbers["pool_golden_score_mean"] = self.pool_golden_score_mean
+        if self.pool_mean is not None:
+            numbers[f"pool_{self.rank_by}_mean"] = self.pool_mean
+        numbers["golden_score_mean"] = float(self.golden_score.mean())
+        if self.rank_by == "gain":
+            numbers["gain_mean"] = float(self.gain.mean())
         numbers |= {
-            "golden_score_mean": float(self.golden_score.mean()),
-            "golden_score_cut": self.cut,
+            f"{self.rank_by}_cut": self.cut,
             "mean_gain": float(self.mean_gain.mean()),
             "ties_at_cut": self.ties_at_cut,
             "ties_kept": self.ties_kept,
@@ -139,42 +179,22 @@ class GoldenSet:
         return numbers
 
 
-def rank_candidates(scores: GoldenScores) -> Ints:
-    """Rank all candidates that have a score.
-
-    Candidates are ordered by golden score (highest first), then by mean gain (highest first), then by pool index
-    (lowest first). This order is total, so it is the same on every machine.
-
-    Args:
-        scores: scores of the whole pool, `(n,)`.
-
-    Returns:
-        Pool indices, best first.
-
-    Example:
-        >>> import numpy as np
-        >>> one = np.ones(4)
-        >>> rank_candidates(GoldenScores(np.array([.5, .9, np.nan, .9]), one, np.array([0, .1, 0, .2]), one)).tolist()
-        [3, 1, 0]
-    """
-    order = np.lexsort((np.arange(len(scores.golden_score)), -scores.mean_gain, -scores.golden_score))
-    return order[~np.isnan(scores.golden_score[order])].astype(np.int64)
-
-
 def select_golden_set(
     scores: GoldenScores,
     rule: tuple[str, float],
     num_candidates: int | None = None,
     diversity: Diversity | None = None,
+    rank_by: str = "golden_score",
 ) -> GoldenSet:
     """Keep the best candidates by one rule.
 
     Args:
         scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race.
         rule: name and value of the rule. `("top_fraction", f)` keeps `max(1, round(f * candidates))` rows,
-            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps scores strictly above t.
+            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t.
         num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
         diversity: further criteria of the choice; None for a ranking.
+        rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`.
 
     Returns:
         The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
@@ -185,45 +205,52 @@ def select_golden_set(
 
     Example:
         >>> import numpy as np
-        >>> p = np.array([.2, .8, .8, .4])
-        >>> golden = select_golden_set(GoldenScores(p, p, p, p), ("top_k", 1))
+        >>> from nuggets_trainer.golden.scores import golden_scores
+        >>> scores = golden_scores(np.zeros(2), np.array([[-1.0, 0.5], [1.0, 1.0], [1.0, 2.0], [-1.0, -1.0]]))
+        >>> golden = select_golden_set(scores, ("top_k", 1))
         >>> golden.indices.tolist(), golden.cut, golden.ties_at_cut, golden.ties_kept
-        ([1], 0.8, 2, 1)
+        ([2], 1.0, 2, 1)
     """
-    order = rank_candidates(scores)
+    ranked = RANKED_VALUES[rank_by]
+    values, order = ranked.of(scores), rank_candidates(scores, rank_by)
     num_scored = len(order)
     if num_candidates is None:
         num_candidates = num_scored
-    pool_mean = None
+    pool_mean = pool_golden_score_mean = None
     if num_candidates == num_scored and num_scored:
-        pool_mean = float(scores.golden_score[order].mean())
-    k = _num_kept(scores.golden_score[order], len(scores.golden_score), num_candidates, rule)
+        pool_mean, pool_golden_score_mean = float(values[order].mean()), float(scores.golden_score[order].mean())
+    k = num_kept(values[order], len(values), num_candidates, rule, ranked)
     if rule[0] == "threshold":
         order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
     num_unlike_ranking = None
     if diversity is None:
         chosen = _Choice(np.arange(k))
     else:
-        chosen = _choose_diverse(scores, order, k, diversity)
+        chosen = _choose_diverse(values, order, k, diversity, rank_by)
         num_unlike_ranking = k - int((chosen.places < k).sum())
     kept = order[chosen.places]
-    cut = float(scores.golden_score[kept[-1]])
+    cut = float(values[kept[-1]])
     return GoldenSet(
         indices=kept,
         golden_score=scores.golden_score[kept],
         standard_error=scores.standard_error[kept],
         mean_gain=scores.mean_gain[kept],
+        mean_gain_error=scores.mean_gain_error[kept],
+        gain=scores.gain[kept],
+        gain_error=scores.gain_error[kept],
         rule=rule,
-        num_rows=len(scores.golden_score),
+        num_rows=len(values),
         num_candidates=num_candidates,
-        pool_golden_score_mean=pool_mean,
+        pool_golden_score_mean=pool_golden_score_mean,
         cut=cut,
-        ties_at_cut=int((scores.golden_score == cut).sum()),
-        ties_kept=int((scores.golden_score[kept] == cut).sum()),
+        ties_at_cut=int((values == cut).sum()),
+        ties_kept=int((values[kept] == cut).sum()),
         passed_over=chosen.passed_over,
         spread=chosen.spread,
         num_unlike_ranking=num_unlike_ranking,
         groups=chosen.groups,
+        rank_by=rank_by,
+        pool_mean=pool_mean,
     )
 
 
@@ -237,7 +264,7 @@ class _Choice:
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def _choose_diverse(scores: GoldenScores, order: Ints, k: int, diversity: Diversity) -> _Choice:
+def _choose_diverse(values: Floats, order: Ints, k: int, diversity: Diversity, rank_by: str) -> _Choice:
     """Choose k places of the ranking `order`, within the limits and by coverage if it has a weight."""
     groups = places_by_group = embeddings = None
     if diversity.groups is not None:
@@ -252,7 +279,11 @@ def _choose_diverse(scores: GoldenScores, order: Ints, k: int, diversity: Divers
         return _Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places))
     assert diversity.gains is not None
     gains = diversity.gains[order]
-    places = np.sort(cover(gains, scores.golden_score[order], k, diversity.coverage_weight, limits.admit))
+    quality = values[order]
+    if rank_by != "golden_score":
+        # Coverage needs a quality of 0 or more. Counted from the worst candidate, a gain keeps the order of the rows.
+        quality = quality - quality.min()
+    places = np.sort(cover(gains, quality, k, diversity.coverage_weight, limits.admit))
     spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
     for name, value in vars(gain_spread(gains, np.arange(k))).items():
         spread[f"ranking_{name}"] = value
@@ -265,27 +296,3 @@ def _group_counts(groups: Sequence[str] | None, places: Ints) -> dict[str, dict[
         return {}
     kept = Counter(groups[place] for place in places)
     return {name: {"candidates": number, "kept": kept[name]} for name, number in Counter(groups).most_common()}
-
-
-def _num_kept(ranked_scores: Floats, num_rows: int, num_candidates: int, rule: tuple[str, float]) -> int:
-    """Count the candidates that the rule keeps."""
-    name, value = rule
-    if len(ranked_scores) == 0:
-        raise ValueError(f"No candidate has a score: all {num_rows} rows of the pool were dropped.")
-    if name == "top_k":
-        if value > len(ranked_scores):
-            raise ValueError(
-                f"`top_k` must be at most the number of rows with a score ({len(ranked_scores):,} of {num_rows:,}), "
-                f"got {int(value):,}. Lower `top_k` or use `top_fraction`."
-            )
-        return int(value)
-    if name == "top_fraction":
-        return max(1, round(value * num_candidates))
-    assert name == "threshold", name
-    kept = int((ranked_scores > value).sum())
-    if kept == 0:
-        raise ValueError(
-            f"`threshold` must be below the best golden score ({ranked_scores[0]:.4f}), got {value}. Lower it, or use "
-            "`top_fraction`."
-        )
-    return kept

@@ -167,7 +167,13 @@ def _choose_and_write(
     pool, config, score_dir = session.pool, session.config, session.request.score_dir
     candidates = np.array(rendered.candidates, dtype=np.int64)
     collected = collect(
-        result.outcome, rendered.anchor_set, candidates, len(pool), config.combine_anchor_sets, session.scratch
+        result.outcome,
+        rendered.anchor_set,
+        candidates,
+        rendered.keys,
+        len(pool),
+        config.combine_anchor_sets,
+        session.scratch,
     )
     dropped = rendered.dropped | collected.dropped
     check_selectable(config, len(pool), dropped)  # again: rows without a finite log-prob are dropped now
@@ -175,7 +181,8 @@ def _choose_and_write(
     diversity = diversity_of(
         config, row_groups(pool, config), embeddings, collected.anchors.zero_shot, collected.one_shot
     )
-    golden_set = select_golden_set(scores, config.selection_rule, len(pool) - len(dropped), diversity)
+    num_candidates = len(pool) - len(dropped)
+    golden_set = select_golden_set(scores, config.selection_rule, num_candidates, diversity, config.rank_by)
     about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
     write_results(score_dir, scores, collected.one_shot, golden_set, about)
     for line in describe_results(scores, golden_set):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
-
-if TYPE_CHECKING:
-    pass
 
 RULES = ("top_fraction", "top_k", "threshold")
 BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
@@ -25,28 +23,28 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
 
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
-        config: options of selection; the rule is read. None takes the default rule.
+        config: options of selection; the rule and `rank_by` are read. None takes the defaults.
 
     Raises:
         FileNotFoundError: if nothing was scored there.
-        ValueError: if the golden set of the run or of the config is not a ranking; or if rows that a race stopped
-            could be in the golden set. The error says what to run.
+        ValueError: if the golden set of the run or of the config is not a ranking; if rows that a race stopped could
+            be in the golden set; or if an earlier version wrote no gains. The error says what to run.
     """
     config = config or NuggetsConfig()
     wanted = _beyond_ranking(vars(config))
     if wanted:
         raise ValueError(
-            f"{wanted} needs all gains, but `select_again` reads golden scores only. Run `nuggets score` with the new "
+            f"{wanted} needs all pairs, but `select_again` reads scores only. Run `nuggets score` with the new "
             "options on the same `score_dir`: it finds every pair in the store."
         )
     run_config = read_config(score_dir)
     used = _beyond_ranking(run_config)
     if used:
         raise ValueError(
-            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows by their "
-            "golden score. Run the same `nuggets score` again with the new rule: it finds every pair in the store."
+            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows. "
+            "Run the same `nuggets score` again with the new rule: it finds every pair in the store."
         )
-    return choose_by_rule(read_scores(score_dir), config.selection_rule, run_config)
+    return choose_by_rule(read_scores(score_dir), config.selection_rule, run_config, config.rank_by)
 
 
 def _beyond_ranking(config: dict[str, Any]) -> str:
@@ -54,16 +52,19 @@ def _beyond_ranking(config: dict[str, Any]) -> str:
     return " and ".join(f"`{name}`" for name in BEYOND_RANKING if config.get(name) is not None)
 
 
-def choose_by_rule(stored: StoredScores, rule: tuple[str, float], run_config: dict[str, Any]) -> GoldenSet:
+def choose_by_rule(
+    stored: StoredScores, rule: tuple[str, float], run_config: dict[str, Any], rank_by: str = "golden_score"
+) -> GoldenSet:
     """Choose by a rule, if the scores suffice for it.
 
     Args:
         stored: scores of an earlier run.
         rule: name and value of the selection rule.
         run_config: config of that run, for the error.
+        rank_by: value to rank by.
 
     Raises:
-        ValueError: if a row that a race stopped could be in the golden set.
+        ValueError: if a row that a race stopped could be in the golden set, or if rows lack the value.
     """
     name, value = rule
     if name == "top_k" and value > stored.num_candidates:
@@ -71,10 +72,30 @@ def choose_by_rule(stored: StoredScores, rule: tuple[str, float], run_config: di
             f"`top_k={value:.0f}` is larger than the usable pool: {stored.num_candidates:,} rows can be scored. Lower "
             "it."
         )
-    reason = _why_not_enough(stored, rule)
-    if reason is not None:
-        raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
-    return select_golden_set(stored, rule, stored.num_candidates)
+    if rank_by != "golden_score":
+        _check_all_have(stored, RANKED_VALUES[rank_by])
+    else:
+        reason = _why_not_enough(stored, rule)
+        if reason is not None:
+            raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
+    return select_golden_set(stored, rule, stored.num_candidates, rank_by=rank_by)
+
+
+def _check_all_have(stored: StoredScores, ranked: RankedValue) -> None:
+    """Refuse to rank by a gain that candidates lack: a gain has no bound that they could be ruled out by."""
+    num_without = stored.num_candidates - int((~np.isnan(ranked.of(stored))).sum())
+    if not num_without:
+        return
+    if stored.eliminated.any():
+        reason = "because a race stopped rows before their last anchor"
+    else:
+        reason = "because an earlier version of nuggets_trainer wrote the file"
+    raise ValueError(
+        f"`rank_by={ranked.name}` needs the {ranked.words} of all candidates, but {num_without:,} of "
+        f"{stored.num_candidates:,} have none, {reason}. Run the command that scored the pool again, on the same "
+        f"`score_dir`, with `--rank_by {ranked.name}`: it scores what is missing, reuses the rest, and writes this "
+        "golden set."
+    )
 
 
 def _why_not_enough(stored: StoredScores, rule: tuple[str, float]) -> str | None:
@@ -144,4 +165,10 @@ def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
 
 def as_json(golden_set: GoldenSet) -> dict[str, Any]:
     """Return the golden set as numbers and lists."""
-    return {"rule": dict([golden_set.rule]), **golden_set.summary(), "indices": golden_set.indices.tolist()}
+    rule = dict([golden_set.rule])
+    return {
+        "rule": rule,
+        "rank_by": golden_set.rank_by,
+        **golden_set.summary(),
+        "indices": golden_set.indices.tolist(),
+    }

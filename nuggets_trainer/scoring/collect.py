@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.golden.gains import anchor_scale, gain_pilot
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores, combined_scores, golden_scores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.blocks import blocks
@@ -62,6 +63,7 @@ def collect(
     outcome: Outcome,
     anchor_set: AnchorSet,
     candidates: npt.NDArray[np.int64],
+    keys: list[str],
     num_rows: int,
     combine_anchor_sets: str,
     scratch: Scratch,
@@ -72,6 +74,7 @@ def collect(
         outcome: result of the schedule.
         anchor_set: the anchors.
         candidates: pool indices of the candidates, `(c,)`.
+        keys: content hashes of the candidates, `(c,)`, by which the pilot of the gains is chosen.
         num_rows: number of rows of the pool.
         combine_anchor_sets: `mean` or `worst`.
         scratch: makes the `(n, m)` array.
@@ -91,13 +94,18 @@ def collect(
         dropped |= dict.fromkeys(rows[~finite].tolist(), "non_finite_log_prob")
         one_shot[rows[finite][:, None], anchor_set.usable] = np.where(computed, log_probs, np.nan)[finite]
         upper_bound[rows[finite]] = bounds[finite]
-    scores, by_set = _golden_scores(anchors, one_shot, combine_anchor_sets)
+    pilot_of_gains = candidates[gain_pilot(keys)]
+    # The gains of rows that a race stopped are not a random part, so a pilot that lacks some gives no scale.
+    has_scale = bool(np.isnan(upper_bound[pilot_of_gains]).all())
+    scores, by_set = _golden_scores(anchors, one_shot, pilot_of_gains, combine_anchor_sets)
     for i in candidates[np.isnan(scores.golden_score[candidates])].tolist():
         dropped.setdefault(i, "no_scored_anchor")  # with several sets: in one of them
+    # A candidate that was scored on some anchors has no golden score and no gain, only a bound.
     fields = dict(vars(scores))
-    # A candidate that was scored on some anchors has no golden score, only a bound.
-    for name in ("golden_score", "standard_error", "mean_gain"):
+    for name in sorted(set(fields) - {"num_anchors"}):
         fields[name] = np.where(np.isnan(upper_bound), fields[name], np.nan)
+    if not has_scale:
+        fields |= {"gain": np.full(num_rows, np.nan), "gain_error": np.full(num_rows, np.nan)}
     pilot: list[int] = []
     if not np.isnan(upper_bound).all():  # else every row with a golden score is as random as the pilot
         pilot = [i for i in candidates[outcome.pilot].tolist() if i not in dropped and np.isnan(upper_bound[i])]
@@ -105,16 +113,20 @@ def collect(
 
 
 def _golden_scores(
-    anchors: AnchorScores, one_shot: npt.NDArray[np.float32], combine_anchor_sets: str
+    anchors: AnchorScores,
+    one_shot: npt.NDArray[np.float32],
+    pilot: npt.NDArray[np.int64],
+    combine_anchor_sets: str,
 ) -> tuple[GoldenScores, dict[str, GoldenScores]]:
-    """Golden scores, and those on each anchor set where there are several."""
-    names = list(dict.fromkeys(anchors.set_names))
-    if len(names) == 1:
-        return golden_scores(anchors.zero_shot, one_shot), {}
+    """Score all rows, and by anchor set where there are several; each set has its own common deviation."""
     by_set = {}
-    for name in names:
+    for name in dict.fromkeys(anchors.set_names):
         columns = np.flatnonzero([own == name for own in anchors.set_names])
-        by_set[name] = golden_scores(anchors.zero_shot[columns], one_shot[:, columns])
+        zero_shot = anchors.zero_shot[columns]
+        pairs = one_shot if len(columns) == len(anchors) else one_shot[:, columns]
+        by_set[name] = golden_scores(zero_shot, pairs, anchor_scale(zero_shot, pairs[pilot]))
+    if len(by_set) == 1:
+        return next(iter(by_set.values())), {}
     return combined_scores(list(by_set.values()), combine_anchor_sets), by_set
 
 

@@ -104,6 +104,9 @@ def read_scores(score_dir: Place) -> StoredScores:
         standard_error=_floats(table, "standard_error"),
         mean_gain=_floats(table, "mean_gain"),
         num_anchors=_counts(table, "num_anchors"),
+        mean_gain_error=_floats(table, "mean_gain_error"),
+        gain=_floats(table, "gain"),
+        gain_error=_floats(table, "gain_error"),
         upper_bound=_floats(table, "upper_bound"),
         rank=_counts(table, "rank"),
         selected=table["selected"].to_numpy(),
@@ -142,7 +145,9 @@ def are_scored_rows(scores: StoredScores, pool_sha256: str, pool: Pool) -> bool:
 
 
 def _floats(table: pa.Table, column: str) -> Floats:
-    """Return a column as float64, NaN for null."""
+    """Return a column as float64, NaN for null; all NaN if an earlier version wrote the table without it."""
+    if column not in table.column_names:
+        return np.full(len(table), np.nan)
     return np.asarray(table[column].to_numpy(), dtype=np.float64)
 
 

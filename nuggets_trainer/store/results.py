@@ -2,7 +2,7 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`; with several anchor sets also `golden_score_<set>` of each |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each |
 | anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`; with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
@@ -20,8 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores
-from nuggets_trainer.golden.selection import GoldenSet, rank_candidates
+from nuggets_trainer.golden.selection import GoldenSet
 from nuggets_trainer.store.files import Place, join, stream_atomically, write_atomically
 from nuggets_trainer.wording import counted, duration, tally
 
@@ -177,7 +178,7 @@ def write_results(
 def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
     n = len(scores)
     rank = np.zeros(n, dtype=np.int64)
-    order = rank_candidates(scores)
+    order = rank_candidates(scores, golden_set.rank_by)
     rank[order] = np.arange(1, len(order) + 1)
     selected = np.zeros(n, dtype=np.bool_)
     selected[golden_set.indices] = True
@@ -191,6 +192,9 @@ def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
         "dropped": pa.array(scores.dropped, pa.string()),
         "rank": pa.array(rank, mask=rank == 0),
         "selected": pa.array(selected),
+        "mean_gain_error": _nullable(scores.mean_gain_error),
+        "gain": _nullable(scores.gain),
+        "gain_error": _nullable(scores.gain_error),
     }
     for name, own in scores.by_set.items():
         columns[BY_SET + name] = _nullable(own.golden_score)

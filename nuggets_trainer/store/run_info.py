@@ -90,6 +90,7 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
         },
         "length_unit": length_unit(pool),
         "rule": list(golden_set.rule),
+        "rank_by": golden_set.rank_by,
         "golden_set": golden_set.summary(),
         "groups": golden_set.groups,
         "scoring": scores.summary(),

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nuggets_trainer.data.row import Row, UnusableRowError, content_text, joined_text
-from nuggets_trainer.golden.selection import rank_candidates
+from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.store.files import Place, join, write_atomically
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _pool_rows(pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: De
 
 def _rejected(scores: PoolScores, golden_set: GoldenSet) -> Ints:
     """Pool indices of some candidates that were not kept: the next ones, the lowest, and others at random."""
-    ranked = rank_candidates(scores)
+    ranked = rank_candidates(scores, golden_set.rank_by)
     not_kept = ranked[~np.isin(ranked, golden_set.indices)]
     eliminated = np.flatnonzero(~np.isnan(scores.upper_bound))
     candidates = np.concatenate([not_kept, eliminated])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.config.removed import REMOVED
+from nuggets_trainer.golden.scores import VALUES
 from nuggets_trainer.golden.selection import GoldenSet
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.training.settings import changed_settings, describe_changes, read_training_options
@@ -127,8 +129,10 @@ def load_selection(
     reselection = fields.pop("reselection", None)
     fields["rule"] = tuple(fields["rule"])
     fields["indices"] = np.array(fields["indices"], dtype=np.int64)
-    for name in ("golden_score", "standard_error", "mean_gain"):
-        fields[name] = np.array(fields[name], dtype=np.float64)
+    unknown = [math.nan] * len(fields["indices"])  # of a checkpoint that an earlier version wrote
+    for value, error in VALUES:
+        for name in (value, error):
+            fields[name] = np.array(fields.get(name, unknown), dtype=np.float64)
     golden_set = GoldenSet(**fields)
     return golden_set, None if reselection is None else Reselection(**reselection)
 

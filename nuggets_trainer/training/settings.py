@@ -42,7 +42,12 @@ IF_SET = (
     "max_similarity",
 )
 # Options that are named only if they are not the default, for the same reason.
-UNLESS_DEFAULT = {"reselect": "no", "group_quota": "proportional", "combine_anchor_sets": "mean"}
+UNLESS_DEFAULT = {
+    "reselect": "no",
+    "group_quota": "proportional",
+    "combine_anchor_sets": "mean",
+    "rank_by": "golden_score",
+}
 # Options of training that change what a job gives. The number of processes is left out: it may change.
 TRAINING_OPTIONS = (
     "learning_rate",

@@ -116,7 +116,8 @@ def collect_all(zero_shot: FloatArray, matrix: FloatArray, scratch: Scratch) -> 
     rows = np.arange(len(matrix))
     excluded = scratch.full(matrix.shape, False, np.bool_)
     outcome = Outcome(zero_shot, matrix, rows, excluded, np.full(len(matrix), np.nan), np.zeros(0, dtype=np.int64))
-    return collect(outcome, anchor_set, rows, len(matrix), "mean", scratch)
+    keys = list(map("{:032x}".format, rows.tolist()))
+    return collect(outcome, anchor_set, rows, keys, len(matrix), "mean", scratch)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from nuggets_trainer.golden.limits import Limits, quotas
+from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores
-from nuggets_trainer.golden.selection import Diversity, rank_candidates, select_golden_set
+from nuggets_trainer.golden.selection import Diversity, select_golden_set
 
 
 def scores_of(golden_score, mean_gain=None) -> GoldenScores:
     p = np.asarray(golden_score, dtype=np.float64)
     gain = np.zeros(len(p)) if mean_gain is None else np.asarray(mean_gain, dtype=np.float64)
-    return GoldenScores(p, np.sqrt(np.abs(p * (1 - p)) / 10), gain, np.where(np.isnan(p), 0, 10))
+    error = np.sqrt(np.abs(p * (1 - p)) / 10)
+    return GoldenScores(p, error, gain, np.where(np.isnan(p), 0, 10), error, gain, error)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores
-from nuggets_trainer.golden.selection import rank_candidates, select_golden_set
+from nuggets_trainer.golden.selection import select_golden_set
 
 
 def scores_of(golden_score, mean_gain=None) -> GoldenScores:
@@ -19,7 +20,7 @@ def scores_of(golden_score, mean_gain=None) -> GoldenScores:
     )
     num_anchors = np.where(np.isnan(golden_score), 0, 10)
     error = np.sqrt(golden_score * (1 - golden_score) / 10)
-    return GoldenScores(golden_score, error, mean_gain, num_anchors)
+    return GoldenScores(golden_score, error, mean_gain, num_anchors, error / 2, mean_gain, error)
 
 
 def random_scores(seed: int, n: int = 60) -> GoldenScores:

@@ -76,16 +76,20 @@ def test_several_sets_are_scored_as_each_alone_and_then_combined(how, llama, tok
 
 def test_a_set_of_more_anchors_weighs_no_more():
     """Pooled, the larger set would have five sixths of the say."""
-    one = [GoldenScores(*(np.array([x]) for x in (p, 0.1, p - 0.5)), np.array([m])) for p, m in ((0.2, 2), (0.8, 10))]
+    one = []
+    for p, m in ((0.2, 2), (0.8, 10)):
+        one.append(GoldenScores(*(np.array([x]) for x in (p, 0.1, p - 0.5, m, 0.1, 2 * p, 0.3))))
     mean, worst = combined_scores(one, "mean"), combined_scores(one, "worst")
     assert mean.golden_score[0] == 0.5 and mean.num_anchors[0] == 12
     assert mean.standard_error[0] == pytest.approx(np.sqrt(0.02) / 2)
+    assert mean.gain[0] == 1.0 and mean.gain_error[0] == pytest.approx(np.sqrt(0.18) / 2)
     assert (worst.golden_score[0], worst.standard_error[0], worst.mean_gain[0]) == (0.2, 0.1, -0.3)
+    assert (worst.gain[0], worst.gain_error[0], worst.mean_gain_error[0]) == (0.4, 0.3, 0.1)
 
 
 def test_without_a_scored_anchor_in_one_set_there_is_no_score():
     nan = np.full(1, np.nan)
-    halves = [GoldenScores(nan, nan, nan, np.array([0])), GoldenScores(*[np.ones(1)] * 3, np.array([2]))]
+    halves = [GoldenScores(nan, nan, nan, np.array([0]), nan, nan, nan), GoldenScores(*[np.ones(1)] * 7)]
     for how in ("mean", "worst"):
         assert np.isnan(combined_scores(halves, how).golden_score[0])
 

@@ -28,7 +28,7 @@ def test_another_rule_gives_the_golden_set_of_scoring_with_it(llama, tokenizer, 
 
 def test_a_ranking_cannot_give_what_needs_all_gains(llama, tokenizer, tmp_path):
     scored(llama, tokenizer, tmp_path / "ranked", top_k=3)
-    with pytest.raises(ValueError, match="`coverage_weight` needs all gains, but `select_again` reads golden scores"):
+    with pytest.raises(ValueError, match="`coverage_weight` needs all pairs, but `select_again` reads scores only"):
         select_again(tmp_path / "ranked", NuggetsConfig(coverage_weight=0.5))
     scored(llama, tokenizer, tmp_path / "covered", top_k=3, coverage_weight=0.5)
     with pytest.raises(ValueError, match="was chosen with `coverage_weight`, but `nuggets select` can only rank"):

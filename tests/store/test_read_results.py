@@ -22,7 +22,7 @@ ONE_SHOT = np.array([[-1, -0.5], [-3, -0.5], [np.nan, np.nan], [-3, np.nan]], dt
 def written(tmp_path):
     """Four rows: two scored, one dropped, one eliminated by a race after its first anchor."""
     fields = vars(golden_scores(ZERO_SHOT, ONE_SHOT))
-    for name in ("golden_score", "standard_error", "mean_gain"):
+    for name in set(fields) - {"num_anchors"}:
         fields[name][3] = np.nan
     scores = PoolScores(
         **fields,
@@ -41,7 +41,7 @@ def written(tmp_path):
 def test_scores_come_back_as_they_were_written(written):
     score_dir, scores = written
     stored = read_scores(score_dir)
-    for name in ("golden_score", "standard_error", "mean_gain", "upper_bound", "num_anchors"):
+    for name in ("golden_score", "standard_error", "mean_gain", "gain", "gain_error", "upper_bound", "num_anchors"):
         np.testing.assert_array_equal(getattr(stored, name), getattr(scores, name))
     assert stored.selected.tolist() == [True, False, False, False] and stored.rank.tolist() == [1, 2, 0, 0]
     assert [stored.reasons[code] if code >= 0 else None for code in stored.reason] == scores.dropped

@@ -1,0 +1,120 @@
+"""The number that rows are ranked by, the order that breaks all ties, and how many rows a rule keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nuggets_trainer.golden.arrays import Floats, Ints
+from nuggets_trainer.golden.scores import GoldenScores
+
+
+@dataclass(frozen=True)
+class RankedValue:
+    """A number that rows can be ranked by, and how it is written for people.
+
+    Attributes:
+        name: name of the array in `GoldenScores`.
+        error: name of the array with its standard errors.
+        tie_breaker: name of the array that decides between equal values.
+        words: name in a sentence.
+        unit: unit behind a number, after a space; "" for a share.
+        decimals: digits after the point.
+    """
+
+    name: str
+    error: str
+    tie_breaker: str
+    words: str
+    unit: str
+    decimals: int
+
+    def of(self, scores: GoldenScores) -> Floats:
+        """Return the value of each row, `(n,)`; NaN where the row has none."""
+        values: Floats = getattr(scores, self.name)
+        return values
+
+    def write(self, value: float) -> str:
+        """Write a value or its standard error, without the unit.
+
+        Example:
+            >>> RANKED_VALUES["mean_gain"].write(0.01234)
+            '0.0123'
+        """
+        return f"{value:.{self.decimals}f}"
+
+
+RANKED_VALUES = {
+    "golden_score": RankedValue("golden_score", "standard_error", "mean_gain", "golden score", "", 3),
+    "gain": RankedValue("gain", "gain_error", "golden_score", "standardised gain", " deviations", 3),
+    "mean_gain": RankedValue("mean_gain", "mean_gain_error", "golden_score", "mean gain", " nats per token", 4),
+}
+
+
+def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score") -> Ints:
+    """Rank all candidates that have a score.
+
+    Candidates are ordered by the chosen value (highest first), then by mean gain, or by golden score if a gain is the
+    chosen value (highest first), then by pool index (lowest first). This order is total, so it is the same on every
+    machine.
+
+    Args:
+        scores: scores of the whole pool, `(n,)`.
+        rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`.
+
+    Returns:
+        Pool indices, best first.
+
+    Example:
+        >>> import numpy as np
+        >>> from nuggets_trainer.golden.scores import golden_scores
+        >>> scores = golden_scores(np.zeros(3), np.array([[0.1, 0.1, -0.1], [0.9, -0.1, -0.1], [np.nan] * 3]))
+        >>> rank_candidates(scores).tolist(), rank_candidates(scores, rank_by="mean_gain").tolist()
+        ([0, 1], [1, 0])
+    """
+    ranked = RANKED_VALUES[rank_by]
+    values, tie_breaker = ranked.of(scores), getattr(scores, ranked.tie_breaker)
+    order = np.lexsort((np.arange(len(values)), -tie_breaker, -values))
+    return order[~np.isnan(values[order])].astype(np.int64)
+
+
+def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str, float], ranked: RankedValue) -> int:
+    """Count the candidates that a rule keeps.
+
+    Args:
+        values: values of the candidates that have one, best first.
+        num_rows: number of rows in the pool.
+        num_candidates: number of rows that have a value or were eliminated by a race.
+        rule: name and value of the rule, see `select_golden_set`.
+        ranked: names and unit of the values.
+
+    Raises:
+        ValueError: if the rule asks for more rows than have a value, or for none.
+    """
+    name, value = rule
+    if len(values) == 0 and num_candidates:
+        raise ValueError(
+            f"No row has a {ranked.words}, because a race left out what it needs. Score with `schedule='exact'` into "
+            "the same `score_dir`: it reuses what is stored."
+        )
+    if len(values) == 0:
+        raise ValueError(f"No candidate has a score: all {num_rows} rows of the pool were dropped.")
+    if name == "top_k":
+        if value > len(values):
+            raise ValueError(
+                f"`top_k` must be at most the number of rows with a score ({len(values):,} of {num_rows:,}), "
+                f"got {int(value):,}. Lower `top_k` or use `top_fraction`."
+            )
+        return int(value)
+    if name == "top_fraction":
+        return max(1, round(value * num_candidates))
+    assert name == "threshold", name
+    kept = int((values > value).sum())
+    if kept == 0:
+        best = f"{values[0]:.4f}{ranked.unit}"
+        raise ValueError(
+            f"`threshold` must be below the best {ranked.words} ({best}), got {value}. Lower it, or use "
+            "`top_fraction`."
+        )
+    return kept
