@@ -44,6 +44,10 @@ class AnchorScale:
     deviation: Floats
     num_rows: int
 
+    def of(self, anchors: Ints) -> AnchorScale:
+        """Return the scale of some anchors, `(len(anchors),)`; an anchor may be named more than once."""
+        return AnchorScale(self.mean[anchors], self.deviation[anchors], self.num_rows)
+
     def standardise(self, gains: FloatArray) -> Floats:
         """Measure gains in deviations of their anchors, `(n, m)` to `(n, m)`."""
         standardised: Floats = (gains - self.mean) / self.deviation

@@ -1,7 +1,7 @@
 """How far a golden set depends on the choice of anchors, and how many anchors would be enough.
 
-The functions take log-probs. Every pair must be scored: a race leaves out the pairs
-of candidates that are out of reach, and the pairs that are left are not a random part.
+The functions take log-probs. Every pair must be scored: a race leaves out the pairs of candidates that are out of
+reach, and the pairs that are left are not a random part.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from nuggets_trainer.golden.ranking import rank_candidates
-from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.gains import AnchorScale, anchor_scale
+from nuggets_trainer.golden.ranking import RANKED_VALUES, rank_candidates
+from nuggets_trainer.golden.scores import GoldenScores, golden_scores
 
 Floats = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
@@ -24,16 +25,19 @@ ENOUGH = 0.9  # share of the golden set that two sets of enough anchors have in 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How far golden scores depend on which anchors were taken.
+    """How far golden scores and gains depend on which anchors were taken.
 
     Attributes:
         num_candidates: number of candidates with a score.
         num_anchors: number of anchors that they were scored on.
         k: size of the golden set.
-        split_half: correlation of the golden scores from two random halves of the anchors, mean over splits.
-        golden_score: reliability of the score from all anchors, `2 r / (1 + r)` of `split_half` (Spearman-Brown): its
-            expected correlation with the score from as many other anchors of the same kind.
+        split_half: correlation of the values that rows are ranked by from two random halves of the anchors, mean over
+            splits.
+        golden_score: reliability of the score from all anchors, `2 r / (1 + r)` of the correlation r of halves
+            (Spearman-Brown): its expected correlation with the score from as many other anchors of the same kind.
         mean_gain: reliability of the mean gain, computed in the same way.
+        gain: reliability of the standardised gain, computed in the same way.
+        rank_by: value that the golden sets below are ranked by.
         halves_share: share of the golden set that two halves of the anchors have in common.
         stays: share of the golden set that stays if the anchors are drawn again with replacement, mean over draws.
         stays_interval: middle 95% of that share over the draws.
@@ -47,6 +51,8 @@ class Reliability:
     split_half: float
     golden_score: float
     mean_gain: float
+    gain: float
+    rank_by: str
     halves_share: float
     stays: float
     stays_interval: tuple[float, float]
@@ -60,9 +66,12 @@ class Reliability:
             two_digits = float(f"{self.enough_anchors:.2g}")
             enough = f"about {two_digits:,.0f} anchors would be enough for {ENOUGH:.0%}"
         low, high = self.stays_interval
+        values = []
+        for name, ranked in RANKED_VALUES.items():
+            halves = f" (correlation of halves {self.split_half:.2f})" if name == self.rank_by else ""
+            values.append(f"{getattr(self, name):.2f} of the {ranked.words}{halves}")
         return (
-            f"reliability {self.golden_score:.2f} of the golden score (correlation of halves {self.split_half:.2f}), "
-            f"{self.mean_gain:.2f} of the mean gain\n"
+            f"reliability {', '.join(values)}\n"
             f"with the anchors drawn again, {self.stays:.0%} of the golden set stays (95% of the draws: {low:.0%} to "
             f"{high:.0%})\n"
             f"golden sets from two halves of the {self.num_anchors} anchors have "
@@ -71,7 +80,12 @@ class Reliability:
 
 
 def measure_reliability(
-    zero_shot: FloatArray, one_shot: FloatArray, k: int, num_draws: int = 200, seed: int = 0
+    zero_shot: FloatArray,
+    one_shot: FloatArray,
+    k: int,
+    num_draws: int = 200,
+    seed: int = 0,
+    rank_by: str = "golden_score",
 ) -> Reliability:
     """Measure the reliability: split the anchors into halves, and draw them again, many times.
 
@@ -82,6 +96,7 @@ def measure_reliability(
         k: size of the golden set.
         num_draws: number of random splits, and of bootstrap samples.
         seed: seed of the splits and of the bootstrap.
+        rank_by: value that golden sets are ranked by; the scale of the gains is that of all candidates.
 
     Raises:
         ValueError: if a race left out pairs, if there are fewer than four anchors, or if there are not more than k
@@ -100,28 +115,53 @@ def measure_reliability(
         raise ValueError(f"Reliability needs at least {FEWEST_ANCHORS} anchors, got {m}. Give more anchors.")
     if not 0 < k < n:
         raise ValueError(f"`k` must be between 1 and {n - 1} (one less than the candidates with a score), got {k}.")
+    pairs = _Pairs(zero_shot, one_shot, anchor_scale(zero_shot, one_shot), rank_by)
     generator = np.random.default_rng(seed)
-    halves = np.empty((num_draws, 3))
+    correlations, share = np.empty((num_draws, len(RANKED_VALUES))), np.empty(num_draws)
     for draw in range(num_draws):
-        halves[draw] = _compare_halves(zero_shot, one_shot, k, generator.permutation(m))
-    by_score, by_gain, share = halves.mean(axis=0)
-    whole = _golden_set(zero_shot, one_shot, np.arange(m), k)
+        order = generator.permutation(m)
+        a, b = pairs.scores(order[: m // 2]), pairs.scores(order[m // 2 : 2 * (m // 2)])
+        correlations[draw] = [_pearson(ranked.of(a), ranked.of(b)) for ranked in RANKED_VALUES.values()]
+        share[draw] = _share_of(rank_candidates(a, rank_by)[:k], rank_candidates(b, rank_by)[:k])
+    whole = pairs.golden_set(np.arange(m), k)
     stays = np.empty(num_draws)
     for draw, anchors in enumerate(generator.integers(0, m, size=(num_draws, m), dtype=np.int64)):
-        stays[draw] = _share_of(whole, _golden_set(zero_shot, one_shot, anchors, k))
+        stays[draw] = _share_of(whole, pairs.golden_set(anchors, k))
     low, high = np.quantile(stays, [0.025, 0.975])
+    of_halves = dict(zip(RANKED_VALUES, correlations.mean(axis=0).tolist(), strict=True))
+    halves_share = float(share.mean())
     return Reliability(
         num_candidates=n,
         num_anchors=m,
         k=k,
-        split_half=float(by_score),
-        golden_score=spearman_brown(float(by_score), 2),
-        mean_gain=spearman_brown(float(by_gain), 2),
-        halves_share=float(share),
+        split_half=of_halves[rank_by],
+        golden_score=spearman_brown(of_halves["golden_score"], 2),
+        mean_gain=spearman_brown(of_halves["mean_gain"], 2),
+        gain=spearman_brown(of_halves["gain"], 2),
+        rank_by=rank_by,
+        halves_share=halves_share,
         stays=float(np.mean(stays)),
         stays_interval=(float(low), float(high)),
-        enough_anchors=anchors_for_share(float(share), m // 2, k / n),
+        enough_anchors=anchors_for_share(halves_share, m // 2, k / n),
     )
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
+class _Pairs:
+    """Log-probs of all candidates, to be scored on some of the anchors."""
+
+    zero_shot: Floats
+    one_shot: Floats
+    scale: AnchorScale
+    rank_by: str
+
+    def scores(self, anchors: npt.NDArray[np.int64]) -> GoldenScores:
+        """Score all candidates on these anchors; an anchor may be drawn more than once."""
+        return golden_scores(self.zero_shot[anchors], self.one_shot[:, anchors], self.scale.of(anchors))
+
+    def golden_set(self, anchors: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+        """Return the k best candidates by these anchors."""
+        return rank_candidates(self.scores(anchors), self.rank_by)[:k]
 
 
 def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats, Floats]:
@@ -207,22 +247,6 @@ def share_in_common(correlation: float, fraction: float) -> float:
     cut = stats.norm.ppf(fraction)
     both = stats.multivariate_normal.cdf([cut, cut], mean=[0, 0], cov=[[1, correlation], [correlation, 1]])
     return float(both / fraction)
-
-
-def _compare_halves(
-    zero_shot: Floats, one_shot: Floats, k: int, order: npt.NDArray[np.int64]
-) -> tuple[float, float, float]:
-    """Return the correlations of golden scores and of mean gains of two halves, and what their golden sets share."""
-    half = len(order) // 2
-    first, second = order[:half], order[half : 2 * half]
-    a = golden_scores(zero_shot[first], one_shot[:, first])
-    b = golden_scores(zero_shot[second], one_shot[:, second])
-    share = _share_of(rank_candidates(a)[:k], rank_candidates(b)[:k])
-    return _pearson(a.golden_score, b.golden_score), _pearson(a.mean_gain, b.mean_gain), share
-
-
-def _golden_set(zero_shot: Floats, one_shot: Floats, anchors: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
-    return rank_candidates(golden_scores(zero_shot[anchors], one_shot[:, anchors]))[:k]
 
 
 def _share_of(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:

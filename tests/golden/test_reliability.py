@@ -33,6 +33,20 @@ def test_reliability_is_the_correlation_over_anchors():
     assert 0.5 < found.split_half < found.golden_score < found.mean_gain < 1
 
 
+@pytest.mark.parametrize("rank_by", ["golden_score", "gain", "mean_gain"])
+def test_golden_sets_are_compared_by_the_value_that_ranks(rank_by):
+    """Anchors of unlike deviations: the standardised gain depends least on the choice of anchors."""
+    zero_shot, one_shot = matrix(0.5)
+    one_shot *= np.geomspace(0.02, 1, 40)
+    found = measure_reliability(zero_shot, one_shot, k=30, num_draws=40, rank_by=rank_by)
+    assert found.rank_by == rank_by and found.gain > max(found.golden_score, found.mean_gain) + 0.02
+    assert getattr(found, rank_by) == pytest.approx(spearman_brown(found.split_half, 2))
+    by_score = measure_reliability(zero_shot, one_shot, k=30, num_draws=40)
+    assert (found.halves_share, found.stays) != (by_score.halves_share, by_score.stays) or rank_by == "golden_score"
+    assert found.golden_score == by_score.golden_score
+    assert f"{found.gain:.2f} of the standardised gain" in found.describe()
+
+
 def test_scores_that_are_noise_are_found_unreliable():
     found = measure_reliability(*matrix(0.0), k=30)
     assert abs(found.golden_score) < 0.15 and found.halves_share < 0.2
