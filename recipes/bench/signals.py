@@ -1,0 +1,175 @@
+"""What rankings of one scored pool are worth: tables from scores on disk, without a model.
+
+```bash
+nuggets score --dataset_name half_spoilt.jsonl --schedule exact --score_dir scores ...   # every pair
+python recipes/bench/signals.py --score_dir scores --dataset_name half_spoilt.jsonl --kind_column kind --good clean
+python recipes/bench/signals.py --score_dir scores --dataset_name rated.jsonl --value_column score
+```
+
+The rankings are those of `rank_by`, and the row signals where scores.parquet has them (`--row_signals true`). The
+tables: reliability; the golden score of the chosen rows on anchors that had no part in the choice, by number of
+anchors; with `--kind_column`, how well good rows are told from each other kind, and the share of good rows at the top,
+also among rows that pass the filter `--most_ifd`; with `--value_column`, the rank correlation with a column.
+`recipes/bench/spoilt_pool.py` makes a pool of known kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from nuggets_trainer import load_rows
+from nuggets_trainer.comparison.follows import completion_characters, read_log_probs
+from nuggets_trainer.comparison.signal_quality import (
+    auc_by_kind,
+    good_share,
+    rank_correlation,
+    score_on_unseen_anchors,
+)
+from nuggets_trainer.config.rule_options import RANK_BY
+from nuggets_trainer.golden.reliability import spearman_brown
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.store.results import SCORES_FILE
+
+Floats = npt.NDArray[np.float64]
+SIGNS = {"loss": -1, "ifd": -1, "similarity": 1}  # of row signals: 1 if a high value is meant to be good
+TOP = (0.01, 0.05, 0.1, 0.25)
+NUM_SPLITS = 100
+
+
+def value_of(name: str, zero_shot: Floats, one_shot: Floats) -> Floats:
+    """Return the values that `rank_by` ranks by, `(n,)`."""
+    values: Floats = getattr(golden_scores(zero_shot, one_shot), name)
+    return values
+
+
+def reliability(name: str, zero_shot: Floats, one_shot: Floats) -> float:
+    """Return the reliability of a ranking by all anchors: its halves' correlation by Spearman-Brown."""
+    generator, found = np.random.default_rng(0), []
+    for _ in range(NUM_SPLITS):
+        order = generator.permutation(len(zero_shot))
+        halves = []
+        for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+            halves.append(value_of(name, zero_shot[half], one_shot[:, half]))
+        found.append(np.corrcoef(halves)[0, 1])
+    return spearman_brown(float(np.mean(found)), 2)
+
+
+def unseen_table(zero_shot: Floats, one_shot: Floats, numbers: list[int], fraction: float) -> dict[str, list[float]]:
+    """Return the golden score on unseen anchors of each ranking, for each number of anchors."""
+    table = {}
+    for name in RANK_BY:
+        rank = partial(value_of, name)
+        table[name] = [
+            score_on_unseen_anchors(zero_shot, one_shot, rank, number, fraction, NUM_SPLITS) for number in numbers
+        ]
+    return table
+
+
+def read_rankings(score_dir: Path, zero_shot: Floats, one_shot: Floats) -> dict[str, Floats]:
+    """Return all rankings of the pool, `(n,)` each: by the pairs, and by the row signals that were computed."""
+    rankings = {name: value_of(name, zero_shot, one_shot) for name in RANK_BY}
+    stored = pq.read_table(score_dir / SCORES_FILE)
+    for name, sign in SIGNS.items():
+        if name in stored.column_names:
+            rankings[name] = sign * stored[name].to_numpy(zero_copy_only=False).astype(np.float64)
+    return rankings
+
+
+def kind_tables(rankings: dict[str, Floats], kinds: list[str], good: str, most_ifd: float) -> dict[str, Any]:
+    """Return the AUC by kind, and the share of good rows at the top with and without the filter, by ranking."""
+    is_good = np.array([kind == good for kind in kinds])
+    tables: dict[str, Any] = {"auc": {}, "good_at_top": {}, "good_at_top_of_filtered": {}}
+    for name, values in rankings.items():
+        tables["auc"][name] = auc_by_kind(values, kinds, good)
+        tables["good_at_top"][name] = [good_share(values, is_good, fraction) for fraction in TOP]
+    if "ifd" in rankings:
+        passes = -rankings["ifd"] < most_ifd
+        tables["filter_keeps"] = {"good": float(passes[is_good].mean()), "other": float(passes[~is_good].mean())}
+        for name in RANK_BY:
+            filtered = np.where(passes, rankings[name], np.nan)
+            tables["good_at_top_of_filtered"][name] = [good_share(filtered, is_good, share) for share in TOP]
+    return tables
+
+
+def markdown(title: str, columns: Sequence[object], rows: dict[str, Sequence[Any]]) -> str:
+    """Write a table; numbers have two decimals."""
+    lines = [f"| {title} | {' | '.join(map(str, columns))} |", "|" + " --- |" * (len(columns) + 1)]
+    for name, values in rows.items():
+        cells = [value if isinstance(value, str) else f"{value:.2f}" for value in values]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--score_dir", type=Path, required=True, help="directory with the results of score_pool")
+    parser.add_argument("--dataset_name", required=True, help="rows that were scored")
+    parser.add_argument("--kind_column", help="column that says what kind of row it is")
+    parser.add_argument("--good", default="clean", help="value of that column in good rows")
+    parser.add_argument("--value_column", help="column of numbers to compare the rankings with")
+    parser.add_argument(
+        "--most_ifd", type=float, default=0.98, help="rows with a higher IFD are left out by the filter"
+    )
+    parser.add_argument("--num_anchors", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--top_fraction", type=float, default=0.1, help="share of the rows that is chosen")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Print the tables; return their numbers."""
+    options = make_parser().parse_args(list(argv))
+    rows = load_rows(options.dataset_name)
+    zero_shot, one_shot = read_log_probs(options.score_dir)
+    usable = np.isfinite(one_shot).any(axis=1)
+    anchors = np.isfinite(zero_shot)
+    zero_shot, one_shot = zero_shot[anchors].astype(np.float64), one_shot[:, anchors].astype(np.float64)
+    if np.isnan(one_shot[usable]).sum(axis=1).max() > 1:
+        raise ValueError(f"{options.score_dir} lacks pairs, as after a race. Score with `--schedule exact` there.")
+    rankings = read_rankings(options.score_dir, zero_shot, one_shot)
+    numbers = [number for number in options.num_anchors if number <= len(zero_shot) // 2]
+    found: dict[str, Any] = {
+        "rows": int(usable.sum()),
+        "anchors": len(zero_shot),
+        "reliability": {name: reliability(name, zero_shot, one_shot[usable]) for name in RANK_BY},
+        "unseen": unseen_table(zero_shot, one_shot[usable], numbers, options.top_fraction),
+    }
+    texts = [
+        f"{found['rows']:,} rows, {found['anchors']} anchors\n",
+        markdown("reliability", [""], {name: [value] for name, value in found["reliability"].items()}),
+        markdown("golden score on unseen anchors, by number of anchors", numbers, found["unseen"]),
+    ]
+    if options.kind_column:
+        tables = kind_tables(rankings, rows[options.kind_column][:], options.good, options.most_ifd)
+        found |= tables
+        kinds = list(next(iter(tables["auc"].values())))
+        aucs = {name: list(auc.values()) for name, auc in tables["auc"].items()}
+        texts.append(markdown(f"AUC of `{options.good}` against", kinds, aucs))
+        texts.append(markdown(f"share of `{options.good}` at the top", TOP, tables["good_at_top"]))
+        if tables["good_at_top_of_filtered"]:
+            title = f"the same, of rows with an IFD below {options.most_ifd}"
+            texts.append(markdown(title, TOP, tables["good_at_top_of_filtered"]))
+    if options.value_column:
+        column = np.array(rows[options.value_column][:], dtype=np.float64)
+        rankings["completion_characters"] = completion_characters(rows)
+        found["correlation"] = {name: rank_correlation(values, column) for name, values in rankings.items()}
+        texts.append(
+            markdown(f"rank correlation with `{options.value_column}`", ["", "95% from", "to"], found["correlation"])
+        )
+    print(json.dumps(found) if options.json else "\n".join(texts))
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,104 @@
+"""The tables of rankings, on a simulated matrix whose good rows are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.documented import recipe
+
+BENCH = Path("recipes/bench")
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Rows of three kinds: clean rows help, noise does not, and a wrong answer helps too but has a high IFD."""
+    generator = np.random.default_rng(0)
+    kinds = ["clean", "noise", "wrong"] * 40
+    worth = np.array([0.5 if kind != "noise" else -0.5 for kind in kinds])
+    gains = worth[:, None] + generator.normal(size=(120, 20))
+    pq.write_table(pa.table({"zero_shot": np.full(20, -2.0)}), tmp_path / "anchors.parquet")
+    pq.write_table(pa.table({"one_shot": list(gains - 2.0)}), tmp_path / "pairs.parquet")
+    ifd = [1.1 if kind == "wrong" else 0.7 for kind in kinds]
+    pq.write_table(pa.table({"golden_score": np.zeros(120), "ifd": ifd}), tmp_path / "scores.parquet")
+    rows = tmp_path / "rows.jsonl"
+    lines = []
+    for place, kind in enumerate(kinds):
+        lines.append(
+            json.dumps({"prompt": f"q{place}", "completion": "a" * (place + 1), "kind": kind, "worth": place})
+        )
+    rows.write_text("\n".join(lines))
+    return tmp_path, rows
+
+
+def test_tables_tell_kinds_apart_as_they_were_made(scored, capsys):
+    score_dir, rows = scored
+    options = ["--score_dir", str(score_dir), "--dataset_name", str(rows), "--num_anchors", "2", "8", "64"]
+    found = recipe("signals", BENCH).main([*options, "--kind_column", "kind", "--value_column", "worth"])
+    for name in ("golden_score", "gain", "mean_gain"):
+        assert found["auc"][name]["noise"] > 0.95 and 0.35 < found["auc"][name]["wrong"] < 0.65
+        assert found["good_at_top"][name][2] < 0.75 < found["good_at_top_of_filtered"][name][2]
+        few, many = found["unseen"][name]  # 64 anchors are more than there are
+        assert 0.2 < few < many <= 1
+    assert (
+        0.6 < found["reliability"]["golden_score"] < found["reliability"]["gain"] < 1
+    )  # the size of a gain tells more
+    assert found["filter_keeps"] == {"good": 1.0, "other": 0.5}
+    assert found["correlation"]["completion_characters"][0] == pytest.approx(1.0)
+    assert found["correlation"]["gain"][1] < 0 < found["correlation"]["gain"][2]
+    text = capsys.readouterr().out
+    assert "120 rows, 20 anchors" in text and "| AUC of `clean` against | noise | wrong | all |" in text
+
+
+def test_pairs_of_a_race_are_refused(scored):
+    score_dir, rows = scored
+    gains = np.full((120, 20), -1.0)
+    gains[5, 3:9] = np.nan
+    pq.write_table(pa.table({"one_shot": list(gains)}), score_dir / "pairs.parquet")
+    with pytest.raises(ValueError, match="lacks pairs, as after a race. Score with `--schedule exact` there"):
+        recipe("signals", BENCH).main(["--score_dir", str(score_dir), "--dataset_name", str(rows)])
+
+
+def test_the_spoilt_pool_is_spoilt_as_it_says(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    words = ["alpha", "beta", "gamma", "delta", "omega", "kappa"]
+    for name, number_of_rows in (("a", 900), ("b", 900), ("c", 150)):
+        lines = []
+        for number in range(number_of_rows):
+            output = " ".join(generator.choice(words, 14)) + f". {name}{number} is the last of them."
+            lines.append(json.dumps({"instruction": f"{name} {number}", "input": None, "output": output}))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    sources = [str(tmp_path / f"{name}.jsonl") for name in "abc"]
+    options = ["--alpaca", *sources[:2], "--lima", sources[1], "--anchors", sources[2], "--output_dir"]
+    for place in ("one", "two"):
+        recipe("spoilt_pool", BENCH).main([*options, str(tmp_path / place)])
+    original = {}
+    for source in sources:
+        for line in Path(source).read_text().splitlines():
+            row = json.loads(line)
+            original[row["instruction"]] = row["output"]
+    rows = [json.loads(line) for line in (tmp_path / "one" / "half_spoilt.jsonl").read_text().splitlines()]
+    by_kind: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_kind.setdefault(row["kind"], []).append(row)
+    numbers = {kind: len(found) for kind, found in by_kind.items()}
+    spoilt = ("noise", "refusal", "repeated", "shuffled", "mismatched", "truncated")
+    assert numbers == {"clean": 780, **dict.fromkeys(spoilt, 130)}
+    assert all(row["output"] == original[row["instruction"]] for row in by_kind["clean"])
+    for row in by_kind["truncated"]:
+        assert original[row["instruction"]].startswith(row["output"])
+    for row in by_kind["shuffled"]:
+        assert sorted(row["output"].split()) == sorted(original[row["instruction"]].split())
+    for row in by_kind["mismatched"]:
+        assert row["output"] != original[row["instruction"]] and row["output"] in original.values()
+    for name in ("half_spoilt", "mixture", "anchors"):
+        assert (tmp_path / "one" / f"{name}.jsonl").read_bytes() == (tmp_path / "two" / f"{name}.jsonl").read_bytes()
+    anchors = {
+        json.loads(line)["instruction"] for line in (tmp_path / "one" / "anchors.jsonl").read_text().splitlines()
+    }
+    assert len(anchors) == 100 and not anchors & {row["instruction"] for row in rows}
