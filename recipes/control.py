@@ -16,21 +16,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
-from nuggets_trainer import NuggetsConfig, Pool, load_rows
+from nuggets_trainer import NuggetsConfig, Pool
 from nuggets_trainer.commands.arguments import parse_arguments
-from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_pool
-from nuggets_trainer.training.job_arguments import RecipeArguments, model_init_kwargs
+from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.training.job import (
+    find_checkpoint,
+    is_finished,
+    leave_after_sigterm,
+    load_finished,
+    trainer_arguments,
+)
+from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.rows import row_options, rows_for_trl
 
 
@@ -68,22 +74,23 @@ def main(
     script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, control: ControlArguments
 ) -> SFTTrainer:
     """Tune on the rows; return the trainer, trained and saved."""
-    name = resolve_demo(model.model_name_or_path)
-    args.model_init_kwargs = model_init_kwargs(args, model)
-    dataset = load_rows(
-        script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming
-    )
-    pool = read_pool(dataset, nuggets, row_options(args), name="dataset_name")
-    rows = choose_rows(pool, control.num_rows, control.rows_seed)
-    tokenizer = AutoTokenizer.from_pretrained(name, **hub_options(args))
-    rows = rows_for_trl(rows, nuggets.template, args, tokenizer)
-    quantization_config = get_quantization_config(model)
-    # Older versions of TRL do not have the argument.
-    quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
-    trainer = SFTTrainer(model=name, args=args, train_dataset=rows, peft_config=get_peft_config(model), **quantization)
-    trainer.accelerator.print(f"Tuning on {len(rows):,} rows, without selection.")
-    found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or found)
+    with trainer_arguments(script, args, model, nuggets) as arguments:
+        pool = read_pool(arguments["train_dataset"], nuggets, row_options(args), name="dataset_name")
+        rows = choose_rows(pool, control.num_rows, control.rows_seed)
+        tokenizer = AutoTokenizer.from_pretrained(arguments["model"], **hub_options(args))
+        arguments["train_dataset"] = rows_for_trl(rows, nuggets.template, args, tokenizer)
+        if arguments["eval_dataset"] is not None:
+            arguments["eval_dataset"] = rows_for_trl(arguments["eval_dataset"], nuggets.template, args, tokenizer)
+        trainer = SFTTrainer(**arguments)
+    say = trainer.accelerator.print
+    say(f"Tuning on {len(rows):,} rows, without selection.")
+    checkpoint = Ranks().on_main(lambda: find_checkpoint(args, TRAINER_STATE_NAME))
+    if checkpoint is not None and is_finished(checkpoint, args):
+        load_finished(trainer, checkpoint)
+        say(f"Nothing is left to train: {checkpoint} has all steps. For another run choose another `output_dir`.")
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        leave_after_sigterm(trainer)
     trainer.save_model(args.output_dir)
     return trainer
 

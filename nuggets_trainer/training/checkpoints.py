@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.config.removed import REMOVED
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "nuggets_selection.json"
+# What the command line and YAML give for a checkpoint that is none: PyYAML's booleans, as texts.
+ANSWERS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": False}
 
 
 @dataclass
@@ -137,21 +140,42 @@ def load_selection(
     return golden_set, None if reselection is None else Reselection(**reselection)
 
 
-def check_complete(checkpoint: Path) -> None:
-    """Refuse a checkpoint that a job with selection cannot resume from.
+def check_complete(checkpoint: Path, last_file: str = SELECTION_FILE) -> None:
+    """Refuse a checkpoint that a job cannot resume from.
+
+    Args:
+        checkpoint: directory of the checkpoint.
+        last_file: name of the file that is written last; of a job with selection that of the golden set.
 
     Raises:
-        FileNotFoundError: if it is not there, or if no golden set was saved with it.
+        FileNotFoundError: if the directory or the file is not there.
     """
     if not checkpoint.is_dir():
         raise FileNotFoundError(
             f"There is no checkpoint {checkpoint}. Name a directory that exists, or start without "
             "`resume_from_checkpoint`."
         )
-    if not (checkpoint / SELECTION_FILE).is_file():
+    if last_file == TRAINER_STATE_NAME:
+        check_trainer_state(checkpoint)
+    elif not (checkpoint / last_file).is_file():
         raise FileNotFoundError(
             f"The checkpoint {checkpoint} has no {SELECTION_FILE}. Either it was trained without selection, or the "
             "job was killed while it saved the checkpoint. Resume from an earlier checkpoint, or start again without "
+            "`resume_from_checkpoint`."
+        )
+
+
+def check_trainer_state(checkpoint: Path) -> None:
+    """Refuse to train on from a directory without the Trainer's state: that of a job has a golden set too.
+
+    Raises:
+        FileNotFoundError: if the state is not there; the error names the newest checkpoint in the directory.
+    """
+    if not (checkpoint / TRAINER_STATE_NAME).is_file():
+        newest = last_complete_checkpoint(checkpoint)
+        advice = f"Name the newest one in it, {newest}" if newest else "Name a checkpoint"
+        raise FileNotFoundError(
+            f"{checkpoint} is not a checkpoint: it has no {TRAINER_STATE_NAME}. {advice}, or start again without "
             "`resume_from_checkpoint`."
         )
 
@@ -172,35 +196,44 @@ def warn_of_other_training(checkpoint: Path, given: dict[str, Any]) -> None:
     if saved is None:  # an earlier version wrote it
         saved = read_training_options(checkpoint)
     changes = describe_changes(saved, given)
-    if changes:
-        logger.warning(
-            "The checkpoint %s was trained with other options: %s. The Trainer takes the state of the optimizer and "
-            "of the schedule from the checkpoint, so a new learning rate or weight decay has no effect; other options "
-            "count from here on. To train with the new options from the first step, choose another `output_dir`; with "
-            "the `score_dir` of this job the scores are used again.",
-            checkpoint,
-            changes,
+    if not changes:
+        return
+    effect = "They count from here on"
+    if not holds_model_alone(checkpoint):
+        effect = (
+            "The Trainer takes the state of the optimizer and of the schedule from the checkpoint, so a new learning "
+            "rate or weight decay has no effect; other options count from here on"
         )
+    logger.warning(
+        "The checkpoint %s was trained with other options: %s. %s. To train with the new options from the first step, "
+        "choose another `output_dir`; with the `score_dir` of this job the scores are used again.",
+        checkpoint,
+        changes,
+        effect,
+    )
 
 
-def checkpoint_asked_for(asked: str | bool | None, output_dir: str | Path) -> str | None:
+def checkpoint_asked_for(
+    asked: str | bool | None, output_dir: str | Path, last_file: str = SELECTION_FILE
+) -> str | None:
     """Find the checkpoint that `resume_from_checkpoint` asks for; None if it asks for none.
 
     Args:
-        asked: directory, or True for the newest checkpoint. The command line gives `true` and `false` as texts.
+        asked: directory, or True for the newest checkpoint. The command line and YAML give `true`, `no` etc. as texts.
         output_dir: directory of the checkpoints.
+        last_file: name of the file that is written last, as in `check_complete`.
 
     Raises:
         ValueError: if the newest one is asked for, but there is none.
         FileNotFoundError: if a directory is not a complete checkpoint.
     """
-    if isinstance(asked, str) and asked.lower() in ("true", "false") and not Path(asked).exists():
-        asked = asked.lower() == "true"
+    if isinstance(asked, str) and not Path(asked).exists():
+        asked = ANSWERS.get(asked.lower(), asked)
     if not asked:
         return None
     if asked is True:
-        return require_complete_checkpoint(output_dir)
-    check_complete(Path(asked))
+        return require_complete_checkpoint(output_dir, last_file)
+    check_complete(Path(asked), last_file)
     return asked
 
 
@@ -232,30 +265,36 @@ def _check_settings(checkpoint: Path, saved: Mapping[str, str], given: Mapping[s
         )
 
 
-def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """Find the newest checkpoint that has a golden set; None if there is no such checkpoint.
+def last_complete_checkpoint(output_dir: str | Path, last_file: str = SELECTION_FILE) -> str | None:
+    """Find the newest checkpoint that has its last file, which marks it complete; None if there is none.
 
-    The golden set is the last file that is written to a checkpoint, so its presence marks the checkpoint complete.
+    Args:
+        output_dir: directory of the checkpoints.
+        last_file: name of the file that is written last, as in `check_complete`.
     """
     steps = {}
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{SELECTION_FILE}"):
+    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{last_file}"):
         step = path.parent.name.rsplit("-", 1)[1]
         if step.isdigit():
             steps[int(step)] = path.parent
     return str(steps[max(steps)]) if steps else None
 
 
-def require_complete_checkpoint(output_dir: str | Path) -> str:
-    """Find the newest checkpoint that has a golden set.
+def require_complete_checkpoint(output_dir: str | Path, last_file: str = SELECTION_FILE) -> str:
+    """Find the newest checkpoint that has its last file, as `last_complete_checkpoint` does.
+
+    Args:
+        output_dir: directory of the checkpoints.
+        last_file: name of the file that is written last.
 
     Raises:
         ValueError: if there is no such checkpoint.
     """
-    checkpoint = last_complete_checkpoint(output_dir)
+    checkpoint = last_complete_checkpoint(output_dir, last_file)
     if checkpoint is None:
         raise ValueError(
             f"`resume_from_checkpoint=True`, but {output_dir} has no complete checkpoint: none of its checkpoints has "
-            f"the file {SELECTION_FILE}. Start without `resume_from_checkpoint`: stored scores are used again."
+            f"the file {last_file}. Start without `resume_from_checkpoint`: stored scores are used again."
         )
     return checkpoint
 

@@ -6,20 +6,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from trl import ModelConfig, SFTConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.training.checkpoints import checkpoint_asked_for, holds_model_alone, last_complete_checkpoint
+from nuggets_trainer.training.checkpoints import (
+    SELECTION_FILE,
+    check_trainer_state,
+    checkpoint_asked_for,
+    holds_model_alone,
+    last_complete_checkpoint,
+)
 from nuggets_trainer.training.job_arguments import (
     RecipeArguments,
     check_report_to,
@@ -46,8 +54,12 @@ def is_finished(checkpoint: str, args: SFTConfig) -> bool:
     return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
 
 
-def find_checkpoint(args: SFTConfig) -> str | None:
+def find_checkpoint(args: SFTConfig, last_file: str = SELECTION_FILE) -> str | None:
     """Find the checkpoint that the job goes on from: the one asked for, or else the newest complete one.
+
+    Args:
+        args: training arguments.
+        last_file: name of the file that marks a checkpoint complete; without selection it is the Trainer's own.
 
     Raises:
         FileNotFoundError, ValueError: if the one asked for is not there; or if the job would go on from a checkpoint
@@ -55,14 +67,17 @@ def find_checkpoint(args: SFTConfig) -> str | None:
     """
     asked = args.resume_from_checkpoint
     if asked not in (None, ""):
-        return checkpoint_asked_for(asked, args.output_dir)
-    checkpoint = last_complete_checkpoint(args.output_dir)
+        found = checkpoint_asked_for(asked, args.output_dir, last_file)
+        if found is not None:
+            check_trainer_state(Path(found))
+        return found
+    checkpoint = last_complete_checkpoint(args.output_dir, last_file)
     if checkpoint is not None and holds_model_alone(Path(checkpoint)) and not is_finished(checkpoint, args):
         raise ValueError(
             f"The checkpoint {checkpoint} holds the model alone (`save_only_model`): training cannot go on from it, "
             "because the optimizer and the learning rate schedule would start anew. To train again from the first "
-            "step, with the stored scores, add `--resume_from_checkpoint false`. To go on from it all the same, add "
-            f"`--resume_from_checkpoint {checkpoint}`."
+            "step (stored scores are used again), add `--resume_from_checkpoint false`. To go on from it all the "
+            f"same, add `--resume_from_checkpoint {checkpoint}`."
         )
     return checkpoint
 
@@ -89,6 +104,32 @@ def best_checkpoint(checkpoint: str) -> str:
     )
 
 
+def load_finished(trainer: SFTTrainer, checkpoint: str) -> None:
+    """Load what a finished job has trained: its best model with `load_best_model_at_end`, else the last one.
+
+    `Trainer.train` would take one more step if the last step was not the last one of its epoch.
+
+    Args:
+        trainer: trainer of the job.
+        checkpoint: last checkpoint of the job.
+
+    Raises:
+        FileNotFoundError: if the best model is gone.
+    """
+    trainer._load_from_checkpoint(best_checkpoint(checkpoint) if trainer.args.load_best_model_at_end else checkpoint)
+
+
+def leave_after_sigterm(trainer: SFTTrainer) -> None:
+    """End the process if training stopped early because SIGTERM came (`enable_jit_checkpoint`).
+
+    Raises:
+        SystemExit: with code 143.
+    """
+    if getattr(trainer.args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
+        trainer.accelerator.print("SIGTERM: a checkpoint is written. The same command goes on from it.")
+        raise SystemExit(128 + signal.SIGTERM)
+
+
 def run_job(
     script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
 ) -> SelectedSFTTrainer:
@@ -106,13 +147,13 @@ def run_job(
     Raises:
         SystemExit: with code 143, after SIGTERM with `enable_jit_checkpoint`.
     """
-    trainer = _make_trainer(script, args, model, nuggets)
+    with trainer_arguments(script, args, model, nuggets) as arguments:
+        trainer = SelectedSFTTrainer(**arguments, nuggets_config=nuggets)
     say = trainer.accelerator.print
     checkpoint = Ranks().on_main(lambda: find_checkpoint(args))
     if checkpoint is not None and is_finished(checkpoint, args):
-        # `Trainer.train` would take one more step if the last step was not the last one of its epoch.
         trainer.select(checkpoint)
-        trainer._load_from_checkpoint(best_checkpoint(checkpoint) if args.load_best_model_at_end else checkpoint)
+        load_finished(trainer, checkpoint)
         score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
         say(
             f"Nothing is left to train: {checkpoint} has all steps. For another run choose another `output_dir`; with "
@@ -122,9 +163,7 @@ def run_job(
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}, on the golden set saved in it.")
         trainer.train(resume_from_checkpoint=checkpoint)
-        if getattr(args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
-            say("SIGTERM: a checkpoint is written. The same command goes on from it.")
-            raise SystemExit(128 + signal.SIGTERM)
+        leave_after_sigterm(trainer)
     trainer.save_model(args.output_dir)
     say(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:
@@ -132,34 +171,41 @@ def run_job(
     return trainer
 
 
-def _make_trainer(
+@contextlib.contextmanager
+def trainer_arguments(
     script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
-) -> SelectedSFTTrainer:
-    """Build the trainer, after a check that model and rows are there."""
+) -> Iterator[dict[str, Any]]:
+    """Check that model and rows are there, load the rows, and yield the arguments of the trainer.
+
+    A trainer that is built inside tells of LoRA targets that the model does not have.
+
+    Args:
+        script: rows to train and to evaluate on.
+        args: training arguments; they get the arguments of `from_pretrained`.
+        model: model and adapter.
+        nuggets: config with the other paths.
+    """
     rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
     models = {"model_name_or_path": model.model_name_or_path}
     check_paths(nuggets, rows, models, {"output_dir": args.output_dir})
     args.model_init_kwargs = model_init_kwargs(args, model)
     check_report_to(args.report_to)
     model_config = read_model_config(model.model_name_or_path, **hub_options(args))
-    optional = {}
+    arguments = {
+        "model": resolve_demo(model.model_name_or_path),
+        "args": args,
+        "train_dataset": load_rows(
+            script.dataset_name,
+            script.dataset_config,
+            script.dataset_train_split,
+            script.dataset_streaming,
+            option="--dataset_name",
+        ),
+        "eval_dataset": load_eval_rows(script, args),
+        "peft_config": get_peft_config(model),
+    }
     quantization_config = get_quantization_config(model)
     if quantization_config is not None:  # older versions of TRL do not have the argument
-        optional["quantization_config"] = quantization_config
-    pool = load_rows(
-        script.dataset_name,
-        script.dataset_config,
-        script.dataset_train_split,
-        script.dataset_streaming,
-        option="--dataset_name",
-    )
+        arguments["quantization_config"] = quantization_config
     with errors_name_the_lora_targets(model_config):
-        return SelectedSFTTrainer(
-            model=resolve_demo(model.model_name_or_path),
-            args=args,
-            train_dataset=pool,
-            eval_dataset=load_eval_rows(script, args),
-            peft_config=get_peft_config(model),
-            nuggets_config=nuggets,
-            **optional,
-        )
+        yield arguments

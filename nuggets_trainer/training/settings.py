@@ -21,6 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.engine.adapters import inner_model
 from nuggets_trainer.store.fingerprint import config_hash, may_be_one_config, written_with
 
 if TYPE_CHECKING:
@@ -88,12 +89,14 @@ def training_options(args: Any, model: Any = None) -> dict[str, Any]:
 
     Args:
         args: arguments of a trainer, of any version.
-        model: model that is tuned; the options of its active adapter are added.
+        model: model that is tuned; the options of its active adapter and the dtype of its weights are added.
     """
     options = {}
     for name in TRAINING_OPTIONS:
         if hasattr(args, name):
             options[name] = _plain(getattr(args, name))
+    if model is not None:
+        options["dtype"] = str(inner_model(model).dtype).removeprefix("torch.")
     adapters = getattr(model, "peft_config", {})
     adapter = adapters.get(getattr(model, "active_adapter", None)) if hasattr(model, "get_base_model") else None
     for name in ADAPTER_OPTIONS:
@@ -148,6 +151,27 @@ def describe_changes(saved: dict[str, Any], given: dict[str, Any]) -> str:
         if name in saved and saved[name] != given[name]:
             changes.append(f"{name} was {saved[name]} and is now {given[name]}")
     return ", ".join(changes)
+
+
+def check_adapters(checkpoint: Path, tunes_adapter: bool) -> None:
+    """Refuse a checkpoint of an adapter for a job that tunes the whole model, and the other way round.
+
+    Args:
+        checkpoint: directory of the checkpoint.
+        tunes_adapter: whether this job tunes an adapter.
+
+    Raises:
+        ValueError: if they differ. A checkpoint that shows neither (a sharded one) is accepted.
+    """
+    has_adapter = any(checkpoint.rglob("adapter_config.json"))
+    has_model = any(checkpoint.glob("model*.safetensors")) or any(checkpoint.glob("pytorch_model*.bin"))
+    if has_adapter != has_model and has_adapter != tunes_adapter:
+        kinds = {True: "an adapter", False: "the whole model"}
+        raise ValueError(
+            f"The checkpoint {checkpoint} holds {kinds[has_adapter]}, but this job tunes {kinds[tunes_adapter]} "
+            "(`use_peft`). Resume with the setting that the job was started with. Or start again in another "
+            "`output_dir`; the scores are used again if you give the `score_dir` of the first job."
+        )
 
 
 def selection_settings(

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nuggets_trainer.engine.adapters import holds_adapters, inner_model
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.checkpoints import (
     SELECTION_FILE,
     Reselection,
+    check_trainer_state,
     checkpoint_asked_for,
     holds_model_alone,
     load_selection,
@@ -22,7 +24,7 @@ from nuggets_trainer.training.checkpoints import (
 )
 from nuggets_trainer.training.preserved import preserved_rng
 from nuggets_trainer.training.selector import Selector
-from nuggets_trainer.training.settings import training_options
+from nuggets_trainer.training.settings import check_adapters, training_options
 from nuggets_trainer.training.slots import Slots
 from nuggets_trainer.training.trackers import log_selection
 from nuggets_trainer.training.trainer_checks import check_plan
@@ -95,7 +97,10 @@ class TrainerSelection:
             FileNotFoundError: if there is no such checkpoint, or if it has no golden set.
         """
         checkpoint = self.choose_or_read(resume_from_checkpoint)
-        if checkpoint is not None and self.trainer.is_world_process_zero() and holds_model_alone(Path(checkpoint)):
+        if checkpoint is None:
+            return None
+        check_trainer_state(Path(checkpoint))
+        if self.trainer.is_world_process_zero() and holds_model_alone(Path(checkpoint)):
             logger.warning(
                 "The checkpoint %s holds the model alone (`save_only_model`): the optimizer and the learning rate "
                 "schedule start anew, so training is not that of a job that was not interrupted.",
@@ -206,6 +211,8 @@ class TrainerSelection:
         return options
 
     def _resume(self, path: Path) -> None:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        check_adapters(path.parent, inner_model(model) is not model or holds_adapters(model))
         golden_set, reselection = load_selection(path, self._selector.settings, self._pool)
         if self.trainer.is_world_process_zero():
             warn_of_other_training(path.parent, self._training)

@@ -14,7 +14,12 @@ from trl import SFTTrainer
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.training.checkpoints import last_complete_checkpoint, load_selection, save_selection
+from nuggets_trainer.training.checkpoints import (
+    checkpoint_asked_for,
+    last_complete_checkpoint,
+    load_selection,
+    save_selection,
+)
 from nuggets_trainer.training.settings import read_training_options
 from tests.support.training import ANCHORS, CHAT_POOL, SELECT, arguments, lora, losses, weights
 
@@ -165,3 +170,59 @@ def test_a_checkpoint_that_is_not_there_is_named(model_dir, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-99"))
     with pytest.raises(ValueError, match="has no complete checkpoint"):
         trainer.train(resume_from_checkpoint="true")  # as the command line gives it
+
+
+@pytest.mark.parametrize("answer", ["true", "Yes", "on"])
+def test_answers_of_yaml_ask_for_the_newest_checkpoint(answer, tmp_path):
+    """`resume_from_checkpoint: yes` is text, because an option may be one: it was taken for a directory."""
+    with pytest.raises(ValueError, match="has no complete checkpoint"):
+        checkpoint_asked_for(answer, tmp_path)
+    for no in ("false", "no", "off", "None", "", None, False):
+        assert checkpoint_asked_for(no, tmp_path) is None
+
+
+def test_the_directory_of_a_job_is_no_checkpoint(model_dir, tmp_path):
+    """It has a golden set, so that training began and ended with a missing trainer_state.json."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    first = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
+    first.train()
+    trainer = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
+    with pytest.raises(
+        FileNotFoundError, match="has no trainer_state.json. Name the newest one in it, .*checkpoint-1,"
+    ):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
+    assert trainer.select(str(tmp_path)).indices.tolist() == first.golden_set.indices.tolist()
+
+
+@pytest.mark.parametrize("tuned", ["adapter", "whole model"])
+def test_a_checkpoint_of_the_other_kind_is_refused(tuned, model_dir, tmp_path):
+    """Torch said that a parameter group does not match; transformers said that there is no valid checkpoint."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    configs = [lora(), None] if tuned == "adapter" else [None, lora()]
+    first, second = (
+        SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, peft_config=config, **SELECT)
+        for config in configs
+    )
+    first.train()
+    with pytest.raises(ValueError, match=f"checkpoint-1 holds (an|the) {tuned}, but this job tunes .*`use_peft`"):
+        second.train(resume_from_checkpoint=True)
+
+
+def test_another_dtype_of_the_weights_is_named(model_dir, tmp_path, caplog):
+    """The weights of the checkpoint were rounded to it, and nothing was said."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT).train()
+    half = arguments(tmp_path, max_steps=2, model_init_kwargs={"dtype": "bfloat16"})
+    SelectedSFTTrainer(model_dir, half, train_dataset=CHAT_POOL, **SELECT).select(True)
+    assert "dtype was float32 and is now bfloat16" in caplog.text
+
+
+def test_options_count_where_no_optimizer_was_saved(model_dir, tmp_path, caplog):
+    """Two warnings contradicted each other: a new optimizer, and a learning rate without effect."""
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1, max_steps=1, save_only_model=True)
+    SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT).train()
+    more = arguments(tmp_path, max_steps=2, learning_rate=1e-4, lr_scheduler_type="constant")
+    trainer = SelectedSFTTrainer(model_dir, more, train_dataset=CHAT_POOL, **SELECT)
+    trainer.train(resume_from_checkpoint=True)
+    assert "and is now 0.0001" in caplog.text and "has no effect" not in caplog.text
+    assert [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry][-1] == 1e-4
