@@ -92,7 +92,7 @@ def golden_scores(zero_shot: FloatArray, one_shot: FloatArray, scale: AnchorScal
     if scale is None:
         scale = anchor_scale(zero_shot, one_shot)
     n = len(one_shot)
-    columns = {}
+    columns: dict[str, Any] = {}
     for name in GoldenScores.__dataclass_fields__:
         columns[name] = np.empty(n, dtype=np.int64 if name == "num_anchors" else np.float64)
     scores = GoldenScores(**columns)

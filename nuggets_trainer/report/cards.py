@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.results import count_reasons
-from nuggets_trainer.wording import counted, tally
+from nuggets_trainer.wording import counted, decimal, tally
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -48,7 +49,7 @@ configs:
 DATASET_CONFIGURATIONS = """| configuration | rows |
 | --- | --- |
 | `golden_set` | the rows kept, best first, in the columns of the pool |
-| `scores` | every row of the pool, by `index`: golden score, error, mean gain, rank, reason if it was dropped |
+| `scores` | every row of the pool, by `index`: golden score, gains, errors, rank, reason if it was dropped |
 | `anchors` | the anchors: zero-shot log-prob, tokens |"""
 
 
@@ -64,10 +65,13 @@ def selection_section(
         num_reselections: number of times that it was chosen again during training; None if that was not asked for.
     """
     rule, value = golden_set.rule
+    ranked = golden_set.ranked
     num_dropped = golden_set.num_rows - golden_set.num_candidates
     lines = {
         "selection rule": f"{rule}={value:g}",
-        "golden score at the cut": f"{golden_set.cut:.3f}, standard error {golden_set.standard_error[-1]:.3f}",
+        f"{ranked.words} at the cut": (
+            f"{ranked.write(golden_set.cut)}{ranked.unit}, standard error {ranked.write(golden_set.value_error[-1])}"
+        ),
         "tied at the cut": f"{counted(golden_set.ties_at_cut, 'row')}, {golden_set.ties_kept:,} of them kept",
         "dropped": f"{counted(num_dropped, 'row')} that could not be scored{_reasons(scores)}",
         "anchors": _anchors(config, scores),
@@ -80,11 +84,21 @@ def selection_section(
     if num_reselections is not None:
         lines["chosen again during training"] = counted(num_reselections, "time")
     text = (
-        f"Of {counted(golden_set.num_rows, 'row')}, {len(golden_set):,} were kept by their golden score ({NUGGETS}): "
-        "the share of anchor tasks whose answer the scorer model finds more likely with the row before them as an "
-        "example."
+        f"Of {counted(golden_set.num_rows, 'row')}, {len(golden_set):,} were kept by their {ranked.words} "
+        f"({NUGGETS}): {_meaning(ranked, 'anchor tasks', 'the scorer model')}."
     )
     return "\n".join([SECTION, "", text, "", _table(lines), "", "Selected with nuggets_trainer.", ""])
+
+
+def _meaning(ranked: RankedValue, tasks: str, scorer: str) -> str:
+    """Say what a value means, as a clause."""
+    if ranked.name == "golden_score":
+        return f"the share of {tasks} whose answer {scorer} finds more likely with the row before them as an example"
+    measured = "nats per token" if ranked.name == "mean_gain" else "deviations of each task's gains"
+    return (
+        f"how much more likely {scorer} finds the answers of {tasks} with the row before them as an example, on "
+        f"average, in {measured}"
+    )
 
 
 def _table(lines: Mapping[str, str]) -> str:
@@ -157,9 +171,12 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
     """
     run, cut = figures["run"], figures["cut"]
     rule, value = run["rule"]
+    ranked = RANKED_VALUES[figures["ranked"]["name"]]
     lines = {
         "selection rule": f"{rule}={value:g}",
-        "golden score at the cut": f"{cut['score']:.3f} \u00b1 {cut['standard_error']:.3f}",
+        f"{ranked.words} at the cut": (
+            f"{ranked.write(cut['score'])} \u00b1 {decimal(cut['standard_error'], ranked.decimals)}{ranked.unit}"
+        ),
         "tied at the cut": f"{cut['ties']:,}, of which {cut['ties_kept']:,} are kept",
         "dropped": tally(run["dropped"]) or "none",
         "template": run["template"],
@@ -168,9 +185,8 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
         "nuggets_trainer": run["versions"]["nuggets_trainer"],
     }
     text = (
-        f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}, kept by their golden score ({NUGGETS}): the share "
-        f"of {counted(run['anchors']['num_anchors'], 'anchor task')} whose answer {public_name(run['model'])} finds "
-        "more likely with the row before them as an example."
+        f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}, kept by their {ranked.words} ({NUGGETS}): "
+        f"{_meaning(ranked, counted(run['anchors']['num_anchors'], 'anchor task'), public_name(run['model']))}."
     )
     cautions = [f"- **{caution['title']}.** {caution['text']}" for caution in figures["cautions"]]
     parts = [

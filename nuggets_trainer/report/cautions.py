@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.wording import counted, tally
+from nuggets_trainer.wording import counted, decimal, tally
 
 DROPPED_SHARE = 0.1
 TIED_SHARE = 0.25  # of the golden set, from a tie that other rows lost
@@ -96,8 +96,13 @@ def _left_out(figures: Figures) -> Iterator[Caution]:
 
 
 def _low_cut(figures: Figures) -> Iterator[Caution]:
-    cut = figures["cut"]
-    if cut["score"] < 0.5:
+    cut, ranked = figures["cut"], figures["ranked"]
+    if ranked["name"] != "golden_score" and cut["mean_gain"] <= 0:
+        yield _warn(
+            f"The golden set goes down to a mean gain of {cut['mean_gain']:+.3f} nats per token",
+            "The last row kept makes the answers of the anchors less likely, on average. Keep fewer rows.",
+        )
+    if ranked["name"] == "golden_score" and cut["score"] < 0.5:
         yield _warn(
             f"The golden set goes down to a golden score of {cut['score']:.2f}",
             "The last row kept makes the answer more likely on fewer than half of the anchors. Keep fewer rows.",
@@ -118,8 +123,8 @@ def _ties(figures: Figures) -> Iterator[Caution]:
         yield _warn(
             f"{cut['ties']:,} rows tie at the cut",
             f"The golden set took {cut['ties_kept']:,} of its {counted(cut['num_kept'], 'row')} from this tie; "
-            f"{rejected} rejected. A ranking breaks ties by mean gain, then by place in the pool. More anchors would "
-            "tell the rows apart.",
+            f"{rejected} rejected. A ranking breaks ties by {figures['ranked']['tie_breaker']}, then by place in the "
+            "pool. More anchors would tell the rows apart.",
         )
     if cut["near_rejected"] > cut["num_kept"]:
         about = "About " if cut["num_eliminated"] else ""
@@ -137,8 +142,8 @@ def _coverage(figures: Figures) -> Iterator[Caution]:
     if weight is not None and run["golden_set"].get("num_unlike_ranking") == 0:
         yield _note(
             "Coverage changed nothing",
-            f"With `coverage_weight={weight:g}` the golden set has the same rows as the ranking by golden score. Use "
-            "a larger weight or a smaller golden set to get other rows.",
+            f"With `coverage_weight={weight:g}` the golden set has the same rows as the ranking by "
+            f"{figures['ranked']['words']}. Use a larger weight or a smaller golden set to get other rows.",
         )
 
 
@@ -160,15 +165,12 @@ def _length(figures: Figures) -> Iterator[Caution]:
 
 def _anchors(figures: Figures) -> Iterator[Caution]:
     usable = [anchor for anchor in figures["anchors"] if anchor["pairs"] >= MIN_PAIRS]
-    yield from _useless_anchors(usable)
+    if figures["ranked"]["name"] == "golden_score":  # a gain tells rows apart that all win an anchor
+        yield from _useless_anchors(usable)
     yield from _opposed_anchors(usable, figures["cut"]["num_sampled"])
     num_scored = sum(anchor["pairs"] > 0 for anchor in figures["anchors"])
     if 0 < num_scored < FEW_ANCHORS:
-        yield _note(
-            f"Few anchors: {num_scored:,}",
-            f"A golden score moves in steps of {1 / num_scored:.3f}, and its standard error is up to "
-            f"{0.5 / num_scored**0.5:.2f}. The standard error with 100 anchors is half of that with 25.",
-        )
+        yield _note(f"Few anchors: {num_scored:,}", _precision(figures, num_scored))
     about = figures["run"]["anchors"]
     if about["dropped"]:
         yield _note(
@@ -181,6 +183,18 @@ def _anchors(figures: Figures) -> Iterator[Caution]:
             "If the pool is noisy, the anchors are noisy too. Give clean rows of the task that you care about, if you "
             "have them.",
         )
+
+
+def _precision(figures: Figures, num_scored: int) -> str:
+    """Say how certain a value from so many anchors is."""
+    ranked = figures["ranked"]
+    rule = "The standard error with 100 anchors is half of that with 25."
+    if ranked["name"] == "golden_score":
+        most = 0.5 / num_scored**0.5
+        steps = f"A golden score moves in steps of {1 / num_scored:.3f}"
+        return f"{steps}, and its standard error is up to {most:.2f}. {rule}"
+    shown = decimal(figures["cut"]["standard_error"], ranked["digits"])
+    return f"At the cut, the {ranked['words']} has a standard error of {shown}{ranked['unit']}. {rule}"
 
 
 def _useless_anchors(usable: list[dict[str, Any]]) -> Iterator[Caution]:

@@ -134,39 +134,57 @@ def _bars(frame: Frame, edges: Sequence[float], layers: dict[str, Counts]) -> li
     return parts
 
 
-def score_histogram(scores: dict[str, Any], cut: dict[str, Any]) -> Markup:
-    """Draw the golden scores of all rows, with the cut and a band of one standard error."""
+def score_histogram(scores: dict[str, Any], cut: dict[str, Any], ranked: dict[str, Any]) -> Markup:
+    """Draw the values that rows are ranked by, with the cut and a band of one standard error."""
+    frame, parts, x_ticks = _histogram(scores, ranked["name"] == "golden_score", f"{ranked['words']}{_unit(ranked)}")
+    shown = f"{cut['score']:.{ranked['digits']}f}"
+    return frame.drawing(
+        f"Histogram of {ranked['words']}s. The last row kept has {shown}; {cut['num_kept']} rows are kept.",
+        x_ticks,
+        ticks(0, frame.y_range[1]),
+        [_error_band(frame, cut), *parts, *_cut_mark(frame, cut["score"], shown)],
+    )
+
+
+def golden_score_histogram(scores: dict[str, Any]) -> Markup:
+    """Draw the golden scores where rows are ranked by another value."""
+    frame, parts, x_ticks = _histogram(scores, True, "golden score")
+    name = "Histogram of golden scores, of kept and of rejected rows."
+    return frame.drawing(name, x_ticks, ticks(0, frame.y_range[1]), parts)
+
+
+def _histogram(scores: dict[str, Any], is_share: bool, x_label: str) -> tuple[Frame, list[str], dict[float, str]]:
+    """Return the frame, the bars and the ticks of a histogram; those of a share end at 0 and 1."""
     edges = scores["edges"]
     layers = {"kept": scores["kept"], "rejected": scores["rejected"], "eliminated": scores["eliminated"]}
-    frame = _bar_frame(edges, layers, "golden score")
-    shown_ticks = {}
-    for value, label in ticks(0, 1).items():
-        if edges[0] <= value <= edges[-1]:
-            shown_ticks[value] = label
-    return frame.drawing(
-        f"Histogram of golden scores. The last row kept has {cut['score']:.2f}; {cut['num_kept']} rows are kept.",
-        shown_ticks,
-        ticks(0, frame.y_range[1]),
-        [_error_band(frame, cut), *_bars(frame, edges, layers), *_cut_mark(frame, cut["score"])],
-    )
+    frame = _bar_frame(edges, layers, x_label)
+    possible = ticks(0, 1) if is_share else ticks(edges[0], edges[-1])
+    x_ticks = {value: label for value, label in possible.items() if edges[0] <= value <= edges[-1]}
+    return frame, _bars(frame, edges, layers), x_ticks
+
+
+def _unit(ranked: dict[str, Any]) -> str:
+    """Write a unit in brackets behind the name of a value; empty for a share."""
+    return f" ({ranked['unit'].strip()})" if ranked["unit"] else ""
 
 
 def _error_band(frame: Frame, cut: dict[str, Any]) -> str:
     """Draw one standard error to both sides of the cut, as far as the frame goes."""
-    around = np.clip([cut["score"] - cut["standard_error"], cut["score"] + cut["standard_error"]], *frame.x_range)
+    margin = cut["standard_error"] or 0.0  # None if a single anchor was scored
+    around = np.clip([cut["score"] - margin, cut["score"] + margin], *frame.x_range)
     left, right = frame.x(around[0]), frame.x(around[1])
     height = HEIGHT - TOP - BOTTOM
     return f'<rect class="band" x="{num(left)}" y="{TOP}" width="{num(right - left)}" height="{height}"/>'
 
 
-def _cut_mark(frame: Frame, score: float) -> list[str]:
+def _cut_mark(frame: Frame, score: float, shown: str) -> list[str]:
     """Draw a line at the cut, and its label on the side where there is more room."""
     anchor, offset = "start", 4
     if score > sum(frame.x_range) / 2:
         anchor, offset = "end", -4
-    x = frame.x(score)
+    x = frame.x(min(max(score, frame.x_range[0]), frame.x_range[1]))
     line = f'<path class="cut" d="M{num(x)} {TOP - 4}V{HEIGHT - BOTTOM}"/>'
-    return [line, _text(x + offset, TOP + 4, f"cut {score:.2f}", anchor, "mark")]
+    return [line, _text(x + offset, TOP + 4, f"cut {shown}", anchor, "mark")]
 
 
 def gain_histogram(gains: dict[str, Any]) -> Markup:
@@ -181,17 +199,19 @@ def gain_histogram(gains: dict[str, Any]) -> Markup:
     return frame.drawing(name, ticks(edges[0], edges[-1]), ticks(0, frame.y_range[1]), parts)
 
 
-def length_map(length: dict[str, Any], cut: dict[str, Any]) -> Markup:
-    """Draw how many rows have a golden score and a completion length: darker is more."""
+def length_map(length: dict[str, Any], cut: dict[str, Any], ranked: dict[str, Any]) -> Markup:
+    """Draw how many rows have a ranked value and a completion length: darker is more."""
     x_edges, y_edges = np.log10(length["x_edges"]), length["y_edges"]
-    frame = Frame((x_edges[0], x_edges[-1]), (0, 1), f"completion length ({length['unit']})", "golden score")
+    x_label, y_label = f"completion length ({length['unit']})", f"{ranked['words']}{_unit(ranked)}"
+    frame = Frame((x_edges[0], x_edges[-1]), (y_edges[0], y_edges[-1]), x_label, y_label)
     counts = np.array(length["counts"])
     levels = np.ceil(2 * LEVELS * np.log1p(counts) / np.log1p(max(1, counts.max()))).astype(int)
-    cut_line = f'<path class="cut" d="M{LEFT} {num(frame.y(cut["score"]))}H{WIDTH - RIGHT}"/>'
+    at_cut = min(max(cut["score"], y_edges[0]), y_edges[-1])
+    cut_line = f'<path class="cut" d="M{LEFT} {num(frame.y(at_cut))}H{WIDTH - RIGHT}"/>'
     return frame.drawing(
-        f"Golden score against completion length of {length['num_sampled']} rows.",
+        f"{ranked['title']} against completion length of {length['num_sampled']} rows.",
         _power_ticks(x_edges[0], x_edges[-1]),
-        ticks(0, 1),
+        ticks(*frame.y_range),
         [*_cells(frame, x_edges, y_edges, levels, "c"), cut_line],
     )
 
@@ -268,12 +288,18 @@ def heat_map(heat: dict[str, Any]) -> Markup:
     return frame.drawing(f"Heat map of the gains of {rows} rows on {columns} anchors.", {}, {}, parts)
 
 
-def reselection_lines(entries: Sequence[dict[str, Any]]) -> Markup:
-    """Draw over the steps of training what is left of the first golden set, and the lowest golden score kept."""
+def reselection_lines(entries: Sequence[dict[str, Any]], with_cuts: bool) -> Markup:
+    """Draw over the steps of training what is left of the first golden set, and the lowest golden score kept.
+
+    Args:
+        entries: one dict per golden set, in the order of the steps.
+        with_cuts: whether the cuts are golden scores: only these are shares, as the other line.
+    """
     frame = Frame((0, max(entry["step"] for entry in entries)), (0, 1), "optimizer step", "share")
     left_of_first = [(entry["step"], entry["kept_of_first"] / entry["num_kept"]) for entry in entries]
-    cuts = [(entry["step"], entry["cut"]) for entry in entries]
-    parts = [*_dotted_line(frame, left_of_first, "kept"), *_dotted_line(frame, cuts, "rejected")]
+    parts = _dotted_line(frame, left_of_first, "kept")
+    if with_cuts:
+        parts += _dotted_line(frame, [(entry["step"], entry["cut"]) for entry in entries], "rejected")
     x_ticks = {}
     for entry in entries[:: -(-len(entries) // MOST_STEPS)]:
         x_ticks[float(entry["step"])] = str(entry["step"])

@@ -13,9 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.report.anchor_figures import anchor_figures, heat_map_figures, tally_pairs
 from nuggets_trainer.report.cautions import cautions
-from nuggets_trainer.report.makeup import group_figures, reselection_figures, set_figures, what_is_kept
+from nuggets_trainer.report.makeup import (
+    group_figures,
+    ranked_by,
+    ranked_figures,
+    reselection_figures,
+    set_figures,
+    what_is_kept,
+)
 from nuggets_trainer.report.tallies import (
     clipped_counts,
     grid_counts,
@@ -41,7 +49,10 @@ from nuggets_trainer.store.shown_rows import texts_of
 
 LENGTH_BARS = 24
 SIGNAL_FILE = "signal_check.json"
-NUMBERS = ("golden_score", "standard_error", "mean_gain", "upper_bound", "num_anchors")
+NUMBERS = (
+    *("golden_score", "standard_error", "gain", "gain_error", "mean_gain", "mean_gain_error"),
+    *("upper_bound", "num_anchors"),
+)
 
 
 def read_figures(score_dir: Place) -> dict[str, Any]:
@@ -51,8 +62,9 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         score_dir: directory of a finished run; a local path, or a URL for fsspec.
 
     Returns:
-        JSON values: `run` (run.json), `what_is_kept`, `cut`, `cautions`, `scores`, `gains`, `sets`, `groups`,
-        `length`, `anchors`, `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
+        JSON values: `run` (run.json), `what_is_kept`, `ranked` (the value that rows are ranked by, in words), `cut`,
+        `cautions`, `scores` (the ranked values), `gains`, `golden_scores`, `sets`, `groups`, `length`, `anchors`,
+        `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
 
     Raises:
         FileNotFoundError: if a file is missing; the error says what to run.
@@ -61,20 +73,23 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
     anchors = read_scored_anchors(score_dir)
     sample = _sampled(scores, shown)
     tally, heat = tally_pairs(score_dir, scores, anchors, sample)
-    cut = _cut_figures(scores, sample)
+    ranked = ranked_by(run)
+    cut = _cut_figures(scores, sample, ranked)
     figures = {
         "run": run,
         "what_is_kept": what_is_kept(run),
+        "ranked": ranked_figures(ranked),
         "cut": cut,
-        "scores": _score_figures(scores),
+        "scores": _histogram(scores, ranked),
         "gains": _gain_figures(scores),
+        "golden_scores": _histogram(scores, RANKED_VALUES["golden_score"]),
         "sets": set_figures(scores, anchors),
         "groups": group_figures(run),
-        "length": _length_figures(run["length_unit"], scores, shown),
+        "length": _length_figures(run["length_unit"], scores, shown, ranked),
         "anchors": anchor_figures(anchors, tally, shown),
         "heat_map": heat_map_figures(scores, tally, heat),
-        "rows": _row_figures(scores, cut, shown),
-        "reselection": reselection_figures(score_dir, scores),
+        "rows": _row_figures(scores, cut, shown, ranked),
+        "reselection": reselection_figures(score_dir, scores, ranked),
         "signal_check": _signal_check(score_dir, run),
     }
     plain: dict[str, Any] = _plain(figures)
@@ -101,34 +116,37 @@ def _sampled(scores: StoredScores, shown: pa.Table) -> Bools:
     return sample
 
 
-def _cut_figures(scores: StoredScores, sample: Bools) -> dict[str, Any]:
+def _cut_figures(scores: StoredScores, sample: Bools, ranked: RankedValue) -> dict[str, Any]:
     """Describe the cut: where it is, how certain it is, and how many rows are near."""
+    values = ranked.of(scores)
     kept = np.flatnonzero(scores.selected)
     last = kept[np.argmax(scores.rank[kept])]
-    score, error = float(scores.golden_score[last]), float(scores.standard_error[last])
+    score, error = float(values[last]), float(getattr(scores, ranked.error)[last])
+    margin = np.nan_to_num(error)
     rejected = (scores.reason < 0) & ~scores.selected
     # Coverage, quotas and near-duplicates reject rows far above the cut: these are not near it.
-    near = rejected & (scores.golden_score >= score - error) & (scores.golden_score <= score + error)
-    # After a race, not all rows near the cut have a golden score: the sample tells how many there are.
+    near = rejected & (values >= score - margin) & (values <= score + margin)
+    # After a race, not all rows near the cut have a value: the sample tells how many there are.
     estimate = round(float((near & sample).sum() / max(1, sample.sum())) * scores.num_candidates)
     return {
         "score": score,
         "standard_error": error,
         "num_anchors": scores.num_anchors[last],
         "mean_gain": scores.mean_gain[last],
+        "tie_breaker": getattr(scores, ranked.tie_breaker)[last],
         "num_rows": len(scores),
         "num_candidates": scores.num_candidates,
         "num_kept": len(kept),
         "num_eliminated": scores.eliminated.sum(),
-        "ties": (scores.golden_score == score).sum(),
-        "ties_kept": (scores.golden_score[kept] == score).sum(),
-        "near_kept": (scores.golden_score[kept] <= score + error).sum(),
+        "ties": (values == score).sum(),
+        "ties_kept": (values[kept] == score).sum(),
+        "near_kept": (values[kept] <= score + margin).sum(),
         "near_rejected": max(int(near.sum()), estimate),
         "num_sampled": sample.sum(),
-        "best": scores.golden_score[kept].max(),
-        "mean_kept": scores.golden_score[kept].mean(),
+        "best": values[kept].max(),
+        "mean_kept": values[kept].mean(),
         "mean_gain_kept": scores.mean_gain[kept].mean(),
-        "mean_rejected": _mean(scores.golden_score[rejected & scores.complete]),
+        "mean_rejected": _mean(values[rejected & ~np.isnan(values)]),
     }
 
 
@@ -136,13 +154,20 @@ def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _score_figures(scores: StoredScores) -> dict[str, Any]:
-    edges = score_edges(int(scores.num_anchors.max()))
+def _histogram(scores: StoredScores, ranked: RankedValue) -> dict[str, Any]:
+    """Count the values of kept and of rejected rows; eliminated ones have a bound on the golden score alone."""
+    values = ranked.of(scores)
+    known = ~np.isnan(values)
+    if ranked.name == "golden_score":
+        edges = score_edges(int(scores.num_anchors.max()))
+        eliminated = scores.upper_bound[scores.eliminated]
+    else:
+        edges, eliminated = trimmed_edges(values[known]), np.zeros(0)
     return {
         "edges": edges,
-        "kept": clipped_counts(scores.golden_score[scores.selected], edges),
-        "rejected": clipped_counts(scores.golden_score[scores.complete & ~scores.selected], edges),
-        "eliminated": clipped_counts(scores.upper_bound[scores.eliminated], edges),
+        "kept": clipped_counts(values[scores.selected & known], edges),
+        "rejected": clipped_counts(values[known & ~scores.selected], edges),
+        "eliminated": clipped_counts(eliminated, edges),
     }
 
 
@@ -157,8 +182,8 @@ def _gain_figures(scores: StoredScores) -> dict[str, Any]:
     }
 
 
-def _length_figures(unit: str, scores: StoredScores, shown: pa.Table) -> dict[str, Any]:
-    """Golden score against completion length over a sample; an eliminated row enters with its upper bound."""
+def _length_figures(unit: str, scores: StoredScores, shown: pa.Table, ranked: RankedValue) -> dict[str, Any]:
+    """Ranked value against completion length over a sample; an eliminated row enters with its upper bound."""
     indices, lengths = _length_sample(shown, "length")
     _, kept_lengths = _length_sample(shown, "length_kept")
     rejected_lengths = lengths[~scores.selected[indices]]
@@ -168,14 +193,19 @@ def _length_figures(unit: str, scores: StoredScores, shown: pa.Table) -> dict[st
     logs = np.log10(lengths)
     # Edges on a grid of fifths of a power of ten.
     x_edges = np.linspace(math.floor(logs.min() * 5) / 5, math.floor(logs.max() * 5) / 5 + 0.2, LENGTH_BARS + 1)
+    values, shown_values = ranked.of(scores), scores.best_known
     y_edges = np.linspace(0, 1, min(LENGTH_BARS, int(scores.num_anchors.max()) + 1) + 1)
+    if ranked.name != "golden_score":
+        shown_values = values
+        y_edges = trimmed_edges(values[~np.isnan(values)], LENGTH_BARS)
+    in_map = ~np.isnan(shown_values[indices])
     return {
         "unit": unit,
         "num_sampled": len(lengths),
         "x_edges": 10**x_edges,
         "y_edges": y_edges,
-        "counts": grid_counts(logs, scores.best_known[indices], x_edges, y_edges),
-        "correlation": rank_correlation(unbiased_lengths, scores.golden_score[unbiased]),
+        "counts": grid_counts(logs[in_map], shown_values[indices][in_map], x_edges, y_edges),
+        "correlation": rank_correlation(unbiased_lengths, values[unbiased]),
         "share_longer": share_larger(kept_lengths, rejected_lengths),
         "median_kept": np.median(kept_lengths),
         "median_rejected": np.median(rejected_lengths) if len(rejected_lengths) else None,
@@ -191,12 +221,14 @@ def _length_sample(shown: pa.Table, part: str) -> tuple[Ints, Floats]:
     return rows["index"].to_numpy(), np.maximum(lengths, 1)
 
 
-def _row_figures(scores: StoredScores, cut: dict[str, Any], shown: pa.Table) -> list[dict[str, Any]]:
+def _row_figures(
+    scores: StoredScores, cut: dict[str, Any], shown: pa.Table, ranked: RankedValue
+) -> list[dict[str, Any]]:
     """Rows with their texts, scores, and why they were kept or not: best first, dropped ones last."""
     rows = []
     for row in shown.filter(pc.is_in(shown["part"], pa.array(["kept", "rejected", "dropped"]))).to_pylist():
         i = row["index"]
-        status, why = verdict(scores, i, cut)
+        status, why = verdict(scores, i, cut, ranked)
         figures = {"index": i, "status": status, "why": why, "rank": int(scores.rank[i]) or None}
         for name in NUMBERS:
             figures[name] = getattr(scores, name)[i]

@@ -1,13 +1,38 @@
-"""What a golden set is made of: by anchor set, by group, and over the selections during training."""
+"""What a golden set is ranked by and made of: by anchor set, by group, and over the selections during training."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, read_scores, reselections
 
 MOST_GROUPS = 30
+# Meaning of each value, after "A row's golden score"; the page has named the model and the anchor tasks before.
+MEANINGS = {
+    "golden_score": "is the share of these tasks whose right answer it made more likely",
+    "gain": "says how much more likely it made their right answers on average, in deviations of each task's gains",
+    "mean_gain": "says how much more likely it made their right answers on average, in nats per token",
+}
+
+
+def ranked_by(run: dict[str, Any]) -> RankedValue:
+    """Return the value that a run ranked its rows by; earlier versions ranked by the golden score alone."""
+    return RANKED_VALUES[run.get("rank_by", "golden_score")]
+
+
+def ranked_figures(ranked: RankedValue) -> dict[str, Any]:
+    """Return the names of a value on the page, what it means, its unit, and the digits to show of it."""
+    return {
+        "name": ranked.name,
+        "words": ranked.words,
+        "title": ranked.words.capitalize(),
+        "unit": ranked.unit,
+        "meaning": MEANINGS[ranked.name],
+        "tie_breaker": RANKED_VALUES[ranked.tie_breaker].words,
+        "digits": 4 if ranked.name == "mean_gain" else 2,
+    }
 
 
 def what_is_kept(run: dict[str, Any]) -> str:
@@ -24,6 +49,9 @@ def what_is_kept(run: dict[str, Any]) -> str:
         "threshold": f"all rows above {value:g}",
     }
     parts = [f"The golden set is {kept[rule]}"]
+    ranked = ranked_by(run)
+    if ranked.name != "golden_score":
+        parts[0] += f" by {ranked.words}"
     if run["config"].get("group_by") is not None:
         parts.append(f"within quotas by {run['config']['group_by']}")
     if run["config"].get("max_similarity") is not None:
@@ -58,21 +86,23 @@ def group_figures(run: dict[str, Any]) -> dict[str, Any] | None:
     return {"column": run["config"]["group_by"], "rows": rows[:MOST_GROUPS], "num_more": len(rows[MOST_GROUPS:])}
 
 
-def reselection_figures(score_dir: Place, scores: StoredScores) -> list[dict[str, Any]]:
+def reselection_figures(score_dir: Place, scores: StoredScores, ranked: RankedValue) -> list[dict[str, Any]]:
     """Return one dict for each golden set of a training, the first one included; an empty list if there was one."""
     later = reselections(score_dir)
     if not later:
         return []
     first = previous = scores.selected
-    entries = [_selection_figures(0, scores, first, previous)]
+    entries = [_selection_figures(0, scores, first, previous, ranked)]
     for step, place in later:
         chosen = read_scores(place)
-        entries.append(_selection_figures(step, chosen, first, previous))
+        entries.append(_selection_figures(step, chosen, first, previous, ranked))
         previous = chosen.selected
     return entries
 
 
-def _selection_figures(step: int, scores: StoredScores, first: Any, previous: Any) -> dict[str, Any]:
+def _selection_figures(
+    step: int, scores: StoredScores, first: Any, previous: Any, ranked: RankedValue
+) -> dict[str, Any]:
     """Describe one golden set and how much it has of the first and of the previous one, masks `(n,)`."""
     kept = scores.selected
     return {
@@ -81,6 +111,6 @@ def _selection_figures(step: int, scores: StoredScores, first: Any, previous: An
         "kept": (kept & previous).sum(),
         "kept_of_first": (kept & first).sum(),
         "mean_kept": scores.golden_score[kept].mean(),
-        "cut": scores.golden_score[kept].min(),
+        "cut": ranked.of(scores)[kept].min(),
         "mean_gain_kept": scores.mean_gain[kept].mean(),
     }

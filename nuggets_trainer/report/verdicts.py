@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.read_results import StoredScores
 from nuggets_trainer.wording import counted
 
@@ -31,13 +32,14 @@ REASONS = {
 UNKNOWN_REASON = "it could not be scored"
 
 
-def verdict(scores: StoredScores, i: int, cut: dict[str, Any]) -> tuple[str, str]:
+def verdict(scores: StoredScores, i: int, cut: dict[str, Any], ranked: RankedValue) -> tuple[str, str]:
     """Return what became of a row, and why.
 
     Args:
         scores: stored scores of the pool.
         i: pool index of the row.
-        cut: `score` and `mean_gain` of the last row kept, and `ties`, `ties_kept`.
+        cut: `score` and `tie_breaker` of the last row kept, and `ties`, `ties_kept`.
+        ranked: value that rows are ranked by.
 
     Returns:
         `kept`, `tied` (at the cut, and not kept), `below`, `eliminated` or `dropped`; and a sentence.
@@ -47,8 +49,10 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any]) -> tuple[str, str
         return "dropped", f"Dropped ({reason}): {REASONS.get(reason, UNKNOWN_REASON)}."
     if scores.eliminated[i]:
         return "eliminated", _eliminated(float(scores.upper_bound[i]), int(scores.num_anchors[i]), cut["score"])
-    score = float(scores.golden_score[i])
-    won = _won(score, int(scores.num_anchors[i]))
+    score = float(ranked.of(scores)[i])
+    won = _won(float(scores.golden_score[i]), int(scores.num_anchors[i]))
+    if ranked.name != "golden_score":
+        won = f"{ranked.words} {ranked.write(score)}{ranked.unit}, {won}"
     if scores.selected[i]:
         sentence = f"Kept: rank {scores.rank[i]:,}, {won}."
         if score == cut["score"] and cut["ties"] > 1:
@@ -56,9 +60,15 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any]) -> tuple[str, str
         return "kept", sentence
     if score == cut["score"]:
         others = counted(cut["ties"] - 1, "other row")
-        return "tied", f"Tied at the cut with {others} ({won}): {_tie_break(float(scores.mean_gain[i]), cut)}."
+        tie_breaker = float(getattr(scores, ranked.tie_breaker)[i])
+        return "tied", f"Tied at the cut with {others} ({won}): {_tie_break(tie_breaker, cut, ranked)}."
     if score > cut["score"]:
-        return "below", f"Rejected by the selection rule, although the last row kept has a lower golden score ({won})."
+        return (
+            "below",
+            f"Rejected by the selection rule, although the last row kept has a lower {ranked.words} ({won}).",
+        )
+    if ranked.name != "golden_score":
+        return "below", f"Below the cut: {won}; the last row kept has {ranked.write(cut['score'])}."
     return (
         "below",
         f"Below the cut: {won}; its golden score is {score:.2f}, that of the last row kept {cut['score']:.2f}.",
@@ -83,10 +93,11 @@ def _eliminated(bound: float, num_anchors: int, cut: float) -> str:
     return f"Stopped after {scored} because it was unlikely to be kept; its golden score would be at most {bound:.3f}."
 
 
-def _tie_break(mean_gain: float, cut: dict[str, Any]) -> str:
+def _tie_break(value: float, cut: dict[str, Any], ranked: RankedValue) -> str:
     """Say what decided against a row at the cut."""
-    if mean_gain < cut["mean_gain"]:
-        return f"its mean gain, {mean_gain:+.5f}, is below that of the last row kept, {cut['mean_gain']:+.5f}"
-    if mean_gain > cut["mean_gain"]:
+    words, of_last = RANKED_VALUES[ranked.tie_breaker].words, cut["tie_breaker"]
+    if value < of_last:
+        return f"its {words}, {value:+.5f}, is below that of the last row kept, {of_last:+.5f}"
+    if value > of_last:
         return "coverage, a quota or a near-duplicate that was kept decided against it"
-    return "its mean gain equals that of the last row kept, which comes before it in the pool"
+    return f"its {words} equals that of the last row kept, which comes before it in the pool"

@@ -6,7 +6,9 @@ import copy
 
 import pytest
 
+from nuggets_trainer.golden.ranking import RANKED_VALUES
 from nuggets_trainer.report.cautions import cautions
+from nuggets_trainer.report.makeup import ranked_figures
 
 CUT = {"score": 0.8, "num_anchors": 60, "num_rows": 1000, "num_candidates": 1000, "num_kept": 200, "num_eliminated": 0}
 CUT |= {"ties": 1, "ties_kept": 1, "near_rejected": 5, "num_sampled": 1000, "mean_gain_kept": 0.1}
@@ -14,6 +16,7 @@ ANCHOR = {"pairs": 1000, "pairs_won": 500, "discrimination": 0.4}
 QUIET = {
     "signal_check": None,
     "run": {"dropped": {}, "config": {}, "golden_set": {}, "anchors": {"dropped": {}, "given": True}},
+    "ranked": ranked_figures(RANKED_VALUES["golden_score"]),
     "cut": CUT,
     "length": {"share_longer": 0.5, "unit": "tokens", "median_kept": 10.0, "median_rejected": 20.0},
     "anchors": [ANCHOR] * 60,
@@ -84,3 +87,18 @@ def test_few_anchors_are_those_that_were_scored():
     few = [{**ANCHOR, "pairs": pairs} for pairs in (3, 25, 1)]
     titles = [caution["title"] for caution in cautions({**QUIET, "anchors": few})]
     assert "Few anchors: 3" in titles
+
+
+@pytest.mark.parametrize(("rank_by", "shown"), [("gain", "0.08 deviations"), ("mean_gain", "0.0812 nats per token")])
+def test_a_ranking_by_gains_is_judged_by_gains(rank_by, shown):
+    figures = copy.deepcopy(QUIET)
+    figures["ranked"] = ranked_figures(RANKED_VALUES[rank_by])
+    figures["cut"] |= {"score": 0.3, "mean_gain": 0.01, "standard_error": 0.0812}  # 0.3 of the anchors would be few
+    figures["anchors"] = [{**ANCHOR, "pairs_won": 1000}] * 30  # a gain tells apart rows that all win
+    (few,) = cautions(figures)
+    assert few["title"] == "Few anchors: 30" and f"has a standard error of {shown}. The" in few["text"]
+    figures["anchors"] = [ANCHOR] * 60
+    figures["cut"] |= {"mean_gain": -0.02, "ties": 90, "ties_kept": 60}
+    low, ties = cautions(figures)
+    assert low["title"] == "The golden set goes down to a mean gain of -0.020 nats per token"
+    assert "breaks ties by golden score, then by place" in ties["text"]
