@@ -91,6 +91,7 @@ def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) 
     result = {
         "score_dir": config.score_dir,
         "rule": dict([golden_set.rule]),
+        "rank_by": golden_set.rank_by,
         **golden_set.summary(),
         **scores.summary(),
         "by_anchor_set": set_means(scores, golden_set),

@@ -35,10 +35,14 @@ from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
-USAGE = "nuggets select S [--top_fraction F | --top_k K | --threshold T] [--dataset_name D --output_file FILE]"
+USAGE = (
+    "nuggets select S [--top_fraction F | --top_k K | --threshold T] [--rank_by VALUE] "
+    "[--dataset_name D --output_file FILE]"
+)
 EPILOG = f"""examples:
   nuggets select scores --top_k 500
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
+  nuggets select scores --top_k 500 --rank_by gain
 
 The golden set is exact. If a race left rows without a score that this rule could choose, the command says what to run.
 

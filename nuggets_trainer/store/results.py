@@ -118,25 +118,26 @@ def _total_and_reasons(dropped: Iterable[str | None]) -> str:
 
 
 def set_means(scores: PoolScores, golden_set: GoldenSet) -> dict[str, dict[str, float]]:
-    """Return the mean golden score on each of several anchor sets, of the rows `kept` and of all `candidates`."""
+    """Return the mean of the ranked value on each of several anchor sets, of the rows `kept` and all `candidates`."""
     candidates = ~np.isnan(scores.golden_score)
     means = {}
     for name, own in scores.by_set.items():
+        values = golden_set.ranked.of(own)
         means[name] = {
-            "candidates": float(own.golden_score[candidates].mean()),
-            "kept": float(own.golden_score[golden_set.indices].mean()),
+            "candidates": float(values[candidates].mean()),
+            "kept": float(values[golden_set.indices].mean()),
         }
     return means
 
 
 def describe_results(scores: PoolScores, golden_set: GoldenSet) -> list[str]:
     """Return the totals, the selection, and what it has of anchor sets and groups, a line each."""
-    lines = [scores.describe(), golden_set.describe()]
+    lines, ranked = [scores.describe(), golden_set.describe()], golden_set.ranked
     means = []
     for name, mean in set_means(scores, golden_set).items():
-        means.append(f"{name} {mean['kept']:.3f} ({mean['candidates']:.3f})")
+        means.append(f"{name} {ranked.write(mean['kept'])} ({ranked.write(mean['candidates'])})")
     if means:
-        lines.append(f"mean golden score of the rows kept (of all candidates), by anchor set: {', '.join(means)}")
+        lines.append(f"mean {ranked.words} of the rows kept (of all candidates), by anchor set: {', '.join(means)}")
     groups = []
     for name, counts in list(golden_set.groups.items())[:MOST_GROUPS]:
         groups.append(f"{_short(name)} {counts['kept']:,} of {counts['candidates']:,}")

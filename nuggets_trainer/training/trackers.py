@@ -1,4 +1,4 @@
-"""What experiment trackers show of a golden set: numbers, a histogram of golden scores, a table of the best rows.
+"""What experiment trackers show of a golden set: numbers, a histogram of the ranked values, a table of the best rows.
 
 Numbers go through `Trainer.log`. Histogram and table go to TensorBoard, Weights & Biases and Trackio, into the runs
 that the Trainer's own `report_to` has opened.
@@ -14,7 +14,7 @@ import numpy as np
 from transformers import Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from nuggets_trainer.report.tallies import score_edges
+from nuggets_trainer.report.tallies import score_edges, trimmed_edges
 from nuggets_trainer.store.shown_rows import display_texts
 from nuggets_trainer.wording import visible
 
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
 NUM_ROWS = 50
 NUM_CHARACTERS = 300
-COLUMNS = ("rank", "index", "golden_score", "standard_error", "mean_gain", "prompt", "completion")
 # Characters that Markdown or HTML would interpret.
 MARKUP = re.compile(r"[\\`*_{}\[\]()<>#+!|&~$-]")
 
-Rows = list[list[Any]]
+Rows = list[dict[str, Any]]
 
 
 def log_selection(
@@ -37,8 +36,8 @@ def log_selection(
 ) -> None:
     """Log a golden set at the current step. All ranks may call.
 
-    Each number is logged as `nuggets/<name>`, the histogram as `nuggets/golden_scores`, the table as
-    `nuggets/best_rows`.
+    Each number is logged as `nuggets/<name>`, the histogram as `nuggets/golden_scores` (`gains` or `mean_gains` where
+    rows are ranked by these), the table as `nuggets/best_rows`.
 
     Args:
         trainer: trainer whose training has begun, so that the runs of its `report_to` are open.
@@ -62,48 +61,54 @@ def _log_golden_set(trainer: Trainer, pool: Pool, golden_set: GoldenSet, scores:
     if not reporters:
         return
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-    known = scores.golden_score[~np.isnan(scores.golden_score)]
-    edges = score_edges(int(scores.num_anchors.max()))
+    ranked = golden_set.ranked
+    name, values = f"nuggets/{ranked.name}s", ranked.of(scores)
+    known = values[~np.isnan(values)]
+    edges = score_edges(int(scores.num_anchors.max())) if ranked.name == "golden_score" else trimmed_edges(known)
     rows = _best_rows(pool, golden_set, lambda ids: str(tokenizer.decode(ids)))
     step = trainer.state.global_step
     for reporter in reporters:
         if isinstance(reporter, TensorBoardCallback):
             if reporter.tb_writer is not None:
-                reporter.tb_writer.add_histogram("nuggets/golden_scores", known, step, bins=edges)
+                reporter.tb_writer.add_histogram(name, known, step, bins=edges)
                 reporter.tb_writer.add_text("nuggets/best_rows", _markdown(rows), step)
         elif isinstance(reporter, WandbCallback):
             import wandb
 
-            _log_objects(wandb, known, edges, rows, step)
+            _log_objects(wandb, name, np.histogram(known, edges), rows, step)
         else:
             import trackio
 
-            _log_objects(trackio, known, edges, _escaped(rows), step)  # Trackio shows texts as Markdown
+            # Trackio shows texts as Markdown.
+            _log_objects(trackio, name, np.histogram(known, edges), _escaped(rows), step)
 
 
-def _log_objects(tracker: Any, known: Any, edges: Any, rows: Rows, step: int) -> None:
+def _log_objects(tracker: Any, name: str, counts: Any, rows: Rows, step: int) -> None:
     """Log to Weights & Biases or Trackio, whose classes and functions have the same names."""
     import pandas as pd
 
-    histogram = tracker.Histogram(np_histogram=np.histogram(known, edges))
-    table = tracker.Table(dataframe=pd.DataFrame(rows, columns=list(COLUMNS)))
-    tracker.log({"nuggets/golden_scores": histogram, "nuggets/best_rows": table, "train/global_step": step})
+    histogram = tracker.Histogram(np_histogram=counts)
+    table = tracker.Table(dataframe=pd.DataFrame(rows))
+    tracker.log({name: histogram, "nuggets/best_rows": table, "train/global_step": step})
 
 
 def _best_rows(pool: Pool, golden_set: GoldenSet, decode: Callable[[list[int]], str]) -> Rows:
+    """Return a dict for each of the best rows; the value that they are ranked by comes first of the numbers."""
+    ranked = golden_set.ranked
+    names = dict.fromkeys((ranked.name, ranked.error, "golden_score", "standard_error", "mean_gain"))
     rows: Rows = []
     for place, index in enumerate(golden_set.indices[:NUM_ROWS].tolist()):
         texts = display_texts(pool[index], decode)
-        row = {
-            "rank": place + 1,
-            "index": index,
-            "golden_score": float(golden_set.golden_score[place]),
-            "standard_error": float(golden_set.standard_error[place]),
-            "mean_gain": float(golden_set.mean_gain[place]),
-            "prompt": _one_line(texts["prompt"]),
-            "completion": _one_line(texts["completion"]),
-        }
-        rows.append([row[column] for column in COLUMNS])
+        numbers = {name: float(getattr(golden_set, name)[place]) for name in names}
+        rows.append(
+            {
+                "rank": place + 1,
+                "index": index,
+                **numbers,
+                "prompt": _one_line(texts["prompt"]),
+                "completion": _one_line(texts["completion"]),
+            }
+        )
     return rows
 
 
@@ -114,7 +119,7 @@ def _one_line(text: str) -> str:
 
 def _escaped(rows: Rows) -> Rows:
     """Replace the characters of all texts that Markdown or HTML would interpret."""
-    return [[_escaped_cell(cell) for cell in row] for row in rows]
+    return [{name: _escaped_cell(cell) for name, cell in row.items()} for row in rows]
 
 
 def _escaped_cell(cell: Any) -> Any:
@@ -124,8 +129,9 @@ def _escaped_cell(cell: Any) -> Any:
 
 
 def _markdown(rows: Rows) -> str:
-    lines = [_markdown_line(COLUMNS), _markdown_line(["---"] * len(COLUMNS))]
-    lines += [_markdown_line(row) for row in _escaped(rows)]
+    names = list(rows[0])
+    lines = [_markdown_line(names), _markdown_line(["---"] * len(names))]
+    lines += [_markdown_line(list(row.values())) for row in _escaped(rows)]
     return "\n".join(lines)
 
 
