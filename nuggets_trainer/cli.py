@@ -89,7 +89,7 @@ def _run(command: str, arguments: list[str], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - reported below, whatever it is
-        return _report_error(error, command, 1, debug)
+        return _report_error(error, command, getattr(error, "exit_code", 1), debug)
     return 0
 
 
@@ -98,10 +98,11 @@ def _report_error(error: Exception, command: str, code: int, debug: bool) -> int
     is_wrong_option = code == 2 and isinstance(error, ValueError)  # also from checks of transformers or TRL
     if debug or not (is_wrong_option or _is_explained(error)):
         traceback.print_exception(error)
-        return 1
+        return 1 if code == 2 else code
     if rank() == 0:
         hint = f"`nuggets {command} --help` lists the options; " if code == 2 else ""
-        print(f"nuggets {command}: error: {error}", file=sys.stderr)
+        what = "stopped" if code not in (1, 2) else "error"
+        print(f"nuggets {command}: {what}: {error}", file=sys.stderr)
         print(f"({hint}`nuggets --debug ...` shows where it arose.)", file=sys.stderr)
     elif code != 2:  # all processes read the same command line: one message is enough
         print(f"[rank {rank()}] error: {str(error).splitlines()[0]}", file=sys.stderr)

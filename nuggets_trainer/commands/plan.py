@@ -24,7 +24,7 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 
 # Options of `nuggets score` that change nothing in a plan: accepted, but not listed in `--help`.
-IGNORED_BY_PLAN = {"combine_anchor_sets", "group_quota", "signal_check"}
+IGNORED_BY_PLAN = {"combine_anchor_sets", "group_quota", "signal_check", "stop_if_unreliable"}
 USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
 EPILOG = f"""examples:
   nuggets plan --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\

@@ -31,9 +31,18 @@ class ScoringOptions(OptionGroup):
     signal_check: bool | None = field(
         default=None,
         metadata={
-            "help": "Check before scoring that the scorer ranks 40 candidates above corrupted copies of themselves "
-            "(words shuffled, completion of another row), and warn if it does not. Default: true in pools of more "
-            "than 1,600 rows, where it is less than 5%% of the work; false when rows are chosen again during training."
+            "help": "Check after the pilot that the scorer ranks 40 candidates above corrupted copies of themselves "
+            "(words shuffled, completion of another row), and warn if it does not. Default: as many candidates and "
+            "anchors as cost at most 5%% of all pairs (40 candidates on all anchors from 1,600 rows on, 40 on 25 of "
+            "100 anchors with 400 rows, none with 60), but no check when rows are chosen again during training."
+        },
+    )
+    stop_if_unreliable: bool = field(
+        default=False,
+        metadata={
+            "help": "End after the pilot, with exit code 3, if the early look says that the scores would not be worth "
+            "their price: all rows tie, more than half of the anchors decide nothing, the reliability is below 0.3, "
+            "or the signal check fails. What was scored is stored. Training only warns."
         },
     )
     score_dtype: str = field(
@@ -66,6 +75,7 @@ class ScoringOptions(OptionGroup):
         """Refuse values outside their range."""
         check_choice("schedule", self.schedule, SCHEDULES)
         check_bool("signal_check", self.signal_check, optional=True)
+        check_bool("stop_if_unreliable", self.stop_if_unreliable, optional=False)
         check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         if self.tokens_per_batch is not None:
             check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)

@@ -224,15 +224,33 @@ def anchors_for_share(share: float, num_anchors: int, fraction: float, target: f
         return None
     if target <= fraction:
         return 1
-    if share >= share_in_common(NEARLY_ONE, fraction):
+    now, needed = correlation_for_share(share, fraction), correlation_for_share(target, fraction)
+    if now >= NEARLY_ONE:
         return num_anchors
-
-    def correlation(wanted: float) -> float:
-        return float(optimize.brentq(lambda r: share_in_common(r, fraction) - wanted, 0.0, NEARLY_ONE))
-
-    now, needed = correlation(share), correlation(target)
     factor = needed * (1 - now) / (now * (1 - needed))
     return max(1, int(np.ceil(factor * num_anchors)))
+
+
+def correlation_for_share(share: float, fraction: float) -> float:
+    """Return the correlation at which two normal scores have this share of their top fraction in common.
+
+    Args:
+        share: share in common.
+        fraction: share of the candidates that is the top.
+
+    Returns:
+        The correlation, from 0 (chance) to 1.
+
+    Example:
+        >>> from nuggets_trainer.golden.reliability import correlation_for_share, share_in_common
+        >>> round(correlation_for_share(share_in_common(0.7, 0.1), 0.1), 6)
+        0.7
+    """
+    if share <= fraction:
+        return 0.0
+    if share >= share_in_common(NEARLY_ONE, fraction):
+        return 1.0
+    return float(optimize.brentq(lambda r: share_in_common(r, fraction) - share, 0.0, NEARLY_ONE))
 
 
 def share_in_common(correlation: float, fraction: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,7 @@ def write_run_files(
     golden_set: GoldenSet,
     pilot: Sequence[int],
     model_name: str,
+    found: dict[str, Any],
 ) -> None:
     """Write both files.
 
@@ -34,6 +35,7 @@ def write_run_files(
         golden_set: the golden set.
         pilot: pool indices of the random rows that a race scored on all anchors; empty after an exact run.
         model_name: name of the model that scored.
+        found: what the run has found out besides the scores, for run.json.
     """
     score_dir, tokenizer = session.request.score_dir, session.request.tokenizer
     anchor_set = rendered.anchor_set
@@ -43,10 +45,10 @@ def write_run_files(
         return str(tokenizer.decode(ids))
 
     write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
-    write_run_info(score_dir, _facts(session, rendered, model_name), session.pool, scores, golden_set)
+    write_run_info(score_dir, _facts(session, rendered, model_name, found), session.pool, scores, golden_set)
 
 
-def _facts(session: ScoringSession, rendered: Rendered, model_name: str) -> RunFacts:
+def _facts(session: ScoringSession, rendered: Rendered, model_name: str, found: dict[str, Any]) -> RunFacts:
     return RunFacts(
         model=model_name,
         config=session.config,
@@ -57,6 +59,7 @@ def _facts(session: ScoringSession, rendered: Rendered, model_name: str) -> RunF
         device=device_name(session.ranks.device),
         engine_path=session.engine.path,
         tokens_per_batch=session.engine.tokens_per_batch,
+        found=found,
         remarks=rendered.remarks,
     )
 

@@ -20,10 +20,10 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
+from nuggets_trainer.pipeline.early_look import EarlyLook, PilotLook
 from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import write_run_files
-from nuggets_trainer.pipeline.signal_check import check_signal, is_affordable
 from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.anchors import find_anchors
@@ -104,15 +104,16 @@ def score_pool(
         training_dtype=training_dtype,
         adapter=adapter,
     )
-    return score_request(model, request)
+    return score_request(model, request, may_stop=True)
 
 
-def score_request(model: Any, request: ScoringRequest) -> tuple[PoolScores, GoldenSet]:
+def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -> tuple[PoolScores, GoldenSet]:
     """Do what `score_pool` does, for a request that is checked already; all ranks must call it.
 
     Args:
         model: model that scores, as in `score_pool`.
         request: result of `read_request` or `make_request`.
+        may_stop: whether `stop_if_unreliable` ends the run; a training job warns only.
     """
     started = time.monotonic()
     pool = request.pool
@@ -120,32 +121,21 @@ def score_request(model: Any, request: ScoringRequest) -> tuple[PoolScores, Gold
     with open_session(model, request) as session:
         rendered = render_selectable(session, find_anchors(session), range(len(pool)))
         with exit_on_sigterm():
-            num_pairs = _check_signal_if_wanted(session, rendered)
+            look = PilotLook(session, rendered, may_stop)
             run = prepare_run(session, rendered, Watch())
-            run.score()
+            run.score(after_pilot=look)
             outcome = run.read_outcome()
             embeddings = None
             if request.config.max_similarity is not None:
                 embeddings = candidate_embeddings(session, rendered.candidates)
-        num_pairs += sum(session.ranks.gather([run.scorer.num_pairs]))
+        num_pairs = look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
 
     def finish() -> tuple[PoolScores, GoldenSet]:
         assert outcome is not None
-        result = _Result(session, rendered, outcome, num_pairs, time.monotonic() - started)
+        result = _Result(session, rendered, outcome, look.found, num_pairs, time.monotonic() - started)
         return _choose_and_write(result, embeddings, model.config._name_or_path)
 
     return session.ranks.on_main(finish)
-
-
-def _check_signal_if_wanted(session: ScoringSession, rendered: Rendered) -> int:
-    """Check the scorer where the config asks for it, or where it costs little; return the pairs computed for it."""
-    wanted = session.config.signal_check
-    if wanted is None:
-        wanted = is_affordable(len(rendered.candidates)) and not session.request.adapter
-    if not wanted:
-        return 0
-    _, num_pairs = check_signal(session, rendered.anchor_set, rendered.shared, rendered.candidates)
-    return num_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +145,7 @@ class _Result:
     session: ScoringSession
     rendered: Rendered
     outcome: Outcome
+    look: EarlyLook | None
     num_pairs: int
     seconds: float
 
@@ -188,7 +179,8 @@ def _choose_and_write(
     for line in describe_results(scores, golden_set):
         result_logger.info("%s", line)
     with warn_instead_of_raising(score_dir):
-        write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name)
+        found = {"early_look": None if result.look is None else result.look.to_dict()}
+        write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name, found)
         cautions = write_report(score_dir)["cautions"]
         log_warnings(cautions, score_dir)
         scores = dataclasses.replace(scores, cautions=cautions)

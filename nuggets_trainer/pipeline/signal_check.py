@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,20 +33,60 @@ from nuggets_trainer.store.files import Place, join, write_atomically
 logger = logging.getLogger(__name__)
 
 NUM_CANDIDATES = 40
-AFFORDABLE = 0.05  # share of all pairs: two copies of 40 candidates, in a pool of 1,600 rows or more
+AFFORDABLE = 0.05  # share of all pairs: two copies of 40 candidates on all anchors, in a pool of 1,600 rows or more
+FEWEST_ANCHORS = 25  # anchors of a small check: many candidates on few anchors tell more than few on many
+FEWEST_CANDIDATES = 8  # fewer could not be told from chance, even if all are ranked right but one
 
 LogProbs = npt.NDArray[np.float32]
 
 
-def is_affordable(num_candidates: int) -> bool:
-    """Whether the copies cost less than 5% of scoring so many candidates on all anchors."""
-    return len(CORRUPTIONS) * NUM_CANDIDATES < AFFORDABLE * num_candidates
+@dataclass(frozen=True)
+class CheckSize:
+    """How many candidates are compared with their copies, and on how many anchors."""
+
+    num_candidates: int
+    num_anchors: int
+
+
+def full_size(num_anchors: int) -> CheckSize:
+    """Return the size of a check that the user asks for, with so many anchors at hand."""
+    return CheckSize(NUM_CANDIDATES, num_anchors)
+
+
+def affordable_size(num_candidates: int, num_anchors: int) -> CheckSize | None:
+    """Return the size of a check whose copies cost at most 5% of scoring all pairs of a pool.
+
+    Args:
+        num_candidates: number of candidates of the pool.
+        num_anchors: number of anchors.
+
+    Returns:
+        The size; None if the pool is too small for any check.
+
+    Example:
+        >>> from nuggets_trainer.pipeline.signal_check import affordable_size
+        >>> affordable_size(1600, 100)
+        CheckSize(num_candidates=40, num_anchors=100)
+        >>> affordable_size(400, 100)
+        CheckSize(num_candidates=40, num_anchors=25)
+        >>> affordable_size(60, 100) is None
+        True
+    """
+    num_pairs = int(AFFORDABLE * num_candidates * num_anchors) // len(CORRUPTIONS)
+    anchors = min(num_anchors, max(FEWEST_ANCHORS, num_pairs // NUM_CANDIDATES))
+    candidates = min(NUM_CANDIDATES, num_pairs // max(1, anchors))
+    return CheckSize(candidates, anchors) if candidates >= FEWEST_CANDIDATES else None
 
 
 def check_signal(
-    session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[int]
+    session: ScoringSession,
+    anchor_set: AnchorSet,
+    shared: SharedPrefix,
+    rows: Sequence[int],
+    size: CheckSize,
+    inner: bool = False,
 ) -> tuple[SignalCheck, int]:
-    """Score some candidates and their copies on all anchors; write `signal_check.json`.
+    """Score some candidates and their copies on anchors; write `signal_check.json`.
 
     The candidates are those of the smallest content hashes, anchors left out: a random sample that does not change
     when the pool grows, and the pilot of a race. Each gets the completion of the next one, so that as a whole clean
@@ -57,18 +98,22 @@ def check_signal(
         anchor_set: the anchors.
         shared: renders a candidate before these anchors.
         rows: pool indices of the candidates, the same on all ranks.
+        size: numbers of candidates and anchors; of fewer anchors than all, those of the smallest hashes are taken.
+        inner: whether another run of this session is under way.
 
     Returns:
         The check, and the number of pairs that all ranks computed for it.
     """
-    clean = _sample(session, anchor_set, rows)
+    clean = _sample(session, anchor_set, rows, size.num_candidates)
+    if size.num_anchors < len(anchor_set.keys):
+        anchor_set, shared = _some_anchors(session, anchor_set, size.num_anchors)
     copies = corrupted_copies(clean)
     all_rows, numbers = list(clean), {}
     for name, copy_of in copies.items():
         numbers[name] = dict(zip(copy_of, range(len(all_rows), len(all_rows) + len(copy_of)), strict=True))
         all_rows += copy_of.values()
     rendered = render_rows(session, anchor_set, shared, all_rows)
-    run = ExactRun(session, rendered, Watch())
+    run = ExactRun(session, rendered, Watch(quiet=True), inner)
     run.score()
     outcome = run.read_outcome()
     num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
@@ -84,12 +129,20 @@ def check_signal(
     return session.ranks.on_main(finish), num_pairs
 
 
-def _sample(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> list[Row]:
+def _some_anchors(session: ScoringSession, anchor_set: AnchorSet, number: int) -> tuple[AnchorSet, SharedPrefix]:
+    """Take the anchors of the smallest hashes, in the order of all."""
+    smallest = sorted(range(len(anchor_set.keys)), key=lambda j: (anchor_set.keys[j], j))[:number]
+    rows = [anchor_set.rows[j] for j in sorted(smallest)]
+    some = AnchorSet(session.template, rows, [None] * len(rows), session.max_length)
+    return some, SharedPrefix(session.template, some.rows, session.max_length)
+
+
+def _sample(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int], number: int) -> list[Row]:
     """Candidates of the smallest content hashes, in this order; anchors and equal rows are left out."""
     keys, text_keys = session.keys, session.pool.texts
     anchors = {anchor.text_key for anchor in anchor_set.rows}
     by_key = {keys[i]: i for i in rows if text_keys[keys[i]] not in anchors}
-    smallest = sorted(by_key)[:NUM_CANDIDATES]
+    smallest = sorted(by_key)[:number]
     return [session.pool[by_key[key]] for key in smallest]
 
 
@@ -157,7 +210,7 @@ def check_scorer(
         anchor_set = find_anchors(session)
         shared = SharedPrefix(session.template, anchor_set.rows, session.max_length)
         rows = _some_candidates(session, shared, NUM_CANDIDATES + len(anchor_set.keys))  # anchors are left out later
-        return check_signal(session, anchor_set, shared, rows)[0]
+        return check_signal(session, anchor_set, shared, rows, full_size(len(anchor_set.keys)))[0]
 
 
 def _some_candidates(session: ScoringSession, shared: SharedPrefix, number: int) -> list[int]:

@@ -16,6 +16,9 @@ from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
+FEW_CANDIDATES = 30  # fewer may be too few to tell
+CLEARLY_SEEN = 0.75  # share ranked right that a scorer which sees a corruption reaches
+
 CORRUPTIONS = {
     "shuffled_words": "the words of its completion shuffled",
     "mismatched_completion": "the completion of another row",
@@ -46,6 +49,11 @@ class CorruptionSeen:
     mean_gain: tuple[float, float]
 
     @property
+    def is_unclear(self) -> bool:
+        """Whether there are too few candidates to tell: a scorer that sees the corruption might give this too."""
+        return not self.is_seen and self.num_candidates < FEW_CANDIDATES and self.interval[1] > CLEARLY_SEEN
+
+    @property
     def is_seen(self) -> bool:
         """Whether the scorer tells the candidates from their copies: the interval is above one half."""
         return self.interval[0] > 0.5
@@ -73,10 +81,10 @@ class SignalCheck:
 
     @property
     def verdict(self) -> str:
-        """Whether `all` corruptions are seen, `some`, or `none`."""
+        """Whether `all` corruptions are seen, `some`, or `none`; `unclear` if a small check cannot tell."""
         num_seen = sum(found.is_seen for found in self.corruptions)
         if num_seen == 0:
-            return "none"
+            return "unclear" if any(found.is_unclear for found in self.corruptions) else "none"
         return "all" if num_seen == len(self.corruptions) else "some"
 
     def describe(self) -> str:
@@ -90,6 +98,8 @@ class SignalCheck:
                 "SIGNAL CHECK FAILED: the scorer cannot tell candidates from corrupted copies of themselves, so its "
                 f"golden scores do not tell good rows from bad ones. {numbers}. {remedy}"
             )
+        if self.verdict == "unclear":
+            return f"signal check not clear: too few candidates to tell what the scorer sees. {numbers}"
         unseen = " and ".join(CORRUPTIONS[found.corruption] for found in self.corruptions if not found.is_seen)
         return (
             f"signal check passed in part: the scorer cannot tell a candidate from a copy with {unseen}, so its "
@@ -98,7 +108,7 @@ class SignalCheck:
 
     def log(self) -> None:
         """Log the verdict, as a warning if a corruption is not seen."""
-        log = logger.info if self.verdict == "all" else logger.warning
+        log = logger.info if self.verdict in ("all", "unclear") else logger.warning
         log("%s", self.describe())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,25 @@ class Outcome:
     excluded: npt.NDArray[np.bool_]
     upper_bound: npt.NDArray[np.float64]
     pilot: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """Candidates that are scored on all anchors before the others, chosen at random; only the main process has them.
+
+    Attributes:
+        zero_shot: log-probs of the usable anchors, `(m,)`.
+        one_shot: log-probs of the different candidates of the pilot, `(p, m)`; NaN for pairs that are left out.
+        candidates: numbers of these candidates, `(p,)`.
+    """
+
+    zero_shot: npt.NDArray[np.float32]
+    one_shot: npt.NDArray[np.float32]
+    candidates: list[int]
+
+
+# What all processes do once the pilot is scored: the main process gets it, the others None.
+AfterPilot = Callable[[Pilot | None], None]
 
 
 @dataclass(frozen=True, eq=False)

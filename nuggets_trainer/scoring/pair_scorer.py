@@ -31,15 +31,17 @@ class PairScorer:
         session: open session.
         rendered: anchors and candidates.
         watch: counts and times what is scored.
+        inner: whether another run of this session is under way: what it has chosen and checked stays.
 
     Attributes:
         key_of: content hashes of the candidates that this process rendered, by number.
         num_pairs: number of pairs that this process has scored.
     """
 
-    def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch) -> None:
+    def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch, inner: bool = False) -> None:
         self._session, self._rendered, self._watch = session, rendered, watch
-        self._path_chosen = False
+        self._inner = inner
+        self._path_chosen = inner and session.engine.path is not None
         self.key_of: dict[int, str] = {}
         for i, key in zip(rendered.candidates, rendered.keys, strict=True):
             if i in rendered.prompts:
@@ -112,7 +114,7 @@ class PairScorer:
         session, anchor_set = self._session, self._rendered.anchor_set
         keys, store = anchor_set.keys, session.store
         missing = session.ranks.on_main(lambda: np.flatnonzero(~store.read([ZERO_SHOT], keys)[1][0]))
-        if len(missing) < len(keys):
+        if len(missing) < len(keys) and not self._inner:
             self._check_stored()
         if not len(missing):
             return

@@ -17,7 +17,7 @@ from nuggets_trainer.racing.pilot import pilot_size
 from nuggets_trainer.racing.race import Race
 from nuggets_trainer.racing.standings import Standings
 from nuggets_trainer.scoring.blocks import blocks, distinct
-from nuggets_trainer.scoring.collect import Outcome
+from nuggets_trainer.scoring.collect import AfterPilot, Outcome, Pilot
 from nuggets_trainer.scoring.pair_scorer import PairScorer, Result
 from nuggets_trainer.scoring.progress import show_phase
 from nuggets_trainer.scoring.rendering import Rendered
@@ -50,13 +50,17 @@ class RaceRun:
         self.scorer = PairScorer(session, rendered, watch)
         self._keeper: RaceKeeper | None = None  # on the main process
 
-    def score(self) -> None:
-        """Score what the race asks for and the store lacks; all ranks must call it."""
+    def score(self, after_pilot: AfterPilot | None = None) -> None:
+        """Score what the race asks for and the store lacks; all ranks must call it.
+
+        Args:
+            after_pilot: called once the race's pilot is scored and stored; if it raises, the run ends there.
+        """
         self.scorer.find_budget()
         with PartWriter(self._session.store) as writer:
-            self._score(writer)
+            self._score(writer, after_pilot)
 
-    def _score(self, writer: PartWriter) -> None:
+    def _score(self, writer: PartWriter, after_pilot: AfterPilot | None) -> None:
         ranks, prompts = self._session.ranks, self._rendered.prompts
         own_tokens = map(CandidatePrompt.prefix_tokens, prompts.values())
         prefix_tokens = dict(ranks.gather(list(zip(prompts, own_tokens, strict=True))))
@@ -69,10 +73,24 @@ class RaceRun:
             needed = ranks.on_main(lambda: self._kept().count_needed())
             self._watch.start(phase, self.scorer.workload(*needed), sharing=ranks.world)
             while wave := ranks.on_main(self._next_wave):
+                if after_pilot is not None and ranks.on_main(lambda: self._kept().pilot_is_scored):
+                    self._look(after_pilot, writer)
+                    after_pilot = None
                 self.scorer.choose_path()
                 results = ranks.gather_from(partial(self._score_wave, wave, writer))
                 ranks.on_main(partial(self._update, results))
+            if after_pilot is not None:  # every pair of the others was stored, or there are no others
+                self._look(after_pilot, writer)
             self._watch.finished = ranks.on_main(lambda: self._watch.finished)
+
+    def _look(self, after_pilot: AfterPilot, writer: PartWriter) -> None:
+        def flush() -> list[None]:
+            writer.flush()
+            return []
+
+        self._session.ranks.gather_from(flush)
+        after_pilot(self._session.only_on_main(lambda: self._kept().read_pilot()))
+        self._watch.skip()
 
     def _kept(self) -> RaceKeeper:
         assert self._keeper is not None, "only the main process keeps the race"
@@ -163,6 +181,16 @@ class RaceKeeper:
     def update(self, results: list[Result]) -> None:
         """Pass the results of a wave to the race."""
         self.race.update([(self._row_of[i], anchors, log_probs) for i, anchors, log_probs in results])
+
+    @property
+    def pilot_is_scored(self) -> bool:
+        """Whether the pilot is scored, so that the next wave is of other candidates."""
+        return self.race.losses is not None
+
+    def read_pilot(self) -> Pilot:
+        """Return the pairs of the pilot, which is scored."""
+        rows, standings = self.race.pilot, self.race.standings
+        return Pilot(standings.zero_shot, standings.one_shot[rows], [self._racers[row] for row in rows])
 
     def outcome(self) -> Outcome:
         """Return the result of the race, which is over."""

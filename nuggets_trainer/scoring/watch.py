@@ -29,6 +29,7 @@ class Watch:
 
     Args:
         stop_after: seconds of scoring after which enough was seen; None never stops.
+        quiet: whether to log nothing.
 
     Attributes:
         workload: what there is to score, of all processes.
@@ -38,9 +39,9 @@ class Watch:
         began: time at which scoring began, by `time.monotonic()`.
     """
 
-    def __init__(self, stop_after: float | None = None) -> None:
+    def __init__(self, stop_after: float | None = None, quiet: bool = False) -> None:
         self._stop_after = stop_after
-        self._told = stop_after is not None  # a plan tells the time itself
+        self._told = quiet or stop_after is not None  # a plan tells the time itself
         self.workload = Workload(0, 0, 0, 0, 0.0)
         self.tokens_left: Range = (0.0, 0.0, 0.0)
         self.calls: list[tuple[float, float]] = []
@@ -66,7 +67,7 @@ class Watch:
         self._phase, self.workload, self._sharing = phase, workload, sharing
         self.tokens_left = tokens, tokens, tokens
         phase.state.work_left = tokens
-        if phase.shown and self._stop_after is None:
+        if phase.shown and not self._told:
             logger.info("plan: %s", workload.describe())
 
     def restart_clock(self) -> None:
@@ -74,6 +75,10 @@ class Watch:
         self.began = self._last = time.monotonic()
         if self._phase is not None:
             self._phase.restart_clock()
+
+    def skip(self) -> None:
+        """Leave out the time since the last call: something else was done meanwhile."""
+        self._last = time.monotonic()
 
     @property
     def stopped(self) -> bool:

@@ -44,6 +44,7 @@ class RunFacts:
         device: name of the main process's device.
         engine_path: the engine's way of computing log-probs; None if nothing was computed.
         tokens_per_batch: token budget of one forward pass; None if nothing was computed.
+        found: what the run has found out besides the scores, by name.
         remarks: number of `candidates` and of `anchors` with each remark of `prompts.segment.Remark`.
     """
 
@@ -56,6 +57,7 @@ class RunFacts:
     device: str
     engine_path: str | None
     tokens_per_batch: int | None
+    found: dict[str, Any] = field(default_factory=dict)
     remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -95,6 +97,7 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
         "groups": golden_set.groups,
         "scoring": scores.summary(),
         "dropped": dict(count_reasons(scores.dropped).most_common()),
+        **facts.found,
         "remarks": facts.remarks,
         "config": _without_secrets(facts.config),
         "template": facts.template,

@@ -40,7 +40,13 @@ def test_help_lists_the_options_that_act(capsys):
     training = {"reselect", "reselect_steps", "match_full_steps"}
     assert training <= listed["train"] and not training & (listed["score"] | listed["plan"] | listed["select"])
     assert "response_field" not in listed["score"]  # needs a `formatting_func`
-    assert listed["score"] - listed["plan"] == {"combine_anchor_sets", "group_quota", "signal_check", "shard"}
+    assert listed["score"] - listed["plan"] == {
+        "combine_anchor_sets",
+        "group_quota",
+        "signal_check",
+        "stop_if_unreliable",
+        "shard",
+    }
     assert {"top_k", "anchors", "score_dir", "pool_size"} <= listed["score"]
 
 

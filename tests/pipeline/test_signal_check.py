@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.pipeline import signal_check
-from nuggets_trainer.pipeline.signal_check import check_scorer, is_affordable
+from nuggets_trainer.pipeline.signal_check import CheckSize, affordable_size, check_scorer
 from nuggets_trainer.pipeline.signal_verdict import SignalCheck, compare
 from tests.support.launch import BIN, TORCHRUN, run
 from tests.support.models import tiny_model
@@ -63,8 +63,27 @@ def test_the_verdict_says_what_is_seen_and_what_to_do(caplog):
     assert "cannot tell a candidate from a copy with the completion of another row" in caplog.records[1].message
 
 
-def test_it_runs_before_long_jobs_alone():
-    assert not is_affordable(1600) and is_affordable(1601)
+@pytest.mark.parametrize("num_anchors", [4, 25, 100, 400])
+def test_the_check_costs_at_most_a_twentieth(num_anchors):
+    sizes = [(n, affordable_size(n, num_anchors)) for n in range(1, 2000)]
+    for n, size in sizes:
+        if size is not None:
+            assert 2 * size.num_candidates * size.num_anchors <= 0.05 * n * num_anchors
+            assert 8 <= size.num_candidates <= 40 and size.num_anchors <= num_anchors
+    assert dict(sizes)[1600] == CheckSize(40, num_anchors) and dict(sizes)[15] is None
+    assert dict(sizes)[320] is not None
+
+
+def test_a_small_check_that_cannot_tell_says_so(caplog):
+    good, bad, zero_shot = np.ones((10, 4)), -np.ones((10, 4)), np.zeros(4)
+    six_right = np.concatenate([good[:6], bad[:4]])
+    found = compare("shuffled_words", zero_shot, six_right, -six_right)
+    check = SignalCheck(4, (found,))
+    assert found.is_unclear and check.verdict == "unclear" and "too few candidates" in check.describe()
+    check.log()
+    assert not caplog.records  # no warning
+    backwards = SignalCheck(4, (compare("shuffled_words", zero_shot, bad, good),))
+    assert backwards.verdict == "none"  # ten of ten wrong are enough to tell
 
 
 def test_the_copies_are_scored_as_rows_of_a_pool_would_be(tokenizer, tmp_path):
@@ -74,7 +93,7 @@ def test_the_copies_are_scored_as_rows_of_a_pool_would_be(tokenizer, tmp_path):
     pool = Pool(Dataset.from_list(rows))
     scores, _ = score_pool(model, tokenizer, pool, anchors, config=config, score_dir=tmp_path)
     found = json.loads((tmp_path / "signal_check.json").read_text())
-    assert found["verdict"] in ("none", "some", "all") and found["num_anchors"] == 4
+    assert found["verdict"] in ("none", "some", "all", "unclear") and found["num_anchors"] == 4
 
     ordered = sorted(range(9), key=lambda i: pool[i].key)  # by content hash
     copies = [
