@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError
+from nuggets_trainer.prompts.end_mark import EndMarks, common_end
 from nuggets_trainer.prompts.render_chat import PROBE, ChatRenderer, RenderedChat
 from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, scored_at
 from nuggets_trainer.prompts.shown import NOT_SHOWN, TextPiece, find_pieces, hidden_pieces, pieces_of
@@ -41,7 +42,8 @@ class ChatTemplate:
     generation prompt) and the rendered conversation begin to differ. If the prompt's own text stands behind that
     place, the completion starts where the conversation begins to differ from one with another completion.
 
-    What the rows say is searched for in each rendering, and a row whose turns are not shown is unusable. Many
+    What the rows say is searched for in each rendering, and a row whose turns are not shown is unusable. So is an
+    anchor if more than an end mark would be scored behind its completion. Many
     templates leave reasoning out of earlier turns. If they show it in the last turn, the candidate is written as
     training sees it, up to the mark that ends it, and the anchor follows as the template writes it behind such a turn.
     Reasoning and system messages that the template leaves out in training too give the segment a remark.
@@ -76,6 +78,7 @@ class ChatTemplate:
         self._training_chat_template = training_chat_template
         self._completion_only = completion_only
         self._renderer = ChatRenderer(tokenizer, training_chat_template)
+        self._end_marks = EndMarks(self._renderer, tokenizer)
         self._alone: dict[str, _Alone] = {}  # by the anchor's content hash
 
     def describe(self) -> dict[str, str]:
@@ -157,6 +160,7 @@ class ChatTemplate:
         prompt_end = max((end for end in ends[:num_in_prompt] if end is not None), default=0)
         segment, has_own_start = self._scored(prompt, completion, options, rendered, prompt_end)
         remarks = _remarks_on([piece for piece, end in zip(pieces, ends, strict=True) if end is None])
+        self._check_end(rendered, segment, pieces, ends)
         remarks |= _remarks_on(hidden_pieces(rendered.text, pieces_of(system_messages(prompt))))
         if has_own_start:
             remarks.add(Remark.OWN_START)
@@ -164,6 +168,23 @@ class ChatTemplate:
             remarks.add(Remark.PARTS_JOINED)
         shown = [piece for piece, end in zip(pieces, ends, strict=True) if end is not None]
         return _Alone(replace(segment, remarks=frozenset(remarks)), shown)
+
+    def _check_end(
+        self, rendered: RenderedChat, segment: Segment, pieces: Sequence[TextPiece], ends: Sequence[int | None]
+    ) -> None:
+        """Check that nothing but an end mark is scored behind what the completion says.
+
+        Behind a tool call stands the rest of its JSON or XML, so that only what the template always writes is checked.
+
+        Raises:
+            UnusableRowError: if more is scored.
+        """
+        if pieces and pieces[-1].kind != "tool" and ends[-1] is not None:
+            behind = rendered.text[ends[-1] :]
+        else:
+            behind = self._end_marks.usual_in(rendered.text)
+        not_scored = self._tokenizer.decode(rendered.ids[segment.positions[-1] + 1 :]).strip()
+        self._end_marks.check(behind.strip().removesuffix(common_end(behind.strip(), not_scored)))
 
     def _scored(
         self,

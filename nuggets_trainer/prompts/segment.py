@@ -6,6 +6,7 @@ import enum
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Remark(enum.Enum):
@@ -115,8 +116,8 @@ def scored_at(ids: list[int], positions: Sequence[int]) -> Segment:
     return Segment(ids, positions[0], tuple(positions))
 
 
-def common_prefix_length(ids: list[int], other_ids: list[int]) -> int:
-    """Count the tokens that two sequences have in common at their beginning.
+def common_prefix_length(ids: Sequence[Any], other_ids: Sequence[Any]) -> int:
+    """Count the tokens (or letters) that two sequences have in common at their beginning.
 
     TRL finds the start of a completion in this way.
     """

@@ -16,21 +16,29 @@ REASONING = re.compile(r"(?:<think>|\A(?!.*<think>))(.*?)</think>", re.DOTALL)  
 
 
 NOT_SHOWN = "not_shown"  # the reason of a row whose rendering lacks what a turn says
+TEXT_BEHIND = "text_behind_completion"  # the reason of a row behind whose last answer more than an end mark stands
 
 
 def hint_on(reasons: Iterable[str]) -> str:
-    """Return what to do about rows that are not shown, with a space before it; "" if there are none.
+    """Return what to do about rows that a chat template does not fit, with a space before it; "" if there are none.
 
     Args:
         reasons: reasons of dropped rows.
     """
-    if NOT_SHOWN not in reasons:
-        return ""
-    return (
-        f" `{NOT_SHOWN}` means that the template leaves out what a turn says: its text, a tool call or a tool's "
-        "result. Name a chat template that shows it (`chat_template_path`, SFTConfig), or write it into the messages' "
-        "text."
-    )
+    found, hint = set(reasons), ""
+    if NOT_SHOWN in found:
+        hint += (
+            f" `{NOT_SHOWN}` means that the template leaves out what a turn says: its text, a tool call or a tool's "
+            "result. Name a chat template that shows it (`chat_template_path`, SFTConfig), or write it into the "
+            "messages' text."
+        )
+    if TEXT_BEHIND in found:
+        hint += (
+            f" `{TEXT_BEHIND}` means that the template writes more than an end mark behind the last answer, such as "
+            "the beginning of a next turn, which would be scored and trained on as a part of the answer. Name a chat "
+            "template that ends with the answer (`chat_template_path`, SFTConfig)."
+        )
+    return hint
 
 
 @dataclass(frozen=True)

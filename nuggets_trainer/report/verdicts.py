@@ -26,6 +26,7 @@ REASONS = {
     "not_tokenizable": "the tokenizer or the chat template failed on it",
     "prompt_not_text": "its prompt is not text",
     "system_not_text": "its system message is not text",
+    "text_behind_completion": "the chat template writes more than an end mark behind its completion",
     "too_long": "it does not fit into the model's context together with the longest anchor",
     "unknown_role": "one of its messages comes from a role without a known meaning",
 }

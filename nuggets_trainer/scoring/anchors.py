@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.prompts.shown import hint_on
 from nuggets_trainer.scoring.embeddings import embed_rows, render_alone
 from nuggets_trainer.scoring.session import AnchorPools, ScoringSession
 from nuggets_trainer.store.score_store import ZERO_SHOT
+from nuggets_trainer.wording import counted, tally
 
 
 def find_anchors(session: ScoringSession) -> AnchorSet:
@@ -149,18 +152,43 @@ def _from_pool(session: ScoringSession, pool: Pool, indices: list[int]) -> Ancho
 
 def _random_choice(session: ScoringSession, usable: list[int], num_anchors: int, seed: int) -> list[int]:
     rows = sorted(session.ranks.gather(list(_eligible(session, session.ranks.share(usable)))))
+    _check_enough_eligible(session, usable, len(rows))
     return [rows[p] for p in random_anchors(len(rows), num_anchors, seed)]
 
 
 def _kmeans_choice(session: ScoringSession, usable: list[int], num_anchors: int) -> list[int]:
     """Return the pool indices of the rows nearest to the centroids of the rows' embeddings."""
     embedded = embed_rows(session, usable, _eligible)
+    _check_enough_eligible(session, usable, len(embedded))
 
     def choose() -> list[int]:
         rows, vectors = zip(*embedded, strict=True) if embedded else ((), ())
         return [rows[p] for p in kmeans_anchors(np.array(vectors), num_anchors, session.config.anchor_seed)]
 
     return session.ranks.on_main(choose)
+
+
+def _check_enough_eligible(session: ScoringSession, usable: list[int], num_eligible: int) -> None:
+    """Refuse a pool most of whose rows the template does not fit, with the reasons.
+
+    Raises:
+        ValueError: if fewer rows than anchors can be scored alone, and some have a reason.
+    """
+    num_anchors = _num_anchors(session)
+    if num_eligible >= num_anchors:
+        return
+    reasons: Counter[str] = Counter()
+    for i in usable:
+        try:
+            session.template.zero_shot(session.pool[i])
+        except UnusableRowError as error:
+            reasons[str(error)] += 1
+    if reasons:
+        raise ValueError(
+            f"`num_anchors={num_anchors:,}` anchors must be chosen from the pool, but only "
+            f"{counted(num_eligible, 'row')} can be scored alone ({tally(reasons)}).{hint_on(reasons)} Lower "
+            "`num_anchors`, or give `anchors`."
+        )
 
 
 def _eligible(session: ScoringSession, indices: list[int]) -> dict[int, list[int]]:

@@ -304,8 +304,8 @@ def test_an_anchor_without_finite_log_prob_is_dropped(loaded):
 def test_an_anchor_refused_or_rewritten_is_dropped(loaded):
     tokenizer = loaded("demo")
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}{{ m.content }} "
-        "{% if loop.last and 'moody' in m.content %}{{ messages|length }}{% endif %} {% endfor %}"
+        "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no') }}{% endif %}"
+        "{% if loop.last and 'moody' in m.content %}{{ messages|length }} {% endif %}{{ m.content }}  {% endfor %}"
     )
     rows = [conversation(None, "red"), conversation(None, "bad"), conversation(None, "blue", "moody")]
     anchor_set = AnchorSet(ChatTemplate(tokenizer), rows, [None] * 3, max_length=None)
