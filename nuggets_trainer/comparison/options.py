@@ -107,6 +107,11 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
                 f"`{name}` is not supported by recipes/compare.py: it limits which rows go together, and the arms do "
                 "not. Drop it."
             )
+    if nuggets.require is not None:
+        raise ValueError(
+            "`require` is not supported by recipes/compare.py: all arms choose from the whole pool. Drop it. Or give "
+            "the rows that meet it as the pool."
+        )
     if nuggets.anchor_sets and len(nuggets.anchor_sets) > 1:
         raise ValueError(
             f"`anchor_sets` must be one set for recipes/compare.py, got {', '.join(sorted(nuggets.anchor_sets))}. "

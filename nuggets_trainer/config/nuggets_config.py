@@ -9,6 +9,7 @@ from nuggets_trainer.config.anchor_options import AnchorOptions
 from nuggets_trainer.config.diversity_options import DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
 from nuggets_trainer.config.removed import explain_removed
+from nuggets_trainer.config.requirement import ROW_SIGNALS
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.config.scorer_model_options import ScorerModelOptions
 from nuggets_trainer.config.scoring_options import ScoringOptions
@@ -57,10 +58,20 @@ class NuggetsConfig(
         names = [n for n in ("coverage_weight", "group_by", "max_similarity") if getattr(self, n) is not None]
         if self.rank_by != "golden_score":  # a gain has no bound that a race could prove a row to be out by
             names.append("rank_by")
+        requirement = self.requirement
+        if requirement is not None and requirement.needs_scores:
+            names.append("require")  # of scores, which a race leaves out
         sets = self.anchor_sets
         if sets is not None and len(sets) > 1:
             names.append("several anchor sets")
         return names
+
+    @property
+    def wants_row_signals(self) -> bool:
+        """Whether the signals of each row by itself are computed."""
+        requirement = self.requirement
+        named = () if requirement is None else requirement.columns
+        return self.row_signals or any(name in ROW_SIGNALS for name in named)
 
     @property
     def schedule_in_force(self) -> str:

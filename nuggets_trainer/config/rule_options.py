@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nuggets_trainer.config.checks import check_choice, check_int, check_number
+from nuggets_trainer.config.checks import check_choice, check_int, check_number, check_string
 from nuggets_trainer.config.option_group import OptionGroup
+from nuggets_trainer.config.requirement import Requirement
 
 RANK_BY = ("golden_score", "gain", "mean_gain")
 DEFAULT_TOP_FRACTION = 0.1  # near the paper's best region on Alpaca, 10 to 14%
@@ -47,6 +48,21 @@ class RuleOptions(OptionGroup):
             "choices": list(RANK_BY),
         },
     )
+    require: str | None = field(
+        default=None,
+        metadata={
+            "help": "Condition that a row has to meet, to be in the golden set: comparisons of columns and numbers, "
+            'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". Columns: `loss`, '
+            "`loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (two short forward passes a row give them), and "
+            "the scores, such as `golden_score` and `mean_gain`. A row without a value in a column that is named does "
+            "not meet it. `top_fraction` counts the rows that do. Default: no condition."
+        },
+    )
+
+    @property
+    def requirement(self) -> Requirement | None:
+        """The condition of `require`, parsed; None without one."""
+        return None if self.require is None else Requirement(self.require)
 
     @property
     def selection_rule(self) -> tuple[str, float]:
@@ -59,6 +75,9 @@ class RuleOptions(OptionGroup):
 
     def check(self) -> None:
         """Refuse two rules at once, and values outside their range."""
+        check_string("require", self.require)
+        if self.requirement is not None:
+            self.requirement.check_names()
         check_choice("rank_by", self.rank_by, RANK_BY)
         values = {"top_fraction": self.top_fraction, "top_k": self.top_k, "threshold": self.threshold}
         given = [f"`{name}={value}`" for name, value in values.items() if value is not None]

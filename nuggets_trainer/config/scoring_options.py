@@ -45,6 +45,15 @@ class ScoringOptions(OptionGroup):
             "or the signal check fails. What was scored is stored. Training only warns."
         },
     )
+    row_signals: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute what the model says of each row by itself, as columns of scores.parquet: `loss` behind "
+            "its prompt, `loss_without_prompt`, `ifd` (the first divided by the second), `similarity` to the anchors, "
+            "`num_tokens`. It takes two short forward passes a row. Without it, they are computed if `require` names "
+            "one of them."
+        },
+    )
     score_dtype: str = field(
         default="auto",
         metadata={
@@ -75,6 +84,7 @@ class ScoringOptions(OptionGroup):
         """Refuse values outside their range."""
         check_choice("schedule", self.schedule, SCHEDULES)
         check_bool("signal_check", self.signal_check, optional=True)
+        check_bool("row_signals", self.row_signals, optional=False)
         check_bool("stop_if_unreliable", self.stop_if_unreliable, optional=False)
         check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         if self.tokens_per_batch is not None:

@@ -25,7 +25,14 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from nuggets_trainer.engine.compiled import compiled_layers, compiling_pays
 from nuggets_trainer.engine.memory import find_tokens_per_batch
 from nuggets_trainer.engine.packed import score_packed
-from nuggets_trainer.engine.portable import batches, logits_to_keep, pad, score_cached, score_naive, score_whole
+from nuggets_trainer.engine.portable import (
+    embed_whole,
+    score_and_embed,
+    score_and_embed_naive,
+    score_cached,
+    score_naive,
+    score_whole,
+)
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 from nuggets_trainer.ranks import OtherRankFailedError
 
@@ -73,6 +80,7 @@ class LogProbEngine:
         self._sharded = sharded
         self.tokens_per_batch = tokens_per_batch
         self.path = path
+        self._rows_share_passes: bool | None = None  # whether whole rows do; the first call of `score_rows` finds out
         self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
 
     def find_tokens_per_batch(self) -> int:
@@ -208,10 +216,40 @@ class LogProbEngine:
                 return problem
         return None
 
+    def score_rows(self, rows: Sequence[Segment]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Score and embed whole rows, each in one forward pass, which several rows share.
+
+        Args:
+            rows: token ids of each row, with its completion span.
+
+        Returns:
+            Mean log-prob of each completion, `(r,)`, nats per token, and position-weighted mean of each row's last
+            hidden states, `(r, d)`, see `score_and_embed`.
+
+        Raises:
+            RuntimeError: if memory does not suffice for a single row.
+        """
+        with self.scoring():
+            if self._rows_share_passes is None:
+                self._rows_share_passes = self._can_share_passes(rows)
+            compute = score_and_embed if self._rows_share_passes else score_and_embed_naive
+            found = self._within_memory(compute, rows)
+        return np.array([mean for mean, _ in found], dtype=np.float32), np.stack([vector for _, vector in found])
+
+    def _can_share_passes(self, rows: Sequence[Segment]) -> bool:
+        """Whether rows in padded batches have the log-probs that they have alone; on the shortest and longest."""
+        by_length = sorted(rows, key=lambda row: len(row.ids))
+        sample = [*by_length[:2], *by_length[-2:]]
+        alone = self._within_memory(score_and_embed_naive, sample)
+        together = self._within_memory(score_and_embed, sample)
+        expected = np.array([mean for mean, _ in alone], dtype=np.float32)
+        found = np.array([mean for mean, _ in together], dtype=np.float32)
+        return describe_difference(found, expected, self.tolerance) is None
+
     def embed(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Return the mean of the last hidden states over each sequence's tokens, `(len(sequences), d)`."""
         with self.scoring():
-            rows: list[npt.NDArray[np.float32]] = self._within_memory(_embed, sequences)
+            rows: list[npt.NDArray[np.float32]] = self._within_memory(embed_whole, sequences)
         return np.stack(rows)
 
     def _within_memory(
@@ -257,24 +295,3 @@ def describe_difference(
     if not (np.abs(difference) <= tolerance).all() or not abs(difference.mean()) <= tolerance / 3:
         return f"log-probs differ by {np.abs(difference).max():.2g} nats per token"
     return None
-
-
-def _embed(
-    model: PreTrainedModel, sequences: Sequence[Sequence[int]], tokens_per_batch: int
-) -> list[npt.NDArray[np.float32]]:
-    """Return the mean last hidden state of each sequence, `(d,)`; padding is left out of the mean."""
-    rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
-    for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
-        ids, mask = pad([sequences[i] for i in batch], model.device)
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            output_hidden_states=True,
-            use_cache=False,
-            **logits_to_keep(model, 1),
-        )
-        hidden = output.hidden_states[-1].float() * mask[..., None]
-        means = (hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().numpy()
-        for i, mean in zip(batch, means, strict=True):
-            rows[i] = mean
-    return rows

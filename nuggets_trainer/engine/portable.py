@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import DynamicCache
 
@@ -58,6 +60,64 @@ def score_naive(
     It ignores `tokens_per_batch`: every sequence runs alone.
     """
     return score_whole(model, prefixed, tokens_per_batch=1)
+
+
+def score_and_embed(
+    model: PreTrainedModel, segments: Sequence[Segment], tokens_per_batch: int
+) -> list[tuple[float, npt.NDArray[np.float32]]]:
+    """Return the mean log-prob and the position-weighted embedding `(d,)` of each segment, from one forward pass.
+
+    An embedding is the mean of the last hidden states over all tokens of the segment, weighted by position: the t-th
+    token, counted from 1, has the weight t. (RDS+, arXiv 2503.01807, section 3, which takes it from SGPT, 2202.08904.)
+    """
+    results: list[tuple[float, npt.NDArray[np.float32]]] = [(0.0, np.empty(0, dtype=np.float32))] * len(segments)
+    for batch in batches([len(s.ids) for s in segments], 0, tokens_per_batch):
+        own = [segments[i] for i in batch]
+        ids, mask = pad([s.ids for s in own], model.device)
+        first = min(s.start for s in own) - 1  # no completion of this batch is predicted before this position
+        kept = ids.shape[1] - first
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            output_hidden_states=True,
+            use_cache=False,
+            **logits_to_keep(model, kept),
+        )
+        means = _mean_log_probs(output.logits[:, -kept:], own, offset=first)
+        weights = mask * torch.arange(1, ids.shape[1] + 1, device=mask.device)
+        hidden = output.hidden_states[-1].float() * weights[..., None]
+        embeddings = (hidden.sum(dim=1) / weights.sum(dim=1, keepdim=True)).cpu().numpy()
+        for i, mean, embedding in zip(batch, means, embeddings, strict=True):
+            results[i] = mean, embedding
+    return results
+
+
+def score_and_embed_naive(
+    model: PreTrainedModel, segments: Sequence[Segment], tokens_per_batch: int = 1
+) -> list[tuple[float, npt.NDArray[np.float32]]]:
+    """Return what `score_and_embed` does, without batch or padding; it ignores `tokens_per_batch`."""
+    return score_and_embed(model, segments, tokens_per_batch=1)
+
+
+def embed_whole(
+    model: PreTrainedModel, sequences: Sequence[Sequence[int]], tokens_per_batch: int
+) -> list[npt.NDArray[np.float32]]:
+    """Return the mean last hidden state of each sequence, `(d,)`; padding is left out of the mean."""
+    rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
+    for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
+        ids, mask = pad([sequences[i] for i in batch], model.device)
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            output_hidden_states=True,
+            use_cache=False,
+            **logits_to_keep(model, 1),
+        )
+        hidden = output.hidden_states[-1].float() * mask[..., None]
+        means = (hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().numpy()
+        for i, mean in zip(batch, means, strict=True):
+            rows[i] = mean
+    return rows
 
 
 def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -> Iterator[list[int]]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+FAILS_REQUIRE = "fails_require"  # reason to leave out a row that does not meet the user's condition
+
 
 def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
     """Share k places among groups.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
+from nuggets_trainer.golden.arrays import Bools, FloatArray, Floats, Ints
 from nuggets_trainer.golden.coverage import cover, gain_spread
-from nuggets_trainer.golden.limits import Limits, quotas
+from nuggets_trainer.golden.limits import FAILS_REQUIRE, Limits, quotas
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, num_kept, rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.wording import counted
@@ -60,7 +60,8 @@ class GoldenSet:
         cut: value of the last candidate kept: its golden score, or the gain that rows are ranked by.
         ties_at_cut: number of candidates of the pool whose value equals `cut`.
         ties_kept: number of these that are in the set; the others lost on the tie-breaker or the pool index.
-        passed_over: number of candidates that were left out, by reason: `full_group`, `near_duplicate`.
+        passed_over: number of rows with a score that were left out, by reason: `fails_require` (of all of them),
+            `full_group`, `near_duplicate`.
         spread: figures on how the gains are spread over the anchors (`coverage.GainSpread`), and the same figures of
             the ranking's set (`ranking_coverage`, ...); empty without coverage.
         num_unlike_ranking: number of rows in the ranking's set that are not in this one; None if this is the ranking.
@@ -185,6 +186,7 @@ def select_golden_set(
     num_candidates: int | None = None,
     diversity: Diversity | None = None,
     rank_by: str = "golden_score",
+    passes: Bools | None = None,
 ) -> GoldenSet:
     """Keep the best candidates by one rule.
 
@@ -195,6 +197,8 @@ def select_golden_set(
         num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
         diversity: further criteria of the choice; None for a ranking.
         rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`.
+        passes: whether each row may be chosen, `(n,)`; None if all may. `num_candidates` counts rows that may, and
+            what the golden set says of all candidates is said of these.
 
     Returns:
         The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
@@ -213,6 +217,10 @@ def select_golden_set(
     """
     ranked = RANKED_VALUES[rank_by]
     values, order = ranked.of(scores), rank_candidates(scores, rank_by)
+    passed_over: dict[str, int] = {}
+    if passes is not None:
+        passed_over[FAILS_REQUIRE] = int((~passes[order]).sum())
+        order = order[passes[order]]
     num_scored = len(order)
     if num_candidates is None:
         num_candidates = num_scored
@@ -243,9 +251,9 @@ def select_golden_set(
         num_candidates=num_candidates,
         pool_golden_score_mean=pool_golden_score_mean,
         cut=cut,
-        ties_at_cut=int((values == cut).sum()),
+        ties_at_cut=int((values[order] == cut).sum()),
         ties_kept=int((values[kept] == cut).sum()),
-        passed_over=chosen.passed_over,
+        passed_over=passed_over | chosen.passed_over,
         spread=chosen.spread,
         num_unlike_ranking=num_unlike_ranking,
         groups=chosen.groups,

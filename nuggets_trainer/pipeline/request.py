@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.anchor_options import check_combination
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.requirement import known_columns
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import resolve_demo
@@ -112,6 +113,8 @@ def make_request(
     """
     sets = anchors or {}
     check_combination(config.combine_anchor_sets, max(1, len(sets)))
+    if config.requirement is not None:
+        config.requirement.check_columns(known_columns(list(sets) if len(sets) > 1 else ()))
     _check_group_by(config, pool)
     config = _with_schedule(config, sets)
     template = make_template(

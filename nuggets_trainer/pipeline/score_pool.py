@@ -22,15 +22,23 @@ from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
 from nuggets_trainer.pipeline.early_look import EarlyLook, PilotLook
 from nuggets_trainer.pipeline.request import check_selectable, read_request
+from nuggets_trainer.pipeline.row_filter import rows_that_pass
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import write_run_files
-from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
+from nuggets_trainer.pipeline.stages import (
+    leave_out_failing,
+    num_choosable,
+    prepare_run,
+    render_selectable,
+    signals_if_wanted,
+)
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.anchors import find_anchors
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.rendering import Rendered
+from nuggets_trainer.scoring.row_signals import Signals
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.sigterm import exit_on_sigterm
 from nuggets_trainer.scoring.watch import Watch
@@ -121,6 +129,8 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
     with open_session(model, request) as session:
         rendered = render_selectable(session, find_anchors(session), range(len(pool)))
         with exit_on_sigterm():
+            signals = signals_if_wanted(session, rendered)
+            rendered = leave_out_failing(session, rendered, signals)
             look = PilotLook(session, rendered, may_stop)
             run = prepare_run(session, rendered, Watch())
             run.score(after_pilot=look)
@@ -132,7 +142,7 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
 
     def finish() -> tuple[PoolScores, GoldenSet]:
         assert outcome is not None
-        result = _Result(session, rendered, outcome, look.found, num_pairs, time.monotonic() - started)
+        result = _Result(session, rendered, outcome, signals, look.found, num_pairs, time.monotonic() - started)
         return _choose_and_write(result, embeddings, model.config._name_or_path)
 
     return session.ranks.on_main(finish)
@@ -145,6 +155,7 @@ class _Result:
     session: ScoringSession
     rendered: Rendered
     outcome: Outcome
+    signals: Signals
     look: EarlyLook | None
     num_pairs: int
     seconds: float
@@ -172,8 +183,14 @@ def _choose_and_write(
     diversity = diversity_of(
         config, row_groups(pool, config), embeddings, collected.anchors.zero_shot, collected.one_shot
     )
-    num_candidates = len(pool) - len(dropped)
-    golden_set = select_golden_set(scores, config.selection_rule, num_candidates, diversity, config.rank_by)
+    golden_set = select_golden_set(
+        scores,
+        config.selection_rule,
+        num_choosable(config, scores, dropped),
+        diversity,
+        config.rank_by,
+        scores.meets_require,
+    )
     about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
     write_results(score_dir, scores, collected.one_shot, golden_set, about)
     for line in describe_results(scores, golden_set):
@@ -188,12 +205,16 @@ def _choose_and_write(
 
 
 def _pool_scores(result: _Result, collected: Collected, dropped: dict[int, str]) -> PoolScores:
+    config = result.session.config
+    by_set = {name: own.golden_score for name, own in collected.by_set.items()}
     return PoolScores(
         **vars(collected.scores),
         upper_bound=collected.upper_bound,
         dropped=[dropped.get(i) for i in range(len(result.session.pool))],
         anchors=collected.anchors,
         by_set=collected.by_set,
+        signals=result.signals,
+        meets_require=rows_that_pass(config.requirement, collected.scores, by_set, result.signals),
         num_pairs_scored=result.num_pairs,
         seconds=result.seconds,
     )
@@ -238,6 +259,7 @@ def score_shard(
     with open_session(model, request) as session:
         rendered = render_selectable(session, find_anchors(session), rows)
         with exit_on_sigterm():
+            signals_if_wanted(session, rendered)
             run = ExactRun(session, rendered, Watch())
             run.score()
             run.read_outcome()  # says if the other ranks' pairs are not there

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+from nuggets_trainer.pipeline.row_filter import rows_that_pass_stored
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
 
@@ -23,12 +26,13 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
 
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
-        config: options of selection; the rule and `rank_by` are read. None takes the defaults.
+        config: options of selection; the rule, `rank_by` and `require` are read. None takes the defaults.
 
     Raises:
         FileNotFoundError: if nothing was scored there.
-        ValueError: if the golden set of the run or of the config is not a ranking; if rows that a race stopped could
-            be in the golden set; or if an earlier version wrote no gains. The error says what to run.
+        ValueError: if the golden set of the run or of the config is not a ranking; if rows that a race stopped or left
+            out could be in the golden set; or if there are no columns that the config needs. The error says what to
+            run.
     """
     config = config or NuggetsConfig()
     wanted = _beyond_ranking(vars(config))
@@ -44,7 +48,9 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
             f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows. "
             "Run the same `nuggets score` again with the new rule: it finds every pair in the store."
         )
-    return choose_by_rule(read_scores(score_dir), config.selection_rule, run_config, config.rank_by)
+    stored = read_scores(score_dir)
+    passes = rows_that_pass_stored(stored, config.requirement, run_config)
+    return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes)
 
 
 def _beyond_ranking(config: dict[str, Any]) -> str:
@@ -53,7 +59,11 @@ def _beyond_ranking(config: dict[str, Any]) -> str:
 
 
 def choose_by_rule(
-    stored: StoredScores, rule: tuple[str, float], run_config: dict[str, Any], rank_by: str = "golden_score"
+    stored: StoredScores,
+    rule: tuple[str, float],
+    run_config: dict[str, Any],
+    rank_by: str = "golden_score",
+    passes: npt.NDArray[np.bool_] | None = None,
 ) -> GoldenSet:
     """Choose by a rule, if the scores suffice for it.
 
@@ -62,11 +72,17 @@ def choose_by_rule(
         rule: name and value of the selection rule.
         run_config: config of that run, for the error.
         rank_by: value to rank by.
+        passes: whether each row meets the condition `require`, `(n,)`; None without one.
 
     Raises:
         ValueError: if a row that a race stopped could be in the golden set, or if rows lack the value.
     """
     name, value = rule
+    all_stored = stored
+    if passes is not None:
+        stored = stored.without(~passes, FAILS_REQUIRE)
+    if not stored.num_candidates:
+        raise ValueError("No row that was scored meets `require`. Ask less of the rows.")
     if name == "top_k" and value > stored.num_candidates:
         raise ValueError(
             f"`top_k={value:.0f}` is larger than the usable pool: {stored.num_candidates:,} rows can be scored. Lower "
@@ -78,7 +94,7 @@ def choose_by_rule(
         reason = _why_not_enough(stored, rule)
         if reason is not None:
             raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
-    return select_golden_set(stored, rule, stored.num_candidates, rank_by=rank_by)
+    return select_golden_set(all_stored, rule, stored.num_candidates, rank_by=rank_by, passes=passes)
 
 
 def _check_all_have(stored: StoredScores, ranked: RankedValue) -> None:

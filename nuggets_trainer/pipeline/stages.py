@@ -1,19 +1,26 @@
-"""Stages that scoring a pool and planning share: render rows that a selection can be made of, run the schedule."""
+"""Stages of a run: render rows that a selection can be made of, compute their signals, run the schedule."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.pipeline.request import check_selectable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.rendering import Rendered, render_pool
+from nuggets_trainer.scoring.row_signals import Signals, row_signals
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -62,6 +69,78 @@ def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:
     if sizes[longest] >= LONG_ANCHOR * session.max_length:
         return f"{hint} Shorten or drop long anchors."
     return f"{hint} Shorten the rows, or score with a model of a longer context."
+
+
+def signals_if_wanted(session: ScoringSession, rendered: Rendered) -> Signals:
+    """Compute the signals of all candidates where an option asks for them; all ranks must call it.
+
+    Returns:
+        Each signal by name, `(n,)`, see `row_signals`; empty on all ranks but the main one, and if none is wanted.
+    """
+    if not session.config.wants_row_signals:
+        return {}
+    return row_signals(session, rendered.anchor_set, rendered.candidates) or {}
+
+
+def leave_out_failing(session: ScoringSession, rendered: Rendered, signals: Signals) -> Rendered:
+    """Apply a condition on signals before any pair is scored; all ranks must call it.
+
+    A race is run among the rows that meet it: the others need no pairs, and are dropped with the reason
+    `fails_require`. The exact schedule scores them all the same.
+
+    Args:
+        session: open session of the pool.
+        rendered: anchors and candidates.
+        signals: signals of the candidates, `(n,)`, on the main process.
+
+    Raises:
+        ValueError: if no row meets the condition, or fewer than `top_k`.
+    """
+    config = session.config
+    requirement = config.requirement
+    if requirement is None or requirement.needs_scores:
+        return rendered
+
+    def find_failing() -> list[int]:
+        met = requirement.passes(signals)
+        return [i for i in rendered.candidates if not met[i]]
+
+    failing = set(session.ranks.on_main(find_failing))
+    dropped = rendered.dropped | dict.fromkeys(failing, FAILS_REQUIRE)
+    check_selectable(config, len(session.pool), dropped, _hint(config.require))
+    if config.schedule_in_force == "exact":
+        return rendered
+    candidates, keys = [], []
+    for i, key in zip(rendered.candidates, rendered.keys, strict=True):
+        if i not in failing:
+            candidates.append(i)
+            keys.append(key)
+    prompts = {i: prompt for i, prompt in rendered.prompts.items() if i not in failing}
+    return dataclasses.replace(rendered, candidates=candidates, keys=keys, prompts=prompts, dropped=dropped)
+
+
+def num_choosable(config: NuggetsConfig, scores: PoolScores, dropped: Mapping[int, str]) -> int:
+    """Count the rows that were not dropped and meet the condition.
+
+    Args:
+        config: options of the user.
+        scores: scores of the pool.
+        dropped: reason of each row that has no score and was not eliminated, by pool index.
+
+    Raises:
+        ValueError: if no row is left, or fewer than `top_k`.
+    """
+    passes = scores.meets_require
+    if passes is None:
+        return len(scores) - len(dropped)
+    failing = dict.fromkeys(np.flatnonzero(~passes).tolist(), FAILS_REQUIRE)
+    left_out = {**failing, **dropped}
+    check_selectable(config, len(scores), left_out, _hint(config.require))
+    return len(scores) - len(left_out)
+
+
+def _hint(require: str | None) -> str:
+    return f" The rows must meet `require={require!r}`."
 
 
 def prepare_run(session: ScoringSession, rendered: Rendered, watch: Watch) -> ExactRun | RaceRun:

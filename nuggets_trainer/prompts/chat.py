@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError
 from nuggets_trainer.prompts.end_mark import EndMarks, common_end
 from nuggets_trainer.prompts.render_chat import PROBE, ChatRenderer, RenderedChat
+from nuggets_trainer.prompts.row_alone import RowAlone, opening_of
 from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, scored_at
 from nuggets_trainer.prompts.shown import NOT_SHOWN, TextPiece, find_pieces, hidden_pieces, pieces_of
 from nuggets_trainer.prompts.tokenize import checked
@@ -133,6 +134,15 @@ class ChatTemplate:
             remarks.add(Remark.PARTS_JOINED)
         positions = self._assistant_positions(rendered)
         return replace(_scored_as_alone(rendered.ids, positions, alone.segment), remarks=frozenset(remarks))
+
+    def row_alone(self, row: Row) -> RowAlone:
+        """Render the row's own conversation; BOS and the header of the assistant's turn open its completion."""
+        segment = self.zero_shot(row)
+        prompt = self._renderer.encode(conversation(row)[0], _rendering(row.tools, row.template_kwargs)).ids
+        header: list[int] = []
+        if segment.ids[: len(prompt)] == prompt:
+            header = segment.ids[len(prompt) : segment.start]
+        return RowAlone(segment, opening_of(segment.ids, self._tokenizer.bos_token_id, header))
 
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Whether there is a special token: the text on its two sides is tokenized apart, and elsewhere may merge."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
+from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NUGGETS_MAX_ANCHOR_TOKENS = 200
+RESPONSE = "Response:\n"
 
 
 class NuggetsTemplate:
@@ -57,6 +59,12 @@ class NuggetsTemplate:
         prefix = [self._tokenizer.bos_token_id, *without_eos(self._tokenizer, shown)]
         return self.zero_shot(anchor).behind(prefix)
 
+    def row_alone(self, row: Row) -> RowAlone:
+        """Return BOS and the whole row, as candidates are shown; BOS and the word before a response open it."""
+        ids, start = self._uncut(row)
+        bos = [self._tokenizer.bos_token_id]
+        return RowAlone(checked(Segment(ids, start)).behind(bos), [*bos, *encode(self._tokenizer, RESPONSE)])
+
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True
@@ -74,7 +82,7 @@ def nuggets_prompt(row: Row) -> str:
     text = f"Instruction:\n{instruction}\n"
     if extra:
         text += f"Input:\n{extra}\n"
-    return text + "Response:\n"
+    return text + RESPONSE
 
 
 def nuggets_completion(row: Row) -> str:

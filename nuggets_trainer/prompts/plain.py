@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
+from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shown import NOT_SHOWN
 from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
@@ -59,6 +60,10 @@ class PlainTemplate:
             raise UnusableRowError("empty_completion")
         context = [*self._bos, *shown_prompt, *shown_completion, *self._separator, *prompt]
         return self._segment(context, completion, anchor)
+
+    def row_alone(self, row: Row) -> RowAlone:
+        """Return the row as in `zero_shot`; BOS opens its completion."""
+        return RowAlone(self.zero_shot(row), self._bos)
 
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.prompts.row_alone import RowAlone, opening_of
 from nuggets_trainer.prompts.segment import Segment, scored_at
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class TokensTemplate:
         num_bos = int(ids[0] == self._bos)
         offset = len(shown) - num_bos
         return scored_at([*shown, *ids[num_bos:]], [position + offset for position in scored])
+
+    def row_alone(self, row: Row) -> RowAlone:
+        """Return the row's own ids; BOS opens its completion, if the row begins with it."""
+        segment = self.zero_shot(row)
+        return RowAlone(segment, opening_of(segment.ids, self._bos, []))
 
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""

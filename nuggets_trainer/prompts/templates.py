@@ -14,6 +14,7 @@ from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.pretokenized import TokensTemplate
+from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class Template(Protocol):
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Render the candidate and, behind it, the anchor, whose completion is scored."""
+
+    def row_alone(self, row: Row) -> RowAlone:
+        """Render a whole row alone, and say what stands before its completion where its prompt is left out."""
 
 
 def resolve_template(name: str, *, has_chat_template: bool, row_format: str, is_conversational: bool = False) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.results import count_reasons
 from nuggets_trainer.wording import counted, decimal, tally
@@ -66,7 +67,8 @@ def selection_section(
     """
     rule, value = golden_set.rule
     ranked = golden_set.ranked
-    num_dropped = golden_set.num_rows - golden_set.num_candidates
+    num_failing = golden_set.passed_over.get(FAILS_REQUIRE, 0)
+    num_dropped = golden_set.num_rows - golden_set.num_candidates - num_failing
     lines = {
         "selection rule": f"{rule}={value:g}",
         f"{ranked.words} at the cut": (
@@ -81,6 +83,10 @@ def selection_section(
     for name in config.every_pair_for:
         if hasattr(config, name):
             lines[name] = str(getattr(config, name))
+    if config.require is not None:
+        lines["require"] = f"`{config.require}`"
+    if num_failing:
+        lines["require"] += f", not met by {counted(num_failing, 'row')}"
     if num_reselections is not None:
         lines["chosen again during training"] = counted(num_reselections, "time")
     text = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.wording import counted, decimal, tally
 
 DROPPED_SHARE = 0.1
@@ -61,7 +62,8 @@ def _signal(figures: Figures) -> Iterator[Caution]:
 
 def _dropped(figures: Figures) -> Iterator[Caution]:
     run, cut = figures["run"], figures["cut"]
-    num_dropped = cut["num_rows"] - cut["num_candidates"]
+    # A race drops rows that do not meet `require`, as the user wanted it.
+    num_dropped = cut["num_rows"] - cut["num_candidates"] - run["dropped"].get(FAILS_REQUIRE, 0)
     if num_dropped <= DROPPED_SHARE * cut["num_rows"]:
         return
     text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({tally(run['dropped'])}). "

@@ -52,6 +52,8 @@ def what_is_kept(run: dict[str, Any]) -> str:
     ranked = ranked_by(run)
     if ranked.name != "golden_score":
         parts[0] += f" by {ranked.words}"
+    if run["config"].get("require") is not None:
+        parts.append(f"of the rows with {run['config']['require']}")
     if run["config"].get("group_by") is not None:
         parts.append(f"within quotas by {run['config']['group_by']}")
     if run["config"].get("max_similarity") is not None:

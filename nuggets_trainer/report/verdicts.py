@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.read_results import StoredScores
 from nuggets_trainer.wording import counted
@@ -15,6 +16,7 @@ REASONS = {
     "completion_not_text": "its completion is not text",
     "empty_completion": "its completion is empty",
     "empty_prompt": "its prompt is empty",
+    FAILS_REQUIRE: "it does not meet the condition `require`, and a race scores only rows that do",
     "function_call_not_a_call": "a message from `function_call` is not a call in JSON",
     "history_not_pairs": "its history is not a list of pairs of an instruction and its answer",
     "last_message_not_assistant": "its last message is not from the assistant",
@@ -43,7 +45,8 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any], ranked: RankedVal
         ranked: value that rows are ranked by.
 
     Returns:
-        `kept`, `tied` (at the cut, and not kept), `below`, `eliminated` or `dropped`; and a sentence.
+        `kept`, `tied` (at the cut, and not kept), `below` (or left out by `require`), `eliminated` or `dropped`; and
+        a sentence.
     """
     if scores.reason[i] >= 0:
         reason = scores.reasons[scores.reason[i]]
@@ -59,6 +62,8 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any], ranked: RankedVal
         if score == cut["score"] and cut["ties"] > 1:
             sentence += f" It is one of {cut['ties']:,} rows that tie at the cut."
         return "kept", sentence
+    if scores.meets_require is not None and not scores.meets_require[i]:
+        return "below", f"Left out: it does not meet the condition `require` ({won})."
     if score == cut["score"]:
         others = counted(cut["ties"] - 1, "other row")
         tie_breaker = float(getattr(scores, ranked.tie_breaker)[i])

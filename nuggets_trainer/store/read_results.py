@@ -6,6 +6,8 @@ it.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nuggets_trainer.golden.scores import GoldenScores
+from nuggets_trainer.config.requirement import BY_SET, ROW_SIGNALS
+from nuggets_trainer.golden.scores import VALUES, GoldenScores
 from nuggets_trainer.store.files import Place, join, list_directory, open_binary, read_bytes
 from nuggets_trainer.store.parquet import read_table
-from nuggets_trainer.store.results import ANCHORS_FILE, BY_SET, PAIRS_FILE, SCORES_FILE
+from nuggets_trainer.store.results import ANCHORS_FILE, MEETS_REQUIRE, PAIRS_FILE, SCORES_FILE
 from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.store.shown_rows import ROWS_FILE
 
@@ -45,6 +48,8 @@ class StoredScores(GoldenScores):
         reason: position in `reasons` of the reason why the row was dropped; -1 if it was not dropped.
         reasons: all reasons that occur.
         by_set: golden scores on each of several anchor sets, by name; empty if there was one set.
+        signals: signals of each row by itself, by name; empty if they were not computed.
+        meets_require: whether the row meets the condition `require` of the run; None if there was none.
         pool_sha256: content hash of the rows that were scored; None if the file does not have it.
         pool_format: format in which the rows were read; None if the file does not have it.
     """
@@ -55,6 +60,8 @@ class StoredScores(GoldenScores):
     reason: npt.NDArray[np.int32]
     reasons: list[str]
     by_set: dict[str, Floats]
+    signals: dict[str, Floats]
+    meets_require: Bools | None
     pool_sha256: str | None
     pool_format: str | None
 
@@ -80,6 +87,14 @@ class StoredScores(GoldenScores):
     def best_known(self) -> Floats:
         """Golden score, or the upper bound of a row that was eliminated."""
         return np.where(self.complete, self.golden_score, self.upper_bound)
+
+    def without(self, rows: Bools, reason: str) -> StoredScores:
+        """Return the scores as if these rows, an array `(n,)`, had been dropped for a reason."""
+        changed: dict[str, Any] = {"reasons": [*self.reasons, reason]}
+        changed["reason"] = np.where(rows & (self.reason < 0), len(self.reasons), self.reason)
+        for name in ("upper_bound", *itertools.chain.from_iterable(VALUES)):
+            changed[name] = np.where(rows, np.nan, getattr(self, name))
+        return dataclasses.replace(self, **changed)
 
 
 def read_scores(score_dir: Place) -> StoredScores:
@@ -112,6 +127,8 @@ def read_scores(score_dir: Place) -> StoredScores:
         selected=table["selected"].to_numpy(),
         reason=dropped.indices.fill_null(-1).to_numpy(zero_copy_only=False),
         reasons=dropped.dictionary.to_pylist(),
+        signals={name: _floats(table, name) for name in ROW_SIGNALS if name in table.column_names},
+        meets_require=_truths(table, MEETS_REQUIRE),
         by_set={name: _floats(table, BY_SET + name) for name in set_names},
         pool_sha256=metadata.get("pool_sha256"),
         pool_format=metadata.get("pool_format"),
@@ -149,6 +166,13 @@ def _floats(table: pa.Table, column: str) -> Floats:
     if column not in table.column_names:
         return np.full(len(table), np.nan)
     return np.asarray(table[column].to_numpy(), dtype=np.float64)
+
+
+def _truths(table: pa.Table, column: str) -> Bools | None:
+    """Return a column of truth values, False for null; None if the table does not have it."""
+    if column not in table.column_names:
+        return None
+    return np.asarray(table[column].fill_null(False).to_numpy())
 
 
 def _counts(table: pa.Table, column: str) -> Ints:

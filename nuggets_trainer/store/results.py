@@ -2,7 +2,7 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (null where not defined); with `require` also `meets_require` (null when dropped) |
 | anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`; with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
@@ -20,6 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nuggets_trainer.config.requirement import BY_SET
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores
 from nuggets_trainer.golden.selection import GoldenSet
@@ -27,7 +29,7 @@ from nuggets_trainer.store.files import Place, join, stream_atomically, write_at
 from nuggets_trainer.wording import counted, duration, tally
 
 SCORES_FILE, ANCHORS_FILE, PAIRS_FILE = "scores.parquet", "anchors.parquet", "pairs.parquet"
-BY_SET = "golden_score_"  # and the name of the anchor set
+MEETS_REQUIRE = "meets_require"
 ROWS_PER_GROUP = 65536  # rows in a row group of pairs.parquet
 MOST_GROUPS = 10  # quota groups in a summary for people
 
@@ -47,6 +49,9 @@ class PoolScores(GoldenScores):
         seconds: wall time of scoring.
         cautions: cautions of the report, `level` (`warn` or `note`), `title` and `text` of each; empty if no report
             could be written.
+        signals: signals of each row by itself, by name (`scoring.row_signals`), NaN where not defined; empty if they
+            were not wanted.
+        meets_require: whether each row meets the condition `require`; None without one.
     """
 
     upper_bound: npt.NDArray[np.float64]
@@ -56,6 +61,8 @@ class PoolScores(GoldenScores):
     num_pairs_scored: int
     seconds: float
     cautions: list[dict[str, str]] = field(default_factory=list)
+    signals: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    meets_require: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.dropped)
@@ -199,6 +206,11 @@ def _scores_table(scores: PoolScores, golden_set: GoldenSet) -> pa.Table:
     }
     for name, own in scores.by_set.items():
         columns[BY_SET + name] = _nullable(own.golden_score)
+    for name, values in scores.signals.items():
+        columns[name] = _nullable(values)
+    if scores.meets_require is not None:
+        unscored = np.array([reason not in (None, FAILS_REQUIRE) for reason in scores.dropped])
+        columns[MEETS_REQUIRE] = pa.array(scores.meets_require, mask=unscored)
     return pa.table(columns)
 
 

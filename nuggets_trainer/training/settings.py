@@ -41,6 +41,7 @@ IF_SET = (
     "coverage_weight",
     "group_by",
     "max_similarity",
+    "require",
 )
 # Options that are named only if they are not the default, for the same reason.
 UNLESS_DEFAULT = {

@@ -96,6 +96,12 @@ def _check_sharded(config: NuggetsConfig, fsdp_plugin: Any) -> None:
             "`top_fraction`. Or run `nuggets score` in one process, and train on the rows that are `selected` in "
             "scores.parquet."
         )
+    if config.require is not None and config.top_k is None:
+        raise ValueError(
+            f"`require={config.require!r}` leaves open how many rows a fraction is, but under FSDP and DeepSpeed the "
+            "model can score only after training is planned for a fixed number of rows. Use `top_k`. Or run `nuggets "
+            "score` in one process, and train on the rows that are `selected` in scores.parquet."
+        )
 
 
 def check_attachable(trainer: Trainer) -> None:

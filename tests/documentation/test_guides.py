@@ -11,6 +11,7 @@ import pytest
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.prompts import shown
 from nuggets_trainer.report.verdicts import REASONS
 from nuggets_trainer.training.training_set import UNTRAINABLE
@@ -40,8 +41,8 @@ def code_in(cells: list[str]) -> set[str]:
 
 
 def reasons_in_the_code() -> set[str]:
-    """Return the reasons of all `UnusableRowError`s, and the three that are set without one."""
-    found = {UNTRAINABLE, "non_finite_log_prob", "no_scored_anchor"}
+    """Return the reasons of all `UnusableRowError`s, and the four that are set without one."""
+    found = {UNTRAINABLE, FAILS_REQUIRE, "non_finite_log_prob", "no_scored_anchor"}
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         for name in re.findall(r"UnusableRowError\(([A-Z_]+)\)", text):
@@ -88,14 +89,14 @@ def test_every_command_and_exit_code_is_explained():
 
 @pytest.fixture(scope="module")
 def score_dir(tmp_path_factory):
-    """Score a few rows with two anchor sets, so that every column exists."""
+    """Score a few rows with two anchor sets and a condition, so that every column exists."""
     directory = tmp_path_factory.mktemp("scores")
     pool, anchors = load_rows("nuggets-demo/pool").select(range(12)), load_rows("nuggets-demo/anchors")
     score_pool(
         *load_scorer("nuggets-demo/model"),
         Pool(pool),
         {"a": Pool(anchors.select(range(2))), "b": Pool(anchors.select(range(2, 4)))},
-        config=NuggetsConfig(top_k=3, signal_check=True),
+        config=NuggetsConfig(top_k=3, signal_check=True, row_signals=True, require="num_tokens > 0"),
         score_dir=directory,
     )
     return directory
@@ -106,8 +107,8 @@ def test_every_column_is_listed_in_its_place(name, score_dir):
     listed = [cell.strip("`") for cell in first_cells(section(FILES, name))]
     columns = pq.read_schema(score_dir / name).names
     if name == "scores.parquet":
-        columns = [*columns[:-2], "golden_score_<set>"]
-    assert listed == columns
+        columns = [re.sub("^golden_score_[ab]$", "golden_score_<set>", column) for column in columns]
+    assert listed == list(dict.fromkeys(columns))
 
 
 def test_every_file_is_listed_with_its_keys(score_dir):

@@ -44,6 +44,55 @@ def golden(model, tokenizer, template: str, pool: list[dict], anchors: list[dict
     return zero, one, wins.sum(axis=1) / (~np.isnan(one)).sum(axis=1)
 
 
+def row_signals(model, tokenizer, template: str, row: dict, anchors: list[dict]) -> dict[str, float]:
+    """Signals of a row by itself: losses, IFD, similarity to anchors of other text, number of scored tokens."""
+    context, completion = _whole(tokenizer, template, row)
+    loss = -mean_log_prob(model, context, completion)
+    alone = -mean_log_prob(model, _opening(tokenizer, template, row), completion)
+    own = _embedding(model, context + completion)
+    cosines = []
+    for anchor in anchors:
+        if anchor != row:
+            other = _embedding(model, [token for part in _whole(tokenizer, template, anchor) for token in part])
+            cosines.append(float(own @ other / np.linalg.norm(own) / np.linalg.norm(other)))
+    similarity = float(np.mean(cosines))
+    signals = {"loss": loss, "loss_without_prompt": alone, "ifd": loss / alone, "similarity": similarity}
+    return {**signals, "num_tokens": len(completion)}
+
+
+def _whole(tokenizer, template: str, row: dict) -> tuple[list[int], list[int]]:
+    """Context and completion of a row that is shown as candidates are: under `nuggets` with BOS, and not cut."""
+    if template != "nuggets":
+        return render(tokenizer, template, row, None)
+    extra = f"\nInput:\n{row['input'].strip()}" if row["input"].strip() else ""
+    prompt = f"Instruction:\n{row['instruction'].strip()}{extra}\nResponse:\n"
+    ids = tokenizer(prompt + row["output"].strip(), add_special_tokens=False)["input_ids"]
+    start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    return [tokenizer.bos_token_id, *ids[:start]], ids[start:]
+
+
+def _opening(tokenizer, template: str, row: dict) -> list[int]:
+    """What stands before a completion whose prompt is left out: BOS and the beginning of an answer."""
+    header = ""
+    if template == "nuggets":
+        header = "Response:\n"
+    elif template == "chat":
+        turn = [{"role": "user", "content": _prompt(row)}]
+        asked = tokenizer.apply_chat_template(turn, tokenize=False)
+        header = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)[len(asked) :]
+    return [tokenizer.bos_token_id, *tokenizer(header, add_special_tokens=False)["input_ids"]]
+
+
+def _embedding(model, ids: list[int]) -> np.ndarray:
+    """Mean of the last hidden states, the first token with the weight 1, the second with 2, and so on."""
+    with torch.no_grad():
+        states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0].double().numpy()
+    total = np.zeros(states.shape[1])
+    for position, state in enumerate(states, start=1):
+        total += position * state
+    return total / sum(range(1, len(ids) + 1))
+
+
 def _prompt(row: dict) -> str:
     instruction, extra = row["instruction"].strip(), row["input"].strip()
     return instruction + ("\n\n" + extra if extra else "")

@@ -1,0 +1,185 @@
+"""`Requirement`: a condition on the columns of scores.parquet, such as `ifd < 0.98 and num_tokens >= 5`.
+
+Its text is read by Python's parser, but only comparisons of columns and numbers, `and`, `or`, `not` and brackets are
+understood. Nothing is called or looked up.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+ROW_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens")
+SCORE_COLUMNS = (
+    *("golden_score", "standard_error", "mean_gain", "mean_gain_error", "gain", "gain_error"),
+    "num_anchors",
+)
+BY_SET = "golden_score_"  # and the name of the anchor set
+
+COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+MOST_SHOWN = 200  # characters of a condition in an error
+EXAMPLE = "ifd < 0.98 and num_tokens >= 5"
+
+
+class Requirement:
+    """A condition that a row has to meet, to be in the golden set.
+
+    Args:
+        text: the condition: comparisons (`<`, `<=`, `>`, `>=`, `==`, `!=`) of columns and numbers, joined by `and`,
+            `or`, `not` and brackets.
+
+    Attributes:
+        text: the condition as it was given.
+        columns: columns that it names, in order.
+
+    Raises:
+        ValueError: if it is anything else; the error says what was not understood.
+
+    Example:
+        >>> import numpy as np
+        >>> requirement = Requirement("ifd < 0.98 and not num_tokens < 5")
+        >>> requirement.columns
+        ('ifd', 'num_tokens')
+        >>> requirement.passes({"ifd": np.array([0.5, 1.1, np.nan]), "num_tokens": np.array([9, 9, 9])}).tolist()
+        [True, False, False]
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self._tree = ast.parse(text.strip(), mode="eval").body
+            names = _check(self._tree)
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            reason = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise ValueError(
+                f"`require` must compare columns with numbers, like {EXAMPLE!r}, got {text[:MOST_SHOWN]!r}: {reason}. "
+                f"{_which_columns((*ROW_SIGNALS, *SCORE_COLUMNS))}"
+            ) from error
+        self.columns = tuple(dict.fromkeys(names))
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether it names a column that is known only when the pairs of a row are scored."""
+        return any(name not in ROW_SIGNALS for name in self.columns)
+
+    def check_names(self) -> None:
+        """Refuse a column that no scores have; anchor sets, which may not be known yet, may have any name.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        self.check_columns((*known_columns(), *(name for name in self.columns if name.startswith(BY_SET))))
+
+    def check_columns(self, known: Sequence[str]) -> None:
+        """Refuse a column that there is not.
+
+        Args:
+            known: the columns that there are.
+
+        Raises:
+            ValueError: if a column is not one of them.
+        """
+        unknown = [name for name in self.columns if name not in known]
+        if unknown:
+            raise ValueError(
+                f"`require={self.text!r}` names {', '.join(map(repr, unknown))}, which is no column of the scores. "
+                f"{_which_columns(known)}"
+            )
+
+    def passes(self, columns: Mapping[str, Any]) -> Any:
+        """Find the rows that meet the condition.
+
+        Args:
+            columns: values of each column that it names, an array `(n,)`; NaN where a row has none.
+
+        Returns:
+            Whether each row meets it, `(n,)`. A row without a value in one of the columns does not.
+
+        Raises:
+            ValueError: if a column is not there.
+        """
+        self.check_columns(tuple(columns))
+        met = _evaluate(self._tree, columns)
+        for name in self.columns:
+            met = met & (columns[name] == columns[name])  # NaN is unlike itself
+        return met
+
+
+def known_columns(set_names: Sequence[str] = ()) -> tuple[str, ...]:
+    """List the columns that a condition may name.
+
+    Args:
+        set_names: names of the anchor sets, where there are several.
+    """
+    return (*ROW_SIGNALS, *SCORE_COLUMNS, *(BY_SET + name for name in set_names))
+
+
+def _which_columns(known: Sequence[str]) -> str:
+    return f"The columns are {', '.join(known)}."
+
+
+def _check(tree: ast.expr) -> list[str]:
+    """Check a condition, and return the columns that it names."""
+    names: list[str] = []
+    if isinstance(tree, ast.BoolOp):
+        for value in tree.values:
+            names += _check(value)
+        return names
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not):
+        return _check(tree.operand)
+    if not isinstance(tree, ast.Compare):
+        raise ValueError(f"{ast.unparse(tree)!r} is no comparison")
+    for operation in tree.ops:
+        if type(operation) not in COMPARISONS:
+            raise ValueError(f"{ast.unparse(tree)!r} compares by something else than <, <=, >, >=, == and !=")
+    for operand in (tree.left, *tree.comparators):
+        if isinstance(operand, ast.Name):
+            names.append(operand.id)
+        else:
+            _number(operand)
+    if not names:
+        raise ValueError(f"{ast.unparse(tree)!r} names no column")
+    return names
+
+
+def _number(tree: ast.expr) -> float:
+    """Return the value of a number, which may have a sign."""
+    if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, (ast.USub, ast.UAdd)):
+        value = _number(tree.operand)
+        return -value if isinstance(tree.op, ast.USub) else value
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, (int, float)) and not isinstance(tree.value, bool):
+        return float(tree.value)
+    raise ValueError(f"{ast.unparse(tree)!r} is neither a column nor a number")
+
+
+def _evaluate(tree: ast.expr, columns: Mapping[str, Any]) -> Any:
+    """Return whether each row meets a condition that is checked already, `(n,)`; a NaN is below and above nothing."""
+    if isinstance(tree, ast.BoolOp):
+        join = operator.and_ if isinstance(tree.op, ast.And) else operator.or_
+        met = _evaluate(tree.values[0], columns)
+        for value in tree.values[1:]:
+            met = join(met, _evaluate(value, columns))
+        return met
+    if isinstance(tree, ast.UnaryOp):
+        return ~_evaluate(tree.operand, columns)
+    assert isinstance(tree, ast.Compare), tree
+    met = True
+    left = _operand(tree.left, columns)
+    for operation, comparator in zip(tree.ops, tree.comparators, strict=True):
+        right = _operand(comparator, columns)
+        met = met & COMPARISONS[type(operation)](left, right)
+        left = right
+    return met
+
+
+def _operand(tree: ast.expr, columns: Mapping[str, Any]) -> Any:
+    return columns[tree.id] if isinstance(tree, ast.Name) else _number(tree)

@@ -1,0 +1,96 @@
+"""Which rows meet the condition `require`: in a run, and by the columns that an earlier run wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.config.requirement import BY_SET, ROW_SIGNALS, Requirement
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.golden.scores import GoldenScores
+from nuggets_trainer.store.read_results import StoredScores
+from nuggets_trainer.wording import counted
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+AGAIN = "Run the command that scored the pool again, on the same `score_dir`"
+
+
+def rows_that_pass(
+    requirement: Requirement | None, scores: GoldenScores, by_set: Mapping[str, Floats], signals: Mapping[str, Floats]
+) -> Bools | None:
+    """Find the rows that meet a condition, by their scores and signals.
+
+    Args:
+        requirement: the condition.
+        scores: scores of the pool, `(n,)`.
+        by_set: golden scores on each of several anchor sets, `(n,)`, by name.
+        signals: signals of each row, `(n,)`, by name.
+
+    Returns:
+        Whether each row meets it, `(n,)`; None without a condition.
+
+    Raises:
+        ValueError: if a column is not there.
+    """
+    if requirement is None:
+        return None
+    columns = dict(signals)
+    for name in GoldenScores.__dataclass_fields__:
+        columns[name] = getattr(scores, name)
+    for name, golden_score in by_set.items():
+        columns[BY_SET + name] = golden_score
+    passes: Bools = requirement.passes(columns)
+    return passes
+
+
+def rows_that_pass_stored(
+    stored: StoredScores, requirement: Requirement | None, run_config: Mapping[str, Any]
+) -> Bools | None:
+    """Find the rows that meet a condition, by the columns that an earlier run wrote.
+
+    Args:
+        stored: scores of that run, `(n,)`.
+        requirement: the condition.
+        run_config: config of that run, for the error.
+
+    Returns:
+        Whether each row meets it, `(n,)`; None without a condition.
+
+    Raises:
+        ValueError: if a column is not there or has no values, or if a row that was left out before its pairs meets
+            this condition. The error says what to run.
+    """
+    passes = None
+    if requirement is not None:
+        _check_computed(stored, requirement)
+        passes = rows_that_pass(requirement, stored, stored.by_set, stored.signals)
+    left_out = np.zeros(len(stored), dtype=np.bool_)
+    if FAILS_REQUIRE in stored.reasons:
+        left_out = stored.reason == stored.reasons.index(FAILS_REQUIRE)
+    needed = left_out if passes is None else left_out & passes
+    if needed.any():
+        raise ValueError(
+            f"{counted(int(needed.sum()), 'row')} of this golden set's candidates were not scored, because they did "
+            f"not meet `require={run_config.get('require')!r}` (`fails_require`), and the race among the others left "
+            f"them out. {AGAIN} and with the condition that you want: it scores what is missing and reuses the rest."
+        )
+    return passes
+
+
+def _check_computed(stored: StoredScores, requirement: Requirement) -> None:
+    """Refuse a condition on columns that a run did not write, or that a race did not fill."""
+    missing = [name for name in requirement.columns if name in ROW_SIGNALS and name not in stored.signals]
+    if missing:
+        raise ValueError(
+            f"`require={requirement.text!r}` needs the columns {missing}, which were not computed. {AGAIN} and with "
+            "`--row_signals true`: it computes two short forward passes a row, and no pair."
+        )
+    if requirement.needs_scores and stored.eliminated.any():
+        raise ValueError(
+            f"`require={requirement.text!r}` needs scores that a race left out. {AGAIN} and with `--schedule exact`."
+        )

@@ -1,0 +1,236 @@
+"""What the model says of each candidate by itself: loss, loss without its prompt, similarity to the anchors.
+
+It takes two short forward passes per row: the row behind its own prompt gives its loss and its embedding, and its
+completion alone gives the loss without prompt. The store keeps the values like log-probs of the candidate, under names
+that no anchor has, so that a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.prompts.row_alone import RowAlone
+from nuggets_trainer.prompts.shared_prefix import AnchorSet
+from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
+from nuggets_trainer.scoring.progress import Phase, show_phase
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.store.score_store import PartWriter
+
+Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+Signals = dict[str, Floats]  # each signal by name, `(n,)` over the pool's rows
+
+# Names in the store; keys of anchors are hexadecimal. The name of a similarity has the hash of its anchors besides.
+LOSS, WITHOUT_PROMPT, NUM_TOKENS, SIMILARITY = "=loss", "=loss_without_prompt", "=num_tokens", "=similarity"
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A row with values that are not stored: its pool index, and the names of these values."""
+
+    index: int
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A wanted row as the engine takes it."""
+
+    wanted: _Wanted
+    row: RowAlone
+    text_key: str
+
+
+def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list[int]) -> Signals | None:
+    """Compute the signals of all candidates, as far as they are not stored; all ranks must call it.
+
+    - `loss`: mean negative log-prob per token of the completion behind the row's own prompt, nats;
+    - `loss_without_prompt`: the same of the completion alone, behind BOS and the header of an answer;
+    - `ifd`: `loss / loss_without_prompt`, the Instruction-Following Difficulty of Cherry LLM (arXiv 2308.12032, eq.
+      5). Superfiltering (2402.00530) divides perplexities: that is `exp(loss - loss_without_prompt)`;
+    - `similarity`: mean cosine between the embeddings of the row and of the anchors, those of its own text left out.
+      An embedding is that of RDS+ (2503.01807), see `engine.portable.score_and_embed`;
+    - `num_tokens`: number of scored tokens of the completion.
+
+    Args:
+        session: open session of the pool.
+        anchor_set: the anchors.
+        candidates: pool indices of the candidates.
+
+    Returns:
+        Each signal by name, `(n,)` over the pool's rows, on the main process; NaN where it is not defined: a row
+        without prompt has no `loss_without_prompt`, and one that cannot be rendered alone has no signal.
+    """
+    names = [LOSS, WITHOUT_PROMPT, NUM_TOKENS, f"{SIMILARITY} {_hash_of(anchor_set)}"]
+    wanted = session.ranks.on_main(lambda: _find_missing(session, candidates, names))
+    if wanted:
+        own = session.ranks.share(wanted)
+        with (
+            PartWriter(session.store) as writer,
+            show_phase("Row signals", "rows", len(own), session.ranks.is_main) as phase,
+        ):
+
+            def compute() -> list[None]:
+                with session.passes.in_step():
+                    _compute(session, anchor_set, own, writer, phase)
+                writer.flush()
+                return []
+
+            session.ranks.gather_from(compute)
+    return session.only_on_main(lambda: _read(session, candidates, names))
+
+
+def _hash_of(anchor_set: AnchorSet) -> str:
+    return hashlib.sha256(" ".join(sorted(anchor_set.keys)).encode()).hexdigest()[:32]
+
+
+def _find_missing(session: ScoringSession, candidates: list[int], names: list[str]) -> list[_Wanted]:
+    """Find the different rows with values that are not stored, longest first."""
+    first: dict[str, int] = {}
+    for i in candidates:
+        first.setdefault(session.keys[i], i)
+    _, there = session.store.read(list(first), names)
+    wanted = {}
+    for i, known in zip(first.values(), there, strict=True):
+        missing = [name for name, is_known in zip(names, known, strict=True) if not is_known]
+        if missing:
+            wanted[i] = _Wanted(i, missing)
+    return [wanted[i] for i in session.pool.longest_first(list(wanted))]
+
+
+def _compute(
+    session: ScoringSession, anchor_set: AnchorSet, own: list[_Wanted], writer: PartWriter, phase: Phase
+) -> None:
+    """Compute what is wanted of this rank's rows into the store."""
+    anchors = _Anchors(session, anchor_set) if own else None
+    for batch in _batches(session, own, writer):
+        assert anchors is not None
+        log_probs, embeddings = session.engine.score_rows([rendered.row.segment for rendered in batch])
+        without_prompt = _losses_without_prompt(session, batch)
+        for rendered, log_prob, embedding, alone in zip(batch, log_probs, embeddings, without_prompt, strict=True):
+            values = {
+                LOSS: -log_prob,
+                WITHOUT_PROMPT: alone,
+                NUM_TOKENS: rendered.row.segment.num_completion_tokens,
+                SIMILARITY: anchors.similarity(embedding, rendered.text_key),
+            }
+            names = rendered.wanted.names
+            found = np.array([values[name.split()[0]] for name in names], dtype=np.float32)
+            writer.add(session.keys[rendered.wanted.index], names, found)
+        writer.end_candidates(len(batch))
+        phase.advance(len(batch))
+
+
+def _batches(session: ScoringSession, own: list[_Wanted], writer: PartWriter) -> Iterator[list[_Rendered]]:
+    """Yield as many rows as fill some forward passes; a row that cannot be rendered alone is stored without values."""
+    batch: list[_Rendered] = []
+    num_tokens = 0
+    for wanted in own:
+        key = session.keys[wanted.index]
+        try:
+            row = _render(session, wanted.index)
+        except UnusableRowError:
+            writer.add(key, wanted.names, np.full(len(wanted.names), np.nan, dtype=np.float32))
+            continue
+        batch.append(_Rendered(wanted, row, session.pool.texts[key]))
+        num_tokens += len(row.segment.ids)
+        if num_tokens >= CALL_BATCHES * session.engine.find_tokens_per_batch():
+            yield batch
+            batch, num_tokens = [], 0
+    if batch:
+        yield batch
+
+
+def _render(session: ScoringSession, index: int) -> RowAlone:
+    row = session.template.row_alone(session.pool[index])
+    if session.max_length is not None and len(row.segment.ids) > session.max_length:
+        raise UnusableRowError("too_long")
+    return row
+
+
+def _losses_without_prompt(session: ScoringSession, batch: list[_Rendered]) -> Vectors:
+    """Return the loss of each completion alone, `(len(batch),)`; NaN where it is not defined, or not wanted."""
+    losses = np.full(len(batch), np.nan, dtype=np.float32)
+    places, segments = [], []
+    for place, rendered in enumerate(batch):
+        segment = rendered.row.without_prompt()
+        if segment is not None and WITHOUT_PROMPT in rendered.wanted.names:
+            places.append(place)
+            segments.append(segment)
+    if segments:
+        losses[places] = -session.engine.score_rows(segments)[0]
+    return losses
+
+
+class _Anchors:
+    """Embeddings of the anchors, each rendered alone; every rank embeds all of them: they are few.
+
+    Args:
+        session: open session.
+        anchor_set: the anchors; one that cannot be rendered whole is left out.
+    """
+
+    def __init__(self, session: ScoringSession, anchor_set: AnchorSet) -> None:
+        rows = []
+        self._places: dict[str, list[int]] = {}  # by text
+        for anchor in anchor_set.rows:
+            try:
+                row = session.template.row_alone(anchor)
+            except UnusableRowError:
+                continue
+            if session.max_length is None or len(row.segment.ids) <= session.max_length:
+                self._places.setdefault(anchor.text_key, []).append(len(rows))
+                rows.append(row.segment)
+        self._directions = np.zeros((0, 1))
+        if rows:
+            self._directions = _directions(session.engine.score_rows(rows)[1])
+
+    def similarity(self, embedding: Vectors, text_key: str) -> float:
+        """Return the mean cosine between an embedding `(d,)` and those of the anchors with another text."""
+        others = np.ones(len(self._directions), dtype=np.bool_)
+        others[self._places.get(text_key, [])] = False
+        if not others.any():
+            return float("nan")
+        return float((self._directions[others] @ _directions(embedding[None])[0]).mean())
+
+
+def _directions(embeddings: Vectors) -> Floats:
+    """Return embeddings `(n, d)` at length 1."""
+    vectors = embeddings.astype(np.float64)
+    directions: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return directions
+
+
+def _read(session: ScoringSession, candidates: list[int], names: list[str]) -> Signals:
+    """Read the signals of the candidates, once they are stored.
+
+    Raises:
+        RuntimeError: if the ranks do not share the store's file system.
+    """
+    values, there = session.store.read([session.keys[i] for i in candidates], names)
+    if not there.all():
+        raise RuntimeError(
+            f"{int((~there).sum()):,} values that other ranks computed are not in {session.store.directory}. Is "
+            "`score_dir` on a file system that all ranks share?"
+        )
+    columns = []
+    for value in values.T.astype(np.float64):
+        column = np.full(len(session.pool), np.nan)
+        column[candidates] = value
+        columns.append(column)
+    loss, without_prompt, num_tokens, similarity = columns
+    with np.errstate(divide="ignore", invalid="ignore"):  # a completion that is certain without its prompt
+        ifd = loss / without_prompt
+    return {
+        "loss": loss,
+        "loss_without_prompt": without_prompt,
+        "ifd": ifd,
+        "similarity": similarity,
+        "num_tokens": num_tokens,
+    }

@@ -1,0 +1,171 @@
+"""`require`: rows that fail it are counted and not chosen, whatever else chooses; a race gives them no pairs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from nuggets_trainer import NuggetsConfig, score_pool
+from nuggets_trainer.pipeline.select_again import select_again
+from nuggets_trainer.store.score_store import ScoreStore
+
+
+def score(model, tokenizer, rows, anchors, score_dir, **options):
+    sets = {name: Dataset.from_list(own) for name, own in anchors.items()} if isinstance(anchors, dict) else None
+    config = NuggetsConfig(**{"top_k": 3, "template": "plain", **options})
+    return score_pool(
+        model,
+        tokenizer,
+        Dataset.from_list(rows),
+        sets or Dataset.from_list(anchors),
+        config=config,
+        score_dir=score_dir,
+    )
+
+
+def read(score_dir) -> dict[str, list]:
+    return pq.read_table(score_dir / "scores.parquet").to_pydict()
+
+
+@pytest.fixture
+def condition(llama, tokenizer, pool_rows, anchor_rows, tmp_path) -> str:
+    """A condition that the best three rows and half of the others fail."""
+    score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", schedule="exact", row_signals=True)
+    scores = read(tmp_path / "all")
+    best = [scores["loss"][i] for i in range(len(pool_rows)) if scores["selected"][i]]
+    limit = min(*best, float(np.median(scores["loss"]))) - 1e-6
+    assert sum(loss < limit for loss in scores["loss"]) >= 3, "the fixture's rows must leave enough"
+    return f"loss < {limit!r}"
+
+
+def test_rows_that_fail_keep_their_scores_and_are_counted(
+    llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition
+):
+    everything = read(tmp_path / "all")
+    scores, golden_set = score(
+        llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", schedule="exact", require=condition
+    )
+    assert scores.num_pairs_scored == 0
+    found = read(tmp_path / "all")
+    limit = float(condition.split()[-1])
+    meets = [loss < limit for loss in everything["loss"]]
+    assert found["meets_require"] == meets and 3 <= sum(meets) < len(meets)
+    for name in ("golden_score", "mean_gain", "rank", "dropped", "ifd"):
+        assert found[name] == everything[name]
+    by_rank = sorted((rank, i) for i, rank in enumerate(everything["rank"]) if meets[i])
+    assert golden_set.indices.tolist() == [i for _, i in by_rank[:3]]
+    assert golden_set.num_candidates == sum(meets)
+    assert golden_set.passed_over == {"fails_require": len(meets) - sum(meets)}
+    assert f"passed over {len(meets) - sum(meets)} (fails_require)" in golden_set.describe()
+    run = json.loads((tmp_path / "all" / "run.json").read_text())
+    assert run["config"]["require"] == condition
+    assert run["golden_set"]["passed_over_fails_require"] == len(meets) - sum(meets)
+
+
+def test_a_fraction_is_one_of_the_rows_that_pass(llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition):
+    options = {"top_k": None, "top_fraction": 0.5, "require": condition}
+    exact = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", schedule="exact", **options)[1]
+    raced = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "race", schedule="race", **options)[1]
+    meets = sum(read(tmp_path / "all")["meets_require"])
+    assert len(exact) == max(1, round(meets / 2))
+    assert raced.indices.tolist() == exact.indices.tolist() and raced.num_candidates == meets
+
+
+def test_a_race_scores_only_rows_that_pass(llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition):
+    exact = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", schedule="exact", require=condition)[1]
+    scores, golden_set = score(
+        llama, tokenizer, pool_rows, anchor_rows, tmp_path / "race", schedule="race", require=condition
+    )
+    assert golden_set.indices.tolist() == exact.indices.tolist()
+    meets = read(tmp_path / "all")["meets_require"]
+    assert [reason == "fails_require" for reason in scores.dropped] == [not met for met in meets]
+    assert scores.num_pairs_scored <= sum(meets) * len(anchor_rows)
+    found = read(tmp_path / "race")
+    assert found["meets_require"] == meets and found["loss"] == read(tmp_path / "all")["loss"]
+    assert f"fails_require {len(meets) - sum(meets)}" in scores.describe()
+
+
+def test_a_condition_on_scores_needs_every_pair(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
+    with pytest.raises(ValueError, match="`require`|require"):
+        NuggetsConfig(require="golden_score > 0.5", schedule="race")
+    assert NuggetsConfig(require="golden_score > 0.5").schedule_in_force == "exact"
+    assert NuggetsConfig(require="ifd < 1").schedule_in_force == "race"
+    scores, golden_set = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path, require="mean_gain < 0")
+    assert (golden_set.mean_gain < 0).all() and scores.signals == {}
+    assert "loss" not in read(tmp_path)
+
+
+def test_each_anchor_set_has_a_column(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
+    sets = {"one": anchor_rows[:2], "other": anchor_rows[2:]}
+    everything, _ = score(llama, tokenizer, pool_rows, sets, tmp_path)
+    own = everything.by_set["other"].golden_score
+    condition = f"golden_score_other <= {float(np.sort(own)[-4])}"
+    _, golden_set = score(llama, tokenizer, pool_rows, sets, tmp_path, require=condition)
+    assert (own[golden_set.indices] <= np.sort(own)[-4]).all()
+    with pytest.raises(ValueError, match="golden_score_third.*golden_score_one, golden_score_other"):
+        score(llama, tokenizer, pool_rows, sets, tmp_path, require="golden_score_third > 0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"require": "loss < 0"}, "fails_require 12.*`require='loss < 0'`"),
+        ({"require": "num_tokens > 8", "top_k": 12}, "`top_k=12` is larger.*fails_require"),
+        ({"require": "speed > 8"}, "'speed', which is no column.*loss_without_prompt"),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["exact", "race"])
+def test_a_condition_that_leaves_too_few_is_refused_before_pairs(
+    options, message, schedule, llama, tokenizer, pool_rows, anchor_rows, tmp_path, monkeypatch
+):
+    written: list[str] = []
+    write = ScoreStore.write
+
+    def recorded(store, candidates, anchors, values):
+        written.extend(anchors)
+        write(store, candidates, anchors, values)
+
+    monkeypatch.setattr(ScoreStore, "write", recorded)
+    with pytest.raises(ValueError, match=message):
+        score(llama, tokenizer, pool_rows, anchor_rows, tmp_path, schedule=schedule, **options)
+    assert all(name.startswith("=") for name in written)
+
+
+@pytest.mark.parametrize("options", [{"coverage_weight": 0.5}, {"group_by": "source"}, {"max_similarity": 0.9}])
+def test_no_row_that_fails_is_kept_by_other_options(
+    options, llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition
+):
+    rows = [{**row, "source": "ab"[i % 2]} for i, row in enumerate(pool_rows)]
+    _, golden_set = score(llama, tokenizer, rows, anchor_rows, tmp_path / "all", require=condition, **options)
+    found = read(tmp_path / "all")
+    assert all(found["meets_require"][i] for i in golden_set.indices)
+    assert golden_set.passed_over["fails_require"] == found["meets_require"].count(False)
+
+
+def test_select_applies_a_condition_to_stored_columns(llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition):
+    chosen = select_again(tmp_path / "all", NuggetsConfig(top_k=3, require=condition))
+    options = {"schedule": "exact", "require": condition}
+    expected = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", **options)[1]
+    assert chosen.indices.tolist() == expected.indices.tolist()
+    assert chosen.passed_over == expected.passed_over and chosen.num_candidates == expected.num_candidates
+    # The scores of an exact run are those of all rows, so that the condition may go again.
+    whole = select_again(tmp_path / "all", NuggetsConfig(top_k=3))
+    assert whole.num_candidates == len(pool_rows) and whole.passed_over == {}
+
+
+def test_select_says_what_to_run_where_scores_do_not_suffice(
+    llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition
+):
+    score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "plain", schedule="exact")
+    with pytest.raises(ValueError, match="'ifd'.*--row_signals|--row_signals.*ifd"):
+        select_again(tmp_path / "plain", NuggetsConfig(require="ifd < 1"))
+    score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "race", schedule="race", require=condition)
+    same = select_again(tmp_path / "race", NuggetsConfig(top_k=3, require=condition))
+    assert len(same) == 3
+    for require in (None, "loss < 1000"):
+        with pytest.raises(ValueError, match="fails_require|did not meet"):
+            select_again(tmp_path / "race", NuggetsConfig(top_k=3, require=require))
