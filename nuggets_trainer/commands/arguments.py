@@ -66,6 +66,23 @@ class ScorerArguments:
         default=None, metadata={"help": "Attention implementation, e.g. sdpa. Default: that of transformers."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    load_in_8bit: bool = field(
+        default=False, metadata={"help": "Quantize the weights to 8 bits (needs bitsandbytes), as training does."}
+    )
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Quantize the weights to 4 bits (needs bitsandbytes), as QLoRA does."}
+    )
+    bnb_4bit_quant_type: str = field(
+        default="nf4", metadata={"help": "Type of the 4 bits.", "choices": ["fp4", "nf4"]}
+    )
+    use_bnb_nested_quant: bool = field(default=False, metadata={"help": "Quantize the constants of the 4 bits too."})
+    bnb_4bit_quant_storage: str | None = field(
+        default=None, metadata={"help": "Dtype that the 4 bits are packed in. Default: that of bitsandbytes."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("`load_in_8bit` and `load_in_4bit` must not both be true. Drop one of them.")
 
 
 @dataclass

@@ -72,6 +72,7 @@ def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, 
     import torch
     import transformers
     from accelerate import PartialState
+    from trl import get_quantization_config
 
     from nuggets_trainer.engine.loading import load_scorer_of
     from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
@@ -92,6 +93,9 @@ def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, 
         "attn_implementation": scorer.attn_implementation,
         "trust_remote_code": scorer.trust_remote_code,
     }
+    quantization_config = get_quantization_config(scorer)
+    if quantization_config is not None:
+        own["quantization_config"] = quantization_config
     model, tokenizer = load_scorer_of(config, name, state.device, own)
     tokenizer = scorer_tokenizer(tokenizer, config, row_options)
     options = {

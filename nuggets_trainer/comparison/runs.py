@@ -30,14 +30,13 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 from nuggets_trainer.comparison.generation import generated_quality
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import base_weights, holds_adapters, inner_model
-from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.prompts.generated import find_turn_end
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import adapter_hash, config_hash, tokenizer_hash, weights_hash
-from nuggets_trainer.training.job_arguments import model_init_kwargs
+from nuggets_trainer.training.job_arguments import load_options
 from nuggets_trainer.training.rows import rows_for_trl
 
 POOL_INDEX = "_pool_index"
@@ -48,10 +47,13 @@ LOSS_COLUMNS = ("input_ids", "labels", "completion_mask", "assistant_masks")
 QUIET = {
     "save_strategy": "no",
     "eval_strategy": "no",
+    "eval_on_start": False,
     "logging_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
     "load_best_model_at_end": False,
+    "push_to_hub": False,
+    "enable_jit_checkpoint": False,  # a run that SIGTERM ends early is no finished one
 }
 
 
@@ -96,7 +98,9 @@ class TuningRuns:
     ) -> None:
         self._args, self._model_config, self._directory, self._generation = args, model, directory, generation
         self._path = resolve_demo(model.model_name_or_path)
-        self._tokenizer = AutoTokenizer.from_pretrained(self._path, **hub_options(args))
+        self._load_options = load_options(args, model)
+        shared = {name: self._load_options[name] for name in ("revision", "trust_remote_code")}
+        self._tokenizer = AutoTokenizer.from_pretrained(self._path, **shared)
         self._engine_path: str | None = None
         self._ranks = Ranks()
         disable_progress_bars()  # a comparison is many short jobs
@@ -178,9 +182,10 @@ class TuningRuns:
     def _trainer(
         self, rows: Dataset, seed: int, changes: dict[str, Any], heldout: Dataset | None = None
     ) -> SFTTrainer:
-        model = AutoModelForCausalLM.from_pretrained(self._path, **model_init_kwargs(self._args, self._model_config))
+        model = AutoModelForCausalLM.from_pretrained(self._path, **self._load_options)
         with tempfile.TemporaryDirectory() as output_dir:
-            args = dataclasses.replace(self._args, output_dir=output_dir, seed=seed, **QUIET)
+            known = {name: value for name, value in QUIET.items() if hasattr(self._args, name)}
+            args = dataclasses.replace(self._args, output_dir=output_dir, seed=seed, **known)
             args = dataclasses.replace(args, **changes)
             trainer = SFTTrainer(
                 model=model,
@@ -217,6 +222,8 @@ class TuningRuns:
         }
         if holds_adapters(model):  # the model was loaded from the directory of an adapter
             key["held_adapter_sha256"] = adapter_hash(inner_model(model))
+        if "quantization_config" in self._load_options:
+            key["quantization"] = self._load_options["quantization_config"].to_dict()
         turn_end = find_turn_end(self._tokenizer)
         if self._generation is not None and turn_end not in (None, self._tokenizer.eos_token_id):
             key["turn_end"] = turn_end  # completions of earlier versions did not stop there

@@ -24,7 +24,7 @@ from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.session import ScoringRequest
 from nuggets_trainer.store.files import Place, join, make_directory, read_bytes, write_atomically
-from nuggets_trainer.training.job_arguments import model_init_kwargs
+from nuggets_trainer.training.job_arguments import load_options
 from nuggets_trainer.training.rows import find_training_chat_template, row_options
 
 COVERAGE_WEIGHT = 0.5  # weight of the arm `coverage`, unless `coverage_weight` is given
@@ -67,8 +67,8 @@ def score_for_arms(
     score_dir: Place = nuggets.score_dir or Path(args.output_dir) / "nuggets"
     Ranks().on_main(lambda: make_directory(args.output_dir))  # before hours of scoring: the costs go there
     config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
-    load_options = model_init_kwargs(args, model)
-    scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, load_options)
+    own = load_options(args, model)
+    scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     request = _make_request(scorer, tokenizer, dataset, config, args)
     if request.pool.is_text_only and "ifd" in arms:
         raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")

@@ -53,6 +53,24 @@ def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def load_options(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:
+    """Collect the arguments of `from_pretrained` for a program that loads the model in place of the trainer.
+
+    They are those of `model_init_kwargs`, and the quantization, which TRL takes as an argument of its trainer.
+
+    Args:
+        args: training arguments.
+        model: model options.
+    """
+    from trl import get_quantization_config
+
+    options = model_init_kwargs(args, model)
+    quantization_config = get_quantization_config(model)
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
+    return options
+
+
 def check_report_to(names: Collection[str]) -> None:
     """Refuse a tracker that transformers does not know, before the model is loaded.
 

@@ -36,6 +36,10 @@ OPTIONS = {
     "signal_check": ("true",),
     "generation_metric": ("exact_match",),
     "num_generations": ("3",),
+    # A config of training may have these; a run of a comparison does without.
+    "eval_on_start": ("true",),
+    "push_to_hub": ("true",),
+    "enable_jit_checkpoint": ("true",),
 }
 
 

@@ -118,3 +118,27 @@ def test_a_comparison_reads_the_rows_as_the_main_job(recipes, job, tmp_path, row
     again = run_job(*train.parse([*options, "--top_k", "5", *places]))
     assert again.scores.num_pairs_scored == 0  # all that the main job scores is there
     assert again.golden_set.indices.tolist() == trainer.golden_set.indices.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:bitsandbytes")  # its kernels for CPUs have no backward pass of their own
+def test_quantized_weights_score_and_train_everywhere(recipes, job, tmp_path, caplog):
+    """`nuggets score` and recipes/compare.py loaded whole weights, where the main job scores with those of QLoRA."""
+    pytest.importorskip("bitsandbytes")
+    import compare
+
+    options = job(alpaca_row, load_in_4bit="true", use_peft="true", chat_template_path=None, max_length=64)
+    values = dict(zip(options[::2], options[1::2], strict=True))
+    lines = [f"{name.removeprefix('--')}: {value}\n" for name, value in values.items()]
+    (tmp_path / "job.yaml").write_text("".join(lines))
+    config, score_dir = ["--config", str(tmp_path / "job.yaml")], str(tmp_path / "s")
+    assert main(["score", *config, "--top_k", "5", "--score_dir", score_dir]) == 0
+    places = ["--score_dir", score_dir, "--output_dir", str(tmp_path / "out")]
+    trainer = run_job(*train.parse([*config, "--top_k", "5", *places]))
+    assert trainer.scores.num_pairs_scored == 0 and trainer.model.get_base_model().is_loaded_in_4bit
+    arms = ["--arms", "golden", "--golden_fractions", "0.2", "--num_seeds", "1", "--num_resamples", "20"]
+    rows = ["--eval_dataset_name", str(tmp_path / "anchors.jsonl")]
+    caplog.clear()
+    compare.main(*compare.parse([*config, *places, *rows, *arms]))
+    assert "(0 pairs computed by this run)" in caplog.text
+    keys = [json.loads(path.read_text())["key"] for path in (tmp_path / "out" / "runs").glob("*.json")]
+    assert len(keys) == 2 and all(key["quantization"]["load_in_4bit"] for key in keys)
