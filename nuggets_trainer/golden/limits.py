@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+ROUNDING = 1e-5  # more than a cosine in float32 is off by: 2.5e-7 at 64 to 8,192 dimensions
 FAILS_REQUIRE = "fails_require"  # reason to leave out a row that does not meet the user's condition
 
 
@@ -68,7 +69,8 @@ class Limits:
         groups: group of each candidate, `(n,)`; None without quotas.
         places: places by group, from `quotas`; None without quotas.
         embeddings: embedding of each candidate, `(n, d)`; None if near-duplicates may stay.
-        max_similarity: cosine above which a candidate is a near-duplicate of an admitted one.
+        max_similarity: cosine above which a candidate is a near-duplicate of an admitted one. Candidates with equal
+            embeddings are near-duplicates whatever it says.
 
     Attributes:
         passed_over: number of candidates that were not admitted, by reason: `full_group`, `near_duplicate`.
@@ -83,8 +85,10 @@ class Limits:
     ) -> None:
         assert (groups is None) == (places is None)
         self._groups, self._left = groups, dict(places or {})
+        self._embeddings = embeddings
         self._directions = None if embeddings is None else _directions(embeddings)
-        self._admitted: list[npt.NDArray[np.float32]] = []
+        self._admitted: list[int] = []
+        self._blocks: list[npt.NDArray[np.float32]] = []  # directions of the admitted candidates, in their order
         self._max_similarity = max_similarity
         self.passed_over: Counter[str] = Counter()
 
@@ -100,28 +104,51 @@ class Limits:
         if self._groups is not None and self._left[self._groups[candidate]] == 0:
             self.passed_over["full_group"] += 1
             return False
-        if self._directions is not None:
-            own = self._directions[candidate]
-            if self._highest_cosine(own) > self._max_similarity:
+        if self._embeddings is not None and self._directions is not None:
+            if self._is_near_duplicate(candidate, self._embeddings, self._directions):
                 self.passed_over["near_duplicate"] += 1
                 return False
-            self._add_direction(own)
+            self._admitted.append(candidate)
+            self._add_direction(self._directions[candidate])
         if self._groups is not None:
             self._left[self._groups[candidate]] -= 1
         return True
 
-    def _highest_cosine(self, own: npt.NDArray[np.float32]) -> float:
-        """Return the highest cosine with an admitted candidate; -1 if there is none."""
-        return max((float((block @ own).max()) for block in self._admitted), default=-1.0)
+    def _is_near_duplicate(
+        self, candidate: int, embeddings: npt.NDArray[np.float32], directions: npt.NDArray[np.float32]
+    ) -> bool:
+        """Whether an admitted candidate is too similar.
+
+        In float32 the cosine of two equal embeddings comes out between 0.9999997 and 1.0000002. Near the limit it is
+        computed again in float64, and equal embeddings count whatever it is.
+        """
+        if not self._admitted:
+            return False
+        cosines = np.concatenate([block @ directions[candidate] for block in self._blocks])
+        if cosines.max() > self._max_similarity + ROUNDING:
+            return True
+        near = np.flatnonzero(cosines > self._max_similarity - ROUNDING)
+        own = embeddings[candidate].astype(np.float64)
+        for place in near.tolist():
+            other = embeddings[self._admitted[place]].astype(np.float64)
+            if np.array_equal(own, other) or _cosine(own, other) > self._max_similarity:
+                return True
+        return False
 
     def _add_direction(self, own: npt.NDArray[np.float32]) -> None:
         # Blocks whose sizes double: comparing with all of them takes few products, and adding one copies little.
-        self._admitted.append(own[None])
-        while len(self._admitted) > 1 and len(self._admitted[-2]) <= len(self._admitted[-1]):
-            self._admitted[-2:] = [np.concatenate(self._admitted[-2:])]
+        self._blocks.append(own[None])
+        while len(self._blocks) > 1 and len(self._blocks[-2]) <= len(self._blocks[-1]):
+            self._blocks[-2:] = [np.concatenate(self._blocks[-2:])]
 
 
 def _directions(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Scale the embeddings to length 1; those of length 0 stay."""
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.where(length > 0, length, 1), dtype=np.float32)
+
+
+def _cosine(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """Return the cosine of two embeddings; 0 if one has length 0."""
+    length = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / length if length > 0 else 0.0

@@ -33,6 +33,8 @@ class AnchorSet:
         pool_index: pool index of each anchor; None if anchors were given.
         set_names: name of each anchor's set; "" if there is only one set.
         dropped: reason why an anchor cannot be scored; None for the usable anchors.
+        repeats: position of the first equal anchor of the same set, by the position of one that is dropped because of
+            it. It would count twice in each golden score.
         num_cut: number of anchors that the template cuts at its token limit.
         usable: positions of the anchors that can be scored.
         rows: rows of the usable anchors, in this order.
@@ -58,18 +60,22 @@ class AnchorSet:
         self.keys: list[str] = []
         self.segments: list[Segment] = []
         self.dropped: list[str | None] = []
+        self.repeats: dict[int, int] = {}
         self.num_cut = 0
+        first: dict[tuple[str, str], int] = {}  # by set and content
         cause: BaseException | None = None
         for j, row in enumerate(rows):
             if isinstance(row, str):
                 self.dropped.append(row)
                 continue
             try:
+                self._check_first(first, j, row)
                 segment = _anchor_segment(template, row, max_length)
             except UnusableRowError as error:
                 self.dropped.append(str(error))
                 cause = cause or error.__cause__
                 continue
+            first[self.set_names[j], row.key] = j
             self.usable.append(j)
             self.rows.append(row)
             self.keys.append(stored_key(row.key, segment.remarks))
@@ -79,6 +85,17 @@ class AnchorSet:
                 self.num_cut += 1
         for name in dict.fromkeys(self.set_names):
             self._check_usable(name, max_length, cause)
+
+    def _check_first(self, first: dict[tuple[str, str], int], j: int, row: Row) -> None:
+        """Check that no usable anchor of the same set is equal.
+
+        Raises:
+            UnusableRowError: if one is.
+        """
+        earlier = first.get((self.set_names[j], row.key))
+        if earlier is not None:
+            self.repeats[j] = earlier
+            raise UnusableRowError("repeated_anchor")
 
     def _check_usable(self, set_name: str, max_length: int | None, cause: BaseException | None) -> None:
         dropped: list[str] = []

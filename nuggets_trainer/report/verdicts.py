@@ -27,6 +27,7 @@ REASONS = {
     "not_text": "it contains something that is not text (image, audio, video)",
     "not_tokenizable": "the tokenizer or the chat template failed on it",
     "prompt_not_text": "its prompt is not text",
+    "repeated_anchor": "an equal anchor stands before it",
     "system_not_text": "its system message is not text",
     "text_behind_completion": "the chat template writes more than an end mark behind its completion",
     "too_long": "it does not fit into the model's context together with the longest anchor",

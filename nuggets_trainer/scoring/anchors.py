@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,10 @@ from nuggets_trainer.scoring.session import AnchorPools, ScoringSession
 from nuggets_trainer.store.score_store import ZERO_SHOT
 from nuggets_trainer.wording import counted, tally
 
+logger = logging.getLogger(__name__)
+
+SHOWN_REPEATS = 5  # anchors named in a warning
+
 
 def find_anchors(session: ScoringSession) -> AnchorSet:
     """Take the anchors of the request, or choose them from its pool; on all ranks."""
@@ -28,7 +33,8 @@ def find_anchors(session: ScoringSession) -> AnchorSet:
 def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSet:
     """Take the anchors that the user gave, set after set.
 
-    An anchor that cannot be scored whole keeps its place, with the reason.
+    An anchor that cannot be scored whole keeps its place, with the reason, and so does one that is listed twice in its
+    set.
     """
     rows: list[Row | str] = []
     set_names: list[str] = []
@@ -39,7 +45,30 @@ def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSe
                 rows.append(anchors[j])
             except UnusableRowError as error:
                 rows.append(str(error))
-    return AnchorSet(session.template, rows, [None] * len(rows), session.max_length, set_names)
+    anchor_set = AnchorSet(session.template, rows, [None] * len(rows), session.max_length, set_names)
+    if session.ranks.is_main:
+        _warn_of_repeats(anchor_set)
+    return anchor_set
+
+
+def _warn_of_repeats(anchor_set: AnchorSet) -> None:
+    """Say which anchors are listed twice."""
+    if not anchor_set.repeats:
+        return
+    named = []
+    for j, earlier in list(anchor_set.repeats.items())[:SHOWN_REPEATS]:
+        name = anchor_set.set_names[j]
+        offset = anchor_set.set_names.index(name)  # the anchors of a set stand together
+        named.append(f"row {j - offset} equals row {earlier - offset}" + (f" in `{name}`" if name else ""))
+    left = len(anchor_set.repeats) - len(named)
+    more = f", and {left:,} more" if left else ""
+    logger.warning(
+        "%s listed twice, which would count twice in each golden score: %s%s (rows are numbered from 0). Each counts "
+        "once. Remove the others.",
+        counted(len(anchor_set.repeats), "anchor is", "anchors are"),
+        ", ".join(named),
+        more,
+    )
 
 
 def chosen_anchors(session: ScoringSession) -> AnchorSet:
@@ -151,9 +180,18 @@ def _from_pool(session: ScoringSession, pool: Pool, indices: list[int]) -> Ancho
 
 
 def _random_choice(session: ScoringSession, usable: list[int], num_anchors: int, seed: int) -> list[int]:
-    rows = sorted(session.ranks.gather(list(_eligible(session, session.ranks.share(usable)))))
+    different = _first_of_equal(session, usable)
+    rows = sorted(session.ranks.gather(list(_eligible(session, session.ranks.share(different)))))
     _check_enough_eligible(session, usable, len(rows))
     return [rows[p] for p in random_anchors(len(rows), num_anchors, seed)]
+
+
+def _first_of_equal(session: ScoringSession, indices: list[int]) -> list[int]:
+    """Return the first of each group of equal rows: a repeated anchor would count twice."""
+    first: dict[str, int] = {}
+    for i in indices:
+        first.setdefault(session.keys[i], i)
+    return sorted(first.values())
 
 
 def _kmeans_choice(session: ScoringSession, usable: list[int], num_anchors: int) -> list[int]:

@@ -93,6 +93,22 @@ def test_equal_rows_are_near_duplicates_zeros_not():
     assert [limits.admit(i) for i in range(5)] == [True, False, True, True, True]
 
 
+@pytest.mark.parametrize("max_similarity", [0.9999999, float(np.nextafter(1, 0))])
+def test_equal_rows_are_near_duplicates_at_any_limit(max_similarity):
+    """In float32 one of seven had a cosine of at most 0.9999999 with itself, and stayed."""
+    embeddings = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    limits = Limits(embeddings=np.concatenate([embeddings, embeddings]), max_similarity=max_similarity)
+    assert [limits.admit(i) for i in range(100)] == [True] * 50 + [False] * 50
+
+
+def test_a_cosine_near_the_limit_is_exact():
+    angles = np.array([0, 1.0e-3, 2.0e-3, 4.1e-3])  # cosines are below 1 by half the square
+    embeddings = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    for max_similarity, expected in ((1 - 5.1e-7, [True, False, True, True]), (1 - 4.9e-7, [True] * 4)):
+        limits = Limits(embeddings=embeddings, max_similarity=max_similarity)
+        assert [limits.admit(i) for i in range(4)] == expected
+
+
 def test_coverage_keeps_to_quotas_and_distance_too():
     generator = np.random.default_rng(3)
     gains = generator.normal(size=(40, 6)).astype(np.float32)

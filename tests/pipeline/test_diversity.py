@@ -291,3 +291,37 @@ def test_the_command_line_takes_sets_as_json(rows, tmp_path, capsys):
     assert main(["select", str(tmp_path / "s"), "--top_k", "3"]) == 1
     told = capsys.readouterr().err
     assert "was chosen with `coverage_weight` and `group_by`, but `nuggets select` can only rank rows" in told
+
+
+def test_exact_duplicates_are_near_duplicates(llama, tokenizer, sets, tmp_path):
+    """Some of them passed `max_similarity=0.9999999`, because a cosine of equal embeddings came out just below 1."""
+    different = alpaca_rows(16, seed=7)
+    spaced = [{**row, "instruction": f" {row['instruction']}\n"} for row in different]  # stripped, so the same rows
+    rows = Dataset.from_list([*different, *spaced, *different])
+    limits = {"top_fraction": 1.0, "max_similarity": 0.9999999}
+    _, golden_set = score(llama, tokenizer, rows, sets["chat"], tmp_path, **limits)
+    assert golden_set.passed_over == {"near_duplicate": 32}
+    assert sorted(i % 16 for i in golden_set.indices) == list(range(16))
+
+
+def test_a_repeated_anchor_counts_once(llama, tokenizer, rows, sets, tmp_path, caplog):
+    once = sets["chat"].dataset
+    twice = Dataset.from_list([once[0], *once, once[3]])
+    expected, _ = score(llama, tokenizer, rows, Pool(once, "anchors"), tmp_path / "once", top_k=5)
+    found, _ = score(llama, tokenizer, rows, {"": Pool(twice, "anchors")}, tmp_path / "twice", top_k=5)
+    np.testing.assert_array_equal(found.golden_score, expected.golden_score)
+    assert found.anchors.dropped == [None, "repeated_anchor", *[None] * 5, "repeated_anchor"]
+    assert "2 anchors are listed twice" in caplog.text and "row 1 equals row 0, row 7 equals row 4" in caplog.text
+    both = {"one": Pool(once, "anchors"), "two": Pool(twice, "anchors")}
+    found, _ = score(llama, tokenizer, rows, both, tmp_path / "both", top_k=5)
+    np.testing.assert_array_equal(found.by_set["two"].golden_score, expected.golden_score)
+    assert "row 1 equals row 0 in `two`" in caplog.text
+
+
+def test_random_anchors_are_different_rows(llama, tokenizer, tmp_path):
+    different = alpaca_rows(6, seed=8)
+    rows = Dataset.from_list([*different, *different, *different])
+    scores, _ = score(
+        llama, tokenizer, rows, None, tmp_path, top_k=2, num_anchors=6, anchor_selection="random", signal_check=False
+    )
+    assert sorted(scores.anchors.pool_index) == list(range(6)) and not any(scores.anchors.dropped)

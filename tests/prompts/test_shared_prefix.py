@@ -285,6 +285,16 @@ def test_unusable_anchors_keep_their_place_and_reason(loaded):
     assert scores.num_cut == 0
 
 
+def test_an_anchor_counts_once_in_its_set(loaded):
+    """One that was listed twice had two votes in each golden score."""
+    red, blue = alpaca(ANCHORS)[:2]
+    rows = [red, blue, "empty_prompt", red, red, red]
+    names = ["a", "a", "a", "a", "b", "b"]
+    anchor_set = AnchorSet(PlainTemplate(loaded("demo")), rows, [None] * 6, None, names)
+    assert anchor_set.dropped == [None, None, "empty_prompt", "repeated_anchor", None, "repeated_anchor"]
+    assert anchor_set.usable == [0, 1, 4] and anchor_set.repeats == {3: 0, 5: 4}
+
+
 def test_an_anchor_of_exactly_the_context_is_usable(loaded):
     template, row = PlainTemplate(loaded("demo")), alpaca(ANCHORS)[0]
     length = len(template.zero_shot(row).ids)
