@@ -27,6 +27,7 @@ class Evidence:
         lengths: numbers of completion tokens, `(n,)`.
         ifd: loss of the completion with its prompt / loss without it, `(n,)`; None if no arm needs it.
         coverage_weight: weight of coverage against the golden score in the arm `coverage`, in [0, 1].
+        gain: standardised gains, `(n,)`; None standardises by all rows that have log-probs.
     """
 
     zero_shot: Floats
@@ -34,6 +35,7 @@ class Evidence:
     lengths: npt.NDArray[np.int64]
     ifd: Floats | None
     coverage_weight: float
+    gain: Floats | None = None
 
     @property
     def ranked(self) -> Indices:
@@ -132,6 +134,14 @@ def highest_gain_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     return _highest(evidence.usable, gain, k)
 
 
+def highest_standardised_gain_rows(evidence: Evidence, k: int, seed: int) -> Indices:
+    """Take the rows with the highest standardised gain: the golden set of `rank_by: gain`."""
+    gain = evidence.gain
+    if gain is None:
+        gain = golden_scores(evidence.zero_shot, evidence.one_shot).gain
+    return _highest(evidence.usable, gain, k)
+
+
 def covering_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     """Take rows that together help all anchors (see `nuggets_trainer.golden.coverage`)."""
     rows = evidence.ranked
@@ -153,6 +163,7 @@ ARMS: dict[str, Callable[[Evidence, int, int], Indices]] = {
     "longest": longest_rows,
     "ifd": highest_ifd_rows,
     "mean_gain": highest_gain_rows,
+    "gain": highest_standardised_gain_rows,
     "coverage": covering_rows,
     "bottom": worst_rows,
 }
@@ -165,6 +176,7 @@ LABELS = {
     "longest": "longest completions",
     "ifd": "highest IFD",
     "mean_gain": "highest mean gain",
+    "gain": "highest standardised gain",
     "coverage": "coverage",
     "bottom": "lowest golden scores",
 }
@@ -173,6 +185,7 @@ COSTS = {
     "golden": "scoring",
     "random_length": "scoring",
     "mean_gain": "scoring",
+    "gain": "scoring",
     "coverage": "scoring",
     "bottom": "scoring",
     "ifd": "ifd",

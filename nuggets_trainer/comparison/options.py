@@ -20,8 +20,11 @@ class CompareArguments:
     """What is compared with what."""
 
     arms: list[str] = field(
-        default_factory=lambda: list(ARMS),
-        metadata={"help": f"Sets of rows to tune on: {', '.join(ARMS)}. The base model is always measured as well."},
+        default_factory=lambda: [arm for arm in ARMS if arm != "gain"],
+        metadata={
+            "help": f"Sets of rows to tune on: {', '.join(ARMS)}. Default: all but `gain`, which is the golden set of "
+            "`rank_by: gain`. The base model is always measured as well."
+        },
     )
     golden_fractions: list[float] = field(
         default_factory=lambda: [0.1],
@@ -101,6 +104,11 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
                 f"`{name}` is not supported by recipes/compare.py, got {getattr(nuggets, name)}: it gives one size. "
                 "Set `golden_fractions` instead."
             )
+    if nuggets.rank_by != "golden_score":
+        raise ValueError(
+            f"`rank_by` is not supported by recipes/compare.py, got {nuggets.rank_by}: each arm has its own order. "
+            f"Drop it, and add the arm `{nuggets.rank_by}` to `arms`."
+        )
     for name in ("group_by", "max_similarity"):
         if getattr(nuggets, name) is not None:
             raise ValueError(

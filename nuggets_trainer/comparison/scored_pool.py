@@ -81,7 +81,7 @@ def score_for_arms(
     costs = Ranks().on_main(lambda: _update_costs(Path(args.output_dir) / "costs.json", spent))
     zero_shot, one_shot = read_log_probs(score_dir)
     weight = nuggets.coverage_weight or COVERAGE_WEIGHT
-    evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, weight)
+    evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, weight, scores.gain)
     return ScoredPool(evidence, losses, costs, _read_signal_check(score_dir))
 
 

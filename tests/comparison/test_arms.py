@@ -37,6 +37,10 @@ def test_arms_take_what_they_say(evidence):
     assert scores.golden_score[bottom].max() <= np.nanpercentile(scores.golden_score, 12)
     gain = np.where(np.isnan(scores.mean_gain), -np.inf, scores.mean_gain)
     assert set(ARMS["mean_gain"](evidence, 20, 0)) == set(np.argsort(-gain)[:20])
+    standardised = np.where(np.isnan(scores.gain), -np.inf, scores.gain)
+    assert set(ARMS["gain"](evidence, 20, 0)) == set(np.argsort(-standardised)[:20])
+    given = dataclasses.replace(evidence, gain=-scores.gain)  # by the pilot of the scoring run
+    assert set(ARMS["gain"](given, 20, 0)) == set(np.argsort(scores.gain)[:20])  # NaN is last
     assert evidence.lengths[ARMS["longest"](evidence, 20, 0)].min() >= np.sort(evidence.lengths)[-21]
     ifd = evidence.ifd[ARMS["ifd"](evidence, 20, 0)]
     assert ifd.max() <= 1 and ifd.min() >= np.sort(evidence.ifd[evidence.ifd <= 1])[-22]

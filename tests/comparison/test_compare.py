@@ -218,6 +218,7 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"top_k": 5}, "`top_k` is not supported .*, got 5: it gives one size. Set `golden_fractions`"),
         ({"reselect": "epoch"}, "`reselect` is not supported by recipes/compare.py"),
         ({"packing": "true"}, "`packing` must be false .* arms of short rows would get fewer steps"),
+        ({"rank_by": "gain"}, "`rank_by` is not supported .* add the arm `gain` to `arms`"),
         ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
         ({"require": "ifd < 1"}, "`require` is not supported .* all arms choose from the whole pool"),
     ],

@@ -11,7 +11,7 @@ from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.config.anchor_options import ANCHOR_SELECTIONS
 from nuggets_trainer.config.option_group import option_groups
 from nuggets_trainer.config.prompt_options import TEMPLATES
-from nuggets_trainer.config.rule_options import RuleOptions
+from nuggets_trainer.config.rule_options import RANK_BY, RuleOptions
 from nuggets_trainer.config.scoring_options import SCORE_DTYPES
 
 WRONG_TYPES = [
@@ -60,7 +60,12 @@ def test_a_value_out_of_range_is_named_with_the_range(name, value, expected):
 
 @pytest.mark.parametrize(
     ("name", "choices"),
-    [("template", TEMPLATES), ("anchor_selection", ANCHOR_SELECTIONS), ("score_dtype", SCORE_DTYPES)],
+    [
+        ("template", TEMPLATES),
+        ("rank_by", RANK_BY),
+        ("anchor_selection", ANCHOR_SELECTIONS),
+        ("score_dtype", SCORE_DTYPES),
+    ],
 )
 def test_an_unknown_choice_is_refused_with_the_list(name, choices):
     for choice in choices:
@@ -85,6 +90,19 @@ def test_two_rules_at_once_are_refused_and_shown(rules):
         NuggetsConfig(**rules)
     for name, value in rules.items():
         assert f"`{name}={value}`" in str(error.value)
+
+
+@pytest.mark.parametrize("rank_by", ["gain", "mean_gain"])
+def test_a_ranking_by_gains_scores_every_pair_and_takes_any_threshold(rank_by):
+    for threshold in (-2.5, 0, 1, 7.25):
+        config = NuggetsConfig(rank_by=rank_by, threshold=threshold)
+        assert config.selection_rule == ("threshold", threshold) and config.schedule_in_force == "exact"
+    for threshold in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="`threshold` must be a finite number, got"):
+            NuggetsConfig(rank_by=rank_by, threshold=threshold)
+    with pytest.raises(TypeError, match="`threshold` must be a number"):
+        NuggetsConfig(rank_by=rank_by, threshold="0.5")
+    assert NuggetsConfig(rank_by="golden_score").schedule_in_force == "race"
 
 
 def test_given_anchors_and_a_number_exclude_each_other():

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
+from nuggets_trainer.golden.ranking import rank_candidates
+from nuggets_trainer.store.read_results import read_scores
 from tests.support.launch import TORCHRUN, run
 from tests.support.training import (
     ANCHORS,
@@ -128,6 +130,28 @@ def test_a_new_golden_set_waits_for_the_loader(model_dir, tmp_path):
             golden = saved[chosen - 1]["indices"] if chosen else saved[0]["reselection"]["first"]
             assert set(batches[6 * epoch + step]) <= set(golden), (epoch, step)
     assert len({tuple(sorted(s["indices"])) for s in saved}) > 2
+
+
+def test_golden_sets_are_chosen_again_by_the_same_value(model_dir, tmp_path):
+    """A checkpoint knows the value, and a job that ranks by another one does not go on from it."""
+    config = {"top_k": 12, "reselect": "epoch", "rank_by": "gain"}
+    options = {"num_train_epochs": 2, "save_strategy": "epoch"}
+    trainer = selected(model_dir, tmp_path, peft_config=lora(), config=config, **options)
+    trainer.train()
+    (step,) = (path for path in (tmp_path / "nuggets").iterdir() if path.name.startswith("step-"))
+    for score_dir, golden in ((tmp_path / "nuggets", None), (step, trainer.golden_set)):
+        stored = read_scores(score_dir)
+        best = rank_candidates(stored, "gain")[:12]
+        assert np.flatnonzero(stored.selected).tolist() == sorted(best.tolist())
+        assert json.loads((score_dir / "run.json").read_text())["rank_by"] == "gain"
+        assert golden is None or (golden.rank_by, golden.indices.tolist()) == ("gain", best.tolist())
+    assert all("gain_cut" in entry and "golden_score_cut" not in entry for entry in history(trainer))
+    checkpoint = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    saved = json.loads((checkpoint / "nuggets_selection.json").read_text())
+    assert saved["rank_by"] == saved["settings"]["rank_by"] == "gain"
+    other = selected(model_dir, tmp_path, peft_config=lora(), config={**config, "rank_by": "golden_score"}, **options)
+    with pytest.raises(ValueError, match="rank_by"):
+        other.train(resume_from_checkpoint=str(checkpoint))
 
 
 def without_dropout():

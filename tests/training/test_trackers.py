@@ -20,7 +20,7 @@ def trained(llama, tokenizer, tmp_path, monkeypatch):
     """Train a step with a tracker; return the trainer."""
     monkeypatch.chdir(tmp_path)
 
-    def train(report_to, **options):
+    def train(report_to, rank_by="golden_score", **options):
         rows = [{"input": "", **row} for row in alpaca_rows(20, seed=1) + hostile_rows()[:-4]]
         trainer = SelectedSFTTrainer(
             llama,
@@ -28,7 +28,7 @@ def trained(llama, tokenizer, tmp_path, monkeypatch):
             train_dataset=Dataset.from_list(rows),
             anchor_dataset=Dataset.from_list(alpaca_rows(5, seed=2)),
             processing_class=tokenizer,
-            nuggets_config=NuggetsConfig(top_k=25, schedule="exact"),
+            nuggets_config=NuggetsConfig(top_k=25, schedule="exact", rank_by=rank_by),
         )
         trainer.train()
         return trainer
@@ -54,6 +54,24 @@ def test_tensorboard_has_histogram_and_table(trained, tmp_path):
     assert [int(line.split("|")[2]) for line in lines[2:]] == trainer.golden_set.indices.tolist()
     assert "<" not in text and "`" not in text
     assert max(len(line) for line in lines) < 3 * 6 * NUM_CHARACTERS
+
+
+def test_trackers_show_the_value_that_rows_are_ranked_by(trained, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    trainer = trained("tensorboard", rank_by="gain")
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents*")}
+    events = EventAccumulator(str(folder)).Reload()
+    (histogram,) = events.Histograms("nuggets/gains")
+    known = trainer.scores.gain[~np.isnan(trainer.scores.gain)]
+    assert histogram.histogram_value.sum == pytest.approx(known.sum(), abs=1e-5)
+    (cut,) = events.Scalars("train/nuggets/gain_cut")
+    assert cut.value == pytest.approx(trainer.golden_set.cut)
+    (table,) = events.Tensors("nuggets/best_rows/text_summary")
+    head, _, best, *_ = make_ndarray(table.tensor_proto).item().decode().splitlines()
+    assert head.startswith("| rank | index | gain | gain_error | golden_score |")
+    assert float(best.split("|")[3]) == pytest.approx(trainer.golden_set.gain[0], rel=1e-3)
 
 
 def test_no_tracker_is_no_work(trained, monkeypatch):
