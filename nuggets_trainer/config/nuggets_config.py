@@ -56,8 +56,6 @@ class NuggetsConfig(
     def every_pair_for(self) -> list[str]:
         """Options in force under which a golden set depends on all gains, so that no race can find it."""
         names = [n for n in ("coverage_weight", "group_by", "max_similarity") if getattr(self, n) is not None]
-        if self.rank_by != "golden_score":  # a gain has no bound that a race could prove a row to be out by
-            names.append("rank_by")
         requirement = self.requirement
         if requirement is not None and requirement.needs_scores:
             names.append("require")  # of scores, which a race leaves out

@@ -44,7 +44,8 @@ class RuleOptions(OptionGroup):
             "its gains; the same anchors give a more reliable order (reliability 0.79 instead of 0.63 with 32 anchors "
             "and a model of 135M parameters, 0.94 instead of 0.89 with a base model of 270M), so take it where "
             "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
-            "gains vary much weigh more. The two gains need every pair.",
+            "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
+            "`race_recall`.",
             "choices": list(RANK_BY),
         },
     )

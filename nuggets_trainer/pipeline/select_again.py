@@ -12,6 +12,7 @@ from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.row_filter import rows_that_pass_stored
+from nuggets_trainer.racing.recall import expected_recall
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
 
@@ -22,7 +23,8 @@ BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
 def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> GoldenSet:
     """Choose a golden set by another selection rule from the scores of an earlier run.
 
-    The golden set is the one that scoring the pool with this rule would give.
+    The golden set is the one that scoring the pool with this rule would give. After a race for gains it holds at least
+    the share `race_recall` of that set, by expectation.
 
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
@@ -90,6 +92,7 @@ def choose_by_rule(
         )
     if rank_by != "golden_score":
         _check_all_have(stored, RANKED_VALUES[rank_by])
+        _check_recall(stored, rule, run_config, RANKED_VALUES[rank_by])
     else:
         reason = _why_not_enough(stored, rule)
         if reason is not None:
@@ -114,6 +117,25 @@ def _check_all_have(stored: StoredScores, ranked: RankedValue) -> None:
     )
 
 
+def _check_recall(
+    stored: StoredScores, rule: tuple[str, float], run_config: dict[str, Any], ranked: RankedValue
+) -> None:
+    """Refuse to rank by predicted gains if they find less of the golden set than the race was asked for."""
+    if not stored.eliminated.any():
+        return
+    level = float(run_config.get("race_recall", 0.0))
+    has_value = ~np.isnan(ranked.of(stored))
+    error = np.where(stored.eliminated, getattr(stored, ranked.error), 0.0)[has_value]
+    name, value = rule
+    num_kept = int(value) if name == "top_k" else max(1, round(value * stored.num_candidates))
+    one_each = np.ones(len(error), dtype=np.int64)
+    found = expected_recall(ranked.of(stored)[has_value], error, one_each, rule, num_kept).share
+    if found < level:
+        reason = f"the predicted {ranked.words} of these rows would find only {found:.0%} of the golden set, by "
+        reason += f"expectation, where `race_recall={level:g}` asks for {level:.0%}"
+        raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
+
+
 def _why_not_enough(stored: StoredScores, rule: tuple[str, float]) -> str | None:
     """Say why the scores do not decide a rule; None if they do."""
     name, value = rule
@@ -127,7 +149,7 @@ def _why_not_enough(stored: StoredScores, rule: tuple[str, float]) -> str | None
         num_scored = int(stored.complete.sum())
         needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
         if needed > num_scored:
-            return f"the rule keeps {needed:,.0f} rows, but only {num_scored:,} have one"
+            return f"the rule keeps {needed:,.0f} rows, but only {num_scored:,} have a golden score"
         cut = select_golden_set(stored, rule, stored.num_candidates).cut
         within = bounds >= cut  # at the cut the mean gain decides, and that of a stopped row is not known
     if not within.any():
@@ -142,8 +164,8 @@ def _refusal(rule: tuple[str, float], run_config: dict[str, Any], num_stopped: i
         if run_config.get(own) is not None:
             in_place = f" in place of `--{own} {run_config[own]:g}`"
     return (
-        f"The scores do not decide `{name}={value:g}`: a race stopped {num_stopped:,} rows before they had a golden "
-        f"score, and {reason}. Run the command that scored the pool again, on the same `score_dir`, with "
+        f"The scores do not decide `{name}={value:g}`: a race stopped {num_stopped:,} rows before their last "
+        f"anchor, and {reason}. Run the command that scored the pool again, on the same `score_dir`, with "
         f"`--{name} {value:g}`{in_place}: it scores what this rule needs, reuses the rest, and writes this golden "
         "set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then `nuggets "
         "select` again."

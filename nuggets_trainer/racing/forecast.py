@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 from nuggets_trainer.golden.arrays import Bools, Floats, Ints
+from nuggets_trainer.racing.gain_forecast import gain_tokens_left
+from nuggets_trainer.racing.gain_race import GainRace
 from nuggets_trainer.racing.race import Race
 
 MOST_ROWS = 256  # candidates under way that are looked at
@@ -17,17 +19,23 @@ LOW, MIDDLE, HIGH, HIGH_UNSEEN = 1.0, 1.2, 1.45, 2.0
 SMALL_PILOT = 20  # rows; from fewer, a prediction was once too low by a factor of 4
 
 
-def tokens_left(race: Race) -> tuple[float, float, float]:
+def tokens_left(race: Race | GainRace) -> tuple[float, float, float]:
     """Predict the forward tokens until the end of a race.
-
-    A candidate that is not visited yet is expected to cost what those of the pilot would have cost, any other what
-    its losses so far let one expect.
 
     Args:
         race: the race, at any point.
 
     Returns:
         A low bound, the expected number and a high bound; NaN until the pilot is scored.
+    """
+    return gain_tokens_left(race) if isinstance(race, GainRace) else _exact_tokens_left(race)
+
+
+def _exact_tokens_left(race: Race) -> tuple[float, float, float]:
+    """Predict the forward tokens until the end of an exact race.
+
+    A candidate that is not visited yet is expected to cost what those of the pilot would have cost, any other what
+    its losses so far let one expect.
     """
     standings, losses = race.standings, race.losses
     if losses is None:
@@ -57,7 +65,7 @@ def tokens_left(race: Race) -> tuple[float, float, float]:
     return min(most, LOW * left), min(most, MIDDLE * left), min(most, high)
 
 
-def tokens_of_all(race: Race) -> float:
+def tokens_of_all(race: Race | GainRace) -> float:
     """Return the forward tokens of scoring all pairs."""
     return float(race.prefix_tokens.sum() + race.standings.num_anchors.sum() * race.anchor_tokens.mean())
 

@@ -84,6 +84,11 @@ class Race:
         self._outstanding = 0
 
     @property
+    def pilot_scored(self) -> bool:
+        """Whether the pilot is scored, and the race has learned from it."""
+        return self.losses is not None
+
+    @property
     def expected_cut(self) -> float:
         """Golden score that the golden set is expected to end at; -inf until the pilot is scored."""
         return max(self.standings.bound, self._predicted_cut)

@@ -67,6 +67,12 @@ class Standings(ScoredPairs):
         return min(scores[scores > value].tolist(), default=None)
 
     @property
+    def best(self) -> float | None:
+        """Best golden score of a complete candidate; None before there is one."""
+        complete = self.complete
+        return float(self.upper_bound()[complete].max()) if complete.any() else None
+
+    @property
     def eliminated(self) -> Bools:
         """Candidates that cannot be selected and are not complete, `(n,)`."""
         out: Bools = (self.num_pending > 0) & ~self.dropped & ~self.undecided()

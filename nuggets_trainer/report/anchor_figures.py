@@ -100,7 +100,7 @@ def heat_map_figures(scores: StoredScores, tally: AnchorTally, heat: RowGains) -
 
 def _heat_rows(scores: StoredScores) -> Ints:
     """Pool indices for the heat map, best first: evenly through the ranking, then through the eliminated rows."""
-    ranked, eliminated = np.flatnonzero(scores.rank > 0), np.flatnonzero(scores.eliminated)
+    ranked, eliminated = np.flatnonzero(scores.rank > 0), np.flatnonzero(scores.eliminated & (scores.rank == 0))
     ranked = ranked[np.argsort(scores.rank[ranked])]
     eliminated = eliminated[np.argsort(-scores.upper_bound[eliminated], kind="stable")]
     return _evenly_spaced(np.concatenate([ranked, eliminated]), HEAT_ROWS)

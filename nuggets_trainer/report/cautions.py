@@ -239,6 +239,15 @@ def _eliminated(figures: Figures) -> Iterator[Caution]:
     effect = "The golden set is the same as after scoring every pair."
     if figures["run"]["config"].get("race_confidence") is not None:  # an option of earlier versions
         effect = "It also stopped rows that were unlikely to be kept."
+    config = figures["run"]["config"]
+    if config.get("rank_by", "golden_score") != "golden_score":
+        yield _note(
+            f"{counted(num_eliminated, 'row has a predicted score', 'rows have predicted scores')}",
+            "The race for gains stopped scoring a row when more anchors would hardly have changed whether it is kept. "
+            f"It aimed at {config['race_recall']:.0%} of the golden set of scoring every pair; the other rows are "
+            "near its cut. To get the scores of all rows, run with `schedule: exact`, which reuses the stored pairs.",
+        )
+        return
     yield _note(
         f"{counted(num_eliminated, 'row has', 'rows have')} an upper bound, but no golden score",
         f"The race stopped scoring a row as soon as it could not be kept any more. {effect} To get the golden scores "

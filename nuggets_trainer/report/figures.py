@@ -172,13 +172,13 @@ def _histogram(scores: StoredScores, ranked: RankedValue) -> dict[str, Any]:
 
 
 def _gain_figures(scores: StoredScores) -> dict[str, Any]:
-    complete = scores.complete
-    edges = trimmed_edges(scores.mean_gain[complete])
+    scored = scores.has_score
+    edges = trimmed_edges(scores.mean_gain[scored])
     return {
         "edges": edges,
         "kept": clipped_counts(scores.mean_gain[scores.selected], edges),
-        "rejected": clipped_counts(scores.mean_gain[complete & ~scores.selected], edges),
-        "correlation": rank_correlation(scores.golden_score[complete], scores.mean_gain[complete]),
+        "rejected": clipped_counts(scores.mean_gain[scored & ~scores.selected], edges),
+        "correlation": rank_correlation(scores.golden_score[scored], scores.mean_gain[scored]),
     }
 
 

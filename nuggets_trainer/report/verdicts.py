@@ -52,10 +52,12 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any], ranked: RankedVal
     if scores.reason[i] >= 0:
         reason = scores.reasons[scores.reason[i]]
         return "dropped", f"Dropped ({reason}): {REASONS.get(reason, UNKNOWN_REASON)}."
-    if scores.eliminated[i]:
+    if scores.eliminated[i] and not scores.has_score[i]:
         return "eliminated", _eliminated(float(scores.upper_bound[i]), int(scores.num_anchors[i]), cut["score"])
     score = float(ranked.of(scores)[i])
     won = _won(float(scores.golden_score[i]), int(scores.num_anchors[i]))
+    if scores.eliminated[i]:
+        won = f"predicted after {counted(int(scores.num_anchors[i]), 'anchor')}"
     if ranked.name != "golden_score":
         won = f"{ranked.words} {ranked.write(score)}{ranked.unit}, {won}"
     if scores.selected[i]:

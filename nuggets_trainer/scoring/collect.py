@@ -24,7 +24,10 @@ class Outcome:
         one_shot: log-probs of the different candidates, `(r, m)`, perhaps in a file; NaN where not scored.
         row: row in `one_shot` of each candidate, `(c,)`: equal candidates share one.
         excluded: whether each pair is left out, because a row would be scored with itself, `(c, m)`.
-        upper_bound: golden score of each eliminated candidate if it won all that is left, `(c,)`; NaN for the others.
+        upper_bound: golden score of each candidate that was stopped, if it won all that is left, `(c,)`; NaN for the
+            others.
+        predicted: predicted scores of these candidates, by the names of `GoldenScores`, each `(c,)`; empty if they
+            have only a bound.
         pilot: places of the candidates that a race scored on all anchors whatever they are worth, `(p,)`; empty after
             an exact run.
     """
@@ -34,6 +37,7 @@ class Outcome:
     row: npt.NDArray[np.int64]
     excluded: npt.NDArray[np.bool_]
     upper_bound: npt.NDArray[np.float64]
+    predicted: dict[str, npt.NDArray[np.float64]]
     pilot: npt.NDArray[np.int64]
 
 
@@ -63,8 +67,8 @@ class Collected:
     Attributes:
         anchors: scores of the anchors, `(m,)`.
         one_shot: log-probs, `(n, m)`, perhaps in a file; NaN where not scored.
-        upper_bound: golden score of each eliminated row if it won all that is left, `(n,)`; NaN for the others.
-        scores: golden scores, `(n,)`; NaN where the row has none.
+        upper_bound: golden score of each row that was stopped, if it won all that is left, `(n,)`; NaN for the others.
+        scores: golden scores, `(n,)`; NaN where the row has none, predicted where a race for gains stopped it.
         by_set: golden scores on each of several anchor sets, by name.
         dropped: reason of each candidate that has no score because of what the model gave, by pool index.
         pilot: pool indices of the pilot's rows that have a golden score; empty if no row was eliminated.
@@ -120,10 +124,13 @@ def collect(
     scores, by_set = _golden_scores(anchors, one_shot, pilot_of_gains, combine_anchor_sets)
     for i in candidates[np.isnan(scores.golden_score[candidates])].tolist():
         dropped.setdefault(i, "no_scored_anchor")  # with several sets: in one of them
-    # A candidate that was scored on some anchors has no golden score and no gain, only a bound.
+    # A candidate that was scored on some anchors has no golden score and no gain, only a bound, or predictions.
     fields = dict(vars(scores))
     for name in sorted(set(fields) - {"num_anchors"}):
-        fields[name] = np.where(np.isnan(upper_bound), fields[name], np.nan)
+        predicted = np.full(num_rows, np.nan)
+        if name in outcome.predicted:
+            predicted[candidates] = outcome.predicted[name]
+        fields[name] = np.where(np.isnan(upper_bound), fields[name], predicted)
     if not has_scale:
         fields |= {"gain": np.full(num_rows, np.nan), "gain_error": np.full(num_rows, np.nan)}
     pilot: list[int] = []

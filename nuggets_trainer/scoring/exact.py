@@ -159,7 +159,7 @@ class ExactRun:
             )
         no_bound = np.full(len(keys), np.nan)
         no_pilot = np.zeros(0, dtype=np.int64)
-        return Outcome(zero_shot[0], one_shot, row, excluded, no_bound, no_pilot)
+        return Outcome(zero_shot[0], one_shot, row, excluded, no_bound, {}, no_pilot)
 
 
 class MissingPairs:

@@ -1,4 +1,4 @@
-"""The schedule `race`: a candidate stops as soon as it cannot be selected any more.
+"""The schedule `race`: a candidate stops as soon as it cannot be selected any more, or in a race for gains hardly can.
 
 The main process keeps the race, and the ranks communicate after each wave. Pairs that are in the store are not scored
 again: a race that was interrupted, or that ran before under another rule, is replayed from the store and goes on.
@@ -11,8 +11,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.golden.gains import gain_pilot
 from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
 from nuggets_trainer.racing.forecast import tokens_of_all
+from nuggets_trainer.racing.gain_race import GainRace
+from nuggets_trainer.racing.gain_standings import GainStandings
 from nuggets_trainer.racing.pilot import pilot_size
 from nuggets_trainer.racing.race import Race
 from nuggets_trainer.racing.standings import Standings
@@ -144,15 +147,20 @@ class RaceKeeper:
         self._row_of = dict(zip(self._racers, range(len(self._racers)), strict=True))
         self._stored = store.read_matrix(keys, anchors, session.scratch)
         zero_shot = store.read([ZERO_SHOT], anchors)[0][0]
-        rule, copies = session.config.selection_rule, np.bincount(self._row)
+        config, copies = session.config, np.bincount(self._row)
+        pairs = config.selection_rule, zero_shot, scorer.all_excluded(keys), copies, session.scratch.full
         scale = max(1, session.ranks.world // RANKS_IN_A_WAVE)
-        self.race = Race(
-            Standings(rule, zero_shot, scorer.all_excluded(keys), copies, session.scratch.full),
+        tokens = (
             np.array([prefix_tokens[i] for i in self._racers]),
             rendered.shared.suffix_tokens,
             WAVE_BATCHES * scale * session.engine.find_tokens_per_batch(),
-            pilot=_smallest_hashes(keys),
         )
+        self.race: Race | GainRace
+        if config.rank_by == "golden_score":
+            self.race = Race(Standings(*pairs), *tokens, pilot=_smallest_hashes(keys))
+        else:
+            gain_standings = GainStandings(*pairs, rank_by=config.rank_by)
+            self.race = GainRace(gain_standings, *tokens, pilot=gain_pilot(keys), recall=config.race_recall)
 
     def count_needed(self) -> tuple[int, float]:
         """Count the pairs that are not stored, as if the race left none out, and their tokens."""
@@ -185,7 +193,7 @@ class RaceKeeper:
     @property
     def pilot_is_scored(self) -> bool:
         """Whether the pilot is scored, so that the next wave is of other candidates."""
-        return self.race.losses is not None
+        return self.race.pilot_scored
 
     def read_pilot(self) -> Pilot:
         """Return the pairs of the pilot, which is scored."""
@@ -196,7 +204,13 @@ class RaceKeeper:
         """Return the result of the race, which is over."""
         self._stored = self._stored[:0]  # it is as large as the arrays below, and not needed any more
         standings = self.race.standings
-        upper_bound = np.where(standings.eliminated, standings.upper_bound(), np.nan)
+        predicted: dict[str, npt.NDArray[np.float64]] = {}
+        if isinstance(standings, GainStandings):
+            upper_bound = standings.upper_bound
+            for name, values in standings.predictions().items():
+                predicted[name] = values[self._row]
+        else:
+            upper_bound = np.where(standings.eliminated, standings.upper_bound(), np.nan)
         places = np.fromiter(self._first.values(), np.int64, len(self._first))
         return Outcome(
             zero_shot=standings.zero_shot,
@@ -204,6 +218,7 @@ class RaceKeeper:
             row=self._row,
             excluded=self._scorer.all_excluded(self._rendered.keys),
             upper_bound=upper_bound[self._row],
+            predicted=predicted,
             pilot=places[self.race.pilot],
         )
 

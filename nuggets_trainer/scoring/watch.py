@@ -9,6 +9,7 @@ import time
 import numpy as np
 
 from nuggets_trainer.racing.forecast import tokens_left, tokens_of_all
+from nuggets_trainer.racing.gain_race import GainRace
 from nuggets_trainer.racing.race import Race
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.progress import Phase
@@ -103,7 +104,7 @@ class Watch:
             speed, spread = speed_of(self.calls)
             logger.info("plan: %s", describe_time(self.tokens_left, self._sharing * speed, spread))
 
-    def update_from_race(self, race: Race, last: bool) -> None:
+    def update_from_race(self, race: Race | GainRace, last: bool) -> None:
         """Take over how far a race is.
 
         Args:
@@ -115,10 +116,8 @@ class Watch:
             return
         self._looked_at = time.monotonic()
         state, left, standings = self._phase.state, tokens_left(race), race.standings
-        complete = standings.complete
         state.done, state.eliminated = int(standings.num_scored.sum()), standings.num_eliminated
-        state.best = float(standings.upper_bound()[complete].max()) if complete.any() else None
-        state.cut = standings.cut
+        state.best, state.cut = standings.best, standings.cut
         self._foreseen = not math.isnan(left[0])
         if self._foreseen:
             self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]

@@ -42,7 +42,7 @@ class StoredScores(GoldenScores):
     """The columns of scores.parquet as arrays `(n,)`, in pool order: NaN for null.
 
     Attributes:
-        upper_bound: highest golden score that a row eliminated by a race could have had; NaN for the other rows.
+        upper_bound: highest golden score that a row which a race stopped could have had; NaN for the other rows.
         rank: place in the ranking, 1 is best; 0 if the row has none.
         selected: whether the row is in the golden set.
         reason: position in `reasons` of the reason why the row was dropped; -1 if it was not dropped.
@@ -75,7 +75,12 @@ class StoredScores(GoldenScores):
 
     @property
     def complete(self) -> Bools:
-        """Rows with a golden score."""
+        """Rows that are scored on all their anchors."""
+        return self.has_score & ~self.eliminated
+
+    @property
+    def has_score(self) -> Bools:
+        """Rows with a golden score, predicted where a race for gains stopped the row."""
         return ~np.isnan(self.golden_score)
 
     @property
@@ -85,8 +90,8 @@ class StoredScores(GoldenScores):
 
     @property
     def best_known(self) -> Floats:
-        """Golden score, or the upper bound of a row that was eliminated."""
-        return np.where(self.complete, self.golden_score, self.upper_bound)
+        """Golden score, or the upper bound of a row that has none because it was eliminated."""
+        return np.where(self.has_score, self.golden_score, self.upper_bound)
 
     def without(self, rows: Bools, reason: str) -> StoredScores:
         """Return the scores as if these rows, an array `(n,)`, had been dropped for a reason."""

@@ -2,7 +2,7 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of eliminated rows: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (null where not defined); with `require` also `meets_require` (null when dropped) |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated, predicted when a race for gains stopped the row), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of rows that a race stopped: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (null where not defined); with `require` also `meets_require` (null when dropped) |
 | anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`; with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
@@ -39,9 +39,10 @@ class PoolScores(GoldenScores):
     """The golden scores of a pool of `n` rows, and what was dropped.
 
     Attributes:
-        upper_bound: golden score that a candidate eliminated by a race would have had if it had won all its other
-            anchors; NaN for all other candidates. An eliminated candidate has no golden score, and its `num_anchors`
-            counts the anchors that it was scored on.
+        upper_bound: golden score that a candidate stopped by a race would have had if it had won all its other
+            anchors; NaN for all other candidates. Its `num_anchors` counts the anchors that it was scored on. After a
+            race by golden score it has no scores. After a race for gains they are predictions, and `gain_error` and
+            `mean_gain_error` are the standard errors of the predictions.
         dropped: reason why a row has no score, one per pool row; None if it was not dropped.
         anchors: scores of the anchors.
         by_set: golden scores on each of several anchor sets, by name; empty if there is one set.
@@ -69,7 +70,7 @@ class PoolScores(GoldenScores):
 
     @property
     def num_eliminated(self) -> int:
-        """Number of candidates that a race found out of reach before their last anchor."""
+        """Number of candidates that a race stopped before their last anchor."""
         return int((~np.isnan(self.upper_bound)).sum())
 
     @property
@@ -100,10 +101,10 @@ class PoolScores(GoldenScores):
             f"dropped {_total_and_reasons(self.dropped)}",
         ]
         if self.num_eliminated:
-            parts.append(
-                f"{self.num_eliminated:,} eliminated before their last anchor, {self.share_of_pairs:.0%} of the pairs "
-                "used"
-            )
+            what = "stopped before their last anchor, with predicted scores"
+            if np.isnan(self.golden_score[~np.isnan(self.upper_bound)]).all():
+                what = "eliminated before their last anchor"
+            parts.append(f"{self.num_eliminated:,} {what}, {self.share_of_pairs:.0%} of the pairs used")
         if num_anchors < len(self.anchors):
             parts.append(f"anchors dropped {_total_and_reasons(self.anchors.dropped)}")
         if self.anchors.num_cut:

@@ -119,7 +119,7 @@ def _rejected(scores: PoolScores, golden_set: GoldenSet) -> Ints:
     """Pool indices of some candidates that were not kept: the next ones, the lowest, and others at random."""
     ranked = rank_candidates(scores, golden_set.rank_by)
     not_kept = ranked[~np.isin(ranked, golden_set.indices)]
-    eliminated = np.flatnonzero(~np.isnan(scores.upper_bound))
+    eliminated = np.flatnonzero(~np.isnan(scores.upper_bound) & np.isnan(scores.golden_score))
     candidates = np.concatenate([not_kept, eliminated])
     rest = candidates[NUM_NEXT : max(NUM_NEXT, len(candidates) - NUM_LOWEST)]
     drawn = np.random.default_rng(0).permutation(len(rest))[:NUM_OTHERS]

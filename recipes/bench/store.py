@@ -115,7 +115,7 @@ def collect_all(zero_shot: FloatArray, matrix: FloatArray, scratch: Scratch) -> 
     anchor_set = cast(AnchorSet, stand_in)
     rows = np.arange(len(matrix))
     excluded = scratch.full(matrix.shape, False, np.bool_)
-    outcome = Outcome(zero_shot, matrix, rows, excluded, np.full(len(matrix), np.nan), np.zeros(0, dtype=np.int64))
+    outcome = Outcome(zero_shot, matrix, rows, excluded, np.full(len(matrix), np.nan), {}, np.zeros(0, dtype=np.int64))
     keys = list(map("{:032x}".format, rows.tolist()))
     return collect(outcome, anchor_set, rows, keys, len(matrix), "mean", scratch)
 

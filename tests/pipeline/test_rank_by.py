@@ -58,7 +58,7 @@ def test_gains_are_those_of_the_pilot_and_the_stored_pairs(exact):
 def test_selecting_again_gives_the_golden_set_of_scoring(exact, llama, tokenizer, rank_by, rule):
     score_dir, scores, _ = exact
     chosen = select_again(score_dir, NuggetsConfig(rank_by=rank_by, **rule))
-    _, expected = scored(llama, tokenizer, score_dir, rank_by=rank_by, **rule)  # every pair is there
+    _, expected = scored(llama, tokenizer, score_dir, schedule="exact", rank_by=rank_by, **rule)  # all pairs are there
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(value, getattr(chosen, name))
     assert chosen.indices.tolist() == rank_candidates(scores, rank_by)[: len(chosen)].tolist()
@@ -76,7 +76,7 @@ def test_a_race_by_golden_scores_leaves_no_gains_and_says_what_to_run(llama, tok
     for rank_by in GAINS:
         with pytest.raises(ValueError, match=f"`rank_by={rank_by}` needs .*a race stopped rows.*--rank_by {rank_by}"):
             select_again(tmp_path, NuggetsConfig(rank_by=rank_by, top_k=3))
-    again, golden_set = scored(llama, tokenizer, tmp_path, top_k=3, rank_by="gain")
+    again, golden_set = scored(llama, tokenizer, tmp_path, schedule="exact", top_k=3, rank_by="gain")
     assert 0 < again.num_pairs_scored < again.num_anchors.sum() and again.num_eliminated == 0
     assert (
         select_again(tmp_path, NuggetsConfig(rank_by="gain", top_k=3)).indices.tolist() == golden_set.indices.tolist()
