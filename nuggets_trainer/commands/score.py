@@ -96,9 +96,12 @@ def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) 
         **scores.summary(),
         "by_anchor_set": set_means(scores, golden_set),
         "by_group": golden_set.groups,
+        "verdict": scores.verdict,
         "cautions": scores.cautions,
         "indices": golden_set.indices.tolist(),
     }
     lines = describe_results(scores, golden_set)
+    if scores.verdict:
+        lines.append(f"verdict: {scores.verdict['sentence']}")
     lines.append(f"scores and results: {config.score_dir}")
     return result, "\n".join(lines)

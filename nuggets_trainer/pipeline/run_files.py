@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from nuggets_trainer.data.contents import look_through
+from nuggets_trainer.data.row import joined_text
 from nuggets_trainer.store.run_info import RunFacts, write_run_info
 from nuggets_trainer.store.shown_rows import write_shown_rows
+
+NUM_LOOKED_THROUGH = 5000  # rows of the golden set
 
 if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
@@ -44,8 +49,25 @@ def write_run_files(
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids))
 
+    found = {**found, "contents": _contents(session, golden_set, decode)}
     write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
     write_run_info(score_dir, _facts(session, rendered, model_name, found), session.pool, scores, golden_set)
+
+
+def _contents(session: ScoringSession, golden_set: GoldenSet, decode: Callable[[list[int]], str]) -> dict[str, Any]:
+    """Look for repeated prompts, refusals and boilerplate in the golden set, or in a sample of a large one."""
+    drawn = np.random.default_rng(0).permutation(golden_set.indices)[:NUM_LOOKED_THROUGH]
+
+    def texts() -> Iterator[tuple[int, str, str]]:
+        for i in np.sort(drawn).tolist():
+            row = session.pool[i]
+            if row.tokens is None:
+                yield i, joined_text(row.prompt), joined_text(row.completion)
+            else:
+                ids, scored = row.tokens
+                yield i, decode(list(ids[: scored[0]])), decode(list(ids[scored[0] :]))
+
+    return look_through(texts())
 
 
 def _facts(session: ScoringSession, rendered: Rendered, model_name: str, found: dict[str, Any]) -> RunFacts:

@@ -198,9 +198,10 @@ def _choose_and_write(
     with warn_instead_of_raising(score_dir):
         found = {"early_look": None if result.look is None else result.look.to_dict()}
         write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name, found)
-        cautions = write_report(score_dir)["cautions"]
-        log_warnings(cautions, score_dir)
-        scores = dataclasses.replace(scores, cautions=cautions)
+        report = write_report(score_dir)
+        result_logger.info("verdict: %s", report["verdict"]["sentence"])
+        log_warnings(report["cautions"], score_dir)
+        scores = dataclasses.replace(scores, cautions=report["cautions"], verdict=report["verdict"])
     return scores, golden_set
 
 

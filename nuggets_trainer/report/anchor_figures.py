@@ -16,14 +16,15 @@ from nuggets_trainer.store.read_results import Bools, Ints, StoredScores, read_p
 from nuggets_trainer.store.shown_rows import texts_of
 
 HEAT_ROWS, HEAT_ANCHORS = 60, 60
+SAMPLE_ROWS = 4000  # random candidates that the verdict compares halves of the anchors on
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
 class RowGains:
-    """Gains of the rows of the heat map on all anchors.
+    """Gains of some rows on all anchors.
 
     Attributes:
-        rows: pool indices, best row first, `(r,)`.
+        rows: pool indices, `(r,)`; those of the heat map come best row first.
         gains: nats per token, `(r, m)`; NaN for pairs that were not scored.
     """
 
@@ -33,7 +34,7 @@ class RowGains:
 
 def tally_pairs(
     score_dir: Place, scores: StoredScores, anchors: list[dict[str, Any]], sample: Bools
-) -> tuple[AnchorTally, RowGains]:
+) -> tuple[AnchorTally, RowGains, RowGains]:
     """Count all pairs of a run, in one pass over pairs.parquet.
 
     Args:
@@ -41,21 +42,28 @@ def tally_pairs(
         scores: scores of the n rows.
         anchors: rows of anchors.parquet, m of them.
         sample: whether a row stands for all candidates, `(n,)`.
+
+    Returns:
+        The counts, the gains of the heat map's rows, and those of at most `SAMPLE_ROWS` rows of the sample.
     """
     zero_shot = np.full(len(anchors), np.nan, dtype=np.float32)
     for j, anchor in enumerate(anchors):
         if anchor["zero_shot"] is not None:
             zero_shot[j] = anchor["zero_shot"]
-    tally, rows = AnchorTally(zero_shot), _heat_rows(scores)
-    gains = np.full((len(rows), len(anchors)), np.nan, dtype=np.float32)
+    tally = AnchorTally(zero_shot)
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(sample))[:SAMPLE_ROWS]
+    found = []
+    for rows in (_heat_rows(scores), np.sort(drawn)):
+        found.append(RowGains(rows, np.full((len(rows), len(anchors)), np.nan, dtype=np.float32)))
     start = 0
     for block in read_pairs(score_dir):
         stop = start + len(block)
         tally.add(block, scores.selected[start:stop], sample[start:stop])
-        here = np.flatnonzero((rows >= start) & (rows < stop))
-        gains[here] = block[rows[here] - start] - zero_shot
+        for some in found:
+            here = np.flatnonzero((some.rows >= start) & (some.rows < stop))
+            some.gains[here] = block[some.rows[here] - start] - zero_shot
         start = stop
-    return tally, RowGains(rows, gains)
+    return tally, found[0], found[1]
 
 
 def anchor_figures(anchors: list[dict[str, Any]], tally: AnchorTally, shown: pa.Table) -> list[dict[str, Any]]:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.report.trust import CONTENTS
 from nuggets_trainer.wording import counted, decimal, tally
 
 DROPPED_SHARE = 0.1
 TIED_SHARE = 0.25  # of the golden set, from a tie that other rows lost
 LONGER_SHARE = 0.7  # of pairs of a kept and a rejected row; 0.5 if length does not matter
 USELESS_ANCHORS = 0.2
+UNWANTED_SHARE = 0.05  # of the golden set, that repeats another row, refuses or holds boilerplate
 FEW_ANCHORS = 50
 FEW_ROWS = 100
 MIN_PAIRS = 20  # scored pairs before an anchor counts as won or lost by every row
@@ -30,7 +32,7 @@ def cautions(figures: Figures) -> list[Caution]:
         figures: the report's figures, without the cautions.
     """
     found: list[Caution] = []
-    for check in (_signal, _dropped, _left_out, _low_cut, _ties, _coverage, _length, _anchors, _size, _eliminated):
+    for check in CHECKS:
         found += check(figures)
     return sorted(found, key=lambda caution: caution["level"] != "warn")
 
@@ -232,6 +234,21 @@ def _size(figures: Figures) -> Iterator[Caution]:
         )
 
 
+def _contents(figures: Figures) -> Iterator[Caution]:
+    contents = figures["run"].get("contents")
+    for name, what in CONTENTS.items():
+        found = contents[name] if contents else {"num_rows": 0}
+        if not found["num_rows"]:
+            continue
+        level = _warn if found["num_rows"] > UNWANTED_SHARE * contents["num_rows"] else _note
+        examples = ", ".join(f"{index:,}" for index in found["examples"])
+        yield level(
+            f"{counted(found['num_rows'], 'kept row')} of {contents['num_rows']:,} {what}",
+            f"The first of them in the pool: {examples}. Lists of phrases find them, which miss some: "
+            "see `nuggets_trainer.data.contents`.",
+        )
+
+
 def _eliminated(figures: Figures) -> Iterator[Caution]:
     num_eliminated = figures["cut"]["num_eliminated"]
     if not num_eliminated:
@@ -253,3 +270,8 @@ def _eliminated(figures: Figures) -> Iterator[Caution]:
         f"The race stopped scoring a row as soon as it could not be kept any more. {effect} To get the golden scores "
         "of all rows, run with `schedule: exact`, which reuses the stored pairs.",
     )
+
+
+CHECKS = (
+    *(_signal, _dropped, _left_out, _low_cut, _ties, _coverage, _length, _contents, _anchors, _size, _eliminated),
+)

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nuggets_trainer.golden.agreement import measure_agreement
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.report.anchor_figures import anchor_figures, heat_map_figures, tally_pairs
 from nuggets_trainer.report.cautions import cautions
@@ -32,6 +33,7 @@ from nuggets_trainer.report.tallies import (
     share_larger,
     trimmed_edges,
 )
+from nuggets_trainer.report.trust import trust_figures
 from nuggets_trainer.report.verdicts import verdict
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import (
@@ -62,9 +64,10 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         score_dir: directory of a finished run; a local path, or a URL for fsspec.
 
     Returns:
-        JSON values: `run` (run.json), `what_is_kept`, `ranked` (the value that rows are ranked by, in words), `cut`,
-        `cautions`, `scores` (the ranked values), `gains`, `golden_scores`, `sets`, `groups`, `length`, `anchors`,
-        `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not known is None.
+        JSON values: `verdict` (whether to trust the golden set), `run` (run.json), `what_is_kept`, `ranked` (the value
+        that rows are ranked by, in words), `cut`, `cautions`, `scores` (the ranked values), `gains`, `golden_scores`,
+        `sets`, `groups`, `length`, `anchors`, `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not
+        known is None.
 
     Raises:
         FileNotFoundError: if a file is missing; the error says what to run.
@@ -72,7 +75,7 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
     run, scores, shown = read_run_info(score_dir), read_scores(score_dir), read_shown_rows(score_dir)
     anchors = read_scored_anchors(score_dir)
     sample = _sampled(scores, shown)
-    tally, heat = tally_pairs(score_dir, scores, anchors, sample)
+    tally, heat, sampled = tally_pairs(score_dir, scores, anchors, sample)
     ranked = ranked_by(run)
     cut = _cut_figures(scores, sample, ranked)
     figures = {
@@ -93,7 +96,10 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         "signal_check": _signal_check(score_dir, run),
     }
     plain: dict[str, Any] = _plain(figures)
-    return {"cautions": cautions(plain), **plain}
+    fraction = cut["num_kept"] / max(1, cut["num_candidates"])
+    zero_shot = np.where([anchor["zero_shot"] is None for anchor in anchors], np.nan, 0.0)  # gains are over zero-shot
+    verdict_of_all = trust_figures(plain, measure_agreement(zero_shot, sampled.gains, fraction, ranked.name))
+    return {"verdict": verdict_of_all, "cautions": cautions(plain), **plain}
 
 
 def _signal_check(score_dir: Place, run: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from textwrap import shorten
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,8 @@ class PoolScores(GoldenScores):
         seconds: wall time of scoring.
         cautions: cautions of the report, `level` (`warn` or `note`), `title` and `text` of each; empty if no report
             could be written.
+        verdict: verdict of the report: its `outcome`, `sentence`, `facts` and numbers; empty if no report could be
+            written.
         signals: signals of each row by itself, by name (`scoring.row_signals`), NaN where not defined; empty if they
             were not wanted.
         meets_require: whether each row meets the condition `require`; None without one.
@@ -62,6 +64,7 @@ class PoolScores(GoldenScores):
     num_pairs_scored: int
     seconds: float
     cautions: list[dict[str, str]] = field(default_factory=list)
+    verdict: dict[str, Any] = field(default_factory=dict)
     signals: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     meets_require: npt.NDArray[np.bool_] | None = None
 

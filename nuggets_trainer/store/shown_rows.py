@@ -45,6 +45,11 @@ NUM_OF_REASON, NUM_DROPPED = 20, 200
 NUM_ANCHORS = 500
 NUM_LENGTHS, NUM_LENGTHS_KEPT = 8000, 2000
 MAX_CHARACTERS = 4000  # stored of a prompt, and of a completion
+MAX_COLUMNS, MAX_VALUE = 12, 200  # other columns of a row, and characters of a value
+TEXT_COLUMNS = {
+    *("prompt", "completion", "messages", "conversations", "text", "instruction", "input", "output", "system"),
+    *("history", "tools", "input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"),
+}
 
 _SCHEMA = pa.schema(
     [
@@ -56,6 +61,7 @@ _SCHEMA = pa.schema(
         ("prompt_characters", pa.int64()),  # length of the whole text, which may be cut here
         ("completion_characters", pa.int64()),
         ("completion_length", pa.int64()),  # in the `length_unit` of run.json
+        ("columns", pa.string()),  # short values of the row's other columns, as JSON
     ]
 )
 
@@ -92,8 +98,9 @@ def write_shown_rows(
 
 
 def texts_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the texts of one row of the file, and their lengths."""
-    return {name: row[name] for name in _TEXTS}
+    """Return the texts of one row of the file, their lengths, and the row's other `columns` by name."""
+    columns = row.get("columns")  # earlier versions did not write them
+    return {**{name: row[name] for name in _TEXTS}, "columns": json.loads(columns) if columns else {}}
 
 
 def length_unit(pool: Pool) -> str:
@@ -107,12 +114,22 @@ def _pool_rows(pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: De
     best, last = kept[:NUM_BEST], kept[NUM_BEST:][-NUM_LAST:]
     for part, indices in (("kept", np.concatenate([best, last])), ("rejected", _rejected(scores, golden_set))):
         for i in indices.tolist():
-            yield {"part": part, "index": i, **display_texts(pool[i], decode)}
+            yield {"part": part, "index": i, **display_texts(pool[i], decode), "columns": _other_columns(pool, i)}
     counts: Counter[str] = Counter()
     for i, reason in enumerate(scores.dropped):
         if reason is not None and counts[reason] < NUM_OF_REASON and counts.total() < NUM_DROPPED:
             counts[reason] += 1
             yield {"part": "dropped", "index": i, **_dropped_texts(pool, i, decode)}
+
+
+def _other_columns(pool: Pool, index: int) -> str | None:
+    """Return the columns of a row that its texts are not made of, as JSON: short texts, numbers and truth values."""
+    found = {}
+    for name, value in pool.record(index).items():
+        is_short = isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= MAX_VALUE)
+        if is_short and name not in TEXT_COLUMNS and name != pool.text_field and len(found) < MAX_COLUMNS:
+            found[name] = _storable(value) if isinstance(value, str) else value
+    return json.dumps(found, ensure_ascii=False) if found else None
 
 
 def _rejected(scores: PoolScores, golden_set: GoldenSet) -> Ints:
