@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # The part of a wrapped layer that holds the base model's own, by name of the submodule. (`token_adapter` is a wrapped
 # layer in a wrapped layer, where single tokens are trained.)
 BASE_PARTS = ("base_layer", "original_module", "token_adapter")
+# Types of adapters, besides those of prompt learning, that act in PEFT's own forward pass.
+OUTSIDE = ("XLORA", "POLY", "SHADOW")
 
 
 def inner_model(model: PreTrainedModel | PeftModel) -> Any:
@@ -39,11 +41,13 @@ def base_model(model: PreTrainedModel | PeftModel, adapter: bool = False) -> Ite
         adapter: whether to leave the adapters as they are; the layers of LoRA and its like are inside the base model.
 
     Raises:
-        ValueError: if adapters are to be switched off that are merged into the base weights.
+        ValueError: if adapters are to be switched off that are merged into the base weights, or if one is to stay on
+            that acts outside the base model.
     """
     from peft import PeftModel
 
     if adapter:
+        check_adapters_act_inside(model)
         yield inner_model(model)
         return
     layers = adapter_layers(model)
@@ -76,6 +80,34 @@ def adapter_layers(model: torch.nn.Module) -> dict[str, Any]:
 
     kinds = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def check_adapters_act_inside(model: PreTrainedModel | PeftModel) -> None:
+    """Check that the adapters act inside the language model, which computes the log-probs.
+
+    Prompt learning puts virtual tokens before the prompt, or their keys and values into the cache. Activated LoRA
+    looks for its tokens in the prompt, X-LoRA mixes its adapters by a pass of its own, Poly needs the number of a
+    task, and Shadow runs a second stack. PEFT does this in its own forward pass, around the language model.
+
+    Raises:
+        ValueError: if an active adapter is of such a kind.
+    """
+    configs = getattr(model, "peft_config", {})
+    for name in active_adapters(model):
+        config = configs.get(name)
+        if config is None:
+            continue
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        is_activated = getattr(config, "alora_invocation_tokens", None) is not None
+        if is_activated:
+            kind = "activated LoRA"
+        if config.is_prompt_learning or is_activated or kind in OUTSIDE:
+            raise ValueError(
+                f"An adapter that scores must act inside the layers of the model, got {name!r} of the type {kind}. "
+                "PEFT applies it around the model (virtual tokens of prompt learning have no place in a scored "
+                "prompt), so that the scores would be those of the base model. Use LoRA. Or let the base model score: "
+                "leave out `adapter=True`, or `reselect` in training."
+            )
 
 
 def active_adapters(model: PreTrainedModel | PeftModel) -> list[str]:

@@ -131,7 +131,8 @@ class Limits:
         own = embeddings[candidate].astype(np.float64)
         for place in near.tolist():
             other = embeddings[self._admitted[place]].astype(np.float64)
-            if np.array_equal(own, other) or _cosine(own, other) > self._max_similarity:
+            is_equal = bool(own.any()) and np.array_equal(own, other)
+            if is_equal or _cosine(own, other) > self._max_similarity:
                 return True
         return False
 

@@ -18,7 +18,7 @@ from nuggets_trainer.config.requirement import known_columns
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import resolve_demo
-from nuggets_trainer.engine.adapters import inner_model
+from nuggets_trainer.engine.adapters import check_adapters_act_inside, inner_model
 from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
@@ -64,6 +64,8 @@ def read_request(
     """
     config = config or NuggetsConfig()
     _check_outside_training(model, config)
+    if adapter:
+        check_adapters_act_inside(model)
     place = _one_place(config, score_dir)
     pool = read_pool(dataset, config, row_options, formatting_func)
     if row_options is not None and row_options.assistant_only_loss and training_chat_template is None:

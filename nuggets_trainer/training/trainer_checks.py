@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.engine.adapters import check_adapters_act_inside
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.engine.model import check_causal_lm
 from nuggets_trainer.wording import counted
@@ -75,12 +76,8 @@ def check_selection_options(
             "planned for a fixed number of rows. Leave `max_similarity` out. Or run `nuggets score`, and train on the "
             "rows that are `selected` in scores.parquet."
         )
-    adapters = getattr(model, "peft_config", {}).values()
-    if config.reselect != "no" and any(adapter.is_prompt_learning for adapter in adapters):
-        raise ValueError(
-            "`reselect` scores with the adapter on, but the virtual tokens of prompt learning have no place in a "
-            "scored prompt. Use LoRA, or leave `reselect` out."
-        )
+    if config.reselect != "no":
+        check_adapters_act_inside(model)
 
 
 def _check_sharded(config: NuggetsConfig, fsdp_plugin: Any) -> None:

@@ -6,11 +6,22 @@ import contextlib
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from datasets import Dataset
+from peft import (
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    TaskType,
+    get_peft_model,
+)
 
+from nuggets_trainer import NuggetsConfig, score_pool
 from nuggets_trainer.engine.adapters import active_adapters, adapter_layers, base_model, base_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from tests.support.models import tiny_model
+from tests.support.rows import alpaca_rows
 
 # PEFT warns of a second adapter of a model that transformers holds.
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute")
@@ -131,3 +142,42 @@ def test_a_peft_model_from_disk_scores_like_its_base(tmp_path):
     model = PeftModel.from_pretrained(tiny_model("llama", 64), tmp_path, adapter_name="mine")
     with base_model(model) as base:
         assert torch.equal(logits(base), expected)
+
+
+CAUSAL = {"task_type": TaskType.CAUSAL_LM}
+OUTSIDE = {
+    "PROMPT_TUNING": PromptTuningConfig(num_virtual_tokens=2, **CAUSAL),
+    "PREFIX_TUNING": PrefixTuningConfig(num_virtual_tokens=2, **CAUSAL),
+    "P_TUNING": PromptEncoderConfig(num_virtual_tokens=2, encoder_hidden_size=8, **CAUSAL),
+    "activated LoRA": lora(alora_invocation_tokens=[7, 8], **CAUSAL),
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_an_adapter_outside_the_base_model_does_not_score(kind, tokenizer, tmp_path):
+    """It was left out, and the base model's scores passed for its own."""
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model("llama", len(tokenizer)), OUTSIDE[kind]).eval()
+    rows = Dataset.from_list(alpaca_rows(6, seed=1))
+    config = NuggetsConfig(top_k=2, template="plain")
+    calls = []
+    model.get_base_model().register_forward_pre_hook(lambda *args: calls.append(1))
+    with pytest.raises(ValueError, match=f"'default' of the type {kind}.*those of the base model. Use LoRA"):
+        score_pool(model, tokenizer, rows, rows.select(range(2)), config, tmp_path, adapter=True)
+    with pytest.raises(ValueError, match="must act inside the layers"), base_model(model, adapter=True):
+        pass
+    assert calls == [] and not list(tmp_path.iterdir())
+    moved(model)
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10]])  # with the tokens that activate LoRA
+    with torch.no_grad():
+        whole, inner = model(ids).logits[:, -6:], model.get_base_model()(ids).logits
+    assert not torch.allclose(whole, inner)  # what scoring would have read is not what the adapter says
+
+
+@pytest.mark.parametrize("config", [OUTSIDE["PROMPT_TUNING"], lora(**CAUSAL)], ids=["prompt tuning", "LoRA"])
+def test_a_base_model_scores_under_any_adapter(config, tokenizer, tmp_path):
+    model = get_peft_model(tiny_model("llama", len(tokenizer)), config)
+    rows = Dataset.from_list(alpaca_rows(6, seed=1))
+    options = {"config": NuggetsConfig(top_k=2, template="plain"), "score_dir": tmp_path}
+    _, golden_set = score_pool(model, tokenizer, rows, rows.select(range(2)), **options)
+    assert len(golden_set) == 2
