@@ -220,7 +220,7 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"packing": "true"}, "`packing` must be false .* arms of short rows would get fewer steps"),
         ({"rank_by": "gain"}, "`rank_by` is not supported .* add the arm `gain` to `arms`"),
         ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
-        ({"require": "ifd < 1"}, "`require` is not supported .* all arms choose from the whole pool"),
+        ({"require": "ifd<1"}, "`require` is not supported .* all arms choose from the whole pool"),
     ],
 )
 def test_what_it_cannot_compare_is_refused_before_any_work(changes, message, files, tmp_path, capsys):
