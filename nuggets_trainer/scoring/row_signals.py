@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.prompts.row_alone import RowAlone
+from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
 from nuggets_trainer.scoring.progress import Phase, show_phase
@@ -177,7 +178,7 @@ class _Anchors:
     """
 
     def __init__(self, session: ScoringSession, anchor_set: AnchorSet) -> None:
-        rows = []
+        rows: list[Segment] = []
         self._places: dict[str, list[int]] = {}  # by text
         for anchor in anchor_set.rows:
             try:

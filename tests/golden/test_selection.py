@@ -165,3 +165,17 @@ def test_summary_and_line_tell_the_ties_at_the_cut():
 def test_the_line_writes_a_large_k_out_in_full():
     golden = select_golden_set(scores_of(np.zeros(1_234_567)), ("top_k", 1_234_567))
     assert "e+06" not in golden.describe()
+
+
+@pytest.mark.parametrize("rule", [("top_k", 3), ("top_fraction", 0.5), ("threshold", 0.3)])
+def test_rows_that_may_not_be_chosen_are_as_if_absent(rule):
+    """The golden set is that of the other rows alone, and says how many were left out."""
+    scores = random_scores(3)
+    passes = np.random.default_rng(4).random(60) < 0.6
+    golden_set = select_golden_set(scores, rule, passes=passes)
+    alone = select_golden_set(GoldenScores(**{name: values[passes] for name, values in vars(scores).items()}), rule)
+    assert golden_set.indices.tolist() == np.flatnonzero(passes)[alone.indices].tolist()
+    for name in ("cut", "ties_at_cut", "ties_kept", "num_candidates", "pool_golden_score_mean"):
+        assert getattr(golden_set, name) == getattr(alone, name)
+    num_failing = int((~passes & ~np.isnan(scores.golden_score)).sum())
+    assert golden_set.passed_over == {"fails_require": num_failing} and num_failing > 5

@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, score_pool
+from nuggets_trainer import NuggetsConfig, load_rows, score_pool
+from nuggets_trainer.cli import main
 from nuggets_trainer.pipeline.select_again import select_again
 from nuggets_trainer.store.score_store import ScoreStore
+from tests.support.launch import TORCHRUN, run
 
 
 def score(model, tokenizer, rows, anchors, score_dir, **options):
@@ -169,3 +171,22 @@ def test_select_says_what_to_run_where_scores_do_not_suffice(
     for require in (None, "loss < 1000"):
         with pytest.raises(ValueError, match="fails_require|did not meet"):
             select_again(tmp_path / "race", NuggetsConfig(top_k=3, require=require))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["exact", "race"])
+def test_several_processes_choose_the_same_rows(schedule, tmp_path):
+    load_rows("nuggets-demo/pool").select(range(60)).to_json(tmp_path / "pool.jsonl")
+    load_rows("nuggets-demo/anchors").select(range(6)).to_json(tmp_path / "anchors.jsonl")
+    words = ["score", "--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl")]
+    words += ["--anchors", str(tmp_path / "anchors.jsonl"), "--top_k", "8", "--schedule", schedule]
+    words += ["--require", "ifd < 0.6 and num_tokens > 3", "--score_dir"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    cpu = {"ACCELERATE_USE_CPU": "true"}
+    run([*TORCHRUN, "2", "-m", "nuggets_trainer.cli", *words, str(tmp_path / "two")], **cpu)
+    one, two = read(tmp_path / "one"), read(tmp_path / "two")
+    assert 8 <= sum(filter(None, one["meets_require"])) < 60
+    for name in ("selected", "meets_require", "dropped", "num_tokens"):
+        assert one[name] == two[name]
+    for name in ("loss", "ifd", "similarity"):
+        np.testing.assert_allclose(one[name], two[name], atol=1e-5)

@@ -101,6 +101,19 @@ def test_each_epoch_reads_the_choice_of_its_start(model_dir, tmp_path):
             np.testing.assert_array_equal(trainer.scores.golden_score, scores.golden_score)
 
 
+def test_a_condition_holds_for_each_choice(model_dir, tmp_path):
+    """The signals are those of the model as it is then."""
+    options = {"require": "num_tokens > 4 and loss > 0.5", "schedule": "exact", "top_k": 4}
+    trainer = selected(model_dir, tmp_path, peft_config=lora(), config=options)
+    trainer.train()
+    found = []
+    for place in sorted(tmp_path.glob("nuggets*/**/scores.parquet")):
+        scores = read_scores(place.parent)
+        assert scores.selected.sum() == 4 and scores.meets_require[scores.selected].all()
+        found.append(scores.signals["loss"])
+    assert len(found) == 3 and not np.allclose(found[0], found[-1])
+
+
 def test_an_adapter_of_any_name_is_chosen_by(model_dir, tmp_path):
     """Under another name than "default" the job died in mid-training with a KeyError."""
     jobs = []
