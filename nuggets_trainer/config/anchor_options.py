@@ -10,6 +10,7 @@ from nuggets_trainer.config.checks import check_bool, check_choice, check_int
 from nuggets_trainer.config.option_group import OptionGroup
 
 DEFAULT_NUM_ANCHORS = 100  # as in the paper's k-means setting
+AUTO = "auto"  # as many anchors as a reliable ranking needs
 ANCHOR_SELECTIONS = ("kmeans", "random")
 COMBINATIONS = ("mean", "worst")
 
@@ -55,11 +56,12 @@ class AnchorOptions(OptionGroup):
             "choices": list(COMBINATIONS),
         },
     )
-    num_anchors: int | None = field(
+    num_anchors: int | str | None = field(
         default=None,
         metadata={
             "help": "Number of anchors to choose from the pool when `anchors` is not given. Default: 100. A "
-            "golden score of 0.8 then has a standard error of 0.04; four times as many anchors halve it."
+            "golden score of 0.8 then has a standard error of 0.04; four times as many anchors halve it. `auto`: as "
+            "many as give the ranking a reliability of 0.9, from 25 to 400, told by 64 rows on 32 random anchors."
         },
     )
     anchor_selection: str = field(
@@ -105,7 +107,9 @@ class AnchorOptions(OptionGroup):
         check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
         check_int("anchor_seed", self.anchor_seed, minimum=0)
         check_bool("exclude_self", self.exclude_self, optional=True)
-        if self.num_anchors is not None:
+        if isinstance(self.num_anchors, str):
+            check_choice("num_anchors", self.num_anchors, (AUTO,))
+        elif self.num_anchors is not None:
             check_int("num_anchors", self.num_anchors, minimum=1)
         self._check_anchors()
 

@@ -49,6 +49,8 @@ class NuggetsConfig(
         # As transformers does for `output_dir`.
         if isinstance(self.score_dir, str):
             self.score_dir = os.path.expanduser(self.score_dir)  # noqa: PTH111 - a `Path` would spoil URLs
+        if isinstance(self.num_anchors, str) and self.num_anchors.isdecimal():  # the command line gives it as text
+            self.num_anchors = int(self.num_anchors)
         super().__post_init__()
         self._check_groups_together()
 

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nuggets_trainer.config.checks import check_string
 from nuggets_trainer.config.option_group import OptionGroup
+
+# Parts of a model's name that say it was tuned on instructions.
+TUNED = re.compile(r"(?i)(?:^|[-_/.])(instruct|chat|it|sft|dpo|rlhf|assistant)(?:[-_.]?v?\d[\w.]*)?(?=$|[-_/.])")
+
+
+def hint_on_tuned_scorer(model_name: str) -> str | None:
+    """Point to the base model, if the name of a scorer model says that it was tuned on instructions.
+
+    Measured (docs/log/signal_check.md): a base model of 270M parameters ranks answers as people do in 65% of the
+    pairs, an instruction-tuned one of 135M in 48%, which is chance.
+
+    Args:
+        model_name: name or path of the model that scores.
+
+    Example:
+        >>> hint_on_tuned_scorer("Qwen/Qwen2.5-0.5B") is None
+        True
+        >>> hint_on_tuned_scorer("google/gemma-3-270m-it")[:43]
+        'google/gemma-3-270m-it is instruction-tuned'
+    """
+    parts = [part for part in model_name.replace("\\", "/").split("/") if part]
+    if not parts or not TUNED.search(parts[-1]):
+        return None
+    return (
+        f"{'/'.join(parts[-2:])} is instruction-tuned by its name: name its base model as `scorer_model`. A base "
+        "model of 270M parameters ranked answers as people do in 65% of the pairs, a tuned one of 135M in 48%"
+    )
 
 
 @dataclass

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from nuggets_trainer.golden.agreement import Agreement
 from nuggets_trainer.golden.scores import standard_error
 from nuggets_trainer.scoring.timing import Measurement, Range
-from nuggets_trainer.wording import byte_size, duration, rounded
+from nuggets_trainer.wording import byte_size, counted, duration, rounded
 
 STORE_BYTES_PER_PAIR = 5.7  # measured, 100 million pairs (docs/log/store_and_resuming.md)
 RESULT_BYTES_PER_PAIR = 5.0  # a float32 and a mark, in memory while results are made
@@ -58,6 +59,8 @@ class Plan:
         memory_bytes: largest memory so far, of the main process' device.
         num_parameters: number of parameters of the scorer model.
         num_pairs_scored: number of pairs that were scored to measure.
+        agreement: reliability of the ranking, on the rows scored so far; None if they are too few to tell.
+        notes: further remarks.
         price_per_hour: price of the whole machine, in any currency; None if it was not given.
     """
 
@@ -73,6 +76,8 @@ class Plan:
     memory_bytes: int
     num_parameters: int
     num_pairs_scored: int
+    agreement: Agreement | None = None
+    notes: tuple[str, ...] = ()
     price_per_hour: float | None = None
 
     @property
@@ -108,13 +113,44 @@ class Plan:
             worthwhile.insert(0, CheaperOption("--schedule race", None, "no golden score for rows that are not kept"))
         return worthwhile
 
-    def _fewer_anchors(self) -> Iterator[CheaperOption]:
+    def seconds_with(self, num_anchors: int) -> float:
+        """Return the expected time of the run with another number of anchors."""
         setup, (_, expected, _) = self.measurement.setup_seconds, self.seconds
+        return setup + (expected - setup) * num_anchors / max(1, self.measurement.workload.num_anchors)
+
+    def reliabilities(self) -> dict[int, float]:
+        """Return the reliability of the ranking with half as many anchors, with these, and with twice as many.
+
+        Returns:
+            The reliability by number of anchors; empty if it is not known yet.
+        """
+        if self.agreement is None:
+            return {}
+        m = self.agreement.num_anchors
+        found = {}
+        for number in (max(1, m // 2), m, 2 * m):
+            reliability = self.agreement.reliability_with(number)
+            if reliability is not None:
+                found[number] = reliability
+        return found
+
+    def _describe_reliability(self) -> str:
+        """Say what fewer or more anchors would give and cost."""
+        assert self.agreement is not None
+        parts = []
+        for number, reliability in self.reliabilities().items():
+            cost = ""
+            if number != self.agreement.num_anchors and not self.measurement.finished:
+                cost = f" (about {duration(self.seconds_with(number))})"
+            parts.append(f"{reliability:.2f} with {counted(number, 'anchor')}{cost}")
+        return f"{', '.join(parts)}; told by {counted(self.agreement.num_rows, 'random row')}"
+
+    def _fewer_anchors(self) -> Iterator[CheaperOption]:
         m = self.measurement.workload.num_anchors
         for share in SHARES_OF_ANCHORS:
             fewer = max(1, round(share * m))
             if fewer < m:
-                seconds = setup + (expected - setup) * fewer / m
+                seconds = self.seconds_with(fewer)
                 errors = f"{self.standard_error(fewer):.3f} instead of {self.standard_error(m):.3f}"
                 yield CheaperOption(f"{fewer} anchors", seconds, f"standard error {errors}")
 
@@ -146,6 +182,8 @@ class Plan:
             "setup_seconds": measurement.setup_seconds,
             "expected_cut": measurement.cut,
             "standard_error": self.standard_error(workload.num_anchors),
+            "reliability": self.reliabilities(),
+            "notes": list(self.notes),
             "device": self.device,
             "num_processes": self.num_processes,
             "memory_bytes": self.memory_bytes,
@@ -172,6 +210,8 @@ class Plan:
             ("disk", f"about {byte_size(STORE_BYTES_PER_PAIR * work.num_pairs)} in the store"),
             ("accuracy", f"standard error {self.standard_error(work.num_anchors):.3f} {self._describe_cut()}"),
         ]
+        if self.agreement is not None:
+            lines.append(("reliable", self._describe_reliability()))
         if self.costs is not None:
             low, expected, high = self.costs
             price = f"{self.price_per_hour:g} per hour"
@@ -182,6 +222,7 @@ class Plan:
         if self.stand_in_anchors:
             note = "rows drawn at random stood in for the anchors; the run reads the whole pool to choose its own"
             lines.append(("note", f"{note}, which takes additional time"))
+        lines += [("note", note) for note in self.notes]
         return "\n".join(f"{name:<10}{text}" for name, text in lines)
 
     def _describe_pool(self) -> str:

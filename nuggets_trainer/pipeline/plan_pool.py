@@ -11,8 +11,12 @@ import numpy as np
 import psutil
 import torch
 
+from nuggets_trainer.config.anchor_options import AUTO
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.golden.agreement import Agreement, measure_agreement
+from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
 from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
@@ -20,12 +24,17 @@ from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
-from nuggets_trainer.scoring.session import open_session
+from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.race_run import RaceRun
+from nuggets_trainer.scoring.rendering import Rendered
+from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.sigterm import exit_on_sigterm
 from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.files import Place
+from nuggets_trainer.store.score_store import ZERO_SHOT
 
+MOST_IN_SAMPLE = 256  # rows that the reliability is measured on
 MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
 
 
@@ -68,6 +77,8 @@ def plan_pool(
     request = dataclasses.replace(request, pool=sample, config=_for_sample(request.config, len(pool), factor))
     check_selectable(request.config, len(sample), sample.read_keys()[1])
     with open_session(model, request) as session:
+        if session.config.num_anchors == AUTO:
+            session = with_number(session, decide_number(session)[0]["num_anchors"])
         anchor_set, stand_in = anchors_for_plan(session, pool)
         rendered = render_selectable(session, anchor_set, range(len(sample)))
         watch = Watch(measure_seconds)
@@ -75,6 +86,7 @@ def plan_pool(
         with exit_on_sigterm():
             run.score()
         num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
+        agreement = session.ranks.on_main(lambda: _agreement_so_far(session, rendered, run))
     measured = watch.measure(session.ranks, started)
     device, config = session.ranks.device, request.config
     counts = Counter(rendered.dropped.values()).most_common()
@@ -91,8 +103,24 @@ def plan_pool(
         num_processes=session.ranks.world,
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        agreement=agreement,
+        notes=tuple(filter(None, [hint_on_tuned_scorer(model.config._name_or_path)])),
         price_per_hour=price_per_hour,
     )
+
+
+def _agreement_so_far(session: ScoringSession, rendered: Rendered, run: ExactRun | RaceRun) -> Agreement | None:
+    """Measure how reliable the ranking is on the rows of the smallest hashes that are scored on all anchors so far.
+
+    These rows come first in all schedules, so they are a random sample. None if they are too few to tell.
+    """
+    keys = sorted(set(rendered.keys))[:MOST_IN_SAMPLE]
+    pairs, there = session.store.read([ZERO_SHOT, *keys], rendered.anchor_set.keys)
+    excluded = run.scorer.excluded(keys)
+    complete = (there[1:] | excluded).all(axis=1)
+    one_shot = np.where(excluded, np.float32(np.nan), pairs[1:])[complete]
+    agreement = measure_agreement(pairs[0], one_shot, 0.0, session.config.rank_by)
+    return None if agreement.reliability is None else agreement
 
 
 def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:

@@ -19,8 +19,9 @@ import numpy.typing as npt
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
-from nuggets_trainer.pipeline.early_look import EarlyLook, PilotLook
+from nuggets_trainer.pipeline.early_look import PilotLook
 from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.row_filter import rows_that_pass
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
@@ -33,7 +34,6 @@ from nuggets_trainer.pipeline.stages import (
     signals_if_wanted,
 )
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
-from nuggets_trainer.scoring.anchors import find_anchors
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.exact import ExactRun
@@ -127,7 +127,8 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
     pool = request.pool
     check_selectable(request.config, len(pool), pool.read_keys()[1])
     with open_session(model, request) as session:
-        rendered = render_selectable(session, find_anchors(session), range(len(pool)))
+        anchors = anchors_of(session)
+        rendered = render_selectable(session, anchors.anchor_set, range(len(pool)))
         with exit_on_sigterm():
             signals = signals_if_wanted(session, rendered)
             rendered = leave_out_failing(session, rendered, signals)
@@ -138,11 +139,13 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
             embeddings = None
             if request.config.max_similarity is not None:
                 embeddings = candidate_embeddings(session, rendered.candidates)
-        num_pairs = look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
+        num_pairs = anchors.num_pairs + look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
+    look_found = None if look.found is None else look.found.to_dict()
+    found = {"auto_anchors": anchors.why, "early_look": look_found}
 
     def finish() -> tuple[PoolScores, GoldenSet]:
         assert outcome is not None
-        result = _Result(session, rendered, outcome, signals, look.found, num_pairs, time.monotonic() - started)
+        result = _Result(session, rendered, outcome, signals, found, num_pairs, time.monotonic() - started)
         return _choose_and_write(result, embeddings, model.config._name_or_path)
 
     return session.ranks.on_main(finish)
@@ -156,7 +159,7 @@ class _Result:
     rendered: Rendered
     outcome: Outcome
     signals: Signals
-    look: EarlyLook | None
+    found: dict[str, Any]  # what run.json says of the anchors' number and of the early look
     num_pairs: int
     seconds: float
 
@@ -196,8 +199,7 @@ def _choose_and_write(
     for line in describe_results(scores, golden_set):
         result_logger.info("%s", line)
     with warn_instead_of_raising(score_dir):
-        found = {"early_look": None if result.look is None else result.look.to_dict()}
-        write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name, found)
+        write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name, result.found)
         report = write_report(score_dir)
         result_logger.info("verdict: %s", report["verdict"]["sentence"])
         log_warnings(report["cautions"], score_dir)
@@ -258,7 +260,7 @@ def score_shard(
     rows = range(number, len(request.pool), num_shards)
     check_selectable(config, len(request.pool), request.pool.read_keys()[1])
     with open_session(model, request) as session:
-        rendered = render_selectable(session, find_anchors(session), rows)
+        rendered = render_selectable(session, anchors_of(session).anchor_set, rows)
         with exit_on_sigterm():
             signals_if_wanted(session, rendered)
             run = ExactRun(session, rendered, Watch())

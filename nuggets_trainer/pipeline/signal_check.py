@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.signal_verdict import CORRUPTIONS, SignalCheck, compare, corrupted_copies
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
-from nuggets_trainer.scoring.anchors import find_anchors
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.rendering import render_rows
 from nuggets_trainer.scoring.session import ScoringSession, open_session
@@ -124,6 +125,9 @@ def check_signal(
         check = _compare_all(len(anchor_set.keys), numbers, outcome.zero_shot, one_shot)
         _write(session, check)
         check.log()
+        hint = hint_on_tuned_scorer(str(session.request.tokenizer.name_or_path))
+        if check.verdict in ("none", "some") and hint is not None:
+            logger.info("%s.", hint)
         return check
 
     return session.ranks.on_main(finish), num_pairs
@@ -207,7 +211,7 @@ def check_scorer(
     """
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
     with open_session(model, request) as session:
-        anchor_set = find_anchors(session)
+        anchor_set = anchors_of(session).anchor_set
         shared = SharedPrefix(session.template, anchor_set.rows, session.max_length)
         rows = _some_candidates(session, shared, NUM_CANDIDATES + len(anchor_set.keys))  # anchors are left out later
         return check_signal(session, anchor_set, shared, rows, full_size(len(anchor_set.keys)))[0]

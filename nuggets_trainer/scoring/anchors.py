@@ -125,7 +125,8 @@ def anchors_for_plan(session: ScoringSession, whole: Pool) -> tuple[AnchorSet, b
 
 
 def _num_anchors(session: ScoringSession) -> int:
-    return session.config.num_anchors or DEFAULT_NUM_ANCHORS
+    number = session.config.num_anchors
+    return number if isinstance(number, int) else DEFAULT_NUM_ANCHORS
 
 
 def _choice(session: ScoringSession, pool: Pool) -> dict[str, Any]:
