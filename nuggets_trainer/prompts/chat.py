@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError
-from nuggets_trainer.prompts.end_mark import EndMarks, common_end
+from nuggets_trainer.prompts.end_mark import EndMarks
 from nuggets_trainer.prompts.render_chat import PROBE, ChatRenderer, RenderedChat
 from nuggets_trainer.prompts.row_alone import RowAlone, opening_of
 from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, scored_at
-from nuggets_trainer.prompts.shown import NOT_SHOWN, TextPiece, find_pieces, hidden_pieces, pieces_of
+from nuggets_trainer.prompts.shown import NOT_SHOWN, TextPiece, find_pieces, hidden_pieces, pieces_of, texts_behind
 from nuggets_trainer.prompts.tokenize import checked
 
 if TYPE_CHECKING:
@@ -169,8 +169,10 @@ class ChatTemplate:
         num_in_prompt = len(pieces_of(_without_system(prompt)))
         prompt_end = max((end for end in ends[:num_in_prompt] if end is not None), default=0)
         segment, has_own_start = self._scored(prompt, completion, options, rendered, prompt_end)
+        if all(end is None for end in ends[num_in_prompt:]):  # the end mark alone would be scored
+            raise UnusableRowError(NOT_SHOWN)
         remarks = _remarks_on([piece for piece, end in zip(pieces, ends, strict=True) if end is None])
-        self._check_end(rendered, segment, pieces, ends)
+        self._check_end(rendered, segment, pieces)
         remarks |= _remarks_on(hidden_pieces(rendered.text, pieces_of(system_messages(prompt))))
         if has_own_start:
             remarks.add(Remark.OWN_START)
@@ -179,9 +181,7 @@ class ChatTemplate:
         shown = [piece for piece, end in zip(pieces, ends, strict=True) if end is not None]
         return _Alone(replace(segment, remarks=frozenset(remarks)), shown)
 
-    def _check_end(
-        self, rendered: RenderedChat, segment: Segment, pieces: Sequence[TextPiece], ends: Sequence[int | None]
-    ) -> None:
+    def _check_end(self, rendered: RenderedChat, segment: Segment, pieces: Sequence[TextPiece]) -> None:
         """Check that nothing but an end mark is scored behind what the completion says.
 
         Behind a tool call stands the rest of its JSON or XML, so that only what the template always writes is checked.
@@ -189,12 +189,10 @@ class ChatTemplate:
         Raises:
             UnusableRowError: if more is scored.
         """
-        if pieces and pieces[-1].kind != "tool" and ends[-1] is not None:
-            behind = rendered.text[ends[-1] :]
-        else:
-            behind = self._end_marks.usual_in(rendered.text)
-        not_scored = self._tokenizer.decode(rendered.ids[segment.positions[-1] + 1 :]).strip()
-        self._end_marks.check(behind.strip().removesuffix(common_end(behind.strip(), not_scored)))
+        not_scored = self._tokenizer.decode(rendered.ids[segment.positions[-1] + 1 :])
+        self._end_marks.check_usual(rendered.text, not_scored)
+        if pieces and pieces[-1].kind != "tool":
+            self._end_marks.check(texts_behind(rendered.text, pieces[-1].text), not_scored)
 
     def _scored(
         self,

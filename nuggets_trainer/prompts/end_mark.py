@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.row import UnusableRowError
@@ -44,22 +45,41 @@ class EndMarks:
         self._openings = {self._between([first, second], first, second), opened}
         if opened != alone:
             self._openings.add(opened.removeprefix(alone).strip())
+        # Without a mark of its own for the assistant this is what ends a turn.
+        closings = {opening for opening in self._openings if self._before_next.startswith(opening)}
+        self._openings -= closings
 
-    def check(self, behind: str) -> None:
-        """Check the scored text behind the last answer of a conversation.
+    def check(self, texts: Sequence[str], not_scored: str = "") -> None:
+        """Check that one of these texts is an end mark: what stands behind each place of an answer's last words.
+
+        A short answer has many places. `a` stands in `assistant` too.
+
+        Args:
+            texts: texts up to the end of the conversation.
+            not_scored: text at the end of the conversation that is not scored.
+
+        Raises:
+            UnusableRowError: if none is.
+        """
+        for text in texts:
+            if self._is_end_mark(_without_end(text, not_scored)):
+                return
+        raise UnusableRowError(TEXT_BEHIND)
+
+    def check_usual(self, text: str, not_scored: str = "") -> None:
+        """Check how much of what the template writes behind a short answer stands at the end of a conversation.
+
+        A tool call often has an end mark of its own, but what stands behind all answers stands behind it too.
+
+        Args:
+            text: rendered conversation.
+            not_scored: text at its end that is not scored.
 
         Raises:
             UnusableRowError: if it is more than an end mark.
         """
-        if not self._is_end_mark(behind.strip()):
-            raise UnusableRowError(TEXT_BEHIND)
-
-    def usual_in(self, text: str) -> str:
-        """Return how much of what the template writes behind a short answer stands at the end of a conversation.
-
-        A tool call often has an end mark of its own, but what stands behind all answers stands behind it too.
-        """
-        return PART_OF_MARK.sub("", common_end(text.strip(), self._usual))
+        usual = PART_OF_MARK.sub("", common_end(text.strip(), self._usual))
+        self.check([usual], not_scored)
 
     def _is_end_mark(self, text: str) -> bool:
         if self._before_next.startswith(text) and self._before_next != text:
@@ -67,7 +87,7 @@ class EndMarks:
         if any(character.isalnum() for character in self._marks.sub("", text)):
             return False
         for opening in self._openings:
-            if opening and text.endswith(opening) and not self._before_next.endswith(opening):
+            if text.endswith(opening) and not self._before_next.endswith(opening):
                 return False  # of an answer
         # One mark ends the answer, another opens the user's turn. (GLM's `<|user|>` alone does both.)
         return text != self._before_next or len(self._marks.findall(text)) <= 1
@@ -101,3 +121,9 @@ def common_end(text: str, other: str) -> str:
     """
     length = common_prefix_length(text[::-1], other[::-1])
     return text[len(text) - length :]
+
+
+def _without_end(text: str, end: str) -> str:
+    """Return a text without what it has in common with another one at its end, and without white space there."""
+    text = text.strip()
+    return text.removesuffix(common_end(text, end.strip())).strip()

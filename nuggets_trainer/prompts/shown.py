@@ -8,12 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import escape
+
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, content_text
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")  # transformers gives templates the first under all
 TOOL_ROLES = ("tool", "function", "observation", "ipython")
 REASONING = re.compile(r"(?:<think>|\A(?!.*<think>))(.*?)</think>", re.DOTALL)  # R1's generation prompt opens the tag
 
+MOST_PLACES = 50  # of one text in a conversation; a text of one letter may have thousands
 
 NOT_SHOWN = "not_shown"  # the reason of a row whose rendering lacks what a turn says
 TEXT_BEHIND = "text_behind_completion"  # the reason of a row behind whose last answer more than an end mark stands
@@ -118,24 +121,65 @@ def _are_behind(text: str, pieces: Sequence[TextPiece], position: int) -> bool:
 
 
 def _find(text: str, piece: str, start: int) -> int | None:
-    """Return the position behind the first place of a piece; white space and JSON's escapes may differ."""
-    for written in (piece, json.dumps(piece, ensure_ascii=False)[1:-1]):
+    """Return the position behind the first place of a piece; white space and escapes of JSON and HTML may differ."""
+    for written in _spellings(piece):
         place = text.find(written, start)
         if place >= 0:
             return place + len(written)
-    spaced = re.compile(r"\s*".join(re.escape(word) for word in piece.split()))
-    found = spaced.search(text, start)
-    return None if found is None else found.end()
+    for pattern in _with_any_space(piece):
+        found = pattern.search(text, start)
+        if found is not None:
+            return found.end()
+    return None
+
+
+def texts_behind(text: str, piece: str) -> list[str]:
+    """Return what stands behind each place of a piece in a rendered conversation, the last place first.
+
+    Args:
+        text: rendered conversation.
+        piece: text of a piece.
+
+    Example:
+        >>> texts_behind("a cat sat.", "a")
+        ['t.', 't sat.', ' cat sat.']
+    """
+    ends: list[int] = []
+    for written in _spellings(piece):
+        ends += [found.end() for found in re.finditer(re.escape(written), text)]
+    if not ends:
+        for pattern in _with_any_space(piece):
+            ends += [found.end() for found in pattern.finditer(text)]
+    return [text[end:] for end in sorted(set(ends), reverse=True)[:MOST_PLACES]]
+
+
+def _spellings(piece: str) -> list[str]:
+    """Return a text as it is, in JSON (with and without other letters than ASCII) and in HTML, each once."""
+    as_json = [json.dumps(piece, ensure_ascii=ascii_alone)[1:-1] for ascii_alone in (False, True)]
+    return list(dict.fromkeys([piece, *as_json, str(escape(piece))]))
+
+
+def _with_any_space(piece: str) -> list[re.Pattern[str]]:
+    """Return patterns of a text, and of the text in HTML, between whose words any white space may stand, or none."""
+    patterns = []
+    for written in dict.fromkeys([piece, str(escape(piece))]):
+        patterns.append(re.compile(r"\s*".join(re.escape(word) for word in written.split())))
+    return patterns
 
 
 def _texts(message: Message) -> Iterator[tuple[str, str]]:
     """Yield the kind and the text of all that a message says."""
     role, content = message["role"], content_text(message)
+    parts = [content]
+    if isinstance(message.get("content"), list):  # a template may write something between them
+        parts = [part["text"] for part in message["content"]]
     if role in SYSTEM_ROLES:
-        yield "system", content
+        for part in parts:
+            yield "system", part
         return
     if role in TOOL_ROLES:
-        yield "tool", content
+        for part in parts:
+            yield "tool", part
         return
     for field in REASONING_FIELDS:
         if isinstance(message.get(field), str) and message[field].strip():
@@ -146,7 +190,8 @@ def _texts(message: Message) -> Iterator[tuple[str, str]]:
         for number, part in enumerate(REASONING.split(content)):
             yield ("reasoning" if number % 2 else "text"), part
     else:
-        yield "text", content
+        for part in parts:
+            yield "text", part
     for call in message.get("tool_calls") or []:
         for text in _call_texts(call):
             yield "tool", text

@@ -114,3 +114,19 @@ def test_anchors_cannot_be_chosen_under_such_a_template(selection, llama, tokeni
     config = NuggetsConfig(top_k=2, num_anchors=3, anchor_selection=selection, template="chat")
     with pytest.raises(ValueError, match=r"only 0 rows can be scored alone \(text_behind_completion 9\).*next turn"):
         score_pool(llama, tokenizer, Dataset.from_list(alpaca_rows(9, seed=1)), None, config, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama3", "gemma3", "glm4moe", "phi3", "deepseekv3"])
+@pytest.mark.parametrize("answer", ["a", "e", "1", "assistant", "user", "end", "."])
+def test_a_short_answer_is_found_where_it_stands(answer, name, tokenizer):
+    """It stands in the marks of the template, or in the question, too."""
+    row = Row([{"role": "user", "content": f"Say {answer}!"}], [{"role": "assistant", "content": answer}])
+    assert reason(tokenizer, SOURCES[name], row) == "scored"
+    assert reason(tokenizer, SOURCES[name] + "\n### Question:", row) == "text_behind_completion"
+
+
+@pytest.mark.parametrize("name", ["deepseek_r1_distill", "deepseekv3"])
+def test_a_completion_of_which_nothing_is_shown_is_dropped(name, tokenizer):
+    """The template cuts reasoning in the last turn too, so that the end mark alone was scored."""
+    row = Row(ROW.prompt, [{"role": "assistant", "content": "<think>\nsun\n</think>"}])
+    assert reason(tokenizer, SOURCES[name], row) == "not_shown"

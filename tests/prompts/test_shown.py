@@ -182,6 +182,47 @@ def test_pieces_are_found_in_order(text, hidden):
     assert [piece.text for piece in hidden_pieces(text, pieces)] == hidden
 
 
+TEXT = "Is 1 < 2 & 'x' > \"y\"?\n\n  é: [1,\t2]"
+REWRITES = {
+    "m.content": True,
+    "m.content | trim | upper | lower": False,  # other letters
+    "m.content.split() | join(' ')": True,
+    "m.content | replace('\n', ' ')": True,
+    "m.content | tojson": True,
+    "m.content | tojson(ensure_ascii=true)": True,
+    "m.content | e": True,
+    "m.content | e | replace('\n', '')": True,
+    "m.content | indent(4)": True,
+    "m.content[:10]": False,
+    "m.content | replace('<', '(')": False,
+}
+
+
+@pytest.mark.parametrize("written", REWRITES)
+def test_a_text_may_be_spelled_in_another_way(written, tokenizer):
+    """A template that escapes HTML dropped each row with a sign of it; one that changes letters or cuts still does."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ " + written + " }}</s>\n{% endfor %}"
+    chat = ChatTemplate(tokenizer)
+    row = Row([user(TEXT)], [answer(TEXT)])
+    if REWRITES[written]:
+        assert chat.zero_shot(row).remarks == chat.one_shot(row, row).remarks == frozenset()
+        return
+    with pytest.raises(UnusableRowError, match="^not_shown$"):
+        chat.zero_shot(row)
+
+
+def test_something_may_stand_between_parts(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for part in m.content %}({{ part.text }}){% endfor %}{% endif %}</s>{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "red"}, {"type": "text", "text": "blue"}]
+    row = Row([{"role": "user", "content": parts}], [{"role": "assistant", "content": parts}])
+    assert written(ChatTemplate(tokenizer), ChatTemplate(tokenizer).zero_shot(row)).count("(blue)") == 2
+
+
 def test_the_table_in_the_log_is_what_templates_show():
     page = (ROOT / "docs" / "log" / "chat_templates.md").read_text(encoding="utf-8").splitlines()
     lines = table()
