@@ -72,7 +72,7 @@ def measure_agreement(
     """Compare rankings by random halves of the anchors, and extrapolate to as many other anchors.
 
     Drawing the same anchors again with replacement would not do: such a draw shares two thirds of the anchors, and
-    says that 57% of a golden set stay where 34% do (docs/log/reliability.md).
+    says that 61% of a golden set stay where 37% do (docs/log/reliability.md).
 
     Args:
         zero_shot: zero-shot log-probs of the anchors, `(m,)`, nats per token; NaN for dropped anchors.

@@ -10,7 +10,7 @@ from nuggets_trainer.wording import counted
 
 # Shares of the golden set, and of its best quarter, that would stay with other anchors. Measured on two real models
 # with 100 anchors, top 10% (docs/log/reliability.md): a base model that tells spoilt rows from clean ones (AUC 0.81)
-# has 0.74 and 0.98, an instruction-tuned one that does so half as well 0.45 and 0.66, and 0.29 and 0.39 with 32.
+# has 0.76 and 0.99, an instruction-tuned one that does so half as well 0.51 and 0.74, and 0.32 and 0.44 with 32.
 ENOUGH_STAYS = 0.6
 LOW_RELIABILITY = 0.3
 MOST_USELESS = 0.5

@@ -26,9 +26,9 @@ def judged(stays=0.7, top_stays=0.9, reliability=0.9, num_rows=64, useless=2, **
 def test_the_outcomes_at_their_thresholds():
     assert judged(0.6, 0.9)["outcome"] == "trust"
     assert judged(0.59, 0.6)["outcome"] == "trust_top"
-    assert judged(0.45, 0.66)["outcome"] == "trust_top"  # SmolLM2 135M Instruct, 100 anchors
-    assert judged(0.74, 0.98, 0.95)["outcome"] == "trust"  # Gemma 3 270M, 100 anchors
-    assert judged(0.29, 0.39, 0.62)["outcome"] == "do_not_trust"  # SmolLM2 with 32 anchors
+    assert judged(0.51, 0.74)["outcome"] == "trust_top"  # SmolLM2 135M Instruct, 100 anchors
+    assert judged(0.76, 0.99, 0.95)["outcome"] == "trust"  # Gemma 3 270M, 100 anchors
+    assert judged(0.32, 0.44, 0.62)["outcome"] == "do_not_trust"  # SmolLM2 with 32 anchors
     assert judged(num_rows=29)["outcome"] == judged(None, None)["outcome"] == "unknown"
     sentence = judged(0.45, 0.66)["sentence"]
     assert (
