@@ -7,7 +7,7 @@ linear in these gains, and a deviation that depends only on which anchors they a
 The covariance is that of the pilot, drawn towards a plain law in which all anchors are alike
 (`z[i, j] = quality[i] + noise[i, j]`), by as much as the sampling error of the covariances asks for (Schaefer and
 Strimmer, 2005). If that law is right, nearly all of it is taken. On real gains a part is: four well chosen anchors
-then tell as much as twelve in a random order under the plain law.
+then tell as much as 8 to 15 in a random order under the plain law.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nuggets_trainer.golden.arrays import Bools, Floats, Ints, LogProbs
 from nuggets_trainer.golden.gains import AnchorScale, anchor_scale, gains_of
 
 FOLDS = 8  # parts of the pilot that are predicted from the others
+SMOOTHING = 0.5  # deviation of the normal law in a drawn row, beside a row of the pilot
 FEWEST_ROWS = 8  # a covariance of fewer rows says nothing
 
 
@@ -48,6 +49,7 @@ class GainModel:
         self._zero_shot = np.where(usable, zero_shot, np.nan)
         self.scale: AnchorScale = anchor_scale(self._zero_shot, one_shot)
         gains = self._standardised(one_shot)
+        self._pilot = _filled(gains)
         self.covariance, self.shrinkage = shrunk_covariance(gains)
         # A value is the mean of `offset + weight * standardised gain` over the anchors of a row.
         self._laws = {
@@ -116,9 +118,14 @@ class GainModel:
         return float(self._laws[self._rank_by][0][self._usable].mean()), error
 
     def draw(self, generator: np.random.Generator, num_rows: int) -> LogProbs:
-        """Draw the log-probs of rows by this law, `(num_rows, m)`; NaN for anchors that are left out."""
+        """Draw the log-probs of rows, `(num_rows, m)`; NaN for anchors that are left out.
+
+        Each is a row of the pilot, moved half way towards a draw by the normal law, so that a pool whose best rows are
+        closer together than the law says is drawn like that.
+        """
         root = linalg.cholesky(self.covariance + _jitter(self.covariance), lower=True)
-        gains = generator.standard_normal((num_rows, len(root))) @ root.T
+        gains = SMOOTHING * generator.standard_normal((num_rows, len(root))) @ root.T
+        gains += math.sqrt(1 - SMOOTHING**2) * self._pilot[generator.integers(0, len(self._pilot), num_rows)]
         log_probs: LogProbs = self._zero_shot + (self.scale.mean + self.scale.deviation * gains).astype(np.float32)
         return log_probs
 

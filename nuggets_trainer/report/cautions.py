@@ -259,7 +259,7 @@ def _eliminated(figures: Figures) -> Iterator[Caution]:
     config = figures["run"]["config"]
     if config.get("rank_by", "golden_score") != "golden_score":
         yield _note(
-            f"{counted(num_eliminated, 'row has a predicted score', 'rows have predicted scores')}",
+            f"{counted(num_eliminated, 'row has', 'rows have')} predicted scores",
             "The race for gains stopped scoring a row when more anchors would hardly have changed whether it is kept. "
             f"It aimed at {config['race_recall']:.0%} of the golden set of scoring every pair; the other rows are "
             "near its cut. To get the scores of all rows, run with `schedule: exact`, which reuses the stored pairs.",

@@ -120,7 +120,9 @@ class Watch:
         state.best, state.cut = standings.best, standings.cut
         self._foreseen = not math.isnan(left[0])
         if self._foreseen:
-            self.tokens_left, self._cut, state.work_left = left, race.expected_cut, left[1]
+            self.tokens_left, state.work_left = left, left[1]
+            if isinstance(race, Race):  # the cut of a race for gains is no golden score
+                self._cut = race.expected_cut
         else:
             low, expected, high = UNKNOWN
             tokens = tokens_of_all(race)

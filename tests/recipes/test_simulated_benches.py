@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from nuggets_trainer.store.score_store import ScoreStore
 from tests.support.documented import recipe
 from tests.support.launch import run
 
@@ -26,6 +28,31 @@ def test_the_report_bench_keeps_the_page(tmp_path):
     options = ["--candidates", "40", "--anchors", "4", "--directory", str(tmp_path), "--keep", str(page)]
     assert "write the report" in run([sys.executable, "recipes/bench/report.py", *options])
     assert "<html" in page.read_text()
+
+
+def test_the_gain_race_bench_finds_what_was_asked(capsys):
+    small = ["--num_candidates", "150", "--num_anchors", "12", "--num_seeds", "1", "--top_fractions", "0.1", "--json"]
+    bench, rows = recipe("gain_race", BENCH), []
+    for law in bench.LAWS:
+        rows += bench.main(["--law", law, "--num_unseen", "2", *small])
+    assert all(row["tokens"] < 1.05 and row["pilot"] < row["tokens"] and row["unseen"] > 0.5 for row in rows)
+    assert sum(row["recall"] for row in rows) / len(rows) >= 0.75
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+
+
+def test_the_gain_race_bench_reads_a_store(tmp_path, capsys):
+    """Rows that are not complete yet are left out; more are drawn from the others."""
+    store = ScoreStore(tmp_path, {"model": "any"})
+    anchors = [f"anchor{j}" for j in range(12)]
+    store.write([None] * 12, anchors, np.zeros(12))
+    gains = np.random.default_rng(0).normal(size=(70, 12))
+    store.write(np.repeat([f"row{i:03}" for i in range(66)], 12).tolist(), anchors * 66, gains[:66].ravel())
+    store.write(["row066"] * 5, anchors[:5], gains[66, :5])
+    bench = recipe("gain_race", BENCH)
+    columns = [anchors.index(name) for name in sorted(anchors)]
+    np.testing.assert_allclose(bench.read_store(tmp_path), gains[:66, columns], rtol=1e-6)
+    bench.main(["--score_dir", str(tmp_path), "--enlarge", "120", "--num_seeds", "1", "--top_fractions", "0.1"])
+    assert "means over 1 seeds, asked 0.75" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("law", ["P", "H"])
