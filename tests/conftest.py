@@ -8,22 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.own_home import take_own_home
+
 # The tests have an empty home and empty caches of their own, so that nobody's files or settings decide what they see.
 # Workers of pytest-xdist and jobs that tests launch inherit them.
 if "NUGGETS_TESTS_HOME" not in os.environ:
     HOME = tempfile.TemporaryDirectory(prefix="nuggets-tests-")  # removed when this process ends
-    os.environ["NUGGETS_TESTS_HOME"] = os.environ["HOME"] = HOME.name
-    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME"):
-        os.environ[name] = f"{HOME.name}/{name.lower()}"
-    for name in (
-        "HF_TOKEN",
-        "HF_ENDPOINT",
-        "HUGGING_FACE_HUB_TOKEN",
-        "NUGGETS_DEBUG",
-        "WANDB_API_KEY",
-        "OPENAI_API_KEY",
-    ):
-        os.environ.pop(name, None)
+    take_own_home(os.environ, HOME.name)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny: threads only get in each other's way
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
