@@ -41,6 +41,7 @@ USAGE = (
 )
 EPILOG = f"""examples:
   nuggets select scores --top_k 500
+  nuggets select scores --top_fraction 0.05 --require "ifd < 0.9"
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
   nuggets select scores --top_k 500 --rank_by gain
 

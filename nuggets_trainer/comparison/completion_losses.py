@@ -4,6 +4,9 @@ Both losses are over the same tokens: those that the template scores in a row th
 the end of a turn. Without the prompt, BOS stands before them. If the tokenizer has no BOS, the first token would have
 no context, so both losses leave it out. The results are in the model's score store, with a fixed name in place of the
 candidate.
+
+The columns of scores.parquet (`scoring.row_signals`) have the beginning of an answer before the completion as well,
+which tells more under a chat template (docs/log/signals.md).
 """
 
 from __future__ import annotations

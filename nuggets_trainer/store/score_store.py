@@ -3,7 +3,7 @@
 Layout: `<score_dir>/<fingerprint>/manifest.json` has the version of the layout, every field of the fingerprint, and
 what it was written with.
 `<score_dir>/<fingerprint>/parts/*.parquet` hold one row per pair: `candidate` (content hash, null for zero-shot),
-`anchor` (content hash), `log_prob` (float32, nats per token, NaN if the model gave none).
+`anchor` (content hash; `=` and a name for signals of a row), `log_prob` (float32, nats per token, or NaN).
 
 A part is named after the SHA-256 of its bytes, and is read only if its bytes still have that hash. Several processes
 and jobs may write at once. If parts hold different values for one pair, because two jobs rounded differently, the

@@ -66,6 +66,8 @@ def test_rows_that_fail_keep_their_scores_and_are_counted(
     run = json.loads((tmp_path / "all" / "run.json").read_text())
     assert run["config"]["require"] == condition
     assert run["golden_set"]["passed_over_fails_require"] == len(meets) - sum(meets)
+    report = (tmp_path / "all" / "report.html").read_text()
+    assert "Left out: it does not meet the condition `require`" in report
 
 
 def test_a_fraction_is_one_of_the_rows_that_pass(llama, tokenizer, pool_rows, anchor_rows, tmp_path, condition):
@@ -89,6 +91,8 @@ def test_a_race_scores_only_rows_that_pass(llama, tokenizer, pool_rows, anchor_r
     found = read(tmp_path / "race")
     assert found["meets_require"] == meets and found["loss"] == read(tmp_path / "all")["loss"]
     assert f"fails_require {len(meets) - sum(meets)}" in scores.describe()
+    cautions = [caution["title"] for caution in scores.cautions]
+    assert not any("was dropped and could not be chosen" in title for title in cautions)  # it is what was asked for
 
 
 def test_a_condition_on_scores_needs_every_pair(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
