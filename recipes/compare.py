@@ -27,13 +27,14 @@ from typing import Any
 from accelerate import PartialState
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from nuggets_trainer import NuggetsConfig, load_rows
+from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.commands.arguments import given_options, parse_arguments
 from nuggets_trainer.comparison.compare import compare_arms
 from nuggets_trainer.comparison.options import CompareArguments, check_comparable
 from nuggets_trainer.comparison.scored_pool import score_for_arms
 from nuggets_trainer.comparison.table import TableLine
 from nuggets_trainer.data.dataset import take_pool
+from nuggets_trainer.training.job import check_job_paths, load_eval_rows, load_pool_rows
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
 DEMO_CONFIG = Path(__file__).parent.parent / "configs" / "compare_demo.yaml"
@@ -58,10 +59,9 @@ def main(
     script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, options: CompareArguments
 ) -> list[TableLine]:
     """Score, run every arm, write and print the table; return its lines."""
-    rows = load_rows(script.dataset_name, script.dataset_config, script.dataset_train_split, script.dataset_streaming)
-    pool = take_pool(rows, nuggets.pool_size, "dataset_name")
-    assert script.eval_dataset_name is not None  # `parse` has checked it
-    heldout = load_rows(script.eval_dataset_name, split=script.dataset_test_split)
+    check_job_paths(script, args, model, nuggets)
+    pool = take_pool(load_pool_rows(script), nuggets.pool_size, "dataset_name")
+    heldout = load_eval_rows(script, args)
     scored = score_for_arms(pool, args, model, nuggets, options.arms)
     return compare_arms(pool, scored, heldout, args, model, nuggets.template, options)
 

@@ -31,9 +31,9 @@ from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.job import (
     find_checkpoint,
-    is_finished,
-    leave_after_sigterm,
-    load_finished,
+    find_finished,
+    save_finished,
+    train_and_save,
     trainer_arguments,
 )
 from nuggets_trainer.training.job_arguments import RecipeArguments
@@ -85,13 +85,12 @@ def main(
     say = trainer.accelerator.print
     say(f"Tuning on {len(rows):,} rows, without selection.")
     checkpoint = Ranks().on_main(lambda: find_checkpoint(args, TRAINER_STATE_NAME))
-    if checkpoint is not None and is_finished(checkpoint, args):
-        load_finished(trainer, checkpoint)
-        say(f"Nothing is left to train: {checkpoint} has all steps. For another run choose another `output_dir`.")
+    finished = Ranks().on_main(lambda: find_finished(checkpoint, args))
+    if finished is not None:
+        save_finished(trainer, finished)
+        say(f"Nothing is left to train: {finished.place} has all steps. For another run choose another `output_dir`.")
     else:
-        trainer.train(resume_from_checkpoint=checkpoint)
-        leave_after_sigterm(trainer)
-    trainer.save_model(args.output_dir)
+        train_and_save(trainer, checkpoint)
     return trainer
 
 

@@ -20,14 +20,19 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer, get_peft_config
 
 from nuggets_trainer import SelectedSFTTrainer, load_rows
 from nuggets_trainer.commands.output import log_to_stderr
 from nuggets_trainer.commands.train import parse
+from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
 from nuggets_trainer.training.job import run_job
+from nuggets_trainer.training.preserved import hidden_bars
+
+QUIET = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
 
 
 def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]]]:
@@ -37,10 +42,12 @@ def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]
     parser.add_argument("--full", action="store_true")
     options, rest = parser.parse_known_args(list(argv))
     script, args, model, nuggets = parse(rest)
-    pool = load_rows(script.dataset_name)
+    pool = take_pool(load_rows(script.dataset_name), nuggets.pool_size)
     trainer = run_job(script, args, model, nuggets)
     golden_loss = trainer.evaluate()["eval_loss"]
 
+    say = trainer.accelerator.print
+    say("Tuning the base model on other rows, for comparison.")
     controls = Controls(args, model, pool, load_rows(script.eval_dataset_name), steps=trainer.state.max_steps)
     golden = np.sort(trainer.select().indices)
     losses: dict[str, list[float]] = {"golden set": [golden_loss], "random set of the same size": []}
@@ -75,17 +82,22 @@ class Controls:
         """Return the held-out loss after tuning on these rows, nats per completion token."""
         trainer = self._trainer(indices, seed)
         trainer.train()
-        return float(trainer.evaluate()["eval_loss"])
+        loss = float(trainer.evaluate()["eval_loss"])
+        trainer.accelerator.print(f"{len(indices):,} rows, seed {seed}: held-out loss {loss:.4f}")
+        return loss
 
     def _trainer(self, indices: np.ndarray, seed: int) -> SFTTrainer:
-        args = dataclasses.replace(self.args, max_steps=self.steps, seed=seed, save_strategy="no")
-        return SFTTrainer(
-            model=resolve_demo(self.model.model_name_or_path),
-            args=args,
-            train_dataset=alpaca_to_trl(self.pool.select(indices), "chat"),
-            eval_dataset=alpaca_to_trl(self.heldout, "chat"),
-            peft_config=get_peft_config(self.model),
-        )
+        args = dataclasses.replace(self.args, max_steps=self.steps, seed=seed, **QUIET)
+        with hidden_bars():
+            trainer = SFTTrainer(
+                model=resolve_demo(self.model.model_name_or_path),
+                args=args,
+                train_dataset=alpaca_to_trl(self.pool.select(indices), "chat"),
+                eval_dataset=alpaca_to_trl(self.heldout, "chat"),
+                peft_config=get_peft_config(self.model),
+            )
+        trainer.remove_callback(PrinterCallback)  # the table has the losses
+        return trainer
 
 
 def print_table(trainer: SelectedSFTTrainer, pool: Dataset, losses: dict[str, list[float]]) -> None:

@@ -66,6 +66,14 @@ class ScorerArguments:
         default=None, metadata={"help": "Attention implementation, e.g. sdpa. Default: that of transformers."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    bf16: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Score as training with `bf16: true` does, which `score_dtype: auto` follows. Default: as in "
+            "training (TRL's default is true) with a config file that has options of training, else false."
+        },
+    )
+    fp16: bool = field(default=False, metadata={"help": "Score as training with `fp16: true` does."})
     load_in_8bit: bool = field(
         default=False, metadata={"help": "Quantize the weights to 8 bits (needs bitsandbytes), as training does."}
     )
@@ -238,10 +246,18 @@ def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequen
         if group & given:
             replaced |= group
     values = {key: value for key, value in config.items() if key in options - replaced}
+    if config.keys() & (ignored - options):
+        values = {**_precision_of_training(options, config, given), **values}
     parser.set_defaults_with_config(**values)
     for action in parser._actions:
         if action.dest in values:
             action.source = name  # for --help
+
+
+def _precision_of_training(options: set[str], config: dict[str, Any], given: set[str]) -> dict[str, bool]:
+    """Return TRL's default of `bf16`, for a program that scores by the config file of a program that trains."""
+    is_said = {"bf16", "fp16"} & given or "bf16" in config or config.get("fp16")
+    return {} if is_said or "bf16" not in options else {"bf16": True}
 
 
 def _text_options(parser: TrlParser) -> set[str]:

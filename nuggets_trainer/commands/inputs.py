@@ -76,13 +76,14 @@ def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, 
 
     from nuggets_trainer.engine.loading import load_scorer_of
     from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
-    from nuggets_trainer.training.rows import find_training_chat_template
+    from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype
 
     # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     if not state.is_main_process:  # one bar is enough
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
+    training_dtype = find_training_dtype(scorer.bf16, scorer.fp16)
     pool = read_pool(read_rows(rows), config, row_options, name="dataset_name")
     name = config.scorer_model or scorer.model_name_or_path
     assert name is not None
@@ -102,5 +103,6 @@ def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, 
         "config": config,
         "row_options": row_options,
         "training_chat_template": find_training_chat_template(tokenizer, row_options),
+        "training_dtype": training_dtype,
     }
     return Loaded(model, tokenizer, pool, options, state)

@@ -23,7 +23,7 @@ import peft
 import torch
 import transformers
 import trl
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
@@ -37,6 +37,7 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import make_directory, write_atomically
 from nuggets_trainer.store.fingerprint import adapter_hash, config_hash, tokenizer_hash, weights_hash
 from nuggets_trainer.training.job_arguments import load_options
+from nuggets_trainer.training.preserved import hidden_bars
 from nuggets_trainer.training.rows import rows_for_trl
 
 POOL_INDEX = "_pool_index"
@@ -103,10 +104,10 @@ class TuningRuns:
         self._tokenizer = AutoTokenizer.from_pretrained(self._path, **shared)
         self._engine_path: str | None = None
         self._ranks = Ranks()
-        disable_progress_bars()  # a comparison is many short jobs
         rows = pool.select(candidates).add_column(POOL_INDEX, candidates)
-        train_rows = rows_for_trl(rows, template_name, args, self._tokenizer)
-        heldout_rows = rows_for_trl(heldout, template_name, args, self._tokenizer)
+        with hidden_bars():
+            train_rows = rows_for_trl(rows, template_name, args, self._tokenizer)
+            heldout_rows = rows_for_trl(heldout, template_name, args, self._tokenizer)
         trainer = self._trainer(train_rows, 0, {"packing": False}, heldout_rows)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("A comparison needs the whole model on each device. Launch without FSDP and DeepSpeed.")
@@ -182,8 +183,9 @@ class TuningRuns:
     def _trainer(
         self, rows: Dataset, seed: int, changes: dict[str, Any], heldout: Dataset | None = None
     ) -> SFTTrainer:
-        model = AutoModelForCausalLM.from_pretrained(self._path, **self._load_options)
-        with tempfile.TemporaryDirectory() as output_dir:
+        # A comparison is many short jobs: each has one line, and no bars.
+        with hidden_bars(), tempfile.TemporaryDirectory() as output_dir:
+            model = AutoModelForCausalLM.from_pretrained(self._path, **self._load_options)
             known = {name: value for name, value in QUIET.items() if hasattr(self._args, name)}
             args = dataclasses.replace(self._args, output_dir=output_dir, seed=seed, **known)
             args = dataclasses.replace(args, **changes)

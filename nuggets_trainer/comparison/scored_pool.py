@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
@@ -25,7 +24,7 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.session import ScoringRequest
 from nuggets_trainer.store.files import Place, join, make_directory, read_bytes, write_atomically
 from nuggets_trainer.training.job_arguments import load_options
-from nuggets_trainer.training.rows import find_training_chat_template, row_options
+from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
 
 COVERAGE_WEIGHT = 0.5  # weight of the arm `coverage`, unless `coverage_weight` is given
 
@@ -100,11 +99,6 @@ def _make_request(
     """Turn the arguments into a request as a trainer does, so that both select the same rows."""
     training_options = row_options(args)
     tokenizer = scorer_tokenizer(tokenizer, config, training_options)
-    training_dtype = None
-    if args.bf16:
-        training_dtype = torch.bfloat16
-    elif args.fp16:
-        training_dtype = torch.float16
     return read_request(
         scorer,
         tokenizer,
@@ -112,7 +106,7 @@ def _make_request(
         config=config,
         row_options=training_options,
         training_chat_template=find_training_chat_template(tokenizer, training_options),
-        training_dtype=training_dtype,
+        training_dtype=find_training_dtype(args.bf16, args.fp16),
     )
 
 

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from nuggets_trainer.data.unreadable import errors_name_the_file
+
+
+@contextlib.contextmanager
+def hidden_dataset_bars(hidden: bool = True) -> Iterator[None]:
+    """Hide the progress bars of datasets, which are those of the whole process; what was set before is put back.
+
+    Args:
+        hidden: whether they are hidden; False changes nothing.
+    """
+    from datasets import are_progress_bars_disabled, config, disable_progress_bars, enable_progress_bars
+
+    # With the environment variable set, datasets shows or hides its bars by it alone, and warns of attempts.
+    if not hidden or are_progress_bars_disabled() or config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None:
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def take_pool(dataset: Any, pool_size: int | None, name: str = "train_dataset") -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.data.dataset import hidden_dataset_bars
 from nuggets_trainer.data.directories import (
     FILE_BUILDERS,
     check_files,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
+
+
+SMALL_FILE = 20_000_000  # bytes; such a file is read within about a second, and a bar for it is noise
 
 
 def check_paths(
@@ -111,7 +115,7 @@ def load_rows(
     path = Path(resolve_demo(name))
     _check_rows(option, name)
     if path.is_file():
-        with errors_name_the_file(option, name, path):
+        with errors_name_the_file(option, name, path), hidden_dataset_bars(path.stat().st_size <= SMALL_FILE):
             return _with_valid_text(_load_file(path, streaming))
     if path.is_dir():
         loaded = _load_directory(name, config, streaming, option)

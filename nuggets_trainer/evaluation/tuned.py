@@ -92,7 +92,7 @@ def resolve_answer_template(name: str, tokenizer: PreTrainedTokenizerBase) -> st
             "`template` must be `plain` or `nuggets` for a tokenizer without a chat template, got 'chat'. Name the "
             "template that the model was tuned with."
         )
-    return resolve_alpaca_template(name, tokenizer.chat_template)
+    return resolve_alpaca_template(name, bool(tokenizer.chat_template))
 
 
 def model_fields(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

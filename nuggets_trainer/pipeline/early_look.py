@@ -21,6 +21,7 @@ from nuggets_trainer.pipeline.signal_check import affordable_size, check_signal,
 from nuggets_trainer.pipeline.signal_verdict import SignalCheck
 from nuggets_trainer.racing.pilot import upper_quantile
 from nuggets_trainer.scoring.collect import Pilot
+from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.wording import counted
@@ -124,10 +125,13 @@ class EarlyLook:
         return {**dataclasses.asdict(self), "problems": list(self.problems), "says": self.sentence}
 
     def log(self) -> None:
-        """Log the look, as a warning if something speaks against going on; not if there are too few rows to tell."""
-        if self.num_rows >= FEWEST_ROWS:
-            log = logger.warning if self.problems else logger.info
-            log("%s", self.describe())
+        """Say the look, as a warning if something speaks against going on; not if there are too few rows to tell."""
+        if self.num_rows < FEWEST_ROWS:
+            return
+        if self.problems:
+            logger.warning("%s", self.describe())
+        else:
+            tell(logger, "%s", self.describe())
 
 
 class PilotLook:

@@ -37,6 +37,7 @@ from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.row_signals import Signals
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
@@ -197,7 +198,7 @@ def _choose_and_write(
     about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
     write_results(score_dir, scores, collected.one_shot, golden_set, about)
     for line in describe_results(scores, golden_set):
-        result_logger.info("%s", line)
+        tell(result_logger, "%s", line)
     with warn_instead_of_raising(score_dir):
         write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name, result.found)
         report = write_report(score_dir)
@@ -268,7 +269,8 @@ def score_shard(
             run.read_outcome()  # says if the other ranks' pairs are not there
         num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
     if session.ranks.is_main:
-        result_logger.info(
+        tell(
+            result_logger,
             "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
             "missing and writes the results.",
             number,

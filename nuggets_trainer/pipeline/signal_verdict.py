@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -107,9 +108,11 @@ class SignalCheck:
         )
 
     def log(self) -> None:
-        """Log the verdict, as a warning if a corruption is not seen."""
-        log = logger.info if self.verdict in ("all", "unclear") else logger.warning
-        log("%s", self.describe())
+        """Say the verdict, as a warning if a corruption is not seen."""
+        if self.verdict in ("all", "unclear"):
+            tell(logger, "%s", self.describe())
+        else:
+            logger.warning("%s", self.describe())
 
 
 def compare(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.row import Message, UnusableRowError, content_text
 from nuggets_trainer.prompts.shown import NOT_SHOWN
-from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized
+from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized, token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,6 +78,7 @@ class ChatRenderer:
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"verbose": False},
             **self._options(options),
         )
         return RenderedChat(text, list(encoded["input_ids"]), list(encoded["assistant_masks"]))
@@ -129,7 +130,7 @@ class ChatRenderer:
         return RenderedChat(text, ids, mask)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(self._tokenizer, text, add_special_tokens=False)
 
     def _write(self, messages: list[Message], options: dict[str, Any]) -> str:
         written: str = self._tokenizer.apply_chat_template(

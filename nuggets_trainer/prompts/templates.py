@@ -81,14 +81,14 @@ def resolve_pool_template(name: str, pool: Pool, has_chat_template: bool) -> str
     )
 
 
-def resolve_alpaca_template(name: str, chat_template: str | None) -> str:
+def resolve_alpaca_template(name: str, has_chat_template: bool) -> str:
     """Return the template that `auto` stands for with rows that have Alpaca columns.
 
     Args:
         name: name of a template, or `auto`.
-        chat_template: Jinja text of the tokenizer's chat template, if there is one.
+        has_chat_template: whether the tokenizer has a chat template.
     """
-    return resolve_template(name, has_chat_template=bool(chat_template), row_format="alpaca")
+    return resolve_template(name, has_chat_template=has_chat_template, row_format="alpaca")
 
 
 def make_template(

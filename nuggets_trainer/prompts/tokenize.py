@@ -22,7 +22,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if not text:
         return []
     with dropping_what_cannot_be_tokenized():
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return token_ids(tokenizer, text, add_special_tokens=False)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = True) -> list[int]:
+    """Tokenize text of any length; rows that are too long are dropped and counted, so that no warning is needed."""
+    return list(tokenizer(text=text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
 
 
 def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -39,7 +39,7 @@ def is_alpaca(column_names: list[str] | None, text_field: str = "text") -> bool:
     return fitting_formats(column_names, text_field) == ["alpaca"]
 
 
-def first_row_in_trl_columns(pool: Pool, template_name: str, chat_template: str | None) -> Dataset:
+def first_row_in_trl_columns(pool: Pool, template_name: str, has_chat_template: bool) -> Dataset:
     """Return one row of a pool with Alpaca columns in TRL's columns.
 
     TRL decides by the first row of the training set what to put loss on, before anything is scored.
@@ -47,7 +47,7 @@ def first_row_in_trl_columns(pool: Pool, template_name: str, chat_template: str 
     Args:
         pool: rows with Alpaca columns.
         template_name: name of a template, or `auto`.
-        chat_template: Jinja text of the tokenizer's chat template, if there is one.
+        has_chat_template: whether the tokenizer that trains has a chat template.
 
     Raises:
         ValueError: if no row of the pool is usable.
@@ -56,7 +56,7 @@ def first_row_in_trl_columns(pool: Pool, template_name: str, chat_template: str 
     if not usable:
         _, dropped = pool.read_keys()
         raise ValueError(f"No row of `{pool.name}` is usable ({tally(Counter(dropped.values()))}).")
-    return alpaca_to_trl(pool.dataset.select(usable[:1]), resolve_alpaca_template(template_name, chat_template))
+    return alpaca_to_trl(pool.dataset.select(usable[:1]), resolve_alpaca_template(template_name, has_chat_template))
 
 
 def in_trl_columns(

@@ -1,6 +1,6 @@
-"""What a person sees while a pool is scored: a bar of tqdm's, or a plain line now and then.
+"""What a person sees while a pool is scored: a bar of tqdm's, or a plain line now and then, and what `tell` says.
 
-On a terminal and in a notebook it is a bar; elsewhere (a log file, a batch job) it is lines through `logging`.
+On a terminal and in a notebook it is a bar; elsewhere (a log file, a batch job) it is lines.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Phase:
             self._change_bar(self.describe())
         elif self._bar is None and self.shown and now >= self._next_line:
             self._next_line, self._wrote_lines = now + LINE_SECONDS, True
-            logger.info("%s: %s", self._name, self.describe())
+            tell(logger, "%s: %s", self._name, self.describe())
 
     def end(self) -> None:
         """Show how the phase ended: in the bar, or in a line if lines were written before."""
@@ -107,7 +107,7 @@ class Phase:
         if self._bar is not None:
             self._change_bar(text)
         elif self._wrote_lines:
-            logger.info("%s: %s", self._name, text)
+            tell(logger, "%s: %s", self._name, text)
 
     def _change_bar(self, text: str) -> None:
         self._bar.n, self._bar.total = self.state.done, self.state.total
@@ -162,11 +162,55 @@ def show_phase(name: str, unit: str, total: int | None, shown: bool = True) -> I
         return
     # In a notebook the last state stays; on a terminal the log says what is worth keeping.
     bar = tqdm(desc=name, total=total, bar_format=BAR_FORMAT, dynamic_ncols=True, leave=notebook)
-    loggers = [logging.getLogger(), logging.getLogger("nuggets_trainer")]
-    with bar, logging_redirect_tqdm(loggers):  # messages stand above the bar
+    with bar, messages_above_bars():
         phase = Phase(name, unit, total, bar, shown)
         yield phase
         phase.end()
+
+
+def tell(log: logging.Logger, message: str, *args: Any) -> None:
+    """Say a line of the account of a run: what is planned, how far it is, what came out.
+
+    Where the user listens to INFO, the line goes through `logging` alone. A plain script listens to WARNING, as Python
+    does by default, and would show the cautions without the result; there the line goes to stderr. It is left out
+    where the user has asked for silence: by a level of the package's loggers, `logging.disable`,
+    `TRANSFORMERS_VERBOSITY=error` or the Trainer's `log_level`.
+
+    Args:
+        log: logger of the module that speaks.
+        message: text, with the placeholders of `logging`.
+        args: values of the placeholders.
+    """
+    if log.isEnabledFor(logging.INFO) and log.hasHandlers():
+        log.info(message, *args)
+    elif _has_no_wish(log):
+        tqdm.write(message % args, file=sys.stderr)
+
+
+def _has_no_wish(log: logging.Logger) -> bool:
+    """Whether nobody has chosen what this logger shows, nor silenced transformers."""
+    from transformers.utils.logging import get_verbosity
+
+    deciding: logging.Logger | None = log
+    while deciding is not None and deciding.level == logging.NOTSET:
+        deciding = deciding.parent
+    is_default = deciding is None or (deciding is logging.root and deciding.level <= logging.WARNING)
+    return is_default and log.manager.disable < logging.INFO and get_verbosity() <= logging.WARNING
+
+
+@contextlib.contextmanager
+def messages_above_bars() -> Iterator[None]:
+    """Write messages that go to the console above a bar, and not into it, each once."""
+    package = logging.getLogger("nuggets_trainer")
+    loggers = [one for one in (logging.root, package) if any(map(_is_on_console, one.handlers))]
+    if not loggers and not package.hasHandlers():
+        loggers = [logging.root]  # Python writes warnings to stderr where nothing is set up
+    with logging_redirect_tqdm(loggers):
+        yield
+
+
+def _is_on_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
 
 
 def _in_notebook() -> bool:

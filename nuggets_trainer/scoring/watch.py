@@ -12,7 +12,7 @@ from nuggets_trainer.racing.forecast import tokens_left, tokens_of_all
 from nuggets_trainer.racing.gain_race import GainRace
 from nuggets_trainer.racing.race import Race
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.scoring.progress import Phase
+from nuggets_trainer.scoring.progress import Phase, tell
 from nuggets_trainer.scoring.timing import Measurement, Range, Workload, describe_time, speed_of, speed_together
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Watch:
 
     Args:
         stop_after: seconds of scoring after which enough was seen; None never stops.
-        quiet: whether to log nothing.
+        quiet: whether to say nothing.
 
     Attributes:
         workload: what there is to score, of all processes.
@@ -69,7 +69,7 @@ class Watch:
         self.tokens_left = tokens, tokens, tokens
         phase.state.work_left = tokens
         if phase.shown and not self._told:
-            logger.info("plan: %s", workload.describe())
+            tell(logger, "plan: %s", workload.describe())
 
     def restart_clock(self) -> None:
         """Count the time from now on: what took time before was no scoring."""
@@ -102,7 +102,7 @@ class Watch:
         if self._phase.shown and not self._told and self._foreseen and now - self.began >= TELL_AFTER_SECONDS:
             self._told = True
             speed, spread = speed_of(self.calls)
-            logger.info("plan: %s", describe_time(self.tokens_left, self._sharing * speed, spread))
+            tell(logger, "plan: %s", describe_time(self.tokens_left, self._sharing * speed, spread))
 
     def update_from_race(self, race: Race | GainRace, last: bool) -> None:
         """Take over how far a race is.

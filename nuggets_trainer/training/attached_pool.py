@@ -13,7 +13,7 @@ from nuggets_trainer.data.row import SEPARATOR, Row, UnusableRowError, joined_te
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.render_chat import ChatRenderer
 from nuggets_trainer.prompts.templates import resolve_pool_template
-from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized
+from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized, token_ids
 from nuggets_trainer.prompts.trl_columns import is_in_another_form
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _text_ids(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     separator = SEPARATOR if row.is_conversational else row.separator
     text = joined_text(row.prompt) + separator + joined_text(row.completion)
     with dropping_what_cannot_be_tokenized():
-        return list(tokenizer(text=text)["input_ids"])
+        return token_ids(tokenizer, text)
 
 
 def _is_cut_of(ids: list[int], rendered: list[int], eos: int | None) -> bool:

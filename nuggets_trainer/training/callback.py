@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.pipeline.rows import read_anchors
 from nuggets_trainer.report.cards import add_section, selection_section, wrap_create_model_card
+from nuggets_trainer.scoring.progress import messages_above_bars
 from nuggets_trainer.training.attached_pool import attached_pool
 from nuggets_trainer.training.checkpoints import sigterm_checkpoint
 from nuggets_trainer.training.trainer_checks import check_attachable, warn_of_few_steps, warn_of_no_reselection
@@ -157,9 +158,10 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             )
         selection.log()
         if state.is_world_process_zero:
-            warn_of_few_steps(len(selection.golden_set), state.max_steps, args)
-            if selection.reselection is not None:
-                warn_of_no_reselection(selection.interval(kwargs["train_dataloader"]), state.max_steps)
+            with messages_above_bars():
+                warn_of_few_steps(len(selection.golden_set), state.max_steps, args)
+                if selection.reselection is not None:
+                    warn_of_no_reselection(selection.interval(kwargs["train_dataloader"]), state.max_steps)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

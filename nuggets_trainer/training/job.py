@@ -10,8 +10,9 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
@@ -35,6 +36,27 @@ from nuggets_trainer.training.job_arguments import (
     model_init_kwargs,
 )
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
+from nuggets_trainer.wording import counted
+
+FINISHED_FILE = "finished_training.json"  # state of the Trainer at the end, in the output directory of a finished job
+
+
+def check_job_paths(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> None:
+    """Refuse local paths of a program that trains which do not exist or must not be written, as `check_paths` does."""
+    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
+    models = {"model_name_or_path": model.model_name_or_path}
+    check_paths(nuggets, rows, models, {"output_dir": args.output_dir})
+
+
+def load_pool_rows(script: RecipeArguments) -> Any:
+    """Load the rows that are the pool, or a stream of them."""
+    return load_rows(
+        script.dataset_name,
+        script.dataset_config,
+        script.dataset_train_split,
+        script.dataset_streaming,
+        option="--dataset_name",
+    )
 
 
 def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
@@ -46,9 +68,15 @@ def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
     return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
 
 
-def is_finished(checkpoint: str, args: SFTConfig) -> bool:
-    """Check whether a checkpoint has all the steps that these arguments ask for."""
-    state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+def is_finished(checkpoint: str, args: SFTConfig, state_file: str = TRAINER_STATE_NAME) -> bool:
+    """Check whether a checkpoint has all the steps that these arguments ask for.
+
+    Args:
+        checkpoint: directory of the checkpoint, or of a job.
+        args: training arguments.
+        state_file: name of the file with the Trainer's state; in the directory of a job it is `FINISHED_FILE`.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / state_file))
     if args.max_steps > 0:
         return bool(state.global_step >= args.max_steps)
     return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
@@ -104,30 +132,87 @@ def best_checkpoint(checkpoint: str) -> str:
     )
 
 
-def load_finished(trainer: SFTTrainer, checkpoint: str) -> None:
-    """Load what a finished job has trained: its best model with `load_best_model_at_end`, else the last one.
+class Finished(NamedTuple):
+    """Where a job is that has taken all its steps.
 
-    `Trainer.train` would take one more step if the last step was not the last one of its epoch.
+    Attributes:
+        place: its last checkpoint, or its output directory if that checkpoint is gone.
+        model: directory of its model: the best one with `load_best_model_at_end`, else the last one.
+    """
+
+    place: str
+    model: str
+
+
+def find_finished(checkpoint: str | None, args: SFTConfig) -> Finished | None:
+    """Find what a job has trained that has taken all its steps; None if steps are left.
+
+    `Trainer.train` would take one more step if the last step was not the last one of its epoch. The last checkpoint
+    may be gone: `save_total_limit=1` with `load_best_model_at_end` keeps the best one alone, and `save_strategy=best`
+    may never write it. The output directory then tells that the job is finished, and has its model.
 
     Args:
-        trainer: trainer of the job.
-        checkpoint: last checkpoint of the job.
+        checkpoint: checkpoint that the job would go on from; None if it starts at the first step.
+        args: training arguments.
 
     Raises:
         FileNotFoundError: if the best model is gone.
     """
-    trainer._load_from_checkpoint(best_checkpoint(checkpoint) if trainer.args.load_best_model_at_end else checkpoint)
+    if checkpoint is None:
+        return None
+    if is_finished(checkpoint, args):
+        return Finished(checkpoint, best_checkpoint(checkpoint) if args.load_best_model_at_end else checkpoint)
+    if (Path(args.output_dir) / FINISHED_FILE).is_file() and is_finished(args.output_dir, args, FINISHED_FILE):
+        return Finished(args.output_dir, args.output_dir)
+    return None
 
 
-def leave_after_sigterm(trainer: SFTTrainer) -> None:
-    """End the process if training stopped early because SIGTERM came (`enable_jit_checkpoint`).
+def save_finished(trainer: SFTTrainer, finished: Finished) -> None:
+    """Load the model of a finished job, and save it, unless it is in the output directory already."""
+    trainer._load_from_checkpoint(finished.model)
+    if finished.model != trainer.args.output_dir:
+        trainer.save_model(trainer.args.output_dir)
+
+
+def train_and_save(trainer: SFTTrainer, checkpoint: str | None) -> None:
+    """Train from a checkpoint, or from the first step on; save the model, and mark the job finished.
+
+    Args:
+        trainer: trainer of the job.
+        checkpoint: checkpoint to go on from; None starts at the first step.
 
     Raises:
-        SystemExit: with code 143.
+        SystemExit: with code 143, if training stopped early because SIGTERM came (`enable_jit_checkpoint`).
     """
-    if getattr(trainer.args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
-        trainer.accelerator.print("SIGTERM: a checkpoint is written. The same command goes on from it.")
+    args, say = trainer.args, trainer.accelerator.print
+    mark = Path(args.output_dir) / FINISHED_FILE
+    Ranks().on_main(lambda: mark.unlink(missing_ok=True))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if getattr(args, "enable_jit_checkpoint", False) and trainer.state.global_step < trainer.state.max_steps:
+        say("SIGTERM: a checkpoint is written. The same command goes on from it.")
         raise SystemExit(128 + signal.SIGTERM)
+    say(describe_training(trainer.state, len(trainer.train_dataset)))
+    trainer.save_model(args.output_dir)
+    Ranks().on_main(lambda: trainer.state.save_to_json(str(mark)))
+
+
+def describe_training(state: TrainerState, num_rows: int) -> str:
+    """Say in one line what training did.
+
+    Args:
+        state: state of the trainer at the end.
+        num_rows: number of rows that it trained on.
+    """
+    losses = [entry for entry in state.log_history if "loss" in entry]
+    parts = [f"trained {counted(state.global_step, 'step')} ({state.epoch:.3g} epochs) on {counted(num_rows, 'row')}"]
+    if losses:
+        before, after = losses[0], losses[-1]
+        first = f"{before['loss']:.4f} at step {before['step']}, " if len(losses) > 1 else ""
+        parts.append(f"training loss {first}{after['loss']:.4f} at step {after['step']}")
+    heldout = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    if heldout:
+        parts.append(f"held-out loss {heldout[-1]:.4f}")
+    return "; ".join(parts)
 
 
 def run_job(
@@ -151,20 +236,19 @@ def run_job(
         trainer = SelectedSFTTrainer(**arguments, nuggets_config=nuggets)
     say = trainer.accelerator.print
     checkpoint = Ranks().on_main(lambda: find_checkpoint(args))
-    if checkpoint is not None and is_finished(checkpoint, args):
-        trainer.select(checkpoint)
-        load_finished(trainer, checkpoint)
+    finished = Ranks().on_main(lambda: find_finished(checkpoint, args))
+    if finished is not None:
+        trainer.select(finished.place)
+        save_finished(trainer, finished)
         score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
         say(
-            f"Nothing is left to train: {checkpoint} has all steps. For another run choose another `output_dir`; with "
-            f"`--score_dir {score_dir}` it uses the scores again."
+            f"Nothing is left to train: {finished.place} has all steps. For another run choose another `output_dir`; "
+            f"with `--score_dir {score_dir}` it uses the scores again."
         )
     else:
         if checkpoint is not None:
             say(f"Resuming from {checkpoint}, on the golden set saved in it.")
-        trainer.train(resume_from_checkpoint=checkpoint)
-        leave_after_sigterm(trainer)
-    trainer.save_model(args.output_dir)
+        train_and_save(trainer, checkpoint)
     say(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
@@ -185,22 +269,16 @@ def trainer_arguments(
         model: model and adapter.
         nuggets: config with the other paths.
     """
-    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
-    models = {"model_name_or_path": model.model_name_or_path}
-    check_paths(nuggets, rows, models, {"output_dir": args.output_dir})
+    check_job_paths(script, args, model, nuggets)
     args.model_init_kwargs = model_init_kwargs(args, model)
+    if not torch.accelerator.is_available():
+        args.dataloader_pin_memory = False  # torch warns of a default that does nothing here
     check_report_to(args.report_to)
     model_config = read_model_config(model.model_name_or_path, **hub_options(args))
     arguments = {
         "model": resolve_demo(model.model_name_or_path),
         "args": args,
-        "train_dataset": load_rows(
-            script.dataset_name,
-            script.dataset_config,
-            script.dataset_train_split,
-            script.dataset_streaming,
-            option="--dataset_name",
-        ),
+        "train_dataset": load_pool_rows(script),
         "eval_dataset": load_eval_rows(script, args),
         "peft_config": get_peft_config(model),
     }

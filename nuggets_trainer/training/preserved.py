@@ -8,19 +8,27 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from nuggets_trainer.data.dataset import hidden_dataset_bars
 
 
 @contextlib.contextmanager
-def silent_progress_bars() -> Iterator[None]:
-    """Hide the progress bars of a trial with one row. Their count of 1 would look like the size of the pool."""
-    disabled = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not disabled:
-            enable_progress_bars()
+def hidden_bars(hidden: bool = True) -> Iterator[None]:
+    """Hide the progress bars of datasets and transformers, and with them our own; lines take the place of these.
+
+    Args:
+        hidden: whether they are hidden; False changes nothing.
+    """
+    was_enabled = is_progress_bar_enabled()
+    with hidden_dataset_bars(hidden):
+        if hidden:
+            disable_progress_bar()
+        try:
+            yield
+        finally:
+            if hidden and was_enabled:
+                enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AutoTokenizer
 from trl.chat_template_utils import get_training_chat_template
 
@@ -59,6 +60,35 @@ def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | No
     return found
 
 
+def find_training_dtype(bf16: bool | None, fp16: bool) -> torch.dtype | None:
+    """Find the dtype that training autocasts to, which `score_dtype="auto"` follows; None without mixed precision.
+
+    Args:
+        bf16: option of SFTConfig; None is False here, because SFTConfig has replaced it by its default.
+        fp16: option of SFTConfig.
+
+    Raises:
+        ValueError: if both are true.
+    """
+    if bf16 and fp16:
+        raise ValueError("`bf16` and `fp16` must not both be true. Keep one.")
+    if bf16:
+        return torch.bfloat16
+    return torch.float16 if fp16 else None
+
+
+def trains_with_chat_template(chat_template: str | None, args: Any) -> bool:
+    """Whether TRL trains with a chat template.
+
+    With `chat_template_path` it takes one from a Jinja file, or from another tokenizer, and fails if there is none.
+
+    Args:
+        chat_template: chat template of the tokenizer as it was loaded; None if it has none.
+        args: `SFTConfig`, or None.
+    """
+    return bool(chat_template) or getattr(args, "chat_template_path", None) is not None
+
+
 def rows_for_trl(rows: Dataset, template: str, args: Any, tokenizer: Any) -> Dataset:
     """Convert rows as `SelectedSFTTrainer` does, so that TRL trains on what was scored.
 
@@ -72,7 +102,7 @@ def rows_for_trl(rows: Dataset, template: str, args: Any, tokenizer: Any) -> Dat
         ValueError: if a row that needs to be converted is unusable.
     """
     tokenizer = _with_chat_template_of(args, tokenizer)
-    resolved = resolve_alpaca_template(template, tokenizer.chat_template)
+    resolved = resolve_alpaca_template(template, bool(tokenizer.chat_template))
     marked = find_training_chat_template(tokenizer, row_options(args))
     return in_trl_columns(rows, resolved, args.dataset_text_field, tokenizer, marked)
 

@@ -8,7 +8,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from accelerate.utils.memory import clear_device_cache
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -23,8 +22,8 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.report import warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import join
-from nuggets_trainer.training.preserved import without_mixed_precision
-from nuggets_trainer.training.rows import find_training_chat_template, row_options
+from nuggets_trainer.training.preserved import hidden_bars, without_mixed_precision
+from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
 from nuggets_trainer.training.settings import selection_settings
 from nuggets_trainer.training.trainer_checks import check_selection_options
 from nuggets_trainer.wording import counted
@@ -32,6 +31,7 @@ from nuggets_trainer.wording import counted
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    import torch
     from transformers import Trainer
 
     from nuggets_trainer.golden.selection import GoldenSet
@@ -167,7 +167,9 @@ class Selector:
     ) -> tuple[PoolScores, GoldenSet]:
         request = self._request(anchors, config, score_dir)
         autocast_dtype = self._autocast_dtype(model)
-        return score_request(model, dataclasses.replace(request, autocast_dtype=autocast_dtype, adapter=adapter))
+        request = dataclasses.replace(request, autocast_dtype=autocast_dtype, adapter=adapter)
+        with hidden_bars(self._trainer.args.disable_tqdm):
+            return score_request(model, request)
 
     def _request(self, anchors: AnchorPools | None, config: NuggetsConfig, score_dir: str) -> ScoringRequest:
         """Check rows, config and tokenizer against each other. This needs no loaded model."""
@@ -199,11 +201,7 @@ class Selector:
 
     def _autocast_dtype(self, model: Any) -> torch.dtype | None:
         """Find the dtype that scoring autocasts to; None computes in the dtype of the weights."""
-        training_dtype = None
-        if self._trainer.args.bf16:
-            training_dtype = torch.bfloat16
-        elif self._trainer.args.fp16:
-            training_dtype = torch.float16
+        training_dtype = find_training_dtype(self._trainer.args.bf16, self._trainer.args.fp16)
         return resolve_autocast_dtype(self._config.score_dtype, inner_model(model).dtype, training_dtype)
 
 

@@ -6,12 +6,13 @@ that the Trainer's own `report_to` has opened.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from nuggets_trainer.report.tallies import score_edges, trimmed_edges
@@ -50,9 +51,22 @@ def log_selection(
     if scores is not None:
         numbers.update(scores.summary())
     # Not `trainer.log`: SFTTrainer's would put the metrics it has gathered since its last log into this entry.
-    Trainer.log(trainer, {f"nuggets/{name}": value for name, value in numbers.items()})
+    with _without_terminal(trainer):
+        Trainer.log(trainer, {f"nuggets/{name}": value for name, value in numbers.items()})
     if scores is not None and trainer.is_world_process_zero():
         _log_golden_set(trainer, pool, golden_set, scores)
+
+
+@contextlib.contextmanager
+def _without_terminal(trainer: Trainer) -> Iterator[None]:
+    """Keep an entry from the callbacks that print each one as a dict: the terminal has the golden set in words."""
+    handler = trainer.callback_handler
+    callbacks = handler.callbacks
+    handler.callbacks = [one for one in callbacks if not isinstance(one, (PrinterCallback, ProgressCallback))]
+    try:
+        yield
+    finally:
+        handler.callbacks = callbacks
 
 
 def _log_golden_set(trainer: Trainer, pool: Pool, golden_set: GoldenSet, scores: PoolScores) -> None:

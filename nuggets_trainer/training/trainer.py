@@ -11,6 +11,7 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import SFTTrainer
 
@@ -21,18 +22,19 @@ from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import first_row_in_trl_columns, in_trl_columns
 from nuggets_trainer.training.callback import NuggetsDataCallback
-from nuggets_trainer.training.preserved import silent_progress_bars
-from nuggets_trainer.training.rows import row_options
+from nuggets_trainer.training.preserved import hidden_bars
+from nuggets_trainer.training.rows import row_options, trains_with_chat_template
 from nuggets_trainer.training.trainer_checks import check_trainer_arguments
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import TrainOutput
 
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.pipeline.rows import AnchorDataset
     from nuggets_trainer.store.results import PoolScores
+
+FEW_ROWS = 5000  # rows that TRL prepares within seconds: it tokenizes some 1,500 a second on one core
 
 
 class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
@@ -90,9 +92,10 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments["train_dataset"] = pool.dataset
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
-            arguments["train_dataset"] = first_row_in_trl_columns(
-                pool, nuggets_config.template, _chat_template(arguments)
-            )
+            with hidden_bars():
+                arguments["train_dataset"] = first_row_in_trl_columns(
+                    pool, nuggets_config.template, _has_chat_template(arguments)
+                )
         super().__init__(**arguments)
         self.train_dataset = pool.dataset
         self._nuggets.take_over(self, pool, anchors, functools.partial(self._prepare_rows, packing=None))
@@ -115,13 +118,18 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         if self._deferred is None:
             self._deferred = (processing_class, *args), kwargs
             return dataset
-        if not self._formats_itself:
-            tokenizer = getattr(processing_class, "tokenizer", processing_class)
-            template = resolve_alpaca_template(self.nuggets_config.template, tokenizer.chat_template)
-            if dataset.column_names is not None:  # a stream may not know them
-                detect_format(dataset.column_names, "eval_dataset", self._text_field)
-            dataset = in_trl_columns(dataset, template, self._text_field, tokenizer, self.chat_template)
-        return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
+        with hidden_bars(_is_prepared_at_once(dataset)):
+            if not self._formats_itself:
+                dataset = self._in_trl_columns(dataset, processing_class)
+            return super()._prepare_dataset(dataset, processing_class, *args, **kwargs)
+
+    def _in_trl_columns(self, dataset: Any, processing_class: Any) -> Any:
+        assert self.nuggets_config is not None
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        template = resolve_alpaca_template(self.nuggets_config.template, bool(tokenizer.chat_template))
+        if dataset.column_names is not None:  # a stream may not know them
+            detect_format(dataset.column_names, "eval_dataset", self._text_field)
+        return in_trl_columns(dataset, template, self._text_field, tokenizer, self.chat_template)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Select, then train as `SFTTrainer.train` does.
@@ -178,7 +186,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         """
         usable = pool.usable_indices()
         if usable:
-            with silent_progress_bars():
+            with hidden_bars():  # their count of 1 would look like the size of the pool
                 self._prepare_rows(pool.dataset.select(usable[:1]), packing=False)
 
     def _prepare_rows(self, rows: Dataset, packing: bool | None) -> Dataset:
@@ -197,19 +205,29 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return self._prepare_dataset(*bound.args, **bound.kwargs)
 
 
+def _is_prepared_at_once(dataset: Any) -> bool:
+    """Whether TRL prepares a dataset within seconds, so that its five or six bars are noise."""
+    return isinstance(dataset, Dataset) and len(dataset) <= FEW_ROWS
+
+
 def _pool(arguments: dict[str, Any], config: NuggetsConfig) -> Pool:
     """Read `train_dataset` as a pool. A stream is read into memory up to `pool_size`."""
     options = row_options(arguments.get("args"))
     dataset, formatting_func = arguments.get("train_dataset"), arguments.get("formatting_func")
+    if isinstance(dataset, Pool):
+        raise TypeError(
+            "`train_dataset` must be a datasets.Dataset, got a Pool. TRL reads these rows as well, so pass "
+            "`pool.dataset`, and give its options to SFTConfig (`dataset_text_field`, `completion_only_loss`), to the "
+            "trainer (`formatting_func`) and to `nuggets_config` (`response_field`)."
+        )
     return read_pool(dataset, config, options, formatting_func, "train_dataset")
 
 
-def _chat_template(arguments: dict[str, Any]) -> str | None:
-    """Find the chat template that TRL will render with, before TRL has loaded the tokenizer."""
+def _has_chat_template(arguments: dict[str, Any]) -> bool:
+    """Whether TRL will render with a chat template, before TRL has loaded the tokenizer."""
     args, tokenizer = arguments.get("args"), arguments.get("processing_class")
     if tokenizer is None:
         model = arguments["model"]
         name = model if isinstance(model, str) else model.config._name_or_path
         tokenizer = AutoTokenizer.from_pretrained(name, **hub_options(args))
-    template: str | None = getattr(args, "chat_template_path", None) or tokenizer.chat_template
-    return template
+    return trains_with_chat_template(tokenizer.chat_template, args)

@@ -12,6 +12,7 @@ import numpy as np
 
 from nuggets_trainer.engine.adapters import holds_adapters, inner_model
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.scoring.progress import messages_above_bars, tell
 from nuggets_trainer.training.checkpoints import (
     SELECTION_FILE,
     Reselection,
@@ -183,9 +184,13 @@ class TrainerSelection:
         """
         slots, reselection = self.training_set.slots, self.reselection
         assert slots is not None and reselection is not None, "without `reselect` a golden set is chosen once"
-        with preserved_rng():
+        with preserved_rng(), messages_above_bars():
             self.scores, self.golden_set = self._selector.choose_again(len(slots), reselection.anchor_indices, step)
         summary = reselection.record(step, slots.latest, self.golden_set)
+        if self.trainer.is_world_process_zero():
+            kept, of_first = summary["kept"], summary["kept_of_first"]
+            text = "chosen again after step %d: %.0f of %d rows stay, %.0f are of the first golden set"
+            tell(logger, text, step, kept, len(slots), of_first)
         self.training_set.refill(self.golden_set.indices, step, loader)
         log_selection(self.trainer, self._pool, summary, self.golden_set, self.scores)
         self.save(self.trainer.args.output_dir)
@@ -215,6 +220,7 @@ class TrainerSelection:
         check_adapters(path.parent, inner_model(model) is not model or holds_adapters(model))
         golden_set, reselection = load_selection(path, self._selector.settings, self._pool)
         if self.trainer.is_world_process_zero():
+            tell(logger, "%s; read from %s", golden_set.describe(), path.parent)
             warn_of_other_training(path.parent, self._training)
         self.scores = None
         with preserved_rng():

@@ -88,3 +88,24 @@ def test_an_env_that_comes_too_late_is_told(tmp_path, monkeypatch, caplog):
     read(tmp_path, "env: {HF_HUB_DOWNLOAD_TIMEOUT: 7, MY_VARIABLE: 2}")
     assert "sets HF_HUB_DOWNLOAD_TIMEOUT, but the libraries that read this are imported already" in caplog.text
     assert (os.environ["HF_HUB_DOWNLOAD_TIMEOUT"], os.environ["MY_VARIABLE"]) == ("7", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "bf16"),
+    [
+        ("top_k: 5", None),  # a file of `nuggets score`: float32, as without a file
+        ("learning_rate: 1e-3", True),  # a file of training, where TRL's default counts
+        ("learning_rate: 1e-3\nfp16: true", None),
+        ("learning_rate: 1e-3\nfp16: false", True),
+        ("bf16: true", True),
+        ("learning_rate: 1e-3\nbf16: false", False),
+    ],
+)
+def test_a_config_of_training_brings_its_precision(text, bf16, tmp_path):
+    """`bf16` and its default in TRL were passed over, so that training scored everything again."""
+    (tmp_path / "my.yaml").write_text(f"model_name_or_path: m\ndataset_name: d\nscore_dir: s\n{text}\n")
+    argv = ["--config", str(tmp_path / "my.yaml")]
+    for command in (plan, score):
+        assert command.parse(argv)[2].bf16 is bf16
+    assert score.parse([*argv, "--bf16", "false"])[2].bf16 is False
+    assert score.parse([*argv, "--fp16", "true"])[2].bf16 in (None, bf16)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils.logging import is_progress_bar_enabled
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.comparison.arms import ARMS, LABELS
@@ -182,6 +184,19 @@ def test_a_comparison_killed_between_runs_continues(finished, files, tmp_path, m
     compare_in_process(files, output_dir, **changes)
     with pytest.raises(pytest.fail.Exception, match="everything is on disk"):
         compare_in_process(files, output_dir, **changes, learning_rate=1e-3)  # never mixed in
+
+
+def test_the_runs_of_a_comparison_show_no_bars(finished, files, capfd):
+    """Each run showed `Loading weights`, and the bars of datasets stayed off for the whole process."""
+    enable_progress_bars()
+    try:
+        compare_in_process(files, finished[0])
+        assert not are_progress_bars_disabled() and is_progress_bar_enabled()
+    finally:
+        disable_progress_bars()
+    shown = capfd.readouterr().err
+    assert set(re.findall(r"([\w ]+): +0%", shown)) == {"Loading weights"}
+    assert len(re.findall(r"Loading weights: +0%", shown)) == 1  # the scorer's, before the first run
 
 
 def test_a_damaged_run_is_no_run(finished):

@@ -142,7 +142,7 @@ def test_auto_is_chat_if_tokenizer_and_rows_allow_it(pool_name, has_chat_templat
     pool = Pool(Dataset.from_list(POOLS[pool_name]))
     assert resolve_pool_template("auto", pool, has_chat_template) == expected
     if pool_name == "alpaca":
-        assert resolve_alpaca_template("auto", "x" if has_chat_template else None) == expected
+        assert resolve_alpaca_template("auto", has_chat_template) == expected
     for name in TEMPLATES:
         assert resolve_pool_template(name, pool, has_chat_template) == name
     tokenizer = loaded("demo")

@@ -39,11 +39,11 @@ def test_columns_that_trl_trains_on_are_not_converted():
 
 
 @pytest.mark.parametrize(
-    ("name", "chat_template", "expected"),
-    [("auto", "x", "chat"), ("auto", None, "plain"), ("nuggets", "x", "nuggets")],
+    ("name", "has_chat_template", "expected"),
+    [("auto", True, "chat"), ("auto", False, "plain"), ("nuggets", True, "nuggets")],
 )
-def test_auto_is_chat_if_there_is_a_chat_template(name, chat_template, expected):
-    assert resolve_alpaca_template(name, chat_template) == expected
+def test_auto_is_chat_if_there_is_a_chat_template(name, has_chat_template, expected):
+    assert resolve_alpaca_template(name, has_chat_template) == expected
 
 
 def test_alpaca_columns_are_replaced_the_others_stay():

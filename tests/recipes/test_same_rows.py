@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
+from transformers import AutoTokenizer
 
 from nuggets_trainer.cli import main
 from nuggets_trainer.commands import train
+from nuggets_trainer.demo import demo_path
 from nuggets_trainer.training.job import run_job
 from tests.support.launch import ROOT
 
@@ -68,10 +71,14 @@ def template_of(score_dir):
     return json.loads((score_dir / "run.json").read_text())["template"]
 
 
-@pytest.mark.parametrize("assistant_only_loss", [False, True])
-def test_training_finds_what_nuggets_score_scored(job, tmp_path, assistant_only_loss):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"assistant_only_loss": "true"}, {"bf16": "true"}, {"bf16": None}],
+    ids=["float32", "assistant only", "bf16", "TRL's default"],
+)
+def test_training_finds_what_nuggets_score_scored(job, tmp_path, changes):
     """Given the same YAML, the command passed over these keys, and training scored everything again."""
-    options = job(chat_row, top_k=5, score_dir=tmp_path / "s", assistant_only_loss=str(assistant_only_loss).lower())
+    options = job(chat_row, top_k=5, score_dir=tmp_path / "s", **changes)
     values = dict(zip(options[::2], options[1::2], strict=True))
     lines = [f"{name.removeprefix('--')}: {value}\n" for name, value in values.items()]
     (tmp_path / "job.yaml").write_text("".join([*lines, f"output_dir: {tmp_path / 'out'}\n"]))
@@ -79,7 +86,8 @@ def test_training_finds_what_nuggets_score_scored(job, tmp_path, assistant_only_
     trainer = run_job(*train.parse(["--config", str(tmp_path / "job.yaml")]))
     assert trainer.scores.num_pairs_scored == 0 and len(trainer.golden_set) == 5
     fields = json.loads((tmp_path / "s" / "run.json").read_text())["fingerprint"]["fields"]
-    assert ("training_chat_template_sha256" in fields) == assistant_only_loss
+    assert ("training_chat_template_sha256" in fields) == ("assistant_only_loss" in changes)
+    assert ("bfloat16" in str(fields["score_dtype"])) == ("bf16" in changes)
 
 
 def test_the_control_trains_on_the_tokens_of_the_main_job(recipes, job, tmp_path):
@@ -91,6 +99,36 @@ def test_the_control_trains_on_the_tokens_of_the_main_job(recipes, job, tmp_path
     unselected = control.main(*control.parse([*options, "--output_dir", str(tmp_path / "control")]))
     assert trained_tokens(trainer) == trained_tokens(unselected)
     assert "said: " in trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"])
+
+
+def test_a_template_of_another_tokenizer_is_that_of_training(job, tmp_path):
+    """TRL then changes tokens and embeddings as well; the trainer scores behind that, and finds its pairs again."""
+    source = AutoTokenizer.from_pretrained(demo_path("model"))
+    source.chat_template = CHAT_TEMPLATE
+    source.add_tokens(["<|turn|>"])
+    source.save_pretrained(tmp_path / "tokenizer")
+    options = job(alpaca_row, chat_template_path=tmp_path / "tokenizer", top_k=20, score_dir=tmp_path / "scores")
+    trainer = run_job(*train.parse([*options, "--output_dir", str(tmp_path / "one")]))
+    assert template_of(tmp_path / "scores") == "chat" and trainer.scores.num_pairs_scored > 0
+    assert "said: " in trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"])
+    again = run_job(*train.parse([*options, "--output_dir", str(tmp_path / "two")]))
+    assert again.scores.num_pairs_scored == 0
+
+
+@pytest.mark.parametrize("recipe", ["control", "compare"])
+def test_the_recipes_look_at_their_paths_first(recipes, job, tmp_path, recipe, monkeypatch):
+    """A wrong path came up when rows were loaded, and results could be written into the rows' directory."""
+    program = importlib.import_module(recipe)
+    monkeypatch.setattr("nuggets_trainer.data.loading.load_rows", lambda *_: pytest.fail("rows were loaded"))
+    options = [*job(alpaca_row), "--eval_dataset_name", str(tmp_path / "anchors.jsonl")]
+    wrong = {"--eval_dataset_name": str(tmp_path / "heldout.jsonl"), "--model_name_or_path": "./no/model"}
+    for option, place in wrong.items():
+        with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no"):
+            program.main(*program.parse([*options, option, place, "--output_dir", str(tmp_path / "out")]))
+    (tmp_path / "rows").mkdir()
+    inside = ["--dataset_name", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "rows" / "out")]
+    with pytest.raises(ValueError, match="`--output_dir`"):
+        program.main(*program.parse([*options, *inside]))
 
 
 @pytest.mark.parametrize(

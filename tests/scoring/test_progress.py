@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from nuggets_trainer.scoring import progress
-from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.scoring.progress import messages_above_bars, show_phase, tell
 from tests.support.launch import ROOT, environment
 
 SHOWN = """
@@ -88,6 +88,59 @@ def test_other_ranks_are_quiet(monkeypatch, caplog):
     with show_phase("Scoring", "pairs", 30, shown=False) as phase:
         phase.advance()
     assert not caplog.records
+
+
+def set_up_by_nobody(monkeypatch) -> logging.Logger:
+    """Return a logger below the root of a plain script, which has no handlers and shows WARNING."""
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own are there as long as a test runs
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("nuggets_trainer"), "level", logging.NOTSET)  # a command may have set it
+    logging.root.manager._clear_cache()
+    return logging.getLogger("nuggets_trainer.somewhere")
+
+
+def test_a_line_of_the_account_is_shown_once(capsys, monkeypatch):
+    plain = set_up_by_nobody(monkeypatch)
+    tell(plain, "golden set: %d of %d", 3, 9)
+    assert capsys.readouterr() == ("", "golden set: 3 of 9\n")
+    logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")  # the user listens: logging alone
+    tell(plain, "golden set: %d of %d", 3, 9)
+    assert capsys.readouterr().err == "nuggets_trainer.somewhere golden set: 3 of 9\n"
+
+
+@pytest.mark.parametrize("silenced", ["package", "root", "all", "transformers"])
+def test_who_asks_for_silence_hears_no_account(silenced, capsys, monkeypatch):
+    plain = set_up_by_nobody(monkeypatch)
+    if silenced == "package":
+        monkeypatch.setattr(logging.getLogger("nuggets_trainer"), "level", logging.WARNING)
+    elif silenced == "root":
+        monkeypatch.setattr(logging.root, "level", logging.ERROR)
+    elif silenced == "all":
+        monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)
+    else:
+        monkeypatch.setattr("transformers.utils.logging.get_verbosity", lambda: logging.ERROR)
+    tell(plain, "golden set")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("handlers", [0, 1])
+def test_a_message_above_a_bar_is_shown_once(handlers, capsys, monkeypatch):
+    """It was shown twice where nobody had set up logging: both loggers got a handler of tqdm's."""
+    plain = set_up_by_nobody(monkeypatch)
+    for _ in range(handlers):
+        logging.basicConfig(format="[%(message)s]")
+    with messages_above_bars():
+        plain.warning("a caution")
+    assert capsys.readouterr().err == ["a caution\n", "[a caution]\n"][handlers]
+
+
+def test_a_log_file_alone_is_no_console(capsys, tmp_path, monkeypatch):
+    plain = set_up_by_nobody(monkeypatch)
+    logging.basicConfig(filename=tmp_path / "log.txt", format="%(message)s")
+    with messages_above_bars():
+        plain.warning("a caution")
+    assert capsys.readouterr().err == "" and (tmp_path / "log.txt").read_text() == "a caution\n"
+    logging.root.handlers[0].close()
 
 
 def test_the_time_left_goes_by_work_where_that_is_known():

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
+import torch
 from datasets import Dataset
 
 from nuggets_trainer import load_rows
@@ -245,8 +247,9 @@ def test_a_finished_job_trains_no_further(rows, tmp_path):
 
 
 def job(rows, output_dir, **options):
-    """Run the main job in this process, on the demo's model."""
-    given = {**JOB, **rows, "output_dir": str(output_dir), "use_peft": "false", "disable_tqdm": "true", **options}
+    """Run the main job in this process, on the demo's model; the pairs of all such jobs are computed once."""
+    places = {"output_dir": str(output_dir), "score_dir": str(Path(rows["anchors"]).with_name("scores"))}
+    given = {**JOB, **rows, **places, "use_peft": "false", "disable_tqdm": "true", **options}
     return run_job(*parse([word for name, value in given.items() for word in (f"--{name}", value)]))
 
 
@@ -269,12 +272,33 @@ def test_a_finished_job_keeps_the_best_model(rows, tmp_path, caplog):
     assert (tmp_path / "moved" / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.parametrize("kept", [{"save_total_limit": "1"}, {"save_strategy": "best"}])
+def test_a_finished_job_without_its_last_checkpoint(rows, tmp_path, capfd, kept):
+    """Where the best checkpoint alone is kept, the same command trained on from it and saved another model."""
+    options = {"load_best_model_at_end": "true", "eval_strategy": "steps", "eval_steps": "2", "learning_rate": "1"}
+    options |= {"eval_dataset_name": rows["anchors"], "max_steps": "4", "lr_scheduler_type": "constant", **kept}
+    if "save_strategy" in kept:
+        options |= {"metric_for_best_model": "loss", "greater_is_better": "false"}
+    job(rows, tmp_path, **options)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    capfd.readouterr()
+    again = job(rows, tmp_path, **options)
+    assert f"Nothing is left to train: {tmp_path} has all steps" in capfd.readouterr().out
+    assert again.state.global_step == 0 and (tmp_path / "model.safetensors").read_bytes() == weights
+    saved = safetensors.torch.load(weights)["model.embed_tokens.weight"]
+    torch.testing.assert_close(again.model.get_input_embeddings().weight.detach(), saved, rtol=0, atol=0)
+    if "save_strategy" not in kept:
+        assert job(rows, tmp_path, **options | {"max_steps": "6"}).state.global_step == 6  # more steps are steps left
+
+
 def test_a_checkpoint_of_the_model_alone_is_no_start(rows, tmp_path):
     """The same command went on with a new optimizer and schedule, and said nothing."""
     options = {"save_only_model": "true", "max_steps": "4"}
     job(rows, tmp_path, **options)
     job(rows, tmp_path, **options)  # finished: nothing to go on with
     shutil.rmtree(tmp_path / "checkpoint-4")  # as if killed after step 2
+    (tmp_path / "finished_training.json").unlink()
     with pytest.raises(ValueError, match="checkpoint-2 holds the model alone.*`--resume_from_checkpoint false`"):
         job(rows, tmp_path, **options)
     assert job(rows, tmp_path, **options, resume_from_checkpoint="false").state.global_step == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -54,6 +55,18 @@ def test_tensorboard_has_histogram_and_table(trained, tmp_path):
     assert [int(line.split("|")[2]) for line in lines[2:]] == trainer.golden_set.indices.tolist()
     assert "<" not in text and "`" not in text
     assert max(len(line) for line in lines) < 3 * 6 * NUM_CHARACTERS
+
+
+@pytest.mark.parametrize("disable_tqdm", [False, True])
+def test_the_terminal_has_words_in_place_of_the_dict(trained, disable_tqdm, capsys, caplog):
+    """The Trainer's own callbacks printed the numbers for trackers as a dict of 13 to 17 keys."""
+    caplog.set_level(logging.INFO, "nuggets_trainer")
+    trainer = trained("none", disable_tqdm=disable_tqdm)
+    shown = capsys.readouterr()
+    assert "nuggets/" not in shown.out + shown.err and "'train_runtime'" in shown.out
+    (entry,) = [entry for entry in trainer.state.log_history if "nuggets/golden_set_size" in entry]
+    assert entry["nuggets/golden_set_size"] == 25
+    assert "golden set: 25 of " in caplog.text
 
 
 def test_trackers_show_the_value_that_rows_are_ranked_by(trained, tmp_path):

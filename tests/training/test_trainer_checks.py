@@ -9,7 +9,7 @@ from datasets import Dataset
 from peft import PromptTuningConfig, TaskType
 from transformers import LlamaModel
 
-from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer
+from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer
 from tests.support.training import ANCHORS, CHAT_POOL, SELECT, arguments, lora, selected
 
 
@@ -39,6 +39,7 @@ def test_a_model_without_a_causal_head_is_refused(model_dir, tmp_path):
         ({"train_dataset": CHAT_POOL.add_column("images", [None] * 24)}, "column 'images': selection works on text"),
         ({"train_dataset": CHAT_POOL.to_iterable_dataset()}, "IterableDataset.*`pool_size`"),
         ({"train_dataset": None}, "`train_dataset` must be a datasets.Dataset, got NoneType"),
+        ({"train_dataset": Pool(CHAT_POOL)}, "got a Pool. .* pass `pool.dataset`"),
         ({"nuggets_config": NuggetsConfig(num_anchors=3)}, "`anchor_dataset` and the config's `num_anchors=3`"),
         ({"nuggets_config": None}, "`anchor_dataset` is given without `nuggets_config`"),
         ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has the columns \['q'\].*pool's columns"),
