@@ -104,6 +104,36 @@ def csv_options(file: str | Path, separator: str = ",") -> dict[str, Any]:
     return {"keep_default_na": False, "features": Features(dict.fromkeys(columns, Value("string")))}
 
 
+def warn_of_csv_types(name: str, rows: Any) -> None:
+    """Warn of what datasets has made of the fields of a .csv: missing values and numbers where the file has texts.
+
+    A .csv on the hub is read with the options of datasets, as TRL's own scripts read it. A local one is read as text.
+
+    Args:
+        name: name of the rows.
+        rows: a `Dataset`; a stream, whose values are not known yet, is passed over.
+    """
+    from datasets import Dataset
+
+    if not isinstance(rows, Dataset) or rows.info.builder_name != "csv":
+        return
+    changed = []
+    for column, feature in rows.features.items():
+        num_missing = rows.data.column(column).null_count
+        if num_missing:
+            changed.append(f"{num_missing:,} missing values in `{column}`")
+        elif getattr(feature, "dtype", "string") not in ("string", "large_string"):
+            changed.append(f"`{column}` is {feature.dtype}")
+    if changed:
+        logger.warning(
+            "%s is a .csv on the hub, which datasets does not read as text (%s): empty fields and words such as NA, "
+            "None and null are missing values, and digits are numbers. Download the file (`hf download`) and name it "
+            "in place of the dataset: a local .csv is read as text.",
+            name,
+            ", ".join(changed),
+        )
+
+
 def check_outside(rows: Mapping[str, str | None], outputs: Mapping[str, str | None]) -> None:
     """Refuse to write into a directory of rows, because the next run would read the written files as rows.
 

@@ -19,6 +19,7 @@ from nuggets_trainer.data.directories import (
     find_files,
     is_saved_dataset,
     read_files,
+    warn_of_csv_types,
 )
 from nuggets_trainer.data.unreadable import errors_name_the_file
 from nuggets_trainer.demo import resolve_demo
@@ -194,10 +195,13 @@ def _load_from_hub(name: str, config: str | None, streaming: bool, option: str) 
 
     try:
         with errors_name_the_file(option, name, None, _how_to_name(option, "config", name)):
-            return load_dataset(name, name=config, streaming=streaming)
+            loaded = load_dataset(name, name=config, streaming=streaming)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"`{option}`: there is no file or directory {name!r} here, and no dataset of this name on the hub, as far "
             f"as the hub can be reached ({error}). Check the spelling. `hf download --repo-type dataset {name}` "
             "fetches a dataset on a machine with a network."
         ) from error
+    for split, rows in loaded.items():
+        warn_of_csv_types(f"{name} ({split})", rows)
+    return loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_dataset
 
 from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.data.loading import FILE_BUILDERS, check_paths, load_rows
@@ -169,3 +169,18 @@ def test_a_file_is_read_whatever_its_name(name, tmp_path):
     for suffix in (".jsonl", ".csv", ".parquet"):
         assert filled(load_rows(write(tmp_path / f"{name}{suffix}"))) == ROWS
     assert list(load_rows(other)) == ROWS[:1]
+
+
+def test_a_csv_on_the_hub_is_not_text_and_that_is_told(tmp_path, monkeypatch, caplog):
+    """`NA` as an answer was dropped as `completion_not_text`, and `NA` as an input was read as none."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rows.csv").write_text("instruction,input,output\nIs it there?,NA,7\nAnd now?,x,8\n")
+    found = load_dataset("csv", data_files=str(tmp_path / "rows.csv"))  # what `load_dataset` gives for such a name
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: found)
+    load_rows("someone/rows")
+    assert "someone/rows (train) is a .csv on the hub" in caplog.text
+    assert "(1 missing values in `input`, `output` is int64)" in caplog.text
+    caplog.clear()
+    monkeypatch.undo()
+    load_rows(str(tmp_path / "rows.csv"))
+    assert caplog.text == ""
