@@ -143,7 +143,9 @@ def error_of_mean(values: Floats, scored: Bools) -> Floats:
     num_scored = scored.sum(axis=1)
     divisor = np.maximum(num_scored, 1)
     mean = np.where(scored, values, 0.0).sum(axis=1) / divisor
-    squares = np.where(scored, np.square(values - mean[:, None]), 0.0).sum(axis=1)
-    error: Floats = np.sqrt(squares / np.maximum(num_scored - 1, 1) / divisor)
+    squares = values - mean[:, None]
+    squares[~scored] = 0.0
+    np.square(squares, out=squares)  # in place: a block of a large pool takes 52 MB
+    error: Floats = np.sqrt(squares.sum(axis=1) / np.maximum(num_scored - 1, 1) / divisor)
     error[num_scored < 2] = np.nan
     return error

@@ -111,7 +111,8 @@ def _block_scores(zero_shot: FloatArray, one_shot: FloatArray, scale: AnchorScal
     has_score = num_anchors > 0
     divisor = np.where(has_score, num_anchors, 1)
     share = np.where(has_score, wins / divisor, np.nan)
-    standardised = np.where(scored, scale.standardise(gains), 0.0)
+    standardised = scale.standardise(gains)
+    standardised[~scored] = 0.0
     return GoldenScores(
         golden_score=share,
         standard_error=standard_error(share, divisor),

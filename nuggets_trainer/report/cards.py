@@ -70,7 +70,7 @@ def selection_section(
     num_failing = golden_set.passed_over.get(FAILS_REQUIRE, 0)
     num_dropped = golden_set.num_rows - golden_set.num_candidates - num_failing
     lines = {
-        "selection rule": f"{rule}={value:g}",
+        "selection rule": _rule(rule, value, ranked),
         f"{ranked.words} at the cut": (
             f"{ranked.write(golden_set.cut)}{ranked.unit}, standard error {ranked.write(golden_set.value_error[-1])}"
         ),
@@ -94,6 +94,12 @@ def selection_section(
         f"({NUGGETS}): {_meaning(ranked, 'anchor tasks', 'the scorer model')}."
     )
     return "\n".join([SECTION, "", text, "", _table(lines), "", "Selected with nuggets_trainer.", ""])
+
+
+def _rule(rule: str, value: float, ranked: RankedValue) -> str:
+    """Write the rule, and the value that it ranks by where that is not the golden score."""
+    written = f"{rule}={value:g}"
+    return written if ranked.name == "golden_score" else f"{written}, rank_by={ranked.name}"
 
 
 def _meaning(ranked: RankedValue, tasks: str, scorer: str) -> str:
@@ -179,7 +185,7 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
     rule, value = run["rule"]
     ranked = RANKED_VALUES[figures["ranked"]["name"]]
     lines = {
-        "selection rule": f"{rule}={value:g}",
+        "selection rule": _rule(rule, value, ranked),
         f"{ranked.words} at the cut": (
             f"{ranked.write(cut['score'])} \u00b1 {decimal(cut['standard_error'], ranked.decimals)}{ranked.unit}"
         ),

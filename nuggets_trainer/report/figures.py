@@ -161,18 +161,21 @@ def _mean(values: Floats) -> float | None:
 
 
 def _histogram(scores: StoredScores, ranked: RankedValue) -> dict[str, Any]:
-    """Count the values of kept and of rejected rows; eliminated ones have a bound on the golden score alone."""
+    """Count the values of kept, rejected and eliminated rows.
+
+    An eliminated row has a predicted value after a race for gains, and a bound after one by golden scores.
+    """
     values = ranked.of(scores)
-    known = ~np.isnan(values)
+    known, stopped = ~np.isnan(values), scores.eliminated & ~scores.selected
     if ranked.name == "golden_score":
         edges = score_edges(int(scores.num_anchors.max()))
-        eliminated = scores.upper_bound[scores.eliminated]
+        eliminated = np.where(known, values, scores.upper_bound)[stopped]
     else:
-        edges, eliminated = trimmed_edges(values[known]), np.zeros(0)
+        edges, eliminated = trimmed_edges(values[known]), values[stopped & known]
     return {
         "edges": edges,
         "kept": clipped_counts(values[scores.selected & known], edges),
-        "rejected": clipped_counts(values[known & ~scores.selected], edges),
+        "rejected": clipped_counts(values[known & ~scores.selected & ~stopped], edges),
         "eliminated": clipped_counts(eliminated, edges),
     }
 

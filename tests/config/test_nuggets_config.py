@@ -94,16 +94,16 @@ def test_two_rules_at_once_are_refused_and_shown(rules):
 
 
 @pytest.mark.parametrize("rank_by", ["gain", "mean_gain"])
-def test_a_ranking_by_gains_scores_every_pair_and_takes_any_threshold(rank_by):
+def test_a_threshold_on_gains_may_be_any_number(rank_by):
     for threshold in (-2.5, 0, 1, 7.25):
         config = NuggetsConfig(rank_by=rank_by, threshold=threshold)
-        assert config.selection_rule == ("threshold", threshold) and config.schedule_in_force == "exact"
+        assert config.selection_rule == ("threshold", threshold)
     for threshold in (math.nan, math.inf):
         with pytest.raises(ValueError, match="`threshold` must be a finite number, got"):
             NuggetsConfig(rank_by=rank_by, threshold=threshold)
     with pytest.raises(TypeError, match="`threshold` must be a number"):
         NuggetsConfig(rank_by=rank_by, threshold="0.5")
-    assert NuggetsConfig(rank_by="golden_score").schedule_in_force == "race"
+    assert NuggetsConfig(rank_by=rank_by, coverage_weight=0.5).schedule_in_force == "exact"
 
 
 def test_given_anchors_and_a_number_exclude_each_other():

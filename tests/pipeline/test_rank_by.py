@@ -83,6 +83,19 @@ def test_a_race_by_golden_scores_leaves_no_gains_and_says_what_to_run(llama, tok
     )
 
 
+def test_a_race_that_scores_the_pilot_finds_the_gains_of_scoring_everything(llama, tokenizer, tmp_path, monkeypatch):
+    """From 4,096 rows on, the pilots of the race and of the gains are the same rows."""
+    monkeypatch.setattr("nuggets_trainer.golden.gains.FEWEST_PILOT_ROWS", 1)
+    monkeypatch.setattr("nuggets_trainer.scoring.race_run.WAVE_BATCHES", 4)
+    raced, _ = scored(llama, tokenizer, tmp_path, top_k=3)
+    complete = np.isnan(raced.upper_bound)
+    assert 0 < complete.sum() < len(ROWS)
+    exact, _ = scored(llama, tokenizer, tmp_path, top_k=3, schedule="exact")
+    for name in ("gain", "gain_error", "mean_gain_error"):
+        np.testing.assert_array_equal(getattr(raced, name)[complete], getattr(exact, name)[complete])
+        assert np.isnan(getattr(raced, name)[~complete]).all() and not np.isnan(getattr(exact, name)).any()
+
+
 def test_files_of_an_earlier_version_have_mean_gains_alone(exact, tmp_path):
     score_dir, scores, _ = exact
     table = pq.read_table(score_dir / "scores.parquet").drop_columns(["mean_gain_error", "gain", "gain_error"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
@@ -67,9 +68,10 @@ def test_cards_name_the_ranked_value(ranked):
     shown = golden_set.ranked.write(golden_set.cut)
     section = selection_section(golden_set, config, scores)
     assert f"kept by their {words} (" in section and f"| {words} at the cut | {shown}{unit}, standard error" in section
-    assert f"| rank_by | {config.rank_by} |" in section and unit.strip() in section
+    rule = f"| selection rule | top_k=10, rank_by={config.rank_by} |"
+    assert rule in section and unit.strip() in section
     card = dataset_card(json.loads((score_dir / "report.json").read_text()), "Rows")
-    assert f"kept by their {words} (" in card and f"| {words} at the cut | {shown} ± " in card
+    assert rule in card and f"kept by their {words} (" in card and f"| {words} at the cut | {shown} ± " in card
 
 
 def test_a_report_on_files_of_an_earlier_version_ranks_by_golden_score(scored, tmp_path):
@@ -85,3 +87,25 @@ def test_a_report_on_files_of_an_earlier_version_ranks_by_golden_score(scored, t
     figures = write_report(tmp_path)
     assert figures["cut"]["score"] == golden_set.cut and figures["ranked"]["name"] == "golden_score"
     assert figures["rows"][0]["gain"] is None and "standardised gain" not in (tmp_path / "report.html").read_text()
+
+
+def test_rows_that_a_race_for_gains_stopped_are_drawn_apart(scored, tmp_path):
+    """They counted as rejected, and under a bound that they do not have."""
+    score_dir, _, _, _ = scored
+    for name in ("anchors.parquet", "pairs.parquet", "rows.parquet"):
+        (tmp_path / name).write_bytes((score_dir / name).read_bytes())
+    run = json.loads((score_dir / "run.json").read_text())
+    run["config"] |= {"rank_by": "gain", "race_recall": 0.75}
+    (tmp_path / "run.json").write_text(json.dumps({**run, "rank_by": "gain"}))
+    table = pq.read_table(score_dir / "scores.parquet")
+    bound = np.array([np.nan if row["rank"] is None or row["rank"] < 30 else 1.0 for row in table.to_pylist()])
+    place = table.column_names.index("upper_bound")
+    table = table.set_column(place, "upper_bound", pa.array(bound, mask=np.isnan(bound)))
+    pq.write_table(table, tmp_path / "scores.parquet")
+    figures = write_report(tmp_path)
+    num_stopped = int((~np.isnan(bound)).sum())
+    for name in ("scores", "golden_scores"):
+        assert sum(figures[name]["eliminated"]) == figures["cut"]["num_eliminated"] == num_stopped > 5
+        assert sum(figures[name]["rejected"]) == 29 - 10
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("stopped (predicted)") == 2 and "drawn at their predicted value." in page
