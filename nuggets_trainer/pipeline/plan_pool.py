@@ -26,11 +26,11 @@ from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.race_run import RaceRun
+from nuggets_trainer.scoring.render_workers import RenderingTime
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession, open_session
-from nuggets_trainer.scoring.sigterm import exit_on_sigterm
 from nuggets_trainer.scoring.timing import Measurement
-from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.score_store import ZERO_SHOT
 
@@ -93,7 +93,7 @@ def plan_pool(
     return Plan(
         num_rows=len(pool),
         dropped={reason: round(factor * count) for reason, count in counts},
-        measurement=_of_whole_pool(measured, factor, rendered.seconds, stand_in),
+        measurement=_of_whole_pool(measured, factor, rendered.time_taken, stand_in),
         sampled_rows=None if sample is pool else len(sample),
         schedule=config.schedule_in_force,
         race_possible=not config.every_pair_for and (request.anchors is None or len(request.anchors) == 1),
@@ -133,13 +133,13 @@ def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsC
 
 
 def _of_whole_pool(
-    measured: Measurement, factor: float, rendering_seconds: float, anchors_stand_in: bool
+    measured: Measurement, factor: float, rendering: RenderingTime, anchors_stand_in: bool
 ) -> Measurement:
     """Scale what the sample has shown to the whole pool.
 
-    Of the time before scoring only the rendering grows with the rows. What was scored to measure was missing in the
-    sample, and its like is missing in the rest of the pool. The run itself finds it in the store, except for pairs
-    with anchors that stood in for others.
+    Of the time before scoring only the rendering grows with the rows, of which workers may render a part. What was
+    scored to measure was missing in the sample, and its like is missing in the rest of the pool. The run itself finds
+    it in the store, except for pairs with anchors that stood in for others.
     """
     found = measured.tokens_done
     if anchors_stand_in:
@@ -149,7 +149,7 @@ def _of_whole_pool(
         measured,
         workload=measured.workload.scaled(factor),
         tokens_left=(low, expected, high),
-        setup_seconds=measured.setup_seconds + (factor - 1) * rendering_seconds,
+        setup_seconds=measured.setup_seconds + rendering.seconds(factor) - rendering.seconds(),
         finished=measured.finished and expected == 0,
     )
 

@@ -13,7 +13,7 @@ from nuggets_trainer.prompts.render_chat import PROBE, ChatRenderer, RenderedCha
 from nuggets_trainer.prompts.row_alone import RowAlone, opening_of
 from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, scored_at
 from nuggets_trainer.prompts.shown import NOT_SHOWN, TextPiece, find_pieces, hidden_pieces, pieces_of, texts_behind
-from nuggets_trainer.prompts.tokenize import checked
+from nuggets_trainer.prompts.tokenize import RecentRows, checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,7 +80,7 @@ class ChatTemplate:
         self._completion_only = completion_only
         self._renderer = ChatRenderer(tokenizer, training_chat_template)
         self._end_marks = EndMarks(self._renderer, tokenizer)
-        self._alone: dict[str, _Alone] = {}  # by the anchor's content hash
+        self._alone: RecentRows[_Alone] = RecentRows()
 
     def describe(self) -> dict[str, str]:
         """Return the name, the hash of the Jinja text, and the hash of a rendering (some templates write the date)."""
@@ -105,7 +105,7 @@ class ChatTemplate:
 
         Those that the anchor does not have are taken from the candidate.
         """
-        alone = self._alone_once(anchor)
+        alone = self._alone.of(anchor, self._render_alone)
         shown_prompt, shown_completion = conversation(candidate)
         prompt, completion = conversation(anchor)
         own_system = system_messages(prompt)
@@ -148,12 +148,6 @@ class ChatTemplate:
         """Whether there is a special token: the text on its two sides is tokenized apart, and elsewhere may merge."""
         special = {*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()}
         return not special.isdisjoint(boundary)
-
-    def _alone_once(self, anchor: Row) -> _Alone:
-        key = anchor.key
-        if key not in self._alone:
-            self._alone[key] = self._render_alone(anchor)
-        return self._alone[key]
 
     def _render_alone(self, anchor: Row) -> _Alone:
         """Render a row alone, and check that its turns are shown.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
-from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
+from nuggets_trainer.prompts.tokenize import RecentRows, checked, encode, without_eos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +36,8 @@ class NuggetsTemplate:
                 "tokenizer has none. Set `tokenizer.bos_token` or use `template='plain'`."
             )
         self._tokenizer = tokenizer
+        self._shown: RecentRows[list[int]] = RecentRows()
+        self._alone: RecentRows[Segment] = RecentRows()
 
     def describe(self) -> dict[str, str]:
         """Return the name."""
@@ -55,9 +57,12 @@ class NuggetsTemplate:
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Return BOS, the whole candidate, and the anchor as in `zero_shot`."""
-        shown = encode(self._tokenizer, nuggets_prompt(candidate) + nuggets_completion(candidate))
-        prefix = [self._tokenizer.bos_token_id, *without_eos(self._tokenizer, shown)]
-        return self.zero_shot(anchor).behind(prefix)
+        prefix = [self._tokenizer.bos_token_id, *self._shown.of(candidate, self._encode_shown)]
+        return self._alone.of(anchor, self.zero_shot).behind(prefix)
+
+    def _encode_shown(self, candidate: Row) -> list[int]:
+        ids = encode(self._tokenizer, nuggets_prompt(candidate) + nuggets_completion(candidate))
+        return without_eos(self._tokenizer, ids)
 
     def row_alone(self, row: Row) -> RowAlone:
         """Return BOS and the whole row, as candidates are shown; BOS and the word before a response open it."""

@@ -8,7 +8,7 @@ from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, 
 from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shown import NOT_SHOWN
-from nuggets_trainer.prompts.tokenize import checked, encode, without_eos
+from nuggets_trainer.prompts.tokenize import RecentRows, checked, encode, without_eos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +41,7 @@ class PlainTemplate:
         self._tokenizer = tokenizer
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._separator = encode(tokenizer, SEPARATOR)
+        self._recent: RecentRows[tuple[list[int], list[int]]] = RecentRows()
 
     def describe(self) -> dict[str, str]:
         """Return the name."""
@@ -48,13 +49,13 @@ class PlainTemplate:
 
     def zero_shot(self, anchor: Row) -> Segment:
         """Return BOS, prompt, completion, EOS."""
-        prompt, completion = self._pieces(anchor)
+        prompt, completion = self._recent.of(anchor, self._pieces)
         return self._segment([*self._bos, *prompt], completion, anchor)
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Return BOS, candidate, blank line, prompt, completion, EOS."""
-        shown_prompt, shown_completion = self._pieces(candidate)
-        prompt, completion = self._pieces(anchor)
+        shown_prompt, shown_completion = self._recent.of(candidate, self._pieces)
+        prompt, completion = self._recent.of(anchor, self._pieces)
         shown_completion = without_eos(self._tokenizer, shown_completion)
         if not shown_completion:
             raise UnusableRowError("empty_completion")

@@ -1,10 +1,12 @@
-"""`Segment`: token ids, some of which are scored. Prompts are made of segments, and the engine scores them."""
+"""`Segment`: token ids, some of which are scored. `CandidatePrompt`: a candidate before all anchors, in few bytes."""
 
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,3 +127,81 @@ def common_prefix_length(ids: Sequence[Any], other_ids: Sequence[Any]) -> int:
         if token != other:
             return position
     return min(len(ids), len(other_ids))
+
+
+def packed_ids(ids: Sequence[int]) -> array[int]:
+    """Return token ids in 4 bytes each; a list takes 8 for each, and most numbers 28 more."""
+    return array("i", ids)
+
+
+class PackedSegments(Mapping[int, Segment]):
+    """Segments by the position of their anchor, read-only, with token ids in 4 bytes each.
+
+    Args:
+        segments: segments by position; their remarks are not kept.
+    """
+
+    def __init__(self, segments: Mapping[int, Segment]) -> None:
+        self._packed: dict[int, tuple[array[int], int, tuple[int, ...] | None]] = {}
+        for j, segment in segments.items():
+            self._packed[j] = packed_ids(segment.ids), segment.start, segment.scored
+
+    def __getitem__(self, j: int) -> Segment:
+        ids, start, scored = self._packed[j]
+        return Segment(ids.tolist(), start, scored)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def num_tokens(self, j: int) -> int:
+        """Return the length of one segment."""
+        return len(self._packed[j][0])
+
+
+NO_SEGMENTS = PackedSegments({})
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePrompt:
+    """One candidate before all anchors; `SharedPrefix.parts` gives it as the engine takes it.
+
+    Attributes:
+        prefixes: token ids before the anchors of each header (`SharedPrefix.headers`), in 4 bytes each; empty if these
+            anchors cannot share them.
+        unshared: whole one-shot segments of the anchors with an empty prefix, by anchor position.
+        remarks: remarks on how the candidate is rendered.
+    """
+
+    prefixes: tuple[array[int], ...]
+    unshared: PackedSegments
+    remarks: frozenset[Remark]
+
+    def prefix_tokens(self) -> int:
+        """Count the tokens of all prefixes: what scoring the candidate costs before the first anchor."""
+        return sum(map(len, self.prefixes))
+
+    def num_tokens(self) -> int:
+        """Return the length of the longest prefix or whole segment, to sort candidates by."""
+        longest = max(map(len, self.prefixes))
+        for j in self.unshared:
+            longest = max(longest, self.unshared.num_tokens(j))
+        return longest
+
+
+def packed_prompt(
+    prefixes: Iterable[Sequence[int]], unshared: Mapping[int, Segment], remarks: Iterable[Remark]
+) -> CandidatePrompt:
+    """Make the prompt of a candidate; what many candidates have alike is kept once."""
+    return CandidatePrompt(
+        prefixes=tuple(packed_ids(prefix) for prefix in prefixes),
+        unshared=PackedSegments(unshared) if unshared else NO_SEGMENTS,
+        remarks=_kept_once(frozenset(remarks)),
+    )
+
+
+@functools.cache
+def _kept_once(remarks: frozenset[Remark]) -> frozenset[Remark]:
+    return remarks

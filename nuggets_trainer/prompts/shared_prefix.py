@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,14 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.anchor_kinds import first_of_each_kind
 from nuggets_trainer.prompts.chat import ChatTemplate, system_messages
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
-from nuggets_trainer.prompts.segment import Remark, Segment, common_prefix_length, stored_key
+from nuggets_trainer.prompts.segment import (
+    CandidatePrompt,
+    Remark,
+    Segment,
+    common_prefix_length,
+    packed_prompt,
+    stored_key,
+)
 from nuggets_trainer.prompts.shown import hint_on
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.wording import tally
@@ -130,34 +136,6 @@ def _anchor_segment(template: Template, row: Row, max_length: int | None) -> Seg
     return zero_shot
 
 
-@dataclass(frozen=True)
-class CandidatePrompt:
-    """One candidate before all anchors, as the engine takes it.
-
-    Attributes:
-        prefixes: `(prefix ids, anchor positions)`; a prefix is empty if its anchors cannot share one.
-        unshared: whole one-shot segments of the anchors with an empty prefix, by anchor position.
-        remarks: remarks on how the candidate is rendered.
-    """
-
-    prefixes: list[tuple[list[int], list[int]]]
-    unshared: dict[int, Segment]
-    remarks: set[Remark] = field(default_factory=set)
-
-    def prefix_tokens(self) -> int:
-        """Count the tokens of all prefixes: what scoring the candidate costs before the first anchor."""
-        return sum(len(prefix) for prefix, _ in self.prefixes)
-
-    def num_tokens(self) -> int:
-        """Return the length of the longest prefix or whole segment, to sort candidates by."""
-        longest = 0
-        for prefix, _ in self.prefixes:
-            longest = max(longest, len(prefix))
-        for segment in self.unshared.values():
-            longest = max(longest, len(segment.ids))
-        return longest
-
-
 class SharedPrefix:
     """Split the one-shot prompts of a candidate with all anchors into one prefix and one suffix per anchor.
 
@@ -177,6 +155,7 @@ class SharedPrefix:
         max_length: the model's context in tokens; None if it has no limit.
 
     Attributes:
+        headers: positions of the anchors of each header.
         suffixes: suffix of each anchor, by position.
     """
 
@@ -189,9 +168,9 @@ class SharedPrefix:
         for j, anchor in enumerate(anchors):
             header = (system_messages(anchor.prompt), anchor.tools, anchor.template_kwargs)
             by_header.setdefault(str(header), []).append(j)
-        self._by_header = list(by_header.values())
+        self.headers = list(by_header.values())
         self._to_check: dict[int, list[int]] = {}  # by the first anchor of each header
-        for positions in self._by_header:
+        for positions in self.headers:
             self.suffixes.update(self._split(positions))
             self._to_check[positions[0]] = self._anchors_to_check(positions)
         self.suffix_tokens = np.zeros(len(anchors), dtype=np.int64)
@@ -205,21 +184,32 @@ class SharedPrefix:
             UnusableRowError: if it cannot be rendered, if it changes the tokens that an anchor is scored on, or if it
                 does not fit the context together with every anchor.
         """
-        prompt = CandidatePrompt([], {})
-        for positions in self._by_header:
+        prefixes: list[list[int]] = []
+        unshared: dict[int, Segment] = {}
+        remarks: set[Remark] = set()
+        for positions in self.headers:
             checked = self._whole(row, self._to_check[positions[0]])
             prefix = self._prefix(checked, positions[0])
             segments = self.suffixes
             if not prefix:
                 segments = checked = self._whole(row, positions)
-                prompt.unshared.update(segments)
+                unshared.update(segments)
             for segment in checked.values():
-                prompt.remarks.update(segment.remarks)
-            prompt.prefixes.append((prefix, positions))
+                remarks.update(segment.remarks)
+            prefixes.append(prefix)
             for j in positions:
                 if self._max_length is not None and len(prefix) + len(segments[j].ids) > self._max_length:
                     raise UnusableRowError("too_long")
-        return prompt
+        return packed_prompt(prefixes, unshared, remarks)
+
+    def parts(self, prompt: CandidatePrompt) -> Iterator[tuple[list[int], list[int], Mapping[int, Segment]]]:
+        """Yield the parts of a candidate's prompt, header by header.
+
+        Yields:
+            Token ids of a prefix, positions of its anchors, and the segments behind it by position.
+        """
+        for prefix, positions in zip(prompt.prefixes, self.headers, strict=True):
+            yield prefix.tolist(), positions, self.suffixes if prefix else prompt.unshared
 
     def num_tokens(self, prompt: CandidatePrompt, anchors: npt.NDArray[np.int64]) -> int:
         """Count the tokens of the forward passes that score a candidate with these anchors at once."""
@@ -227,7 +217,8 @@ class SharedPrefix:
             return prompt.prefix_tokens() + int(self.suffix_tokens[anchors].sum())
         total = prompt.prefix_tokens()
         for j in anchors.tolist():
-            total += len(prompt.unshared.get(j, self.suffixes[j]).ids)
+            unshared = j in prompt.unshared
+            total += prompt.unshared.num_tokens(j) if unshared else len(self.suffixes[j].ids)
         return total
 
     def _split(self, positions: list[int]) -> dict[int, Segment]:

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.segment import Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+MOST_RECENT = 2000  # rows; more than a job has anchors
+
+
+class RecentRows(Generic[T]):
+    """What was found for the rows that were used last: each candidate meets the same anchors, one after another.
+
+    Rows are told apart as objects, because hashing their texts takes as long as a part of the rendering.
+    """
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[int, tuple[Row, T]] = OrderedDict()  # the row is kept, so that no other has its id
+
+    def of(self, row: Row, find: Callable[[Row], T]) -> T:
+        """Return what `find` returns for the row, which must be the same each time."""
+        kept = self._found.get(id(row))
+        if kept is not None and kept[0] is row:  # ids are others after pickling
+            self._found.move_to_end(id(row))
+            return kept[1]
+        found = find(row)
+        self._found[id(row)] = row, found
+        if len(self._found) > MOST_RECENT:
+            self._found.popitem(last=False)
+        return found
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

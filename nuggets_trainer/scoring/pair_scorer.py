@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.engine.log_probs import PATHS
-from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
-from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
+from nuggets_trainer.prompts.segment import CandidatePrompt, PrefixedSegments, Segment
 from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
@@ -102,9 +102,8 @@ class PairScorer:
         sample: list[PrefixedSegments] = [([], rendered.anchor_set.segments[:3])]
         by_length = sorted(rendered.prompts, key=lambda i: (-rendered.prompts[i].num_tokens(), i))
         for i in by_length[:1] + by_length[-1:]:
-            prompt = rendered.prompts[i]
-            for prefix, positions in prompt.prefixes[:3]:
-                segments = rendered.shared.suffixes if prefix else prompt.unshared
+            parts = rendered.shared.parts(rendered.prompts[i])
+            for prefix, positions, segments in itertools.islice(parts, 3):
                 by_size = [segments[j] for j in sorted(positions, key=lambda j: (-len(segments[j].ids), j))]
                 sample.append((prefix, by_size[:1] + by_size[-2:]))
         return sample
@@ -177,11 +176,10 @@ class PairScorer:
 
     def _add(self, batch: Batch, i: int, anchors: npt.NDArray[np.int64]) -> None:
         """Add a candidate to a batch, once for each prefix, with those of the anchors that share the prefix."""
-        prompt, wanted = self._rendered.prompts[i], set(anchors.tolist())
-        for prefix, positions in prompt.prefixes:
+        wanted = set(anchors.tolist())
+        for prefix, positions, segments in self._rendered.shared.parts(self._rendered.prompts[i]):
             own = [j for j in positions if j in wanted]
             if own:
-                segments = self._rendered.shared.suffixes if prefix else prompt.unshared
                 batch.add(i, own, prefix, [segments[j] for j in own])
 
     def excluded(self, keys: list[str]) -> npt.NDArray[np.bool_]:

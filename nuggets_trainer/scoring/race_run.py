@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.gains import gain_pilot
-from nuggets_trainer.prompts.shared_prefix import CandidatePrompt
+from nuggets_trainer.prompts.segment import CandidatePrompt
 from nuggets_trainer.racing.forecast import tokens_of_all
 from nuggets_trainer.racing.gain_race import GainRace
 from nuggets_trainer.racing.gain_standings import GainStandings

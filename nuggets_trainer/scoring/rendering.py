@@ -5,16 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections import ChainMap, Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.prompts.segment import Remark, stored_key
-from nuggets_trainer.prompts.shared_prefix import AnchorSet, CandidatePrompt, SharedPrefix
+from nuggets_trainer.data.row import Row
+from nuggets_trainer.prompts.segment import CandidatePrompt, Remark, stored_key
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.scoring.progress import show_phase
+from nuggets_trainer.scoring.render_workers import (
+    Rendering,
+    RenderingTime,
+    Workers,
+    count_workers,
+    render_row,
+    workers_pay,
+)
 from nuggets_trainer.scoring.session import ScoringSession
 
 logger = logging.getLogger(__name__)
+
+TIMED_ROWS = 200  # candidates that this process renders first, to tell how long the others will take
+CHECKED_ROWS = 8  # candidates of these that workers render again
+BLOCK_ROWS = 100  # candidates that a worker gets at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +42,7 @@ class Rendered:
         text_keys: hash of a candidate's text by key.
         prompts: prompts of the candidates that this process rendered, by number.
         dropped: reason of each row that cannot be scored, by number.
-        seconds: time that this process took to render its share.
+        time_taken: what rendering this process's share has shown about its time.
         remarks: number of `candidates` and of `anchors` with each remark on their rendering.
     """
 
@@ -41,7 +53,7 @@ class Rendered:
     text_keys: Mapping[str, str]
     prompts: dict[int, CandidatePrompt]
     dropped: dict[int, str]
-    seconds: float
+    time_taken: RenderingTime
     remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -57,22 +69,10 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     keys, dropped = pool.read_keys()
     shared = SharedPrefix(session.template, anchor_set.rows, session.max_length)
     readable = [i for i in rows if i not in dropped]
-    prompts: dict[int, CandidatePrompt] = {}
-    own_dropped: dict[int, str] = {}
-    cause_shown = False
-    started = time.monotonic()
     own = session.ranks.share(pool.longest_first(readable))  # ranks get as many tokens each, not as many rows
     with show_phase("Rendering", "rows", len(own), session.ranks.is_main) as phase:
-        for i in own:
-            phase.advance()
-            try:
-                prompts[i] = shared.candidate(pool[i])
-            except UnusableRowError as error:
-                own_dropped[i] = str(error)
-                if error.__cause__ is not None and not cause_shown:
-                    cause_shown, told = True, "Row %d is dropped as %s: %r. Later ones are only counted."
-                    logger.warning(told, i, error, error.__cause__)
-    seconds = time.monotonic() - started
+        found, time_taken = render_share(shared, own, pool.__getitem__, phase.advance)
+    prompts, own_dropped = _sort_out(found)
     _warn_of_unshared(prompts)
     dropped |= dict(session.ranks.gather(list(own_dropped.items())))
     candidates = [i for i in rows if i not in dropped]
@@ -88,7 +88,7 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     anew = {stored_key(keys[i], found): pool.texts[keys[i]] for i, found in remarks.items()}
     text_keys = ChainMap(anew, pool.texts)
     named = {kind: {remark.value: count for remark, count in found.items()} for kind, found in counts.items()}
-    return Rendered(anchor_set, shared, candidates, candidate_keys, text_keys, prompts, dropped, seconds, named)
+    return Rendered(anchor_set, shared, candidates, candidate_keys, text_keys, prompts, dropped, time_taken, named)
 
 
 def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[Row]) -> Rendered:
@@ -100,15 +100,9 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
         shared: renders a candidate before these anchors.
         rows: the candidates.
     """
-    started = time.monotonic()
-    prompts: dict[int, CandidatePrompt] = {}
-    own_dropped: dict[int, str] = {}
-    for number in session.ranks.share(range(len(rows))):
-        try:
-            prompts[number] = shared.candidate(rows[number])
-        except UnusableRowError as error:
-            own_dropped[number] = str(error)
-    seconds = time.monotonic() - started
+    own = session.ranks.share(range(len(rows)))
+    found, time_taken = render_share(shared, own, lambda number: rows[number])
+    prompts, own_dropped = _sort_out(found)
     dropped = dict(session.ranks.gather(list(own_dropped.items())))
     remarks = _gather_remarks(session, prompts)
     candidates, keys, text_keys = [], [], {}
@@ -118,7 +112,92 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
             candidates.append(number)
             keys.append(key)
             text_keys[key] = row.text_key
-    return Rendered(anchor_set, shared, candidates, keys, text_keys, prompts, dropped, seconds)
+    return Rendered(anchor_set, shared, candidates, keys, text_keys, prompts, dropped, time_taken)
+
+
+def render_share(
+    shared: SharedPrefix,
+    numbers: Sequence[int],
+    read: Callable[[int], Row],
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[dict[int, Rendering], RenderingTime]:
+    """Render candidates in this process, or in workers where these pay; the results are the same.
+
+    Args:
+        shared: renders a candidate before all anchors.
+        numbers: numbers of the candidates.
+        read: gives the row of a number.
+        advance: is called for each candidate that is done.
+
+    Returns:
+        What each candidate is rendered as, in the order of `numbers`, and what that has shown about the time.
+    """
+    found: dict[int, Rendering] = {}
+
+    def keep(number: int, rendering: Rendering) -> None:
+        found[number] = rendering
+        advance()
+
+    started = time.monotonic()
+    timed = numbers[:: max(1, len(numbers) // TIMED_ROWS)]  # evenly spaced, as the longest may come first
+    for number in timed:
+        keep(number, render_row(shared, read(number)))
+    seconds_per_row = (time.monotonic() - started) / max(1, len(timed))
+    num_workers = count_workers()
+    are_used = workers_pay(seconds_per_row * (len(numbers) - len(timed)), num_workers)
+    if are_used:
+        try:
+            _render_in_workers(shared, num_workers, numbers, found, read, keep)
+        except Exception as error:  # noqa: BLE001 - whatever stops the workers, this process can go on
+            logger.warning("Workers for rendering do not work here (%r). This process goes on alone.", error)
+    for number in numbers:
+        if number not in found:
+            keep(number, render_row(shared, read(number)))
+    if not are_used:
+        seconds_per_row = (time.monotonic() - started) / max(1, len(numbers))
+    return {number: found[number] for number in numbers}, RenderingTime(len(numbers), seconds_per_row, num_workers)
+
+
+def _render_in_workers(
+    shared: SharedPrefix,
+    num_workers: int,
+    numbers: Sequence[int],
+    found: Mapping[int, Rendering],
+    read: Callable[[int], Row],
+    keep: Callable[[int, Rendering], None],
+) -> None:
+    """Render what is not found yet; some that is found is rendered again, because it must come to the same.
+
+    Raises:
+        Exception: if the workers fail, or render otherwise than this process.
+    """
+    again = list(found)[:CHECKED_ROWS]
+    left = [number for number in numbers if number not in found]
+    blocks = [again, *(left[start : start + BLOCK_ROWS] for start in range(0, len(left), BLOCK_ROWS))]
+    with Workers(shared, num_workers) as workers:
+        answers = workers.render([read(number) for number in block] for block in blocks)
+        for number, rendering in zip(again, next(answers), strict=True):
+            if rendering != found[number]:
+                raise RuntimeError(f"candidate {number} is rendered otherwise there")
+        for block, answer in zip(blocks[1:], answers, strict=True):
+            for number, rendering in zip(block, answer, strict=True):
+                keep(number, rendering)
+
+
+def _sort_out(found: Mapping[int, Rendering]) -> tuple[dict[int, CandidatePrompt], dict[int, str]]:
+    """Return the prompts, and the reasons of rows that have none; warn of the first error of a template."""
+    prompts: dict[int, CandidatePrompt] = {}
+    dropped: dict[int, str] = {}
+    cause_shown = False
+    for number, rendering in found.items():
+        if isinstance(rendering, CandidatePrompt):
+            prompts[number] = rendering
+            continue
+        dropped[number] = rendering.reason
+        if rendering.cause is not None and not cause_shown:
+            cause_shown, told = True, "Row %d is dropped as %s: %s. Later ones are only counted."
+            logger.warning(told, number, rendering.reason, rendering.cause)
+    return prompts, dropped
 
 
 def _warn_of_unshared(prompts: dict[int, CandidatePrompt]) -> None:
@@ -134,7 +213,7 @@ def _warn_of_unshared(prompts: dict[int, CandidatePrompt]) -> None:
         )
 
 
-def _gather_remarks(session: ScoringSession, prompts: dict[int, CandidatePrompt]) -> dict[int, set[Remark]]:
+def _gather_remarks(session: ScoringSession, prompts: dict[int, CandidatePrompt]) -> dict[int, frozenset[Remark]]:
     """Collect the remarks on the candidates of all ranks, by number; candidates without remarks are left out."""
     own = [(i, prompt.remarks) for i, prompt in prompts.items() if prompt.remarks]
     return dict(session.ranks.gather(own))

@@ -53,10 +53,9 @@ def check_stored_pairs(session: ScoringSession, rendered: Rendered, key_of: Mapp
         if not len(anchors) or num_found == NUM_CANDIDATES:
             continue
         num_found += 1
-        prompt, wanted = rendered.prompts[i], set(anchors.tolist())
-        for prefix, sharing in prompt.prefixes:
+        wanted = set(anchors.tolist())
+        for prefix, sharing, segments in rendered.shared.parts(rendered.prompts[i]):
             own = [j for j in sharing if j in wanted]
-            segments = rendered.shared.suffixes if prefix else prompt.unshared
             positions += [(row, j) for j in own]
             prefixed.append((prefix, [segments[j] for j in own]))
     expected = np.array([stored[position] for position in positions], dtype=np.float32)

@@ -52,10 +52,10 @@ def workloads(model: Any, tokenizer: Any, pool: Pool, anchors: Pool, template_na
     works = []
     for i in range(len(pool)):
         try:
-            prefixes = shared.candidate(pool[i]).prefixes
+            prompt = shared.candidate(pool[i])
         except UnusableRowError:
             continue
-        prefix, own = prefixes[0]
+        prefix, own, _ = next(shared.parts(prompt))
         segments = [shared.suffixes[j] for j in own if len(shared.suffixes[j].ids) <= MAX_ANCHOR_TOKENS]
         works.append(Workload(prefix, segments, ""))
     return sorted(works, key=lambda work: work.useful_tokens)

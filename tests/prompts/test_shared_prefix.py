@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,10 @@ from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
+from nuggets_trainer.prompts.tokenize import MOST_RECENT, RecentRows
 from nuggets_trainer.scoring.collect import anchor_scores
 from tests.support.oracle import render
+from tests.support.renderings import BREAKING
 from tests.support.rows import alpaca_rows
 
 TEMPLATES = {"chat": ChatTemplate, "plain": PlainTemplate, "nuggets": NuggetsTemplate}
@@ -35,14 +38,6 @@ SETUPS = [
     ("tokenizers/mistral-v3", "nuggets"),
 ]
 ANCHORS, CANDIDATES = alpaca_rows(6, seed=11), alpaca_rows(8, seed=12)
-# Earlier user turns end with a mark that depends on the last user message: nothing of a candidate can be shared.
-BREAKING = (
-    "{% set last = namespace(text='') %}"
-    "{% for m in messages %}{% if m.role == 'user' %}{% set last.text = m.content %}{% endif %}{% endfor %}"
-    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}"
-    "{% if m.role == 'user' and not m.content == last.text %} before {{ last.text }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
-)
 
 
 def alpaca(rows: list[dict[str, str]]) -> list[Row]:
@@ -60,12 +55,12 @@ def assert_joint(template, anchors: list[Row], candidates: list[Row]) -> tuple[i
     num_shared = num_whole = 0
     for candidate in candidates:
         prompt = split.candidate(candidate)
-        assert sorted(j for _, positions in prompt.prefixes for j in positions) == list(range(len(anchors)))
-        for prefix, positions in prompt.prefixes:
+        assert sorted(j for _, positions, _ in split.parts(prompt) for j in positions) == list(range(len(anchors)))
+        for prefix, positions, segments in split.parts(prompt):
             for j in positions:
                 joint = template.one_shot(candidate, anchors[j])
                 if not prefix:
-                    assert prompt.unshared[j] == joint
+                    assert segments[j] == prompt.unshared[j] == joint
                     num_whole += 1
                     continue
                 suffix = split.suffixes[j]
@@ -97,7 +92,7 @@ def test_the_whole_candidate_is_in_the_prefix(name, template_name, loaded):
     for candidate in CANDIDATES:
         context, completion = render(tokenizer, template_name, ANCHORS[0], None)
         joint = sum(map(len, render(tokenizer, template_name, ANCHORS[0], candidate)))
-        ((prefix, _),) = split.candidate(read_row(candidate, "alpaca")).prefixes
+        (prefix,) = split.candidate(read_row(candidate, "alpaca")).prefixes
         shown = joint - len(context) - len(completion)
         assert len(prefix) >= shown > 1
     assert longest <= max(sum(map(len, render(tokenizer, template_name, anchor, None))) for anchor in ANCHORS)
@@ -131,7 +126,8 @@ def test_anchors_are_grouped_by_system_message(name, loaded):
     candidates = [conversation(system, f"dog {i}") for i, system in enumerate([None, "red", "green"])]
     assert assert_joint(template, anchors, candidates) == (15, 0)
     split = SharedPrefix(template, anchors)
-    assert [positions for _, positions in split.candidate(candidates[0]).prefixes] == [[0, 2], [1, 4], [3]]
+    assert split.headers == [[0, 2], [1, 4], [3]]
+    assert len(split.candidate(candidates[0]).prefixes) == 3
 
 
 def test_a_candidates_system_message_keeps_scored_tokens(loaded):
@@ -163,9 +159,9 @@ def test_anchors_share_a_prefix_by_tools_and_options(loaded):
     shown = [{}, {"tools": [{"name": "sun"}]}, {"template_kwargs": {"style": "night"}}]
     candidates = [replace(conversation(None, f"dog {i}"), **kind) for i, kind in enumerate(shown)]
     assert assert_joint(template, anchors, candidates) == (15, 0)
-    prefixes = SharedPrefix(template, anchors).candidate(candidates[0]).prefixes
-    assert [positions for _, positions in prefixes] == [[0, 4], [1, 3], [2]]
-    assert len({tuple(prefix) for prefix, _ in prefixes}) == 3
+    split = SharedPrefix(template, anchors)
+    assert split.headers == [[0, 4], [1, 3], [2]]
+    assert len({tuple(prefix) for prefix in split.candidate(candidates[0]).prefixes}) == 3
 
 
 def test_a_candidate_that_changes_scored_tokens_is_dropped(loaded):
@@ -257,7 +253,7 @@ def test_num_tokens_is_the_longest_prefix_or_segment(loaded):
     tokenizer = loaded("demo")
     anchors, candidates = alpaca(ANCHORS), alpaca(CANDIDATES)
     prompts = [SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(row) for row in candidates]
-    assert [prompt.num_tokens() for prompt in prompts] == [len(prompt.prefixes[0][0]) for prompt in prompts]
+    assert [prompt.num_tokens() for prompt in prompts] == [len(prompt.prefixes[0]) for prompt in prompts]
     tokenizer.chat_template = BREAKING
     whole = SharedPrefix(ChatTemplate(tokenizer), anchors).candidate(candidates[0])
     assert whole.num_tokens() == max(len(segment.ids) for segment in whole.unshared.values())
@@ -350,3 +346,35 @@ def test_no_usable_anchor_is_an_error_with_the_reasons(loaded):
         ValueError, match=r"No anchor can be scored: all 3 were dropped \(too_long 2, empty_completion 1\).*20 tokens"
     ):
         AnchorSet(PlainTemplate(loaded("demo")), rows, [None] * 3, max_length=20)
+
+
+# ---------------------------------------------------------------- what is kept from row to row
+
+
+def test_what_is_kept_for_a_row_is_its_own():
+    recent: RecentRows[str] = RecentRows()
+    rows = [Row("a", str(number)) for number in range(MOST_RECENT + 3)]
+    asked: list[Row] = []
+
+    def completion(row: Row) -> str:
+        asked.append(row)
+        return str(row.completion)
+
+    for row in [*rows, rows[-1], rows[0]]:
+        assert recent.of(row, completion) == row.completion
+    assert asked == [*rows, rows[0]]  # the last is kept, the first is not any more
+    again = pickle.loads(pickle.dumps(recent))
+    again._found = {id(rows[0]): (Row("a", "of another"), "of another")}  # its id is now that of another row
+    assert again.of(rows[0], completion) == "0"
+
+
+@pytest.mark.parametrize("template_name", list(TEMPLATES))
+def test_a_candidate_is_tokenized_as_by_a_new_template(template_name, loaded):
+    """In whatever order rows come: as candidates, as anchors, again."""
+    rows, tokenizer = alpaca(ANCHORS[:3] + CANDIDATES[:3]), loaded("demo")
+    template = TEMPLATES[template_name](tokenizer)
+    for candidate in rows:
+        for anchor in [*rows, rows[0]]:
+            new = TEMPLATES[template_name](tokenizer)
+            assert template.one_shot(candidate, anchor) == new.one_shot(candidate, anchor)
+            assert template.zero_shot(anchor) == new.zero_shot(anchor)

@@ -14,7 +14,7 @@ from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.shown import hidden_pieces, pieces_of
 from tests.support.launch import ROOT
 from tests.support.trl_templates import SOURCES
-from tests.support.what_is_shown import table
+from tests.support.what_is_shown import table, table_of_tokenizers
 
 # Templates that leave reasoning out of earlier turns and show it in the last one.
 CUT_EARLIER = ["glm4moe", "lfm2_2_5", "nemotron_3_nano", "qwen3", "qwen3_5_think", "qwen3_6", "glm4moe_training"]
@@ -150,9 +150,9 @@ def test_a_middle_anchor_of_another_kind_is_checked(template):
     candidates = [result, thinking("Carry one."), ANCHOR]
     for candidate in candidates:
         prompt = split.candidate(candidate)
-        for prefix, positions in prompt.prefixes:
+        for prefix, positions, segments in split.parts(prompt):
             for j in positions:
-                found = split.suffixes[j].behind(prefix) if prefix else prompt.unshared[j]
+                found = segments[j].behind(prefix)
                 assert found == chat.one_shot(candidate, anchors[j])
 
 
@@ -223,8 +223,21 @@ def test_something_may_stand_between_parts(tokenizer):
     assert written(ChatTemplate(tokenizer), ChatTemplate(tokenizer).zero_shot(row)).count("(blue)") == 2
 
 
+def logged(title: str) -> list[str]:
+    """Lines of the table in a section of the log."""
+    page = (ROOT / "docs" / "log" / "chat_templates.md").read_text(encoding="utf-8")
+    section = page.partition(f": {title}\n")[2].partition("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("|")]
+
+
 def test_the_table_in_the_log_is_what_templates_show():
-    page = (ROOT / "docs" / "log" / "chat_templates.md").read_text(encoding="utf-8").splitlines()
     lines = table()
     assert len(lines) == len(SOURCES) + 2
-    assert [line for line in page if line.startswith("|")] == lines
+    assert logged("the templates of TRL") == lines
+
+
+@pytest.mark.usefixtures("shared")
+def test_the_table_of_tokenizers_is_what_they_show():
+    lines = table_of_tokenizers()
+    assert len(lines) == 2 + 2
+    assert logged("the templates of two tokenizers") == lines

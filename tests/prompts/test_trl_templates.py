@@ -75,12 +75,12 @@ def assert_same_tokens_and_right_split(template: ChatTemplate, candidates: list[
     split, num_shared = SharedPrefix(template, anchors), 0
     for candidate in candidates:
         prompt = split.candidate(candidate)
-        for prefix, positions in prompt.prefixes:
+        for prefix, positions, segments in split.parts(prompt):
             for j in positions:
                 zero, joint = template.zero_shot(anchors[j]), template.one_shot(candidate, anchors[j])
                 assert joint.targets == zero.targets
                 assert joint.start > zero.start >= 1
-                found = split.suffixes[j].behind(prefix) if prefix else prompt.unshared[j]
+                found = segments[j].behind(prefix)
                 assert found == joint
                 num_shared += bool(prefix)
     return num_shared

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.documented import recipe
 from tests.support.launch import ROOT, run
 
 TOLERANCE = 1e-5  # nats per token
@@ -55,6 +56,14 @@ def test_all_engines_agree_and_the_figures_are_complete(tmp_path: Path):
     assert shape["engines"]["reference"]["peak_memory_mib"] > 2 * 4 * 200 * 512 * 4 / 2**20
     assert shape["engines"]["reference"]["ratio_to_reference"] == 1
     assert shape["engines"]["floor"]["share_of_floor"] == 1
+
+
+def test_the_rendering_bench_compares_both_ways(capsys):
+    figures = recipe("rendering", ROOT / "recipes" / "bench").main(["--num_rows", "120", "--num_workers", "1"])
+    assert figures["identical"]
+    assert 0 < figures["cpu_ms_feeding"] < figures["cpu_ms_here"]
+    assert 4 * figures["tokens_per_row"] < figures["bytes_per_row"] < 4 * figures["tokens_per_row"] + 400
+    assert "identical: yes" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("recipes")

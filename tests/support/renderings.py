@@ -36,6 +36,14 @@ ROWS = [
     },
     {"instruction": "Write HTML", "input": "<b>", "output": "<|user|> not a turn: </b>\\n"},
 ]
+# Earlier user turns end with a mark that depends on the last user message: nothing of a candidate can be shared.
+BREAKING = (
+    "{% set last = namespace(text='') %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set last.text = m.content %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|{{ m.role }}|> {{ m.content }}"
+    "{% if m.role == 'user' and not m.content == last.text %} before {{ last.text }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|> {% endif %}"
+)
 CONVERSATION = Row(
     [
         {"role": "user", "content": "Say red?"},

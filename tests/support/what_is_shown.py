@@ -1,6 +1,8 @@
-"""What each chat template of TRL shows of a candidate's turns, as a table: `python -m tests.support.what_is_shown`."""
+"""What chat templates show of a candidate's turns, as tables: `python -m tests.support.what_is_shown`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -8,6 +10,7 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.demo import demo_path
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.segment import Remark
+from tests.support.launch import SHARED
 from tests.support.trl_templates import SOURCES
 
 CALLS = [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}]
@@ -33,6 +36,7 @@ FORMATS = {
         [_answer("two three")],
     ),
 }
+TOKENIZERS = ("minimind", "mistral-v3")
 ANCHOR = Row([{"role": "user", "content": "blue?"}], [_answer("day night")])
 SAYS = {
     Remark.REASONING_LEFT_OUT: "left out",
@@ -43,18 +47,34 @@ SAYS = {
 
 
 def table() -> list[str]:
-    """Return the lines of the table, in Markdown."""
-    heads = ["template", *FORMATS, "scored of an answer `day night`"]
-    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    """Return the lines of the table of TRL's templates, in Markdown."""
+    lines = _head()
     for name, source in SOURCES.items():
-        lines.append(_line(name, source))
+        lines.append(_line(name, _demo_tokenizer(source), source if name.endswith("_training") else None))
     return lines
 
 
-def _line(name: str, source: str) -> str:
+def table_of_tokenizers() -> list[str]:
+    """Return the lines of the table of real tokenizers with their own templates; they lie beside the project."""
+    lines = _head()
+    for name in TOKENIZERS:
+        lines.append(_line(name, AutoTokenizer.from_pretrained(SHARED / "tokenizers" / name), None))
+    return lines
+
+
+def _head() -> list[str]:
+    heads = ["template", *FORMATS, "scored of an answer `day night`"]
+    return [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+
+
+def _demo_tokenizer(source: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(demo_path("model"))
     tokenizer.chat_template = source
-    template = ChatTemplate(tokenizer, source if name.endswith("_training") else None)
+    return tokenizer
+
+
+def _line(name: str, tokenizer: Any, training_template: str | None) -> str:
+    template = ChatTemplate(tokenizer, training_template)
     cells = [_cell(template, row) for row in FORMATS.values()]
     scored = tokenizer.decode(template.zero_shot(ANCHOR).targets).replace("\n", "⏎").replace("|", "\\|")
     return f"| {' | '.join([name, *cells, f'`{scored}`'])} |"
@@ -69,4 +89,4 @@ def _cell(template: ChatTemplate, row: Row) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join([*table_of_tokenizers(), "", *table()]))
