@@ -52,7 +52,11 @@ class CorruptionSeen:
     @property
     def is_unclear(self) -> bool:
         """Whether there are too few candidates to tell: a scorer that sees the corruption might give this too."""
-        return not self.is_seen and self.num_candidates < FEW_CANDIDATES and self.interval[1] > CLEARLY_SEEN
+        if self.is_seen or self.num_candidates >= FEW_CANDIDATES:
+            return False
+        # Ties say nothing: what the other pairs leave room for counts.
+        weight = 1 - self.ties / self.num_candidates
+        return weight == 0 or 0.5 + (self.interval[1] - 0.5) / weight > CLEARLY_SEEN
 
     @property
     def is_seen(self) -> bool:

@@ -84,6 +84,10 @@ def test_a_small_check_that_cannot_tell_says_so(caplog):
     assert not caplog.records  # no warning
     backwards = SignalCheck(4, (compare("shuffled_words", zero_shot, bad, good),))
     assert backwards.verdict == "none"  # ten of ten wrong are enough to tell
+    # On 340 rows of the demo seven of nine tied and two were right, and the check said that it had failed.
+    mostly_tied = SignalCheck(4, (compare("shuffled_words", zero_shot, good[:9], np.r_[bad[:2], good[:7]]),))
+    assert mostly_tied.corruptions[0].interval[1] < 0.75 and mostly_tied.verdict == "unclear"
+    assert SignalCheck(4, (compare("shuffled_words", zero_shot, good, good),)).verdict == "unclear"  # all tie
 
 
 def test_the_copies_are_scored_as_rows_of_a_pool_would_be(tokenizer, tmp_path):
