@@ -139,9 +139,10 @@ class ChatTemplate:
         """Render the row's own conversation; BOS and the header of the assistant's turn open its completion."""
         segment = self.zero_shot(row)
         prompt = self._renderer.encode(conversation(row)[0], _rendering(row.tools, row.template_kwargs)).ids
+        shared = common_prefix_length(prompt, segment.ids)
         header: list[int] = []
-        if segment.ids[: len(prompt)] == prompt:
-            header = segment.ids[len(prompt) : segment.start]
+        if prompt[shared:] in ([], [self._tokenizer.eos_token_id]):  # Phi-3's template ends any conversation with EOS
+            header = segment.ids[shared : segment.start]
         return RowAlone(segment, opening_of(segment.ids, self._tokenizer.bos_token_id, header))
 
     def boundary_is_safe(self, boundary: list[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -116,3 +117,9 @@ def test_the_floor_is_made_of_exactly_the_useful_tokens(total: int, rows: int, w
     blocks = list(dense_blocks(total, rows, width))
     assert sum(r * w for r, w in blocks) == total
     assert all(r <= rows and (w <= width or r == 1) for r, w in blocks)
+
+
+def test_the_cost_of_row_signals_is_a_share_of_the_exact_schedule(recipes, capsys):
+    shares = importlib.import_module("row_signals").main(["--num_candidates", "3"])
+    assert set(shares) == {"these rows", "a further row", "whole pool"} and shares["these rows"] > 0
+    assert "3 rows x 27 anchors: exact schedule" in capsys.readouterr().out
