@@ -14,6 +14,7 @@ ROWS_KEPT = 10  # rows that a rehearsal keeps at least, if it has rows enough
 # Actual over rehearsed tokens behind the first visits, over 21 simulated pools (laws of recipes/bench/gain_race.py,
 # 1,500 rows, top 1, 10 and 30%): median 0.7, from 0.2 to 1.4, and 2.2 where the best rows lie closely together.
 LOW, MIDDLE, HIGH = 0.3, 0.8, 2.0
+PROGRESS = 0.95  # share of the misses that is left when the pace of a race begins to tell something
 
 
 def gain_tokens_left(race: GainRace) -> tuple[float, float, float]:
@@ -37,18 +38,23 @@ def gain_tokens_left(race: GainRace) -> tuple[float, float, float]:
     first = float(race.visit_tokens(fresh).sum())
     if race.rehearsed is None:
         race.rehearsed = _rehearse(race)
-    later = race.rehearsed * _share_to_come(race)
-    low, middle, high = (first + factor * later for factor in (LOW, MIDDLE, HIGH))
-    return min(most, low), min(most, middle), min(most, high)
+    low, middle, high = _tokens_behind_first_visits(race, race.rehearsed)
+    return min(most, first + low), min(most, first + middle), min(most, first + max(high, first))
 
 
-def _share_to_come(race: GainRace) -> float:
-    """Return the share of the work behind the first visits that is left, by what is still missing of the recall."""
+def _tokens_behind_first_visits(race: GainRace, rehearsed: float) -> tuple[float, float, float]:
+    """Predict the tokens to come behind the first visits: by the rehearsal, or by the pace if that says more."""
     recall = race.standings.recall
     if race.first_missed is None or recall is None:
-        return 1.0
+        return LOW * rehearsed, MIDDLE * rehearsed, HIGH * rehearsed
     in_all = race.first_missed - race.most_missed
-    return min(1.0, max(0.0, recall.missed - race.most_missed) / in_all) if in_all > 0 else 0.0
+    if in_all <= 0:
+        return 0.0, 0.0, 0.0
+    share = max(0.0, recall.missed - race.most_missed) / in_all
+    # Visits that have not made the golden set surer tell that at least as many are to come.
+    pace = race.later_tokens * (share / (1 - share) if share < PROGRESS else 1.0)
+    expected = max(MIDDLE * min(1.0, share) * rehearsed, pace)
+    return LOW / MIDDLE * expected, expected, HIGH / MIDDLE * expected
 
 
 def _rehearse(race: GainRace) -> float:

@@ -21,6 +21,7 @@ FIRST_ANCHORS = 4  # anchors of a first visit, doubled while they cost less than
 LAST_VISIT = 0.5  # the anchors left are scored at once if they cost less than this share of the prefix
 RANKINGS = 16  # candidates are ranked anew after 1/16 of them
 BLOCK = 16  # fewest candidates between two rankings
+LEAST_DOUBT = 1e-6  # rows of the golden set; a row that is surer than that is decided
 # The race aims at this share of the misses that are allowed. Without it, the mean recall of 20 to 30 simulated pools
 # was up to 0.04 too low in the top 1% (0.86 where 0.9 was asked for): the covariance of 64 rows is itself uncertain.
 MARGIN = 0.7
@@ -52,6 +53,7 @@ class GainRace:
         pilot: candidates of the pilot, `(p,)`, ascending.
         recall: share of the golden set that is to be found.
         pilot_scored: whether the pilot is scored.
+        later_tokens: forward tokens of all visits behind the first ones.
         rehearsed: forward tokens behind the first visits, by a forecast; None until one was asked for.
         first_missed: rows of the golden set that were expected to be missing after the first visits; None before.
     """
@@ -74,6 +76,7 @@ class GainRace:
         self.pilot: Ints = np.sort(pilot)
         self.first_missed: float | None = None
         self.rehearsed: float | None = None
+        self.later_tokens = 0
         self.tokens_per_wave = tokens_per_wave
         self._first_anchors = FIRST_ANCHORS
         self._queue, self._position, self._rank_again_at = self.pilot, 0, len(self.pilot)
@@ -112,6 +115,8 @@ class GainRace:
                 break
             tokens = self._add_block(wave, tokens, block)
         self._outstanding = sum(len(anchors) for _, anchors in wave)
+        if self.first_missed is not None:
+            self.later_tokens += tokens
         return wave
 
     def update(self, results: Sequence[tuple[int, Ints, LogProbs]]) -> None:
@@ -205,7 +210,7 @@ class GainRace:
         member = np.zeros(len(self.standings))
         member[~self.standings.dropped] = recall.member
         doubt = self.standings.copies[rows] * np.minimum(member[rows], 1 - member[rows])
-        rows, doubt = rows[doubt > 0], doubt[doubt > 0]
+        rows, doubt = rows[doubt > LEAST_DOUBT], doubt[doubt > LEAST_DOUBT]
         order = np.argsort(-doubt / self.visit_tokens(rows), kind="stable")
         enough = int(np.searchsorted(np.cumsum(doubt[order]), too_many)) + 1
         return rows[order[:enough]]
