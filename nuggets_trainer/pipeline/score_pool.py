@@ -98,6 +98,8 @@ def score_pool(
             arguments contradict each other.
         PermissionError, ImportError: if `score_dir` cannot be written to, or its kind of URL is not installed.
         OSError: if the disk is full; what is stored stays, and the same call goes on after space is made.
+        UnreliableScoresError: if `stop_if_unreliable` is set and the early look speaks against going on; what was
+            scored until then is stored.
     """
     request = read_request(
         model,

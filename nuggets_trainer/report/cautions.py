@@ -236,8 +236,10 @@ def _size(figures: Figures) -> Iterator[Caution]:
 
 def _contents(figures: Figures) -> Iterator[Caution]:
     contents = figures["run"].get("contents")
+    if contents is None:  # results of an earlier version
+        return
     for name, what in CONTENTS.items():
-        found = contents[name] if contents else {"num_rows": 0}
+        found = contents[name]
         if not found["num_rows"]:
             continue
         level = _warn if found["num_rows"] > UNWANTED_SHARE * contents["num_rows"] else _note

@@ -124,7 +124,7 @@ def _pool_rows(pool: Pool, scores: PoolScores, golden_set: GoldenSet, decode: De
 
 def _other_columns(pool: Pool, index: int) -> str | None:
     """Return the columns of a row that its texts are not made of, as JSON: short texts, numbers and truth values."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in pool.record(index).items():
         is_short = isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= MAX_VALUE)
         if is_short and name not in TEXT_COLUMNS and name != pool.text_field and len(found) < MAX_COLUMNS:

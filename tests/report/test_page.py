@@ -10,13 +10,17 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
+from nuggets_trainer import NuggetsConfig, Pool, score_pool
 from nuggets_trainer.report import write_report
 from nuggets_trainer.report.page import ASSETS, TEXT_BUDGET, render_page, text_length
 from nuggets_trainer.wording import visible
 from tests.support.hostile import HOSTILE
 from tests.support.launch import ROOT
+from tests.support.rows import alpaca_rows
 
 
 class Tags(HTMLParser):
@@ -117,3 +121,22 @@ def test_the_page_works_in_a_browser(scored):
         assert view["found_kept"] == "10 rows"
         assert view["first_by_pool"] == "0"
         assert view["open_width"] <= view["width"]
+
+
+def test_rows_show_their_own_columns(llama, tokenizer, tmp_path):
+    rows = []
+    for i, row in enumerate(alpaca_rows(12, seed=7)):
+        rows.append({**row, "kind": f"<i>kind {i}</i>", "stars": i, "notes": "x" * 500, "tags": ["a"]})
+    pool = Pool(Dataset.from_list(rows))
+    anchors = Pool(Dataset.from_list(alpaca_rows(3, seed=8)), "anchors")
+    config = NuggetsConfig(top_k=3, template="plain", schedule="exact")
+    score_pool(llama, tokenizer, pool, anchors, config=config, score_dir=tmp_path)
+    figures = json.loads((tmp_path / "report.json").read_text())
+    for row in figures["rows"]:
+        i = row["index"]
+        assert row["columns"] == {"kind": f"<i>kind {i}</i>", "stars": i}  # neither its texts nor long values
+    page = (tmp_path / "report.html").read_text()
+    assert "&lt;i&gt;kind 3&lt;/i&gt;" in page and "<i>kind" not in page
+    columns = pq.read_table(tmp_path / "rows.parquet").drop_columns(["columns"])
+    pq.write_table(columns, tmp_path / "rows.parquet")  # as earlier versions wrote it
+    assert all(row["columns"] == {} for row in write_report(tmp_path)["rows"])
