@@ -54,7 +54,7 @@ def check_files(directory: Path, builder: Any) -> None:
     Raises:
         ValueError: if one of the files to be read lies in a directory of results.
     """
-    files = _files_of(builder)
+    files = files_of(builder)
     places = {place for file in files for place in Path(file).parents if place.is_relative_to(directory)}
     for place in sorted(places):
         if _holds_results(place):
@@ -80,11 +80,12 @@ def read_files(directory: Path, config: str | None, streaming: bool, builder: An
 
     options = {}
     if type(builder.config).__name__ == "CsvConfig":
-        options = csv_options(_files_of(builder)[0], builder.config.sep)
+        options = csv_options(files_of(builder)[0], builder.config.sep)
     return load_dataset(str(directory), name=config, streaming=streaming, **options)
 
 
-def _files_of(builder: Any) -> list[str]:
+def files_of(builder: Any) -> list[str]:
+    """Return the data files of all splits of a builder."""
     return [file for split in builder.config.data_files.values() for file in split]
 
 

@@ -16,12 +16,13 @@ from nuggets_trainer.data.directories import (
     check_outside,
     check_path,
     csv_options,
+    files_of,
     find_files,
     is_saved_dataset,
     read_files,
     warn_of_csv_types,
 )
-from nuggets_trainer.data.unreadable import errors_name_the_file
+from nuggets_trainer.data.unreadable import check_no_null, errors_name_the_file
 from nuggets_trainer.demo import resolve_demo
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def load_rows(
     path = Path(resolve_demo(name))
     _check_rows(option, name)
     if path.is_file():
+        check_no_null(option, [path])
         with errors_name_the_file(option, name, path), hidden_dataset_bars(path.stat().st_size <= SMALL_FILE):
             return _with_valid_text(_load_file(path, streaming))
     if path.is_dir():
@@ -186,6 +188,7 @@ def _load_directory(name: str, config: str | None, streaming: bool, option: str)
     with errors_name_the_file(option, name, directory, how_to_name):
         builder = find_files(directory, config)
     check_files(directory, builder)
+    check_no_null(option, files_of(builder))
     with errors_name_the_file(option, name, directory, how_to_name):
         return _with_valid_text(read_files(directory, config, streaming, builder))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nuggets_trainer.wording import first_cause
@@ -42,6 +42,40 @@ def errors_name_the_file(
         if "onfig" in str(error):  # "Config name is missing", "BuilderConfig 'x' not found"
             message += name_a_config
         raise ValueError(message) from error
+
+
+def check_no_null(option: str, files: Iterable[str | Path]) -> None:
+    """Refuse files in which a line is `null`: pyarrow (26.0) reads it as a row without values, or crashes the process.
+
+    It crashes where the line is the first of a block that it parses, such as the first one of the file.
+
+    Args:
+        option: option or argument that names the rows.
+        files: local files; those that are not JSON are passed over.
+
+    Raises:
+        ValueError: if there is such a line in a JSONL file, or at the beginning of a JSON file.
+    """
+    for file in map(Path, files):
+        if file.suffix not in (".json", ".jsonl") or not file.is_file():
+            continue
+        number = _null_line(file)
+        if number is not None:
+            raise ValueError(
+                f"`{option}`: the rows in {str(file)!r} cannot be read: line {number:,} is null and not an object. "
+                "Expected one JSON object per line. Mend or remove the line."
+            )
+
+
+def _null_line(file: Path) -> int | None:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.strip().removeprefix(codecs.BOM_UTF8)
+            if text == b"null":
+                return number
+            if text and file.suffix == ".json":
+                return None  # an array may have a line of its own for a value
+    return None
 
 
 def explain(error: Exception, option: str, name: str | None, path: Path | None = None) -> str:

@@ -76,3 +76,26 @@ def test_a_configuration_or_split_to_name_is_said(tmp_path):
     for option, remedy in (("--dataset_name", "--dataset_train_split"), ("--anchors", '"split": "validation"')):
         with pytest.raises(ValueError, match=f"`{option}`.*no split 'train'. Found: validation.*{remedy}"):
             load_rows(str(rows), option=option)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("rows.jsonl", f"\n null \n{JSONL}", 2),
+        ("rows.jsonl", f"{JSONL}null\n{JSONL}", 21),
+        ("rows.json", f"null\n{JSONL}", 1),
+    ],
+)
+@pytest.mark.parametrize("in_directory", [False, True])
+def test_a_null_line_does_not_end_the_process(name, text, line, in_directory, tmp_path):
+    """Pyarrow crashed (signal 11) on such a first line, without a message."""
+    (tmp_path / name).write_text(text)
+    place = tmp_path if in_directory else tmp_path / name
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=f"`name`: the rows in .*{name}.*line {line} is null and not an object"):
+            load_rows(str(place), streaming=streaming)
+
+
+def test_null_in_an_array_stays(tmp_path):
+    (tmp_path / "rows.json").write_text('[\n{"instruction": "a", "output": "b", "x": [\nnull\n]}\n]')
+    assert load_rows(str(tmp_path / "rows.json"))[0]["output"] == "b"
