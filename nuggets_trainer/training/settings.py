@@ -210,6 +210,11 @@ def selection_settings(
         value = getattr(config, name)
         if value != default:
             settings[name] = value
+    if config.rank_by != "golden_score":
+        # A race for gains finds a part of the golden set of the exact schedule.
+        settings["schedule"] = config.schedule_in_force
+        if config.schedule_in_force == "race":
+            settings["race_recall"] = str(config.race_recall)
     for name in IF_SET:
         value = getattr(config, name)
         if value is not None:

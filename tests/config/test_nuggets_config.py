@@ -93,6 +93,17 @@ def test_two_rules_at_once_are_refused_and_shown(rules):
         assert f"`{name}={value}`" in str(error.value)
 
 
+@pytest.mark.parametrize("value", [0, 1, -0.5, 1.5, float("nan"), "0.9", True])
+def test_race_recall_is_a_share(value):
+    with pytest.raises((ValueError, TypeError), match="`race_recall` must be"):
+        NuggetsConfig(race_recall=value)
+
+
+def test_gains_are_raced_for_unless_every_pair_is_needed():
+    assert NuggetsConfig(rank_by="gain").schedule_in_force == "race"
+    assert NuggetsConfig(rank_by="gain", max_similarity=0.9).schedule_in_force == "exact"
+
+
 @pytest.mark.parametrize("rank_by", ["gain", "mean_gain"])
 def test_a_threshold_on_gains_may_be_any_number(rank_by):
     for threshold in (-2.5, 0, 1, 7.25):
