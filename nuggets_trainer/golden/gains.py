@@ -103,18 +103,24 @@ def anchor_scale(zero_shot: FloatArray, one_shot: FloatArray) -> AnchorScale:
     for block in row_blocks(n):
         gains, scored = gains_of(zero_shot, one_shot[block])
         num_rows += scored.sum(axis=0)
-        total += gains.sum(axis=0)
+        total = _add_rows(total, gains)
     known = num_rows > 0
     mean = total / np.maximum(num_rows, 1)
     mean[~known] = mean[known].mean() if known.any() else 0.0
     for block in row_blocks(n):
         gains, scored = gains_of(zero_shot, one_shot[block])
-        squares += np.where(scored, np.square(gains - mean), 0.0).sum(axis=0)
+        squares = _add_rows(squares, np.where(scored, np.square(gains - mean), 0.0))
     freedom = np.maximum(num_rows - 1, 0)
     common = squares.sum() / max(1, freedom.sum())
     variance = (squares + PRIOR_ROWS * common) / (freedom + PRIOR_ROWS)
     deviation = np.sqrt(variance) if common > 0 else np.ones(m)
     return AnchorScale(mean, deviation, n)
+
+
+def _add_rows(total: Floats, rows: Floats) -> Floats:
+    """Add rows `(n, m)` to sums `(m,)`, one after the other, so that the result is the same for any size of blocks."""
+    added: Floats = np.concatenate([total[None], rows]).sum(axis=0)
+    return added
 
 
 def gains_of(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats, Bools]:

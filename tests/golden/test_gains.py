@@ -122,6 +122,16 @@ def test_gains_depend_on_the_pilot_and_on_no_other_row():
         np.testing.assert_array_equal(getattr(shuffled, name), getattr(before, name)[order])
 
 
+def test_a_scale_does_not_depend_on_the_size_of_blocks(monkeypatch):
+    """Sums by block were rounded otherwise than sums of all rows."""
+    zero_shot, one_shot = log_probs(9, n=50)
+    whole = anchor_scale(zero_shot, one_shot)
+    monkeypatch.setattr("nuggets_trainer.golden.arrays.ROWS_AT_ONCE", 7)
+    by_block = anchor_scale(zero_shot, one_shot)
+    np.testing.assert_array_equal(by_block.mean, whole.mean)
+    np.testing.assert_array_equal(by_block.deviation, whole.deviation)
+
+
 def test_the_pilot_is_the_smallest_hashes_once_each():
     keys = [f"{number:05d}" for number in np.random.default_rng(0).permutation(9000)] * 2
     pilot = gain_pilot(keys)
