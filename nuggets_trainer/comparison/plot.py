@@ -28,7 +28,8 @@ def draw_losses(
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    # Narrow, with the legend below: on a telephone its letters are still seven pixels high.
+    figure, axes = pyplot.subplots(figsize=(6.4, 5.6), layout="constrained")
     fractions = sorted({line.fraction for line in lines if line.fraction})
     if len(fractions) > 1:
         _draw_curves(axes, lines, fractions)
@@ -42,7 +43,7 @@ def draw_losses(
             axes.axhline(line.loss, color="black", linestyle="--", linewidth=1, label=LABELS["full"])
     _scale_losses(axes, lines)
     axes.set_ylabel(unit)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=120)
     pyplot.close(figure)

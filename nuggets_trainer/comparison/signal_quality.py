@@ -106,7 +106,7 @@ def good_share(values: FloatArray, is_good: npt.NDArray[np.bool_], fraction: flo
     return float(is_good[chosen].mean())
 
 
-def rank_correlation(
+def correlation_with_interval(
     values: FloatArray, column: FloatArray, num_draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return Spearman's rank correlation and its 95% bootstrap interval over rows.

@@ -31,8 +31,8 @@ from nuggets_trainer import load_rows
 from nuggets_trainer.comparison.follows import completion_characters, read_log_probs
 from nuggets_trainer.comparison.signal_quality import (
     auc_by_kind,
+    correlation_with_interval,
     good_share,
-    rank_correlation,
     score_on_unseen_anchors,
 )
 from nuggets_trainer.config.rule_options import RANK_BY
@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     if options.value_column:
         column = np.array(rows[options.value_column][:], dtype=np.float64)
         rankings["completion_characters"] = completion_characters(rows)
-        found["correlation"] = {name: rank_correlation(values, column) for name, values in rankings.items()}
+        found["correlation"] = {name: correlation_with_interval(values, column) for name, values in rankings.items()}
         texts.append(
             markdown(f"rank correlation with `{options.value_column}`", ["", "95% from", "to"], found["correlation"])
         )

@@ -8,8 +8,8 @@ import pytest
 from nuggets_trainer.comparison.signal_quality import (
     auc_by_kind,
     best_rows,
+    correlation_with_interval,
     good_share,
-    rank_correlation,
     score_on_unseen_anchors,
 )
 from nuggets_trainer.golden.scores import golden_scores
@@ -70,10 +70,10 @@ def test_the_interval_of_a_rank_correlation_covers_it():
     for seed in range(40):
         a = generator.normal(size=100)
         b = 0.5 * a + np.sqrt(0.75) * generator.normal(size=100)
-        _, lowest, highest = rank_correlation(a, b, num_draws=200, seed=seed)
+        _, lowest, highest = correlation_with_interval(a, b, num_draws=200, seed=seed)
         low.append(lowest)
         high.append(highest)
     true = 6 / np.pi * np.arcsin(0.25)  # Spearman's correlation of two normal variables whose correlation is 0.5
     covered = np.mean((np.array(low) < true) & (true < np.array(high)))
     assert covered > 0.85 and np.mean(high) - np.mean(low) < 0.4
-    assert rank_correlation(np.ones(9), np.arange(9.0), num_draws=3) == (0.0, 0.0, 0.0)
+    assert correlation_with_interval(np.ones(9), np.arange(9.0), num_draws=3) == (0.0, 0.0, 0.0)
