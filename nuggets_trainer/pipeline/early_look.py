@@ -184,13 +184,12 @@ class PilotLook:
         num_anchors = len(rendered.anchor_set.keys)
         if wanted is False or (wanted is None and session.request.adapter):
             return None
-        if wanted:
-            rows, size = rendered.candidates, full_size(num_anchors)
-        else:
-            rows = session.ranks.on_main(lambda: pilot.candidates if pilot is not None else [])
-            size = affordable_size(len(rendered.candidates), num_anchors)
+        size = full_size(num_anchors) if wanted else affordable_size(len(rendered.candidates), num_anchors)
         if size is None:
             return None
+        rows = rendered.candidates
+        if not wanted:
+            rows = session.ranks.on_main(lambda: pilot.candidates if pilot is not None else [])
         check, num_pairs = check_signal(session, rendered.anchor_set, rendered.shared, rows, size, inner=True)
         self.num_pairs += num_pairs
         return check

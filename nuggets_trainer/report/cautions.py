@@ -245,7 +245,7 @@ def _contents(figures: Figures) -> Iterator[Caution]:
         level = _warn if found["num_rows"] > UNWANTED_SHARE * contents["num_rows"] else _note
         examples = ", ".join(f"{index:,}" for index in found["examples"])
         yield level(
-            f"{counted(found['num_rows'], 'kept row')} of {contents['num_rows']:,} {what}",
+            f"Kept rows that {what}: {found['num_rows']:,} of {contents['num_rows']:,}",
             f"The first of them in the pool: {examples}. Lists of phrases find them, which miss some: "
             "see `nuggets_trainer.data.contents`.",
         )

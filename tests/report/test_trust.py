@@ -63,8 +63,8 @@ def test_facts_name_length_scorer_and_contents():
     assert facts["scorer"] == "it was not checked whether it can use an example"
     told = [(c["level"], c["title"], c["text"]) for c in cautions({**QUIET, "run": run})]
     assert [entry[:2] for entry in told] == [
-        ("warn", "30 kept rows of 200 repeat the prompt of another kept row"),
-        ("note", "3 kept rows of 200 refuse"),
+        ("warn", "Kept rows that repeat the prompt of another kept row: 30 of 200"),
+        ("note", "Kept rows that refuse: 3 of 200"),
     ]
     assert "The first of them in the pool: 4, 9, 11." in told[1][2]
     assert "contents" not in {fact["name"] for fact in judged()["facts"]}  # results of earlier versions
