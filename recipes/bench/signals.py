@@ -1,7 +1,7 @@
 """What rankings of one scored pool are worth: tables from scores on disk, without a model.
 
 ```bash
-nuggets score --dataset_name half_spoilt.jsonl --schedule exact --score_dir scores ...   # every pair
+nuggets score --model_name_or_path MODEL --dataset_name half_spoilt.jsonl --schedule exact --score_dir scores
 python recipes/bench/signals.py --score_dir scores --dataset_name half_spoilt.jsonl --kind_column kind --good clean
 python recipes/bench/signals.py --score_dir scores --dataset_name rated.jsonl --value_column score
 ```
