@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from nuggets_trainer.golden.reliability import spearman_brown
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.store.results import SCORES_FILE
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 SIGNS = {"loss": -1, "ifd": -1, "similarity": 1}  # of row signals: 1 if a high value is meant to be good
 TOP = (0.01, 0.05, 0.1, 0.25)
 NUM_SPLITS = 100
@@ -60,7 +60,7 @@ def reliability(name: str, zero_shot: Floats, one_shot: Floats) -> float:
         halves = []
         for half in (order[: len(order) // 2], order[len(order) // 2 :]):
             halves.append(value_of(name, zero_shot[half], one_shot[:, half]))
-        found.append(np.corrcoef(halves)[0, 1])
+        found.append(np.corrcoef(halves[0], halves[1])[0, 1])
     return spearman_brown(float(np.mean(found)), 2)
 
 
@@ -101,7 +101,7 @@ def kind_tables(rankings: dict[str, Floats], kinds: list[str], good: str, most_i
     return tables
 
 
-def markdown(title: str, columns: Sequence[object], rows: dict[str, Sequence[Any]]) -> str:
+def markdown(title: str, columns: Sequence[object], rows: Mapping[str, Sequence[Any]]) -> str:
     """Write a table; numbers have two decimals."""
     lines = [f"| {title} | {' | '.join(map(str, columns))} |", "|" + " --- |" * (len(columns) + 1)]
     for name, values in rows.items():
