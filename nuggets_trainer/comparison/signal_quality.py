@@ -17,7 +17,7 @@ from nuggets_trainer.golden.scores import golden_scores
 Floats = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.int64]
-Rank = Callable[[FloatArray, FloatArray], Floats]  # zero-shot (m,) and one-shot (n, m) log-probs -> values (n,)
+Rank = Callable[[FloatArray, FloatArray], FloatArray]  # zero-shot (m,) and one-shot (n, m) log-probs -> values (n,)
 
 
 def score_on_unseen_anchors(
