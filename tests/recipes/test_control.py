@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nuggets_trainer.training.job import FINISHED_FILE
 from tests.support.launch import ROOT
 
 
@@ -31,6 +32,11 @@ def control(monkeypatch, tmp_path):
     return run
 
 
+def as_if_killed_before_step_2(output_dir: Path) -> None:
+    shutil.rmtree(output_dir / "checkpoint-2")
+    (output_dir / FINISHED_FILE).unlink()
+
+
 def checkpoints(output_dir: Path) -> list[str]:
     return sorted(path.name for path in output_dir.glob("checkpoint-*"))
 
@@ -51,7 +57,7 @@ def test_a_finished_control_keeps_its_best_model(control, tmp_path, capsys):
 def test_a_control_goes_on_as_it_is_told(control, tmp_path):
     """`--resume_from_checkpoint true` was taken for a directory of that name, and `no` too."""
     control()
-    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    as_if_killed_before_step_2(tmp_path / "out")
     (tmp_path / "out" / "checkpoint-3").mkdir()  # of a job that was killed while it saved
     first = tmp_path / "out" / "checkpoint-1" / "model.safetensors"
     for answer in ("true", "no"):
@@ -59,14 +65,14 @@ def test_a_control_goes_on_as_it_is_told(control, tmp_path):
         control(resume_from_checkpoint=answer)
         assert (first.stat().st_mtime_ns == written) == (answer == "true")
         assert (tmp_path / "out" / "checkpoint-2" / "model.safetensors").is_file()
-        shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+        as_if_killed_before_step_2(tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="There is no checkpoint .*nowhere"):
         control(resume_from_checkpoint=tmp_path / "nowhere")
 
 
 def test_a_control_does_not_go_on_from_the_model_alone(control, tmp_path):
     control(save_only_model="true")
-    shutil.rmtree(tmp_path / "out" / "checkpoint-2")
+    as_if_killed_before_step_2(tmp_path / "out")
     with pytest.raises(ValueError, match="checkpoint-1 holds the model alone"):
         control(save_only_model="true")
 
