@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -180,7 +181,7 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(
             signal.SIGTERM, signal.SIG_IGN
         )  # launchers send it twice; the second one must not interrupt the exit
-        logger.warning("SIGTERM: writing what is scored, and leaving with exit code %d.", 128 + number)
+        _say_that_it_leaves(128 + number)
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
@@ -188,3 +189,11 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _say_that_it_leaves(code: int) -> None:
+    try:
+        logger.warning("SIGTERM: writing what is scored, and leaving with exit code %d.", code)
+    except RuntimeError:
+        # The signal came while a line was being written: Python's buffers refuse a second write inside the first.
+        os.write(2, f"SIGTERM: leaving with exit code {code}.\n".encode())

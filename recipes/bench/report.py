@@ -48,6 +48,11 @@ class SimulatedPool:
     def __len__(self) -> int:
         return self._num_rows
 
+    def record(self, index: int) -> dict[str, str]:
+        """Return the columns of a row."""
+        row = self[index]
+        return {"prompt": str(row.prompt), "completion": str(row.completion)}
+
     def __getitem__(self, index: int) -> Row:
         generator = np.random.default_rng(abs(index))
         prompt, completion = (" ".join(generator.choice(WORDS, generator.integers(5, n))) for n in (40, 200))
