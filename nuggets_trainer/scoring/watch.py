@@ -192,8 +192,9 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 def _say_that_it_leaves(code: int) -> None:
+    line = f"SIGTERM: writing what is scored, and leaving with exit code {code}."
     try:
-        logger.warning("SIGTERM: writing what is scored, and leaving with exit code %d.", code)
+        logger.warning("%s", line)
     except RuntimeError:
         # The signal came while a line was being written: Python's buffers refuse a second write inside the first.
-        os.write(2, f"SIGTERM: leaving with exit code {code}.\n".encode())
+        os.write(2, f"{line}\n".encode())

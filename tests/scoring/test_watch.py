@@ -29,5 +29,5 @@ def test_sigterm_within_a_written_line_ends_the_run_in_order(stderr_is_being_wri
     with pytest.raises(SystemExit) as left, exit_on_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
     assert left.value.code == 128 + signal.SIGTERM
-    assert "SIGTERM: leaving with exit code 143." in capfd.readouterr().err
+    assert "SIGTERM: writing what is scored, and leaving with exit code 143." in capfd.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
