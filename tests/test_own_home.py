@@ -22,7 +22,7 @@ def test_settings_of_whoever_runs_the_tests_are_gone():
     foreign = {"http_proxy": "http://127.0.0.1:9", "HF_TOKEN": "secret", "HF_ENDPOINT": "http://127.0.0.1:9"}
     foreign |= {"COLUMNS": "40", "ACCELERATE_MIXED_PRECISION": "bf16", "WORLD_SIZE": "2", "OPENAI_BASE_URL": "x"}
     kept = {"PATH": "/bin", "PYTHONPATH": "/code", "PIP_INDEX_URL": "x", "CUDA_VISIBLE_DEVICES": "0", "LANG": "C"}
-    environ = {**foreign, **kept, "HOME": "/root", "HF_HOME": "/root/hf"}
+    environ = {**foreign, **kept, "HOME": "/home/somebody", "HF_HOME": "/home/somebody/hf"}
     take_own_home(environ, "/tmp/empty")
     assert kept.items() <= environ.items() and environ["HOME"] == "/tmp/empty"
     assert environ["HF_HOME"] == "/tmp/empty/hf_home" and "127.0.0.1" in environ["NO_PROXY"]

@@ -29,6 +29,7 @@ class Room:
     never: set[str] = field(default_factory=set)
 
 
+BELOW_PIPELINE = {"config", "golden", "racing", "demo", "data", "prompts", "engine", "store", "scoring", "report"}
 ROOMS = {
     "config": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "numpy", "pandas", "pyarrow", "fsspec"}),
     "golden": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "pandas", "pyarrow", "fsspec"}),
@@ -41,61 +42,10 @@ ROOMS = {
     "scoring": Room(may={"config", "golden", "racing", "data", "prompts", "engine", "store"}, never={"trl"}),
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
-    "pipeline": Room(
-        may={"config", "golden", "racing", "demo", "data", "prompts", "engine", "store", "scoring", "report"},
-        never={"trl"},
-    ),
-    "training": Room(
-        may={
-            "config",
-            "golden",
-            "racing",
-            "demo",
-            "data",
-            "prompts",
-            "engine",
-            "store",
-            "scoring",
-            "report",
-            "pipeline",
-        }
-    ),
-    "comparison": Room(
-        may={
-            *(
-                "config",
-                "golden",
-                "racing",
-                "demo",
-                "data",
-                "prompts",
-                "engine",
-                "store",
-                "scoring",
-                "report",
-                "pipeline",
-            ),
-            "training",
-        }
-    ),
-    "commands": Room(
-        may={
-            *(
-                "config",
-                "golden",
-                "racing",
-                "demo",
-                "data",
-                "prompts",
-                "engine",
-                "store",
-                "scoring",
-                "report",
-                "pipeline",
-            ),
-            *("training", "comparison", "evaluation"),
-        }
-    ),
+    "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
+    "training": Room(may={*BELOW_PIPELINE, "pipeline"}),
+    "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training"}),
+    "commands": Room(may={*BELOW_PIPELINE, "pipeline", "training", "comparison", "evaluation"}),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}
 COLLECTIVES_IN = {"ranks", "engine.in_step"}
