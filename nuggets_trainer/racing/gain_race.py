@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nuggets_trainer.golden.arrays import Bools, Floats, Ints, LogProbs, row_blocks
+from nuggets_trainer.golden.arrays import Bools, Floats, Ints, row_blocks
 from nuggets_trainer.racing.gain_standings import GainStandings
+from nuggets_trainer.racing.scored_pairs import Result, joined
 
 # Measured with recipes/bench/gain_race.py.
 FIRST_ANCHORS = 4  # anchors of a first visit, doubled while they cost less than half of the mean prefix
@@ -119,13 +120,11 @@ class GainRace:
             self.later_tokens += tokens
         return wave
 
-    def update(self, results: Sequence[tuple[int, Ints, LogProbs]]) -> None:
+    def update(self, results: Sequence[Result]) -> None:
         """Take in candidates, anchors and their log-probs, in any order and any number of calls."""
         if not results:
             return
-        rows = np.repeat([i for i, _, _ in results], [len(anchors) for _, anchors, _ in results])
-        anchors = np.concatenate([anchors for _, anchors, _ in results])
-        log_probs = np.concatenate([log_probs for _, _, log_probs in results])
+        rows, anchors, log_probs = joined(results)
         self._outstanding -= len(rows)
         self.standings.update(rows, anchors, log_probs)
 

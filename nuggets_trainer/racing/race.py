@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nuggets_trainer.golden.arrays import Bools, Ints, LogProbs
+from nuggets_trainer.golden.arrays import Bools, Ints
 from nuggets_trainer.racing.pilot import LossModel, pilot_size
+from nuggets_trainer.racing.scored_pairs import Result, joined
 from nuggets_trainer.racing.standings import Standings
 
 # Measured with recipes/bench/race.py. None of these numbers can change the golden set.
@@ -136,13 +137,11 @@ class Race:
             self._position += int(places[size])
         return int(total[size - 1]) if size else tokens
 
-    def update(self, results: Sequence[tuple[int, Ints, LogProbs]]) -> None:
+    def update(self, results: Sequence[Result]) -> None:
         """Take in candidates, anchors and their log-probs, in any order and any number of calls."""
         if not results:
             return
-        rows = np.repeat([i for i, _, _ in results], [len(anchors) for _, anchors, _ in results])
-        anchors = np.concatenate([anchors for _, anchors, _ in results])
-        log_probs = np.concatenate([log_probs for _, _, log_probs in results])
+        rows, anchors, log_probs = joined(results)
         self._outstanding -= len(rows)
         self.standings.update(rows, anchors, log_probs)
         if self.losses is not None:

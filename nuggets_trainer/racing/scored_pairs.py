@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from nuggets_trainer.golden.arrays import Bools, Ints, LogProbs, row_blocks
+
+Result = tuple[int, Ints, LogProbs]  # a candidate, anchors that it is scored on, and the log-probs
+
+
+def joined(results: Sequence[Result]) -> tuple[Ints, Ints, LogProbs]:
+    """Return candidate, anchor and log-prob of each pair, `(number of pairs,)` each."""
+    rows = np.repeat([i for i, _, _ in results], [len(anchors) for _, anchors, _ in results])
+    anchors = np.concatenate([anchors for _, anchors, _ in results])
+    log_probs = np.concatenate([log_probs for _, _, log_probs in results])
+    return rows, anchors, log_probs
 
 
 class ScoredPairs:

@@ -9,9 +9,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.racing.scored_pairs import Result
 from nuggets_trainer.scoring.blocks import blocks, distinct
 from nuggets_trainer.scoring.collect import AfterPilot, Outcome, Pilot
-from nuggets_trainer.scoring.pair_scorer import PairScorer, Result
+from nuggets_trainer.scoring.pair_scorer import PairScorer
 from nuggets_trainer.scoring.progress import show_phase
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.engine.log_probs import PATHS
 from nuggets_trainer.prompts.segment import CandidatePrompt, PrefixedSegments, Segment
+from nuggets_trainer.racing.scored_pairs import Result
 from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
@@ -21,7 +22,6 @@ from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter
 CALL_BATCHES = 8  # forward passes of one call of the engine: the last one may be half empty
 
 Wanted = Iterable[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
-Result = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]  # candidate, anchor positions, log-probs
 
 
 class PairScorer:

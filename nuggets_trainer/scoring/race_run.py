@@ -18,10 +18,11 @@ from nuggets_trainer.racing.gain_race import GainRace
 from nuggets_trainer.racing.gain_standings import GainStandings
 from nuggets_trainer.racing.pilot import pilot_size
 from nuggets_trainer.racing.race import Race
+from nuggets_trainer.racing.scored_pairs import Result
 from nuggets_trainer.racing.standings import Standings
 from nuggets_trainer.scoring.blocks import blocks, distinct
 from nuggets_trainer.scoring.collect import AfterPilot, Outcome, Pilot
-from nuggets_trainer.scoring.pair_scorer import PairScorer, Result
+from nuggets_trainer.scoring.pair_scorer import PairScorer
 from nuggets_trainer.scoring.progress import show_phase
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
