@@ -29,7 +29,9 @@ class Room:
     never: set[str] = field(default_factory=set)
 
 
-BELOW_PIPELINE = {"config", "golden", "racing", "demo", "data", "prompts", "engine", "store", "scoring", "report"}
+BELOW_PIPELINE = {
+    *("config", "golden", "racing", "demo", "data", "prompts", "engine", "store", "scoring", "signals", "report"),
+}
 ROOMS = {
     "config": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "numpy", "pandas", "pyarrow", "fsspec"}),
     "golden": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "pandas", "pyarrow", "fsspec"}),
@@ -40,6 +42,7 @@ ROOMS = {
     "engine": Room(may={"prompts.segment", "demo"}, types_only={"config"}, never={"trl"}),
     "store": Room(may={"config", "golden", "data", "engine"}, types_only={"prompts"}, never={"trl"}),
     "scoring": Room(may={"config", "golden", "racing", "data", "prompts", "engine", "store"}, never={"trl"}),
+    "signals": Room(may={"config", "data", "prompts", "engine", "store", "scoring"}, never={"trl"}),
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),

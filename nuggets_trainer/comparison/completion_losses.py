@@ -5,7 +5,7 @@ the end of a turn. Without the prompt, BOS stands before them. If the tokenizer 
 no context, so both losses leave it out. The results are in the model's score store, with a fixed name in place of the
 candidate.
 
-The columns of scores.parquet (`scoring.row_signals`) have the beginning of an answer before the completion as well,
+The columns of scores.parquet (`signals.row_signals`) have the beginning of an answer before the completion as well,
 which tells more under a chat template (docs/log/signals.md).
 """
 

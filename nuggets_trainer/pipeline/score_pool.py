@@ -39,9 +39,9 @@ from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.scoring.rendering import Rendered
-from nuggets_trainer.scoring.row_signals import Signals
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
+from nuggets_trainer.signals.row_signals import Signals
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
 

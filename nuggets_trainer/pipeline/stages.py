@@ -17,9 +17,9 @@ from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.rendering import Rendered, render_pool
-from nuggets_trainer.scoring.row_signals import Signals, row_signals
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.signals.row_signals import Signals, row_signals
 from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.wording import counted
 

@@ -52,7 +52,7 @@ class PoolScores(GoldenScores):
             could be written.
         verdict: verdict of the report: its `outcome`, `sentence`, `facts` and numbers; empty if no report could be
             written.
-        signals: signals of each row by itself, by name (`scoring.row_signals`), NaN where not defined; empty if they
+        signals: signals of each row by itself, by name (`signals.row_signals`), NaN where not defined; empty if they
             were not wanted.
         meets_require: whether each row meets the condition `require`; None without one.
     """

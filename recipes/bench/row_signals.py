@@ -30,9 +30,9 @@ from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.scoring.anchors import find_anchors
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.rendering import render_pool
-from nuggets_trainer.scoring.row_signals import row_signals
 from nuggets_trainer.scoring.session import open_session
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.signals.row_signals import row_signals
 
 
 def cpu_seconds(run: Callable[[], object]) -> float:

@@ -1,0 +1,4 @@
+"""What each row shows by itself, without any pair: losses, IFD, similarity to the anchors.
+
+Does not know selection rules, schedules, reports or training.
+"""
