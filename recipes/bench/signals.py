@@ -10,7 +10,7 @@ The rankings are those of `rank_by`, and the row signals where scores.parquet ha
 tables: reliability; the golden score of the chosen rows on anchors that had no part in the choice, by number of
 anchors; with `--kind_column`, how well good rows are told from each other kind, and the share of good rows at the top,
 also among rows that pass the filter `--most_ifd`; with `--value_column`, the rank correlation with a column.
-`recipes/bench/spoilt_pool.py` makes a pool of known kinds.
+`recipes/study/pools.py` makes a pool of known kinds.
 """
 
 from __future__ import annotations

@@ -1,0 +1,97 @@
+"""The rows of the study: spoilt as they say, always the same, and nothing held out is in a pool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.documented import recipe
+
+NAMES = ("half_spoilt", "mixture", "natural", "anchors", "gsm8k", "gsm8k_anchors")
+HELDOUT = ("heldout_alpaca", "heldout_lima", "heldout_gsm8k", "heldout_alpaca_eval")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Sources of simulated rows, and the files made of them twice."""
+    place = tmp_path_factory.mktemp("study")
+    generator = np.random.default_rng(0)
+    words = ["alpha", "beta", "gamma", "delta", "omega", "kappa"]
+    for name, number_of_rows in (("a", 1000), ("b", 1700), ("lima", 700), ("more", 150), ("eval", 70)):
+        rows = []
+        for number in range(number_of_rows):
+            output = " ".join(generator.choice(words, 14)) + f". {name}{number} is the last of them."
+            rows.append({"instruction": f"{name} {number}", "input": None, "output": output})
+        (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    problems = []
+    for number in range(340):
+        for writer in ("human", "model"):
+            row = {"instruction": f"problem {number}", "output": f"{writer} {number}", "source_model": writer}
+            problems.append({**row, "is_correct": writer == "human"})
+    (place / "gsm8k.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    paths = {name: str(place / f"{name}.jsonl") for name in ("a", "b", "lima", "more", "gsm8k", "eval")}
+    options = ["--alpaca", paths["a"], paths["b"], "--lima", paths["lima"], "--anchors", paths["more"]]
+    options += ["--gsm8k", paths["gsm8k"], "--alpaca_eval", paths["eval"], "--output_dir"]
+    for again in ("one", "two"):
+        recipe("pools", Path("recipes/study")).main([*options, str(place / again)])
+    return place
+
+
+def test_the_spoilt_pool_is_spoilt_as_it_says(made):
+    original = {}
+    for name in ("a", "b"):
+        original.update({row["instruction"]: row["output"] for row in read(made / f"{name}.jsonl")})
+    by_kind: dict[str, list[dict[str, str]]] = {}
+    for row in read(made / "one" / "half_spoilt.jsonl"):
+        by_kind.setdefault(row["kind"], []).append(row)
+    numbers = {kind: len(found) for kind, found in by_kind.items()}
+    spoilt = ("noise", "refusal", "repeated", "shuffled", "mismatched", "truncated")
+    assert numbers == {"clean": 780, **dict.fromkeys(spoilt, 130)}
+    assert all(row["output"] == original[row["instruction"]] for row in by_kind["clean"])
+    for row in by_kind["truncated"]:
+        assert original[row["instruction"]].startswith(row["output"])
+    for row in by_kind["shuffled"]:
+        assert sorted(row["output"].split()) == sorted(original[row["instruction"]].split())
+    for row in by_kind["mismatched"]:
+        assert row["output"] != original[row["instruction"]] and row["output"] in original.values()
+
+
+def test_the_same_sources_give_the_same_files(made):
+    for name in (*NAMES, *HELDOUT):
+        assert (made / "one" / f"{name}.jsonl").read_bytes() == (made / "two" / f"{name}.jsonl").read_bytes()
+
+
+def test_nothing_held_out_is_in_a_pool_or_an_anchor(made):
+    instructions = {}
+    for name in (*NAMES, *HELDOUT):
+        instructions[name] = {row["instruction"] for row in read(made / "one" / f"{name}.jsonl")}
+    used = set().union(*(instructions[name] for name in NAMES if name != "mixture"))
+    for name in HELDOUT:
+        assert len(instructions[name]) == (40 if name == "heldout_gsm8k" else 60)
+        assert not instructions[name] & used
+    assert len(instructions["anchors"]) == 100 and len(instructions["gsm8k_anchors"]) == 30
+    for pool in ("half_spoilt", "mixture", "natural"):
+        assert not instructions["anchors"] & instructions[pool]
+    assert not instructions["gsm8k_anchors"] & instructions["gsm8k"]
+
+
+def test_gsm8k_is_split_by_problem(made):
+    pool, heldout = read(made / "one" / "gsm8k.jsonl"), read(made / "one" / "heldout_gsm8k.jsonl")
+    assert len(pool) == 540 and {row["source_model"] for row in pool} == {"human", "model"}
+    assert {row["source_model"] for row in heldout} == {"human"}
+
+
+def test_natural_rows_come_from_three_sources(made):
+    sources = [row["source"] for row in read(made / "one" / "natural.jsonl")]
+    assert {source: sources.count(source) for source in sources} == {
+        "alpaca_first": 500,
+        "alpaca_second": 600,
+        "lima": 400,
+    }
