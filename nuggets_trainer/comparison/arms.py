@@ -25,7 +25,7 @@ class Evidence:
         zero_shot: zero-shot log-probs of the anchors, `(m,)`, nats per token.
         one_shot: log-probs of the anchors behind each row, `(n, m)`; all NaN for dropped rows, which no arm takes.
         lengths: numbers of completion tokens, `(n,)`.
-        ifd: loss of the completion with its prompt / loss without it, `(n,)`; None if no arm needs it.
+        ifd: IFD of each row (`signals.row_signals`), `(n,)`; None if no arm needs it.
         coverage_weight: weight of coverage against the golden score in the arm `coverage`, in [0, 1].
         gain: standardised gains, `(n,)`; None standardises by all rows that have log-probs.
     """
@@ -188,6 +188,6 @@ COSTS = {
     "gain": "scoring",
     "coverage": "scoring",
     "bottom": "scoring",
-    "ifd": "ifd",
+    "ifd": "signals",
 }
 EVERY_FRACTION = ("base", "full")  # arms whose rows do not depend on the fraction

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
@@ -244,11 +243,11 @@ def _write(
 
 def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dict[str, Any]:
     """Find what the golden scores follow, and measure their reliability; a golden set of all rows has none."""
-    evidence, losses = scored.evidence, scored.losses
+    evidence, signals = scored.evidence, scored.signals
     columns: dict[str, Any] = {
-        "completion_tokens": losses.num_tokens,
-        "completion_loss": losses.with_prompt,
-        "ifd": losses.ifd,
+        "completion_tokens": signals["num_tokens"],
+        "completion_loss": signals["loss"],
+        "ifd": signals["ifd"],
         **describing_columns(pool),
     }
     sizes = []
@@ -256,5 +255,4 @@ def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dic
         k = golden_set_size(evidence, fraction)
         if k < len(evidence.ranked):
             sizes.append(k)
-    lengths: npt.NDArray[np.float64] = losses.num_tokens.astype(np.float64)
-    return follow_scores(evidence.zero_shot, evidence.one_shot, columns, lengths, sizes)
+    return follow_scores(evidence.zero_shot, evidence.one_shot, columns, signals["num_tokens"], sizes)

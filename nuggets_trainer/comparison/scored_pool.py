@@ -1,4 +1,4 @@
-"""What is computed about a pool before any arm is trained: scores of all pairs, completion losses, and their costs."""
+"""What is computed about a pool before any arm is trained: signals of each row, scores of all pairs, their costs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
 from nuggets_trainer.comparison.arms import Evidence
-from nuggets_trainer.comparison.completion_losses import CompletionLosses, completion_losses
 from nuggets_trainer.comparison.follows import read_log_probs
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.engine.loading import load_scorer_of
+from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
 from nuggets_trainer.pipeline.score_pool import score_request
+from nuggets_trainer.pipeline.stages import render_selectable
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.scoring.session import ScoringRequest
+from nuggets_trainer.scoring.session import ScoringRequest, open_session
+from nuggets_trainer.signals.row_signals import Signals, row_signals, share_missing
 from nuggets_trainer.store.files import Place, join, make_directory, read_bytes, write_atomically
 from nuggets_trainer.training.job_arguments import load_options
 from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
@@ -35,13 +38,13 @@ class ScoredPool:
 
     Attributes:
         evidence: arrays that the arms choose by.
-        losses: losses of the completions.
-        costs: seconds of `scoring` and of `ifd`; None for what another job computed.
+        signals: signals of each row by itself, by name (`signals.row_signals`), `(n,)`; NaN where not defined.
+        costs: seconds of `scoring` and of `signals`; None for what another job computed.
         signal_check: content of signal_check.json; None if the check was not made.
     """
 
     evidence: Evidence
-    losses: CompletionLosses
+    signals: Signals
     costs: dict[str, float | None]
     signal_check: dict[str, Any] | None
 
@@ -49,7 +52,7 @@ class ScoredPool:
 def score_for_arms(
     dataset: Dataset, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, arms: list[str]
 ) -> ScoredPool:
-    """Score all pairs of the pool once, and its completions alone; stored results are not computed again.
+    """Compute the signals of each row and score all pairs of the pool once; what is stored is not computed again.
 
     All ranks must call it.
 
@@ -65,23 +68,39 @@ def score_for_arms(
     """
     score_dir: Place = nuggets.score_dir or Path(args.output_dir) / "nuggets"
     Ranks().on_main(lambda: make_directory(args.output_dir))  # before hours of scoring: the costs go there
-    config = dataclasses.replace(nuggets, schedule="exact", score_dir=str(score_dir), coverage_weight=None)
+    changes: dict[str, Any] = {"schedule": "exact", "coverage_weight": None, "row_signals": True}
+    config = dataclasses.replace(nuggets, score_dir=str(score_dir), **changes)
     own = load_options(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     request = _make_request(scorer, tokenizer, dataset, config, args)
     if request.pool.is_text_only and "ifd" in arms:
         raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")
+    signal_cost = _compute_signals(scorer, request)
     scores, _ = score_request(scorer, request)
-    started = time.monotonic()
-    losses = completion_losses(scorer, request)
-    loss_seconds = time.monotonic() - started
     scored_share = min(1.0, scores.num_pairs_scored / int(scores.num_anchors.sum()))
-    spent = {"scoring": (scores.seconds, scored_share), "ifd": (loss_seconds, losses.share_computed)}
+    spent = {"scoring": (scores.seconds, scored_share), "signals": signal_cost}
     costs = Ranks().on_main(lambda: _update_costs(Path(args.output_dir) / "costs.json", spent))
     zero_shot, one_shot = read_log_probs(score_dir)
     weight = nuggets.coverage_weight or COVERAGE_WEIGHT
-    evidence = Evidence(zero_shot, one_shot, losses.num_tokens, losses.ifd, weight, scores.gain)
-    return ScoredPool(evidence, losses, costs, _read_signal_check(score_dir))
+    lengths = np.nan_to_num(scores.signals["num_tokens"]).astype(np.int64)
+    evidence = Evidence(zero_shot, one_shot, lengths, scores.signals["ifd"], weight, scores.gain)
+    return ScoredPool(evidence, scores.signals, costs, _read_signal_check(score_dir))
+
+
+def _compute_signals(scorer: Any, request: ScoringRequest) -> tuple[float, float]:
+    """Compute the signals of each row into the store, by themselves, because the arms that need no pair cost no more.
+
+    All ranks must call it.
+
+    Returns:
+        Seconds, and the share of the rows that this job computed.
+    """
+    with open_session(scorer, request) as session:
+        rendered = render_selectable(session, anchors_of(session).anchor_set, range(len(request.pool)))
+        share = share_missing(session, rendered.anchor_set, rendered.candidates)
+        started = time.monotonic()
+        row_signals(session, rendered.anchor_set, rendered.candidates)
+        return time.monotonic() - started, share
 
 
 def _read_signal_check(score_dir: Place) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
         Each signal by name, `(n,)` over the pool's rows, on the main process; NaN where it is not defined: a row
         without prompt has no `loss_without_prompt`, and one that cannot be rendered alone has no signal.
     """
-    names = [LOSS, WITHOUT_PROMPT, NUM_TOKENS, f"{SIMILARITY} {_hash_of(anchor_set)}"]
+    names = _names(anchor_set)
     wanted = session.ranks.on_main(lambda: _find_missing(session, candidates, names))
     if wanted:
         own = session.ranks.share(wanted)
@@ -85,6 +85,20 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
 
             session.ranks.gather_from(compute)
     return session.only_on_main(lambda: _read(session, candidates, names))
+
+
+def share_missing(session: ScoringSession, anchor_set: AnchorSet, candidates: list[int]) -> float:
+    """Return the share of the different candidates whose signals are not all stored; all ranks must call it."""
+
+    def find() -> float:
+        num_different = len({session.keys[i] for i in candidates})
+        return len(_find_missing(session, candidates, _names(anchor_set))) / max(1, num_different)
+
+    return session.ranks.on_main(find)
+
+
+def _names(anchor_set: AnchorSet) -> list[str]:
+    return [LOSS, WITHOUT_PROMPT, NUM_TOKENS, f"{SIMILARITY} {_hash_of(anchor_set)}"]
 
 
 def _hash_of(anchor_set: AnchorSet) -> str:

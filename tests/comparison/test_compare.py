@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils.logging import is_progress_bar_enabled
@@ -108,6 +109,20 @@ def test_the_table_is_the_one_of_the_json(finished):
     assert stored["signal_check"]["corruptions"] and stored["follows"]["reliability"][0]["k"] == 6
     assert {a["column"] for a in stored["follows"]["associations"]} >= {"completion_loss", "ifd", "corruption"}
     assert (output_dir / "compare.svg").read_text().startswith("<?xml")
+
+
+def test_the_arm_ifd_takes_the_column_of_the_scores(finished):
+    """It had another meaning: BOS alone stood before a completion without its prompt."""
+    output_dir, lines = finished
+    scores = pq.read_table(output_dir / "nuggets" / "scores.parquet")
+    ifd = scores["ifd"].to_numpy(zero_copy_only=False)
+    expected = np.flatnonzero(ifd <= 1)
+    expected = expected[np.argsort(-ifd[expected], kind="stable")][:6]
+    golden = np.flatnonzero(scores["selected"].to_numpy(zero_copy_only=False))
+    share = np.isin(expected, golden).mean()
+    assert next(line for line in lines if line.arm == "ifd").golden_share == pytest.approx(share)
+    costs = json.loads((output_dir / "costs.json").read_text())
+    assert set(costs) == {"scoring", "signals"} and costs["signals"]["share"] == 1
 
 
 def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
