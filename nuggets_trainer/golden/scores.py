@@ -53,6 +53,10 @@ class AnchorScores:
         dropped: reason why an anchor could not be scored; None if it was scored.
         num_cut: number of anchors that lost their end to the 200-token limit of the `nuggets` template.
         set_names: name of the anchor set of each anchor; "" if there is only one set.
+        gain_mean: mean gain of each anchor over the pilot that `gain` is standardised by, nats per token, `(m,)`; NaN
+            if the anchor or the pilot was not scored.
+        gain_deviation: deviation of each anchor's gain over the pilot, as in `gains.anchor_scale`, nats per token,
+            `(m,)`; NaN where `gain_mean` is.
     """
 
     pool_index: list[int | None]
@@ -61,6 +65,8 @@ class AnchorScores:
     dropped: list[str | None]
     num_cut: int
     set_names: list[str]
+    gain_mean: Floats
+    gain_deviation: Floats
 
     def __len__(self) -> int:
         return len(self.dropped)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.golden.gains import anchor_scale, gain_pilot
+from nuggets_trainer.golden.gains import AnchorScale, anchor_scale, gain_pilot
 from nuggets_trainer.golden.scores import AnchorScores, GoldenScores, combined_scores, golden_scores
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.blocks import blocks
@@ -121,7 +122,11 @@ def collect(
     pilot_of_gains = candidates[gain_pilot(keys)]
     # The gains of rows that a race stopped are not a random part, so a pilot that lacks some gives no scale.
     has_scale = bool(np.isnan(upper_bound[pilot_of_gains]).all())
-    scores, by_set = _golden_scores(anchors, one_shot, pilot_of_gains, combine_anchor_sets)
+    by_set, scales = _scores_by_set(anchors, one_shot, pilot_of_gains)
+    if len(by_set) == 1:
+        scores, by_set = next(iter(by_set.values())), {}
+    else:
+        scores = combined_scores(list(by_set.values()), combine_anchor_sets)
     for i in candidates[np.isnan(scores.golden_score[candidates])].tolist():
         dropped.setdefault(i, "no_scored_anchor")  # with several sets: in one of them
     # A candidate that was scored on some anchors has no golden score and no gain, only a bound, or predictions.
@@ -131,7 +136,9 @@ def collect(
         if name in outcome.predicted:
             predicted[candidates] = outcome.predicted[name]
         fields[name] = np.where(np.isnan(upper_bound), fields[name], predicted)
-    if not has_scale:
+    if has_scale:
+        anchors = _with_scales(anchors, scales)
+    else:
         fields |= {"gain": np.full(num_rows, np.nan), "gain_error": np.full(num_rows, np.nan)}
     pilot: list[int] = []
     if not np.isnan(upper_bound).all():  # else every row with a golden score is as random as the pilot
@@ -139,26 +146,38 @@ def collect(
     return Collected(anchors, one_shot, upper_bound, GoldenScores(**fields), by_set, dropped, pilot)
 
 
-def _golden_scores(
-    anchors: AnchorScores,
-    one_shot: npt.NDArray[np.float32],
-    pilot: npt.NDArray[np.int64],
-    combine_anchor_sets: str,
-) -> tuple[GoldenScores, dict[str, GoldenScores]]:
-    """Score all rows, and by anchor set where there are several; each set has its own common deviation."""
-    by_set = {}
+def _columns_of(name: str, anchors: AnchorScores) -> npt.NDArray[np.int64]:
+    """Return the indices of the anchors of one set."""
+    return np.flatnonzero([own == name for own in anchors.set_names])
+
+
+def _scores_by_set(
+    anchors: AnchorScores, one_shot: npt.NDArray[np.float32], pilot: npt.NDArray[np.int64]
+) -> tuple[dict[str, GoldenScores], dict[str, AnchorScale]]:
+    """Score all rows on each anchor set, by its own scale of the gains: each set has its own common deviation."""
+    by_set, scales = {}, {}
     for name in dict.fromkeys(anchors.set_names):
-        columns = np.flatnonzero([own == name for own in anchors.set_names])
+        columns = _columns_of(name, anchors)
         zero_shot = anchors.zero_shot[columns]
         pairs = one_shot if len(columns) == len(anchors) else one_shot[:, columns]
-        by_set[name] = golden_scores(zero_shot, pairs, anchor_scale(zero_shot, pairs[pilot]))
-    if len(by_set) == 1:
-        return next(iter(by_set.values())), {}
-    return combined_scores(list(by_set.values()), combine_anchor_sets), by_set
+        scales[name] = anchor_scale(zero_shot, pairs[pilot])
+        by_set[name] = golden_scores(zero_shot, pairs, scales[name])
+    return by_set, scales
+
+
+def _with_scales(anchors: AnchorScores, scales: dict[str, AnchorScale]) -> AnchorScores:
+    """Write the scales of all sets down with the anchors; an anchor that was not scored has none."""
+    mean, deviation = np.full(len(anchors), np.nan), np.full(len(anchors), np.nan)
+    for name, scale in scales.items():
+        columns = _columns_of(name, anchors)
+        mean[columns], deviation[columns] = scale.mean, scale.deviation
+    unscored = np.isnan(anchors.zero_shot)
+    mean[unscored], deviation[unscored] = np.nan, np.nan
+    return dataclasses.replace(anchors, gain_mean=mean, gain_deviation=deviation)
 
 
 def anchor_scores(anchor_set: AnchorSet, zero_shot: npt.NDArray[np.float32]) -> AnchorScores:
-    """Put the zero-shot log-probs of the usable anchors in their places among all anchors.
+    """Put the zero-shot log-probs of the usable anchors in their places among all anchors, yet without gains.
 
     Args:
         anchor_set: the anchors.
@@ -172,4 +191,13 @@ def anchor_scores(anchor_set: AnchorSet, zero_shot: npt.NDArray[np.float32]) -> 
             values[j], num_tokens[j] = value, segment.num_completion_tokens
         else:
             dropped[j] = "non_finite_log_prob"
-    return AnchorScores(anchor_set.pool_index, values, num_tokens, dropped, anchor_set.num_cut, anchor_set.set_names)
+    return AnchorScores(
+        pool_index=anchor_set.pool_index,
+        zero_shot=values,
+        num_tokens=num_tokens,
+        dropped=dropped,
+        num_cut=anchor_set.num_cut,
+        set_names=anchor_set.set_names,
+        gain_mean=np.full(len(dropped), np.nan),
+        gain_deviation=np.full(len(dropped), np.nan),
+    )

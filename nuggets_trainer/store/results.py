@@ -3,7 +3,7 @@
 | file | one row per | columns |
 | --- | --- | --- |
 | scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated, predicted when a race for gains stopped the row), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of rows that a race stopped: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (null where not defined); with `require` also `meets_require` (null when dropped) |
-| anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`; with several anchor sets also `anchor_set` |
+| anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`, `gain_mean` and `gain_deviation` (of the pilot that `gain` is standardised by; null when the anchor or the pilot was not scored); with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
 
@@ -224,6 +224,8 @@ def _anchors_table(anchors: AnchorScores) -> pa.Table:
         "pool_index": pa.array(anchors.pool_index, pa.int64()),
         "zero_shot": _nullable(anchors.zero_shot),
         "num_tokens": pa.array(anchors.num_tokens),
+        "gain_mean": _nullable(anchors.gain_mean),
+        "gain_deviation": _nullable(anchors.gain_deviation),
     }
     if any(anchors.set_names):
         columns["anchor_set"] = pa.array(anchors.set_names)

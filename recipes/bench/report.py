@@ -25,6 +25,7 @@ from store import stage
 
 from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.data.row import Row
+from nuggets_trainer.golden.gains import anchor_scale
 from nuggets_trainer.golden.scores import AnchorScores, golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
 from nuggets_trainer.report import write_report
@@ -67,7 +68,12 @@ def simulated_scores(num_candidates: int, num_anchors: int) -> tuple[PoolScores,
     one_shot *= 0.2
     one_shot += zero_shot + generator.normal(0, 0.1, (num_candidates, 1)).astype(np.float32)
     tokens = generator.integers(10, 200, num_anchors)
-    anchors = AnchorScores([None] * num_anchors, zero_shot, tokens, [None] * num_anchors, 0, [""] * num_anchors)
+    scale = anchor_scale(zero_shot, one_shot)
+    anchors = AnchorScores(
+        *([None] * num_anchors, zero_shot, tokens, [None] * num_anchors, 0, [""] * num_anchors),
+        gain_mean=scale.mean,
+        gain_deviation=scale.deviation,
+    )
     scores = PoolScores(
         **vars(golden_scores(zero_shot, one_shot)),
         upper_bound=np.full(num_candidates, np.nan),

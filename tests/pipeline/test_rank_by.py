@@ -17,6 +17,8 @@ from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.store.read_results import read_scores
 from nuggets_trainer.store.results import describe_results, set_means
+from tests.support.documented import blocks_of
+from tests.support.launch import ROOT
 from tests.support.rows import alpaca_rows
 
 GAINS = ("gain", "mean_gain")
@@ -48,9 +50,23 @@ def test_gains_are_those_of_the_pilot_and_the_stored_pairs(exact):
     for name in ("gain", "gain_error", "mean_gain", "mean_gain_error"):
         np.testing.assert_array_equal(getattr(scores, name), getattr(by_hand, name))
         np.testing.assert_array_equal(getattr(stored, name), getattr(by_hand, name))
+    anchors = pq.read_table(score_dir / "anchors.parquet")
+    np.testing.assert_array_equal(anchors["gain_mean"], scale.mean)
+    np.testing.assert_array_equal(anchors["gain_deviation"], scale.deviation)
     assert scores.gain[5:8].tolist() == scores.gain[70:].tolist()
     of_all = golden_scores(scores.anchors.zero_shot, one_shot)
     assert not np.array_equal(of_all.gain, scores.gain)
+
+
+def test_the_lines_in_the_docs_compute_both_columns(exact, tmp_path, monkeypatch):
+    score_dir, scores, _ = exact
+    (tmp_path / "scores").symlink_to(score_dir)
+    monkeypatch.chdir(tmp_path)
+    block = blocks_of("python", ROOT / "docs" / "reference" / "files.md")[0]
+    names = {}
+    exec(block.text, names)
+    np.testing.assert_allclose(names["golden_scores"], scores.golden_score, rtol=1e-12)
+    np.testing.assert_allclose(names["gain"], scores.gain, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("rank_by", GAINS)
@@ -73,6 +89,8 @@ def test_a_race_by_golden_scores_leaves_no_gains_and_says_what_to_run(llama, tok
     monkeypatch.setattr("nuggets_trainer.scoring.race_run.WAVE_BATCHES", 4)  # else it is over before anyone is out
     scores, _ = scored(llama, tokenizer, tmp_path, top_k=3)
     assert scores.num_eliminated > 0 and np.isnan(scores.gain).all()
+    anchors = pq.read_table(tmp_path / "anchors.parquet")
+    assert anchors["gain_mean"].null_count == anchors["gain_deviation"].null_count == len(ANCHORS)
     for rank_by in GAINS:
         with pytest.raises(ValueError, match=f"`rank_by={rank_by}` needs .*a race stopped rows.*--rank_by {rank_by}"):
             select_again(tmp_path, NuggetsConfig(rank_by=rank_by, top_k=3))
@@ -116,6 +134,9 @@ def test_gains_of_several_sets_are_those_of_each_combined(how, llama, tokenizer,
     for name, anchors in sets.items():
         alone[name], _ = scored(llama, tokenizer, tmp_path / name, anchors, ROWS[:20], top_k=5, schedule="exact")
         np.testing.assert_array_equal(scores.by_set[name].gain, alone[name].gain)  # each set has its own scale
+    for name in ("gain_mean", "gain_deviation"):
+        expected = np.concatenate([getattr(alone[own].anchors, name) for own in sets])
+        np.testing.assert_array_equal(getattr(scores.anchors, name), expected)
     gains = np.array([alone[name].gain for name in sets])
     by_hand = gains.mean(axis=0) if how == "mean" else gains.min(axis=0)
     np.testing.assert_array_equal(scores.gain, by_hand)

@@ -196,7 +196,8 @@ def test_anchors_that_cannot_be_scored_whole_are_reported_and_left_out(llama, to
     assert scores.num_anchors.tolist() == [3] * 12
     assert "anchors dropped 2 (empty_completion 1, too_long 1)" in scores.describe()
     table = pq.read_table(tmp_path / "anchors.parquet").to_pydict()
-    assert [value is None for value in table["zero_shot"]] == [False, True, False, True, False]
+    for name in ("zero_shot", "gain_mean", "gain_deviation"):
+        assert [value is None for value in table[name]] == [False, True, False, True, False]
     assert np.isnan(read_pairs(tmp_path)[:, [1, 3]]).all() and not np.isnan(read_pairs(tmp_path)[:, [0, 2, 4]]).any()
 
 
@@ -237,7 +238,7 @@ def test_result_files_have_the_documented_columns(llama, tokenizer, pool_rows, a
     assert pairs.schema.names == ["index", "one_shot"] and str(pairs.schema.types[1]) == "list<element: float>"
     assert pairs["one_shot"].to_pylist()[6] == [None] * 5
     assert pq.read_table(tmp_path / "anchors.parquet").schema.names == [
-        "index", "pool_index", "zero_shot", "num_tokens",
+        "index", "pool_index", "zero_shot", "num_tokens", "gain_mean", "gain_deviation",
     ]  # fmt: skip
 
 

@@ -28,7 +28,9 @@ def written(tmp_path):
         **fields,
         upper_bound=np.array([np.nan, np.nan, np.nan, 0.5]),
         dropped=[None, None, "too_long", None],
-        anchors=AnchorScores([None, None], ZERO_SHOT, np.array([3, 4]), [None, None], 0, ["", ""]),
+        anchors=AnchorScores(
+            [None, None], ZERO_SHOT, np.array([3, 4]), [None, None], 0, ["", ""], np.array([0.1, np.nan]), np.ones(2)
+        ),
         by_set={},
         num_pairs_scored=5,
         seconds=1.0,
@@ -47,7 +49,9 @@ def test_scores_come_back_as_they_were_written(written):
     assert [stored.reasons[code] if code >= 0 else None for code in stored.reason] == scores.dropped
     assert (len(stored), stored.num_candidates, stored.eliminated.sum()) == (4, 3, 1)
     assert (stored.pool_sha256, stored.pool_format, stored.by_set) == ("abc", "alpaca", {})
-    assert [anchor["num_tokens"] for anchor in read_scored_anchors(score_dir)] == [3, 4]
+    anchors = read_scored_anchors(score_dir)
+    assert [anchor["num_tokens"] for anchor in anchors] == [3, 4]
+    assert [anchor["gain_mean"] for anchor in anchors] == [0.1, None]
     np.testing.assert_array_equal(np.concatenate(list(read_pairs(score_dir))), ONE_SHOT)
 
 
