@@ -22,7 +22,7 @@ import numpy as np
 from datasets import Dataset
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.comparison.follows import (
+from nuggets_trainer.analysis.follows import (
     completion_characters,
     describing_columns,
     follow_scores,

@@ -47,7 +47,8 @@ ROOMS = {
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
     "training": Room(may={*BELOW_PIPELINE, "pipeline"}),
-    "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training"}),
+    "analysis": Room(may={"golden", "data", "store"}, never={*MODEL_LIBRARIES}),
+    "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis"}),
     "commands": Room(may={*BELOW_PIPELINE, "pipeline", "training", "comparison", "evaluation"}),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}

@@ -1,4 +1,4 @@
-"""Does selection pay? Arms, losses, reliability, and what a score follows.
+"""Does selection pay? Arms, the runs that tune on them, their losses, and the verdict.
 
 Does not know the command line.
 """

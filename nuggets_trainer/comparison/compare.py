@@ -13,6 +13,8 @@ import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
+from nuggets_trainer.analysis.bootstrap import Bootstrap
+from nuggets_trainer.analysis.follows import describing_columns, follow_scores
 from nuggets_trainer.comparison.arms import (
     ARMS,
     COSTS,
@@ -22,8 +24,6 @@ from nuggets_trainer.comparison.arms import (
     Evidence,
     golden_set_size,
 )
-from nuggets_trainer.comparison.bootstrap import Bootstrap
-from nuggets_trainer.comparison.follows import describing_columns, follow_scores
 from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.comparison.plot import draw_losses
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns

@@ -13,8 +13,8 @@ import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
+from nuggets_trainer.analysis.follows import read_log_probs
 from nuggets_trainer.comparison.arms import Evidence
-from nuggets_trainer.comparison.follows import read_log_probs
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.pipeline.auto_anchors import anchors_of

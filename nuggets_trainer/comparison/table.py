@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.analysis.bootstrap import Bootstrap, Difference, Interval
 from nuggets_trainer.comparison.arms import LABELS
-from nuggets_trainer.comparison.bootstrap import Bootstrap, Difference, Interval
 
 Floats = npt.NDArray[np.float64]
 

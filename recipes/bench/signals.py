@@ -28,8 +28,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.comparison.follows import completion_characters, read_log_probs
-from nuggets_trainer.comparison.signal_quality import (
+from nuggets_trainer.analysis.follows import completion_characters, read_log_probs
+from nuggets_trainer.analysis.signal_quality import (
     auc_by_kind,
     correlation_with_interval,
     good_share,

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from nuggets_trainer.analysis.bootstrap import Bootstrap
 from nuggets_trainer.comparison.arms import ARMS, LABELS
-from nuggets_trainer.comparison.bootstrap import Bootstrap
 from nuggets_trainer.comparison.plot import _drawn_arms, draw_losses
 from nuggets_trainer.comparison.table import ArmResult, make_lines
 

@@ -120,7 +120,7 @@ def test_every_public_name_is_in_the_reference(site):
         "golden.scores",
         "golden.selection",
         "store.read_results",
-        "comparison",
+        "analysis",
     ):
         assert any(name.startswith(f"{module}.") for name in described), module
 

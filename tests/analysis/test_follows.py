@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from nuggets_trainer.comparison.follows import describing_columns, follow_scores
+from nuggets_trainer.analysis.follows import describing_columns, follow_scores
 
 
 def test_columns_of_lists_and_records_describe_nothing():

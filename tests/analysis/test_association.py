@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nuggets_trainer.comparison.association import associate, partial_correlation
+from nuggets_trainer.analysis.association import associate, partial_correlation
 
 
 def test_a_partial_correlation_is_that_of_the_residuals():

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Value
 from scipy import stats
 
-from nuggets_trainer.comparison.association import associate, without_length
+from nuggets_trainer.analysis.association import associate, without_length
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, joined_text
 from nuggets_trainer.golden.reliability import FEWEST_ANCHORS, complete_pairs, measure_reliability

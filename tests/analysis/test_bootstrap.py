@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from nuggets_trainer.analysis.bootstrap import Bootstrap
 from nuggets_trainer.comparison.arms import LABELS
-from nuggets_trainer.comparison.bootstrap import Bootstrap
 from nuggets_trainer.comparison.table import ArmResult, make_lines, to_markdown
 
 # Standard deviations of what a seed, a held-out row, and both together add to a loss. The mean over 60 rows has the

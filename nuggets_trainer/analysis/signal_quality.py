@@ -63,13 +63,13 @@ def score_on_unseen_anchors(
         order = generator.permutation(num_all)
         seen, unseen = order[:num_anchors], order[num_all - num_unseen :]
         worth = golden_scores(zero_shot[unseen], one_shot[:, unseen]).golden_score
-        chosen = best_rows(rank(zero_shot[seen], one_shot[:, seen]))[:k]
+        chosen = in_order(rank(zero_shot[seen], one_shot[:, seen]))[:k]
         random, best = np.nanmean(worth), np.sort(worth[~np.isnan(worth)])[-k:].mean()
         found[split] = (np.nanmean(worth[chosen]) - random) / (best - random) if best > random else 0.0
     return float(found.mean())
 
 
-def best_rows(values: FloatArray) -> Ints:
+def in_order(values: FloatArray) -> Ints:
     """Return the rows that have a value, best first; equal ones in their order."""
     order = np.argsort(-values, kind="stable")
     return order[~np.isnan(values[order])].astype(np.int64)
@@ -102,7 +102,7 @@ def good_share(values: FloatArray, is_good: npt.NDArray[np.bool_], fraction: flo
         is_good: whether each row is good, `(n,)`.
         fraction: number of first rows, as a share of all n rows.
     """
-    chosen = best_rows(values)[: max(1, round(fraction * len(values)))]
+    chosen = in_order(values)[: max(1, round(fraction * len(values)))]
     return float(is_good[chosen].mean())
 
 

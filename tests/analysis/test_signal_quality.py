@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nuggets_trainer.comparison.signal_quality import (
+from nuggets_trainer.analysis.signal_quality import (
     auc_by_kind,
-    best_rows,
     correlation_with_interval,
     good_share,
+    in_order,
     score_on_unseen_anchors,
 )
 from nuggets_trainer.golden.scores import golden_scores
@@ -52,7 +52,7 @@ def test_the_unseen_anchors_have_no_part_in_the_choice():
 
 
 def test_ties_keep_their_order_and_rows_without_a_value_are_left_out():
-    assert best_rows(np.array([0.5, np.nan, 0.9, 0.5])).tolist() == [2, 0, 3]
+    assert in_order(np.array([0.5, np.nan, 0.9, 0.5])).tolist() == [2, 0, 3]
     is_good = np.array([True, True, False, True])
     assert good_share(np.array([0.5, np.nan, 0.9, 0.5]), is_good, 0.5) == 0.5
 
