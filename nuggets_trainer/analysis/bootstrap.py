@@ -26,6 +26,10 @@ class Bootstrap:
     percentile bootstrap of 3 seeds covers 72%, and many where the rows decide. One seed or one row says nothing about
     others, so then there is no interval.
 
+    With 3 or 5 seeds the intervals cover 93 to 96%, whether seeds or rows or both decide, and also if the rows have
+    heavy tails. They are too narrow if most of a difference is in a few of few rows: where rows decide that are as
+    skewed as the square of a normal number, they cover 89% with 30 rows, 91% with 60 and 93% with 300.
+
     Args:
         num_tokens: numbers of completion tokens of the held-out rows, `(h,)`.
         num_seeds: number of runs of each arm.
@@ -54,20 +58,26 @@ class Bootstrap:
     def interval(self, losses: Floats) -> Interval | None:
         """Return the 95% interval of the mean of losses `(seeds, h)`; None for one seed or one held-out row."""
         assert losses.shape[0] == self._num_seeds, (losses.shape, self._num_seeds)
-        h = losses.shape[1]
-        if self._num_seeds < 2 or h < 2:
+        if self._num_seeds < 2 or losses.shape[1] < 2:
             return None
-        means = self.mean(losses)
+        low, high = self.intervals(losses[None])
+        return float(low[0]), float(high[0])
+
+    def intervals(self, losses: Floats) -> tuple[Floats, Floats]:
+        """Return the lower and the upper ends of many intervals: losses `(trials, seeds, h)` give `(trials,)` each."""
+        seeds, h = losses.shape[1:]
+        means = losses @ self._tokens
         resampled = losses @ self._rows.T
-        deviations = resampled - resampled.mean(axis=0)
+        deviations = resampled - resampled.mean(axis=1, keepdims=True)
         few = h / (h - 1)  # draws from h rows vary less than rows do
-        of_seeds = means.var(ddof=1) / self._num_seeds
-        of_rows = few * resampled.mean(axis=0).var()
-        of_both = few * deviations.var(axis=1).sum() / (self._num_seeds - 1) / self._num_seeds
+        of_seeds = means.var(axis=1, ddof=1) / seeds
+        of_rows = few * resampled.mean(axis=1).var(axis=1)
+        of_both = few * deviations.var(axis=2).sum(axis=1) / (seeds - 1) / seeds
         # The difference of estimates can come out too small, but no variance is smaller than one of its parts.
-        variance = max(of_seeds, of_rows, of_seeds + of_rows - of_both)
-        half_width = 0.0
-        if variance > 0:
-            freedom = variance**2 / (of_seeds**2 / (self._num_seeds - 1) + of_rows**2 / (h - 1))
-            half_width = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * np.sqrt(variance)
-        return float(means.mean() - half_width), float(means.mean() + half_width)
+        variance = np.maximum.reduce([of_seeds, of_rows, of_seeds + of_rows - of_both])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = variance**2 / (of_seeds**2 / (seeds - 1) + of_rows**2 / (h - 1))
+        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, np.where(variance > 0, freedom, 1.0))
+        half_width = quantile * np.sqrt(variance)
+        middle = means.mean(axis=1)
+        return middle - half_width, middle + half_width
