@@ -50,20 +50,20 @@ class Bootstrap:
         means: Floats = losses @ self._tokens
         return means
 
-    def difference(self, a: Floats, b: Floats) -> Difference:
-        """Return the mean of `a` minus `b`, and the ends of its 95% interval; None where `interval` has none."""
-        low, high = self.interval(a - b) or (None, None)
+    def difference(self, a: Floats, b: Floats, confidence: float = CONFIDENCE) -> Difference:
+        """Return the mean of `a` minus `b`, and the ends of its interval; None where `interval` has none."""
+        low, high = self.interval(a - b, confidence) or (None, None)
         return float(self.mean(a).mean() - self.mean(b).mean()), low, high
 
-    def interval(self, losses: Floats) -> Interval | None:
-        """Return the 95% interval of the mean of losses `(seeds, h)`; None for one seed or one held-out row."""
+    def interval(self, losses: Floats, confidence: float = CONFIDENCE) -> Interval | None:
+        """Return the interval of the mean of losses `(seeds, h)`; None for one seed or one held-out row."""
         assert losses.shape[0] == self._num_seeds, (losses.shape, self._num_seeds)
         if self._num_seeds < 2 or losses.shape[1] < 2:
             return None
-        low, high = self.intervals(losses[None])
+        low, high = self.intervals(losses[None], confidence)
         return float(low[0]), float(high[0])
 
-    def intervals(self, losses: Floats) -> tuple[Floats, Floats]:
+    def intervals(self, losses: Floats, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
         """Return the lower and the upper ends of many intervals: losses `(trials, seeds, h)` give `(trials,)` each."""
         seeds, h = losses.shape[1:]
         means = losses @ self._tokens
@@ -77,7 +77,7 @@ class Bootstrap:
         variance = np.maximum.reduce([of_seeds, of_rows, of_seeds + of_rows - of_both])
         with np.errstate(divide="ignore", invalid="ignore"):
             freedom = variance**2 / (of_seeds**2 / (seeds - 1) + of_rows**2 / (h - 1))
-        quantile = stats.t.ppf((1 + CONFIDENCE) / 2, np.where(variance > 0, freedom, 1.0))
+        quantile = stats.t.ppf((1 + confidence) / 2, np.where(variance > 0, freedom, 1.0))
         half_width = quantile * np.sqrt(variance)
         middle = means.mean(axis=1)
         return middle - half_width, middle + half_width
