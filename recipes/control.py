@@ -79,8 +79,12 @@ def main(
         rows = choose_rows(pool, control.num_rows, control.rows_seed)
         tokenizer = AutoTokenizer.from_pretrained(arguments["model"], **hub_options(args))
         arguments["train_dataset"] = rows_for_trl(rows, nuggets.template, args, tokenizer)
-        if arguments["eval_dataset"] is not None:
-            arguments["eval_dataset"] = rows_for_trl(arguments["eval_dataset"], nuggets.template, args, tokenizer)
+        heldout = arguments["eval_dataset"]
+        if isinstance(heldout, dict):
+            for name, own in heldout.items():
+                heldout[name] = rows_for_trl(own, nuggets.template, args, tokenizer)
+        elif heldout is not None:
+            arguments["eval_dataset"] = rows_for_trl(heldout, nuggets.template, args, tokenizer)
         trainer = SFTTrainer(**arguments)
     say = trainer.accelerator.print
     say(f"Tuning on {len(rows):,} rows, without selection.")

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from nuggets_trainer.config.checks import check_bool, check_choice, check_int
 from nuggets_trainer.config.option_group import OptionGroup
+from nuggets_trainer.config.places import RowPlace, is_text, read_places
 
 DEFAULT_NUM_ANCHORS = 100  # as in the paper's k-means setting
 AUTO = "auto"  # as many anchors as a reliable ranking needs
 ANCHOR_SELECTIONS = ("kmeans", "random")
 COMBINATIONS = ("mean", "worst")
-
-PLACE_KEYS = ("path", "name", "split")  # arguments of `datasets.load_dataset`
-
-
-class AnchorPlace(NamedTuple):
-    """Where the rows of an anchor set are, in the words of `datasets.load_dataset`.
-
-    Attributes:
-        path: hub dataset, local directory or file.
-        name: configuration of the dataset; None if it has only one.
-        split: split; a single file is one split and ignores it.
-    """
-
-    path: str
-    name: str | None = None
-    split: str = "train"
 
 
 @dataclass
@@ -82,24 +66,18 @@ class AnchorOptions(OptionGroup):
     )
 
     @property
-    def anchor_sets(self) -> dict[str, AnchorPlace] | None:
+    def anchor_sets(self) -> dict[str, RowPlace] | None:
         """Places of `anchors` by name, a single set under the empty name; None if they are chosen from the pool.
 
         Raises:
             ValueError: if they are neither a string nor a mapping.
         """
-        anchors = self.anchors
-        if isinstance(anchors, str) and anchors.lstrip().startswith("{"):  # the command line gives a mapping as JSON
-            anchors = json.loads(anchors)
-        if anchors is None:
+        if self.anchors is None:
             return None
-        if isinstance(anchors, str) or _is_place(anchors):
-            return {"": _place(anchors)}
-        if not isinstance(anchors, dict):
-            raise ValueError(f"it is of type {type(anchors).__name__}")
-        if len(anchors) == 1:
-            return {"": _place(next(iter(anchors.values())))}
-        return {name: _place(place) for name, place in anchors.items()}
+        sets = read_places(self.anchors)
+        if len(sets) > 1:
+            return sets
+        return dict(zip([""], sets.values(), strict=False))  # a single set needs no name
 
     def check(self) -> None:
         """Refuse anchors that are not places, and options that do nothing with these anchors."""
@@ -130,7 +108,7 @@ class AnchorOptions(OptionGroup):
         if len(sets) > 1:
             if "" in sets:
                 raise ValueError(f"Each of several anchor sets needs a name, got {self.anchors!r}.")
-            if not all(_is_text(name) for name in sets):
+            if not all(is_text(name) for name in sets):
                 raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r}.")
         if self.num_anchors is not None:
             raise ValueError(
@@ -150,27 +128,3 @@ def check_combination(combine_anchor_sets: str, num_sets: int) -> None:
             f"`combine_anchor_sets={combine_anchor_sets!r}` needs several anchor sets, but only one was given. Give "
             "`anchors` as a mapping of names to rows, or leave `combine_anchor_sets` out."
         )
-
-
-def _is_place(value: object) -> bool:
-    """Whether a mapping is one place, and not a mapping of sets."""
-    return isinstance(value, dict) and "path" in value and set(value) <= set(PLACE_KEYS)
-
-
-def _place(value: object) -> AnchorPlace:
-    """Read a place: a name alone, or a mapping with `path`, `name` and `split`.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    if _is_text(value):
-        return AnchorPlace(str(value))
-    if isinstance(value, dict) and _is_place(value):
-        given = {key: part for key, part in value.items() if part is not None}
-        if "path" in given and all(_is_text(part) for part in given.values()):
-            return AnchorPlace(**given)
-    raise ValueError(f"{value!r} does not name a place of rows")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""

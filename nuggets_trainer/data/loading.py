@@ -143,10 +143,10 @@ def _how_to_name(option: str, what: str, name: str, value: str = "NAME") -> str:
         ("name", "split"): f"`split={value!r}`",
         ("name", "config"): f"`config={value!r}`",
     }
-    if option == "--anchors":  # as arguments of `load_dataset`
-        key = "split" if what == "split" else "name"
-        return f" Name one: `--anchors '{json.dumps({'path': name, key: value})}'`."
     known = options.get((option, what))
+    if known is None and option in ("--anchors", "--eval_dataset_name"):  # as arguments of `load_dataset`
+        key = "split" if what == "split" else "name"
+        known = f"`{option} '{json.dumps({'path': name, key: value})}'`"
     return "" if known is None else f" Name one: {known}."
 
 

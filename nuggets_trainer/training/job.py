@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from nuggets_trainer.training.checkpoints import (
 )
 from nuggets_trainer.training.job_arguments import (
     RecipeArguments,
+    check_best_metric,
     check_report_to,
     errors_name_the_lora_targets,
     model_init_kwargs,
@@ -38,12 +40,15 @@ from nuggets_trainer.training.job_arguments import (
 from nuggets_trainer.training.trainer import SelectedSFTTrainer
 from nuggets_trainer.wording import counted
 
+EVAL_LOSS = re.compile(r"eval_(?:(.+)_)?loss")  # of the only set, or of one of several
 FINISHED_FILE = "finished_training.json"  # state of the Trainer at the end, in the output directory of a finished job
 
 
 def check_job_paths(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> None:
     """Refuse local paths of a program that trains which do not exist or must not be written, as `check_paths` does."""
-    rows = {"dataset_name": script.dataset_name, "eval_dataset_name": script.eval_dataset_name}
+    rows = {"dataset_name": script.dataset_name}
+    for name, place in (script.eval_sets or {}).items():
+        rows[f"eval_dataset_name {name}".rstrip()] = place.path
     models = {"model_name_or_path": model.model_name_or_path}
     check_paths(nuggets, rows, models, {"output_dir": args.output_dir})
 
@@ -60,9 +65,13 @@ def load_pool_rows(script: RecipeArguments) -> Any:
 
 
 def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
-    """Load the evaluation rows; None if no evaluation is asked for."""
-    if script.eval_dataset_name is not None:
-        return load_rows(script.eval_dataset_name, split=script.dataset_test_split, option="--eval_dataset_name")
+    """Load the evaluation rows, by name if the sets have names; None if no evaluation is asked for."""
+    sets = script.eval_sets
+    if sets is not None:
+        loaded = {}
+        for name, place in sets.items():
+            loaded[name] = load_rows(place.path, place.name, place.split, option="--eval_dataset_name")
+        return loaded.get("", loaded)
     if args.eval_strategy == "no":
         return None
     return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
@@ -209,9 +218,15 @@ def describe_training(state: TrainerState, num_rows: int) -> str:
         before, after = losses[0], losses[-1]
         first = f"{before['loss']:.4f} at step {before['step']}, " if len(losses) > 1 else ""
         parts.append(f"training loss {first}{after['loss']:.4f} at step {after['step']}")
-    heldout = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
-    if heldout:
-        parts.append(f"held-out loss {heldout[-1]:.4f}")
+    heldout = {}
+    for entry in state.log_history:
+        for key, value in entry.items():
+            found = EVAL_LOSS.fullmatch(key)
+            if found is not None:
+                heldout[found[1] or ""] = value  # the last one stays
+    for name, loss in heldout.items():
+        of_set = f" of {name}" if name else ""
+        parts.append(f"held-out loss{of_set} {loss:.4f}")
     return "; ".join(parts)
 
 
@@ -282,6 +297,7 @@ def trainer_arguments(
         "eval_dataset": load_eval_rows(script, args),
         "peft_config": get_peft_config(model),
     }
+    check_best_metric(args, arguments["eval_dataset"])
     quantization_config = get_quantization_config(model)
     if quantization_config is not None:  # older versions of TRL do not have the argument
         arguments["quantization_config"] = quantization_config

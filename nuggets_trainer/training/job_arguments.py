@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trl import ScriptArguments
 
+from nuggets_trainer.config.places import RowPlace, read_places
 from nuggets_trainer.wording import first_cause
 
 if TYPE_CHECKING:
@@ -26,13 +27,59 @@ class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no type
 
     title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
 
-    eval_dataset_name: str | None = field(
+    eval_dataset_name: dict[str, Any] | str | None = field(
         default=None,
         metadata={
             "help": "Evaluation rows: a hub dataset, a local directory, or a .json, .jsonl, .csv or .parquet file. "
-            "Default: `dataset_test_split` of `dataset_name` when `eval_strategy` asks for evaluation."
+            "Give several sets as a mapping of names to such places, as for `anchors`: "
+            '{"in_domain": "heldout.jsonl", "other": "other.jsonl"}. Their losses are called eval_in_domain_loss and '
+            "eval_other_loss. On the command line a mapping is JSON in quotes. Default: `dataset_test_split` of "
+            "`dataset_name` when `eval_strategy` asks for evaluation."
         },
     )
+
+    @property
+    def eval_sets(self) -> dict[str, RowPlace] | None:
+        """Places of `eval_dataset_name` by name, a set without a name under the empty one; None if it is not given.
+
+        Raises:
+            TypeError: if it is neither a place nor a mapping of names to places.
+        """
+        if self.eval_dataset_name is None:
+            return None
+        try:
+            sets = read_places(self.eval_dataset_name, self.dataset_test_split)
+        except ValueError as error:
+            raise TypeError(
+                "`eval_dataset_name` must be a non-empty string, a mapping with `path` and, if needed, `name` and "
+                f"`split`, or a mapping of names to either, got {self.eval_dataset_name!r} ({error})."
+            ) from error
+        for name in sets:
+            if sets.keys() != {""} and re.fullmatch(r"\w[\w.-]*", str(name)) is None:
+                raise ValueError(
+                    f"`eval_dataset_name`: a set must be named by letters, digits and `_.-`, got {name!r}."
+                )
+        if not sets:
+            raise ValueError("`eval_dataset_name` is an empty mapping. Give at least one set, or leave it out.")
+        return sets
+
+
+def check_best_metric(args: SFTConfig, eval_rows: Any) -> None:
+    """Refuse to look for the best model by a loss that is not there: each of several evaluation sets has its own.
+
+    Args:
+        args: training arguments.
+        eval_rows: evaluation rows; a mapping if there are several sets.
+
+    Raises:
+        ValueError: if `metric_for_best_model` is the loss of all sets.
+    """
+    if isinstance(eval_rows, dict) and args.metric_for_best_model in ("loss", "eval_loss"):
+        names = ", ".join(f"eval_{name}_loss" for name in eval_rows)
+        raise ValueError(
+            f"`metric_for_best_model` must say which set decides, got {args.metric_for_best_model!r}. Choose one of "
+            f"{names}."
+        )
 
 
 def model_init_kwargs(args: SFTConfig, model: ModelConfig) -> dict[str, Any]:

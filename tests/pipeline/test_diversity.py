@@ -15,7 +15,7 @@ from trl import SFTConfig
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, score_pool
 from nuggets_trainer.cli import main
-from nuggets_trainer.config.anchor_options import AnchorPlace
+from nuggets_trainer.config.places import RowPlace
 from nuggets_trainer.golden.scores import GoldenScores, combined_scores
 from nuggets_trainer.pipeline.rows import read_anchors
 from nuggets_trainer.store.results import describe_results, set_means
@@ -211,9 +211,9 @@ def test_values_that_make_no_sense_are_refused(options, message):
 
 def test_anchor_sets_come_as_a_mapping_or_as_json():
     sets = {"math": "m.jsonl", "chat": "c.jsonl"}
-    places = {name: AnchorPlace(path) for name, path in sets.items()}
+    places = {name: RowPlace(path) for name, path in sets.items()}
     assert NuggetsConfig(anchors=sets).anchor_sets == NuggetsConfig(anchors=json.dumps(sets)).anchor_sets == places
-    assert NuggetsConfig(anchors={"math": "m.jsonl"}).anchor_sets == {"": AnchorPlace("m.jsonl")}
+    assert NuggetsConfig(anchors={"math": "m.jsonl"}).anchor_sets == {"": RowPlace("m.jsonl")}
     for wrong in ({}, {"a": 1, "b": "x"}, "{broken", {"path": ""}, {"path": "m", "split": 3}, {"a": {"split": "x"}}):
         with pytest.raises(TypeError, match="`anchors` must be a non-empty string, a mapping"):
             NuggetsConfig(anchors=wrong)
@@ -222,10 +222,10 @@ def test_anchor_sets_come_as_a_mapping_or_as_json():
 def test_anchors_name_a_configuration_and_a_split():
     """A split other than `train` could not be named at all; the words are those of `load_dataset`."""
     place = {"path": "openai/gsm8k", "name": "main", "split": "test"}
-    one = {"": AnchorPlace("openai/gsm8k", "main", "test")}
+    one = {"": RowPlace("openai/gsm8k", "main", "test")}
     assert NuggetsConfig(anchors=place).anchor_sets == NuggetsConfig(anchors=json.dumps(place)).anchor_sets == one
     sets = NuggetsConfig(anchors={"math": place, "chat": "c.jsonl"}).anchor_sets
-    assert sets == {"math": AnchorPlace("openai/gsm8k", "main", "test"), "chat": AnchorPlace("c.jsonl")}
+    assert sets == {"math": RowPlace("openai/gsm8k", "main", "test"), "chat": RowPlace("c.jsonl")}
 
 
 def test_anchors_of_another_split_are_read(tmp_path, rows):

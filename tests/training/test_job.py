@@ -15,11 +15,14 @@ import pytest
 import safetensors.torch
 import torch
 from datasets import Dataset
+from transformers import TrainerState
+from trl import SFTConfig
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.commands.train import parse
 from nuggets_trainer.demo import demo_path
-from nuggets_trainer.training.job import run_job
+from nuggets_trainer.training.job import describe_training, load_eval_rows, run_job
+from nuggets_trainer.training.job_arguments import RecipeArguments, check_best_metric
 from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, at_pace, run, start
 
 JOB = {
@@ -272,6 +275,44 @@ def test_a_finished_job_keeps_the_best_model(rows, tmp_path, caplog):
     with pytest.raises(FileNotFoundError, match="its best model was .*checkpoint-2.*which is gone"):
         job(rows, tmp_path / "moved", **options)
     assert (tmp_path / "moved" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.slow
+def test_several_evaluation_sets_have_losses_of_their_own(rows, tmp_path, capsys):
+    sets = json.dumps({"in_domain": rows["anchors"], "other": {"path": rows["dataset_name"], "split": "train"}})
+    options = {"eval_dataset_name": sets, "eval_strategy": "steps", "eval_steps": "1", "max_steps": "1"}
+    trainer = job(rows, tmp_path, **options, metric_for_best_model="eval_other_loss", load_best_model_at_end="true")
+    losses = {key: value for entry in trainer.state.log_history for key, value in entry.items() if "loss" in key}
+    assert losses.keys() >= {"eval_in_domain_loss", "eval_other_loss"} and trainer.state.best_metric > 0
+    said = f"held-out loss of in_domain {losses['eval_in_domain_loss']:.4f}; held-out loss of other "
+    assert said in capsys.readouterr().out
+
+
+def test_several_evaluation_sets_are_loaded_and_told_by_name(rows, tmp_path):
+    script = RecipeArguments(dataset_name="x", eval_dataset_name={"in_domain": rows["anchors"], "b": rows["anchors"]})
+    args = SFTConfig(str(tmp_path), use_cpu=True, bf16=False, load_best_model_at_end=True, eval_strategy="steps")
+    loaded = load_eval_rows(script, args)
+    assert list(loaded) == ["in_domain", "b"] and len(loaded["b"]) == 8
+    with pytest.raises(
+        ValueError, match="must say which set decides, got 'loss'. Choose one of eval_in_domain_loss, "
+    ):
+        check_best_metric(args, loaded)
+    history = [{"loss": 2.0, "step": 1}, {"eval_in_domain_loss": 3.0}, {"eval_b_loss": 4.0}, {"eval_b_loss": 1.0}]
+    told = describe_training(TrainerState(log_history=history, epoch=1.0, global_step=1), 5)
+    assert told.endswith("; held-out loss of in_domain 3.0000; held-out loss of b 1.0000")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"a": 3, "b": "x.jsonl"}, "or a mapping of names to either, got .*3 does not name a place of rows"),
+        ({"a b": "x.jsonl", "c": "y.jsonl"}, "must be named by letters, digits and `_.-`, got 'a b'"),
+        ({}, "`eval_dataset_name` is an empty mapping"),
+    ],
+)
+def test_wrong_evaluation_sets_are_refused(value, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        _ = RecipeArguments(dataset_name="x.jsonl", eval_dataset_name=value).eval_sets
 
 
 @pytest.mark.parametrize("kept", [{"save_total_limit": "1"}, {"save_strategy": "best"}])

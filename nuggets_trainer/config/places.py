@@ -1,0 +1,73 @@
+"""Places of rows in options: one, or several sets by name, each in the words of `datasets.load_dataset`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+PLACE_KEYS = ("path", "name", "split")  # arguments of `datasets.load_dataset`
+
+
+class RowPlace(NamedTuple):
+    """Where rows are.
+
+    Attributes:
+        path: hub dataset, local directory or file.
+        name: configuration of the dataset; None if it has only one.
+        split: split; a single file is one split and ignores it.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+
+
+def read_places(value: Any, split: str = "train") -> dict[str, RowPlace]:
+    """Read the value of an option: a place, or a mapping of names to places; a mapping may be text in JSON.
+
+    Args:
+        value: value of the option.
+        split: split of places that name none.
+
+    Returns:
+        Places by name; a place without a name stands under the empty name.
+
+    Raises:
+        ValueError: if it is neither.
+
+    Example:
+        >>> read_places('{"math": "math.jsonl", "chat": {"path": "chat", "split": "test"}}')["chat"]
+        RowPlace(path='chat', name=None, split='test')
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # the command line gives a mapping as JSON
+        value = json.loads(value)
+    if isinstance(value, str) or _is_place(value):
+        return {"": _place(value, split)}
+    if not isinstance(value, dict):
+        raise ValueError(f"it is of type {type(value).__name__}")
+    return {name: _place(place, split) for name, place in value.items()}
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a text that is not empty."""
+    return isinstance(value, str) and value != ""
+
+
+def _is_place(value: object) -> bool:
+    """Whether a mapping is one place, and not a mapping of sets."""
+    return isinstance(value, dict) and "path" in value and set(value) <= set(PLACE_KEYS)
+
+
+def _place(value: object, split: str) -> RowPlace:
+    """Read a place: a name alone, or a mapping with `path`, `name` and `split`.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if is_text(value):
+        return RowPlace(str(value), split=split)
+    if isinstance(value, dict) and _is_place(value):
+        given = {key: part for key, part in value.items() if part is not None}
+        if "path" in given and all(is_text(part) for part in given.values()):
+            return RowPlace(**{"split": split, **given})
+    raise ValueError(f"{value!r} does not name a place of rows")
