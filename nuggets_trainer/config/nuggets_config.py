@@ -69,9 +69,17 @@ class NuggetsConfig(
     @property
     def wants_row_signals(self) -> bool:
         """Whether the signals of each row by itself are computed."""
+        return self.row_signals or self.ica or any(name in ROW_SIGNALS for name in self._required_columns)
+
+    @property
+    def wants_ica(self) -> bool:
+        """Whether each row is scored behind anchors too."""
+        return self.ica or "ica" in self._required_columns
+
+    @property
+    def _required_columns(self) -> tuple[str, ...]:
         requirement = self.requirement
-        named = () if requirement is None else requirement.columns
-        return self.row_signals or any(name in ROW_SIGNALS for name in named)
+        return () if requirement is None else requirement.columns
 
     @property
     def schedule_in_force(self) -> str:

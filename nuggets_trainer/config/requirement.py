@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-ROW_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens")
+ROW_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens", "ica")
 SCORE_COLUMNS = (
     *("golden_score", "standard_error", "mean_gain", "mean_gain_error", "gain", "gain_error"),
     "num_anchors",

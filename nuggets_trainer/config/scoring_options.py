@@ -67,6 +67,16 @@ class ScoringOptions(OptionGroup):
             "one of them."
         },
     )
+    ica: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute `ica` too, as a column of scores.parquet: how much likelier the row's completion becomes "
+            "with anchors before it, in nats per token (the score of In-Context Approximation, arXiv 2510.14459). Up "
+            "to 16 anchors drawn at random stand before each row, in several contexts where the model's context is "
+            "too small for all. It takes one pass over each row and context, and computes the other row signals as "
+            "well. Without it, it is computed if `require` names it."
+        },
+    )
     score_dtype: str = field(
         default="auto",
         metadata={
@@ -104,6 +114,7 @@ class ScoringOptions(OptionGroup):
             )
         check_bool("signal_check", self.signal_check, optional=True)
         check_bool("row_signals", self.row_signals, optional=False)
+        check_bool("ica", self.ica, optional=False)
         check_bool("stop_if_unreliable", self.stop_if_unreliable, optional=False)
         check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         if self.tokens_per_batch is not None:

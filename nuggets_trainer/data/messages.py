@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from nuggets_trainer.data.row import SYSTEM_ROLES, Message, UnusableRowError, content_text
+from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError, content_text
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,54 @@ def unknown_roles_error(name: str, roles: Sequence[str]) -> ValueError:
     return ValueError(
         f"Every row of `{name}` has a message of an unknown role: {unknown}. ShareGPT's messages must come from "
         f"{', '.join([*SHAREGPT_ROLES, *KEPT_ROLES])}. Rename the roles (`dataset.map`)."
+    )
+
+
+def conversation(row: Row) -> tuple[list[Message], list[Message]]:
+    """Return prompt and completion as messages; text becomes one turn each."""
+    if isinstance(row.prompt, list) and isinstance(row.completion, list):
+        return row.prompt, row.completion
+    return [{"role": "user", "content": row.prompt}], [{"role": "assistant", "content": row.completion}]
+
+
+def system_messages(messages: str | list[Message]) -> list[Message]:
+    """Return the system (or developer) messages of a conversation; text has none."""
+    if isinstance(messages, str):
+        return []
+    return [message for message in messages if message["role"] in SYSTEM_ROLES]
+
+
+def without_system(messages: list[Message]) -> list[Message]:
+    """Return the messages of a conversation without those of the system."""
+    return [message for message in messages if message["role"] not in SYSTEM_ROLES]
+
+
+def joined_conversation(rows: Sequence[Row]) -> Row:
+    """Join rows into one conversation, whose completion is that of the last row.
+
+    A conversation has one system message, one list of tools and one set of options of the chat template. Each is that
+    of the first row that has one; those of the others are left out.
+
+    Args:
+        rows: rows of any format that has text, at least one.
+
+    Example:
+        >>> joined = joined_conversation([Row("One?", "1"), Row("Two?", "2")])
+        >>> [message["content"] for message in joined.prompt], joined.completion[0]["content"]
+        (['One?', '1', 'Two?'], '2')
+    """
+    turns: list[Message] = []
+    system: list[Message] = []
+    completion: list[Message] = []
+    for row in rows:
+        prompt, completion = conversation(row)
+        system = system or system_messages(prompt)
+        turns += [*without_system(prompt), *completion]
+    return Row(
+        [*system, *turns[: len(turns) - len(completion)]],
+        completion,
+        tools=next((row.tools for row in rows if row.tools), None),
+        template_kwargs=next((row.template_kwargs for row in rows if row.template_kwargs), None),
     )
 
 

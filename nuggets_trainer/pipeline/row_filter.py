@@ -86,9 +86,10 @@ def _check_computed(stored: StoredScores, requirement: Requirement) -> None:
     """Refuse a condition on columns that a run did not write, or that a race did not fill."""
     missing = [name for name in requirement.columns if name in ROW_SIGNALS and name not in stored.signals]
     if missing:
+        option = "ica" if "ica" in missing else "row_signals"
         raise ValueError(
             f"`require={requirement.text!r}` needs the columns {missing}, which were not computed. {AGAIN} and with "
-            "`--row_signals true`: it computes two short forward passes a row, and no pair."
+            f"`--{option} true`: it computes the signals of each row, and no pair."
         )
     if requirement.needs_scores and stored.eliminated.any():
         raise ValueError(

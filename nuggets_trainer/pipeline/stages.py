@@ -19,6 +19,8 @@ from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.rendering import Rendered, render_pool
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.signals.examples import ExampleContexts
+from nuggets_trainer.signals.in_context import in_context_losses
 from nuggets_trainer.signals.row_signals import Signals, row_signals
 from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.wording import counted
@@ -75,11 +77,22 @@ def signals_if_wanted(session: ScoringSession, rendered: Rendered) -> Signals:
     """Compute the signals of all candidates where an option asks for them; all ranks must call it.
 
     Returns:
-        Each signal by name, `(n,)`, see `row_signals`; empty on all ranks but the main one, and if none is wanted.
+        Each signal by name, `(n,)`, see `row_signals` and `in_context_losses`; empty on all ranks but the main one,
+        and if none is wanted.
+
+    Raises:
+        ValueError: if `ica` is wanted and no anchor fits half of the model's context.
     """
-    if not session.config.wants_row_signals:
+    config = session.config
+    if not config.wants_row_signals:
         return {}
-    return row_signals(session, rendered.anchor_set, rendered.candidates) or {}
+    contexts = ExampleContexts(session, rendered.anchor_set) if config.wants_ica else None
+    signals = row_signals(session, rendered.anchor_set, rendered.candidates) or {}
+    if contexts is not None:
+        in_context = in_context_losses(session, contexts, rendered.candidates)
+        if in_context is not None:
+            signals["ica"] = signals["loss"] - in_context
+    return signals
 
 
 def leave_out_failing(session: ScoringSession, rendered: Rendered, signals: Signals) -> Rendered:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.data.row import SYSTEM_ROLES, Message, Row, UnusableRowError
+from nuggets_trainer.data.messages import conversation, joined_conversation, system_messages, without_system
+from nuggets_trainer.data.row import Message, Row, UnusableRowError
 from nuggets_trainer.prompts.end_mark import EndMarks
 from nuggets_trainer.prompts.render_chat import PROBE, ChatRenderer, RenderedChat
 from nuggets_trainer.prompts.row_alone import RowAlone, opening_of
@@ -110,8 +111,8 @@ class ChatTemplate:
         prompt, completion = conversation(anchor)
         own_system = system_messages(prompt)
         system = own_system or system_messages(shown_prompt)
-        shown = _without_system([*shown_prompt, *shown_completion])
-        anchor_turns = [*_without_system(prompt), *completion]
+        shown = without_system([*shown_prompt, *shown_completion])
+        anchor_turns = [*without_system(prompt), *completion]
         tools = anchor.tools
         if candidate.tools and not anchor.tools:
             tools = candidate.tools
@@ -134,6 +135,10 @@ class ChatTemplate:
             remarks.add(Remark.PARTS_JOINED)
         positions = self._assistant_positions(rendered)
         return replace(_scored_as_alone(rendered.ids, positions, alone.segment), remarks=frozenset(remarks))
+
+    def few_shot(self, examples: Sequence[Row], row: Row) -> Segment:
+        """Render the examples as earlier turns of the row's conversation, see `joined_conversation`."""
+        return self.one_shot(joined_conversation(examples), row)
 
     def row_alone(self, row: Row) -> RowAlone:
         """Render the row's own conversation; BOS and the header of the assistant's turn open its completion."""
@@ -159,9 +164,9 @@ class ChatTemplate:
         prompt, completion = conversation(anchor)
         options = _rendering(anchor.tools, anchor.template_kwargs)
         rendered = self._renderer.encode([*prompt, *completion], options)
-        pieces = pieces_of([*_without_system(prompt), *completion])
+        pieces = pieces_of([*without_system(prompt), *completion])
         ends = find_pieces(rendered.text, pieces)
-        num_in_prompt = len(pieces_of(_without_system(prompt)))
+        num_in_prompt = len(pieces_of(without_system(prompt)))
         prompt_end = max((end for end in ends[:num_in_prompt] if end is not None), default=0)
         segment, has_own_start = self._scored(prompt, completion, options, rendered, prompt_end)
         if all(end is None for end in ends[num_in_prompt:]):  # the end mark alone would be scored
@@ -287,21 +292,3 @@ def _rendering(tools: list[Any] | None, kwargs: dict[str, Any] | None) -> dict[s
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def conversation(row: Row) -> tuple[list[Message], list[Message]]:
-    """Return prompt and completion as messages; text becomes one turn each."""
-    if isinstance(row.prompt, list) and isinstance(row.completion, list):
-        return row.prompt, row.completion
-    return [{"role": "user", "content": row.prompt}], [{"role": "assistant", "content": row.completion}]
-
-
-def system_messages(messages: str | list[Message]) -> list[Message]:
-    """Return the system (or developer) messages of a conversation; text has none."""
-    if isinstance(messages, str):
-        return []
-    return [message for message in messages if message["role"] in SYSTEM_ROLES]
-
-
-def _without_system(messages: list[Message]) -> list[Message]:
-    return [message for message in messages if message["role"] not in SYSTEM_ROLES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
@@ -63,6 +64,14 @@ class NuggetsTemplate:
     def _encode_shown(self, candidate: Row) -> list[int]:
         ids = encode(self._tokenizer, nuggets_prompt(candidate) + nuggets_completion(candidate))
         return without_eos(self._tokenizer, ids)
+
+    def few_shot(self, examples: Sequence[Row], row: Row) -> Segment:
+        """Return BOS, each example, and the whole row, which is not cut at 200 tokens."""
+        prefix = [self._tokenizer.bos_token_id]
+        for example in examples:
+            prefix += self._shown.of(example, self._encode_shown)
+        ids, start = self._uncut(row)
+        return checked(Segment(ids, start)).behind(prefix)
 
     def row_alone(self, row: Row) -> RowAlone:
         """Return BOS and the whole row, as candidates are shown; BOS and the word before a response open it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
@@ -54,13 +55,19 @@ class PlainTemplate:
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Return BOS, candidate, blank line, prompt, completion, EOS."""
-        shown_prompt, shown_completion = self._recent.of(candidate, self._pieces)
-        prompt, completion = self._recent.of(anchor, self._pieces)
-        shown_completion = without_eos(self._tokenizer, shown_completion)
-        if not shown_completion:
-            raise UnusableRowError("empty_completion")
-        context = [*self._bos, *shown_prompt, *shown_completion, *self._separator, *prompt]
-        return self._segment(context, completion, anchor)
+        return self.few_shot([candidate], anchor)
+
+    def few_shot(self, examples: Sequence[Row], row: Row) -> Segment:
+        """Return BOS, each example and a blank line, prompt, completion, EOS."""
+        context = list(self._bos)
+        for example in examples:
+            shown_prompt, shown_completion = self._recent.of(example, self._pieces)
+            shown_completion = without_eos(self._tokenizer, shown_completion)
+            if not shown_completion:
+                raise UnusableRowError("empty_completion")
+            context += [*shown_prompt, *shown_completion, *self._separator]
+        prompt, completion = self._recent.of(row, self._pieces)
+        return self._segment([*context, *prompt], completion, row)
 
     def row_alone(self, row: Row) -> RowAlone:
         """Return the row as in `zero_shot`; BOS opens its completion."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError
@@ -43,11 +44,18 @@ class TokensTemplate:
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Return the ids of the candidate, and behind them those of the anchor."""
-        shown, _ = self._tokens(candidate)
-        if shown[-1] == self._eos:
-            shown = shown[:-1]
-        ids, scored = self._tokens(anchor)
-        num_bos = int(ids[0] == self._bos)
+        return self.few_shot([candidate], anchor)
+
+    def few_shot(self, examples: Sequence[Row], row: Row) -> Segment:
+        """Return the ids of each example, and behind them those of the row."""
+        shown: list[int] = []
+        for example in examples:
+            ids, _ = self._tokens(example)
+            if ids[-1] == self._eos:
+                ids = ids[:-1]
+            shown += ids[self._num_bos(ids) :] if shown else ids
+        ids, scored = self._tokens(row)
+        num_bos = self._num_bos(ids)
         offset = len(shown) - num_bos
         return scored_at([*shown, *ids[num_bos:]], [position + offset for position in scored])
 
@@ -59,6 +67,9 @@ class TokensTemplate:
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True
+
+    def _num_bos(self, ids: list[int]) -> int:
+        return int(ids[:1] == [self._bos])
 
     def _tokens(self, row: Row) -> tuple[list[int], tuple[int, ...]]:
         assert row.tokens is not None

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.data.messages import system_messages
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.anchor_kinds import first_of_each_kind
-from nuggets_trainer.prompts.chat import ChatTemplate, system_messages
+from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.segment import (
     CandidatePrompt,

@@ -6,6 +6,7 @@ scored; `shared_prefix.py` splits them so that the candidate is computed once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nuggets_trainer.data.pool import Pool
@@ -41,6 +42,9 @@ class Template(Protocol):
 
     def one_shot(self, candidate: Row, anchor: Row) -> Segment:
         """Render the candidate and, behind it, the anchor, whose completion is scored."""
+
+    def few_shot(self, examples: Sequence[Row], row: Row) -> Segment:
+        """Render several examples and, behind them, a whole row, whose completion is scored as in `row_alone`."""
 
     def row_alone(self, row: Row) -> RowAlone:
         """Render a whole row alone, and say what stands before its completion where its prompt is left out."""

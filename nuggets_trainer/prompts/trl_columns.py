@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.data.formats import fitting_formats
-from nuggets_trainer.data.messages import CHATML_KEYS
+from nuggets_trainer.data.messages import CHATML_KEYS, conversation
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.read_row import CONVERSATION_COLUMNS, differs_in_trl, read_row
 from nuggets_trainer.data.row import Message, Row, UnusableRowError, joined_text
-from nuggets_trainer.prompts.chat import conversation
 from nuggets_trainer.prompts.nuggets import nuggets_completion, nuggets_prompt
 from nuggets_trainer.prompts.plain import row_separator
 from nuggets_trainer.prompts.render_chat import ChatRenderer

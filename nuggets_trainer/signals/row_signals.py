@@ -21,6 +21,7 @@ from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
 from nuggets_trainer.scoring.progress import Phase, show_phase
 from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.signals.stored_values import Wanted, find_missing, read_columns
 from nuggets_trainer.store.score_store import PartWriter
 
 Floats = npt.NDArray[np.float64]
@@ -32,18 +33,10 @@ LOSS, WITHOUT_PROMPT, NUM_TOKENS, SIMILARITY = "=loss", "=loss_without_prompt", 
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A row with values that are not stored: its pool index, and the names of these values."""
-
-    index: int
-    names: list[str]
-
-
-@dataclass(frozen=True)
 class _Rendered:
     """A wanted row as the engine takes it."""
 
-    wanted: _Wanted
+    wanted: Wanted
     row: RowAlone
     text_key: str
 
@@ -69,7 +62,7 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
         without prompt has no `loss_without_prompt`, and one that cannot be rendered alone has no signal.
     """
     names = _names(anchor_set)
-    wanted = session.ranks.on_main(lambda: _find_missing(session, candidates, names))
+    wanted = session.ranks.on_main(lambda: find_missing(session, candidates, names))
     if wanted:
         own = session.ranks.share(wanted)
         with (
@@ -92,7 +85,7 @@ def share_missing(session: ScoringSession, anchor_set: AnchorSet, candidates: li
 
     def find() -> float:
         num_different = len({session.keys[i] for i in candidates})
-        return len(_find_missing(session, candidates, _names(anchor_set))) / max(1, num_different)
+        return len(find_missing(session, candidates, _names(anchor_set))) / max(1, num_different)
 
     return session.ranks.on_main(find)
 
@@ -105,22 +98,8 @@ def _hash_of(anchor_set: AnchorSet) -> str:
     return hashlib.sha256(" ".join(sorted(anchor_set.keys)).encode()).hexdigest()[:32]
 
 
-def _find_missing(session: ScoringSession, candidates: list[int], names: list[str]) -> list[_Wanted]:
-    """Find the different rows with values that are not stored, longest first."""
-    first: dict[str, int] = {}
-    for i in candidates:
-        first.setdefault(session.keys[i], i)
-    _, there = session.store.read(list(first), names)
-    wanted = {}
-    for i, known in zip(first.values(), there, strict=True):
-        missing = [name for name, is_known in zip(names, known, strict=True) if not is_known]
-        if missing:
-            wanted[i] = _Wanted(i, missing)
-    return [wanted[i] for i in session.pool.longest_first(list(wanted))]
-
-
 def _compute(
-    session: ScoringSession, anchor_set: AnchorSet, own: list[_Wanted], writer: PartWriter, phase: Phase
+    session: ScoringSession, anchor_set: AnchorSet, own: list[Wanted], writer: PartWriter, phase: Phase
 ) -> None:
     """Compute what is wanted of this rank's rows into the store."""
     anchors = _Anchors(session, anchor_set) if own else None
@@ -142,14 +121,14 @@ def _compute(
         phase.advance(len(batch))
 
 
-def _batches(session: ScoringSession, own: list[_Wanted], writer: PartWriter) -> Iterator[list[_Rendered]]:
+def _batches(session: ScoringSession, own: list[Wanted], writer: PartWriter) -> Iterator[list[_Rendered]]:
     """Yield as many rows as fill some forward passes; a row that cannot be rendered alone is stored without values."""
     batch: list[_Rendered] = []
     num_tokens = 0
     for wanted in own:
         key = session.keys[wanted.index]
         try:
-            row = _render(session, wanted.index)
+            row = render_row(session, wanted.index)
         except UnusableRowError:
             writer.add(key, wanted.names, np.full(len(wanted.names), np.nan, dtype=np.float32))
             continue
@@ -162,7 +141,12 @@ def _batches(session: ScoringSession, own: list[_Wanted], writer: PartWriter) ->
         yield batch
 
 
-def _render(session: ScoringSession, index: int) -> RowAlone:
+def render_row(session: ScoringSession, index: int) -> RowAlone:
+    """Render a row alone.
+
+    Raises:
+        UnusableRowError: if it cannot be rendered, or is longer than the context.
+    """
     row = session.template.row_alone(session.pool[index])
     if session.max_length is not None and len(row.segment.ids) > session.max_length:
         raise UnusableRowError("too_long")
@@ -223,23 +207,7 @@ def _directions(embeddings: Vectors) -> Floats:
 
 
 def _read(session: ScoringSession, candidates: list[int], names: list[str]) -> Signals:
-    """Read the signals of the candidates, once they are stored.
-
-    Raises:
-        RuntimeError: if the ranks do not share the store's file system.
-    """
-    values, there = session.store.read([session.keys[i] for i in candidates], names)
-    if not there.all():
-        raise RuntimeError(
-            f"{int((~there).sum()):,} values that other ranks computed are not in {session.store.directory}. Is "
-            "`score_dir` on a file system that all ranks share?"
-        )
-    columns = []
-    for value in values.T.astype(np.float64):
-        column = np.full(len(session.pool), np.nan)
-        column[candidates] = value
-        columns.append(column)
-    loss, without_prompt, num_tokens, similarity = columns
+    loss, without_prompt, num_tokens, similarity = read_columns(session, candidates, names)
     with np.errstate(divide="ignore", invalid="ignore"):  # a completion that is certain without its prompt
         ifd = loss / without_prompt
     return {

@@ -41,7 +41,7 @@ from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.store.results import SCORES_FILE
 
 Floats = npt.NDArray[np.floating]
-SIGNS = {"loss": -1, "ifd": -1, "similarity": 1}  # of row signals: 1 if a high value is meant to be good
+SIGNS = {"loss": -1, "ifd": -1, "similarity": 1, "ica": 1}  # of row signals: 1 if a high value is meant to be good
 TOP = (0.01, 0.05, 0.1, 0.25)
 NUM_SPLITS = 100
 

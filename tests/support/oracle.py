@@ -60,6 +60,42 @@ def row_signals(model, tokenizer, template: str, row: dict, anchors: list[dict])
     return {**signals, "num_tokens": len(completion)}
 
 
+def behind_examples(tokenizer, template: str, row: dict, examples: list[dict]) -> tuple[list[int], list[int]]:
+    """Context and completion of a whole row (Alpaca columns) behind examples, all written out."""
+    if template == "chat":
+        turns = []
+        for shown in [*examples, row]:
+            turns.append({"role": "user", "content": _prompt(shown)})
+            turns.append({"role": "assistant", "content": shown["output"].strip()})
+        asked = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        prompt, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (asked, whole))
+        assert ids[: len(prompt)] == prompt
+        return prompt, ids[len(prompt) :]
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    context: list[int] = list(bos)
+    for example in examples:
+        shown_prompt, shown_completion = _whole(tokenizer, template, example)
+        context += shown_prompt[len(bos) :] + shown_completion
+        if template == "plain":  # no EOS between two rows, but a blank line
+            assert context.pop() == tokenizer.eos_token_id
+            context += tokenizer("\n\n", add_special_tokens=False)["input_ids"]
+    prompt, completion = _whole(tokenizer, template, row)
+    return context + prompt[len(bos) :], completion
+
+
+def ica(model, tokenizer, template: str, row: dict, contexts: list[list[dict]]) -> float:
+    """Mean log-prob of the completion behind examples, over the contexts, minus that of the row alone."""
+    alone = mean_log_prob(model, *_whole(tokenizer, template, row))
+    behind = [
+        mean_log_prob(
+            model, *behind_examples(tokenizer, template, row, [example for example in examples if example != row])
+        )
+        for examples in contexts
+    ]
+    return float(np.mean(behind)) - alone
+
+
 def _whole(tokenizer, template: str, row: dict) -> tuple[list[int], list[int]]:
     """Context and completion of a row that is shown as candidates are: under `nuggets` with BOS, and not cut."""
     if template != "nuggets":

@@ -1,0 +1,199 @@
+"""How much likelier a row's completion becomes with anchors as examples before it: the direction of ICA.
+
+The golden score shows a row before each anchor. Here the anchors are shown before each row: one prefix that many rows
+share, so that its keys and values are computed once for all rows of a call of the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.data.messages import system_messages
+from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.engine.log_probs import PATHS
+from nuggets_trainer.prompts.segment import PrefixedSegments, Segment, common_prefix_length
+from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
+from nuggets_trainer.scoring.progress import Phase, show_phase, tell
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.signals.examples import ExampleContexts
+from nuggets_trainer.signals.row_signals import render_row
+from nuggets_trainer.signals.stored_values import Wanted, find_missing, read_columns
+from nuggets_trainer.store.score_store import PartWriter
+
+logger = logging.getLogger(__name__)
+
+IN_CONTEXT = "=loss_in_context"  # name in the store, before the hash of the examples
+PREFIX_SHARE = 1 / 32  # most that the tokens of the shared prefix may be, beside those of the rows of one call
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A row to score behind examples."""
+
+    wanted: Wanted
+    row: Row
+    alone: Segment
+
+
+def in_context_losses(
+    session: ScoringSession, contexts: ExampleContexts, candidates: list[int]
+) -> npt.NDArray[np.float64] | None:
+    """Compute the loss of each candidate's completion behind anchors as examples, as far as it is not stored.
+
+    All ranks must call it. The loss of the same tokens without examples, minus this one, is the ICA score
+    ("Holdout-Loss-Based Data Selection", arXiv 2510.14459). The paper chooses other examples for each row; here all
+    rows have the same, see `ExampleContexts`, so that they share a prefix. It equals, up to rounding, one forward pass
+    over the whole text `few_shot(examples, row)` for each row and context.
+
+    Args:
+        session: open session of the pool.
+        contexts: the anchors that are shown.
+        candidates: pool indices of the candidates.
+
+    Returns:
+        Mean negative log-prob per token, averaged over the contexts, nats, `(n,)` over the pool's rows, on the main
+        process; NaN for a row that cannot be rendered alone or behind examples.
+    """
+    name = f"{IN_CONTEXT} {contexts.key}"
+    if session.ranks.is_main:
+        tell(logger, "%s", contexts.describe())
+    wanted = session.ranks.on_main(lambda: find_missing(session, candidates, [name]))
+    if wanted:
+        before = session.engine.path, session.engine.compiles
+        _choose_path(session, contexts, wanted)
+        own = session.ranks.share(wanted)
+        with (
+            PartWriter(session.store) as writer,
+            show_phase("Rows behind anchors", "rows", len(own), session.ranks.is_main) as phase,
+        ):
+
+            def compute() -> list[None]:
+                with session.passes.in_step():
+                    _compute(session, contexts, own, writer, phase)
+                writer.flush()
+                return []
+
+            session.ranks.gather_from(compute)
+        session.engine.path, session.engine.compiles = before
+    return session.only_on_main(lambda: read_columns(session, candidates, [name])[0])
+
+
+def _choose_path(session: ScoringSession, contexts: ExampleContexts, wanted: list[Wanted]) -> None:
+    """Have the engine choose one path for all ranks, on the longest and the shortest row."""
+
+    def sample() -> list[PrefixedSegments]:
+        asked = [_ask(session, wanted[0]), _ask(session, wanted[-1])]
+        groups = _group(contexts, contexts.contexts[0], [one for one in asked if one is not None])
+        return [prefixed for prefixed, _ in groups]
+
+    engine, prefixed = session.engine, session.ranks.on_main(sample)
+    if not prefixed:
+        return  # the first call of the engine finds out
+
+    def choose() -> list[str]:
+        with session.passes.in_step():
+            return [engine.choose_path(prefixed)]
+
+    # The slowest path that one of the ranks needs.
+    engine.path = max(session.ranks.gather_from(choose), key=list(PATHS).index)
+
+
+def _compute(
+    session: ScoringSession, contexts: ExampleContexts, own: list[Wanted], writer: PartWriter, phase: Phase
+) -> None:
+    """Compute the losses of this rank's rows into the store."""
+    for batch in _batches(session, contexts, own, writer):
+        losses = np.zeros(len(batch))
+        for examples in contexts.contexts:
+            losses -= _log_probs(session, contexts, examples, batch) / len(contexts.contexts)
+        for asked, loss in zip(batch, losses, strict=True):
+            writer.add(session.keys[asked.wanted.index], asked.wanted.names, np.array([loss], dtype=np.float32))
+        writer.end_candidates(len(batch))
+        phase.advance(len(batch))
+
+
+def _batches(
+    session: ScoringSession, contexts: ExampleContexts, own: list[Wanted], writer: PartWriter
+) -> Iterator[list[_Asked]]:
+    """Yield so many rows that the prefix hardly counts beside them; a row that has no loss alone is stored as NaN."""
+    batch: list[_Asked] = []
+    num_tokens = 0
+    for wanted in own:
+        asked = _ask(session, wanted)
+        if asked is None:
+            writer.add(session.keys[wanted.index], wanted.names, np.full(1, np.nan, dtype=np.float32))
+            continue
+        batch.append(asked)
+        num_tokens += len(asked.alone.ids)
+        enough = CALL_BATCHES * session.engine.find_tokens_per_batch()
+        if num_tokens >= max(enough, contexts.most_tokens / PREFIX_SHARE):
+            yield batch
+            batch, num_tokens = [], 0
+    if batch:
+        yield batch
+
+
+def _ask(session: ScoringSession, wanted: Wanted) -> _Asked | None:
+    """Render a row alone; None if that is not possible."""
+    try:
+        alone = render_row(session, wanted.index).segment
+    except UnusableRowError:
+        return None
+    return _Asked(wanted, session.pool[wanted.index], alone)
+
+
+def _log_probs(
+    session: ScoringSession, contexts: ExampleContexts, examples: list[Row], batch: list[_Asked]
+) -> npt.NDArray[np.float64]:
+    """Return the mean log-prob of each row's completion behind the examples of one context; NaN if it has none."""
+    found = np.full(len(batch), np.nan)
+    groups = _group(contexts, examples, batch)
+    if groups:
+        values = session.engine.score_prefixed([prefixed for prefixed, _ in groups])
+        for (_, places), own in zip(groups, values, strict=True):
+            found[places] = own
+    return found
+
+
+def _group(
+    contexts: ExampleContexts, examples: list[Row], batch: list[_Asked]
+) -> list[tuple[PrefixedSegments, list[int]]]:
+    """Render rows behind examples, and split off what rows have in common at their beginning.
+
+    Rows share a prefix if the same examples are shown, and if they have one system message, one list of tools and one
+    set of options of the chat template, which a template may write before all turns.
+
+    Returns:
+        A prefix, the segments behind it, and the places of their rows in the batch, for each group.
+    """
+    groups: dict[str, list[tuple[int, Segment]]] = {}
+    for place, asked in enumerate(batch):
+        try:
+            shown, segment = contexts.behind(examples, asked.row, asked.alone)
+        except UnusableRowError:
+            continue
+        row = asked.row
+        header = [[id(example) for example in shown], system_messages(row.prompt), row.tools, row.template_kwargs]
+        groups.setdefault(str(header), []).append((place, segment))
+    found = []
+    for members in groups.values():
+        segments = [segment for _, segment in members]
+        shared = _shared_length(segments)
+        prefix = segments[0].ids[:shared]
+        suffixes = [segment.without_first(shared) for segment in segments]
+        found.append(((prefix, suffixes), [place for place, _ in members]))
+    return found
+
+
+def _shared_length(segments: list[Segment]) -> int:
+    """Count the tokens that segments have in common before the token that comes before the first scored one."""
+    first = segments[0]
+    shared = first.start - 1
+    for segment in segments[1:]:
+        shared = min(shared, segment.start - 1, common_prefix_length(first.ids, segment.ids))
+    return shared
