@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from trl import TrlParser
@@ -285,17 +286,20 @@ def given_options(argv: Sequence[str]) -> set[str]:
     return {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Read `i/n`.
+def or_demo(argv: Sequence[str], demo_config: Path) -> list[str]:
+    """Return a command line with the demo's config file, for `--demo` and where no config, model or rows are given.
 
     Raises:
-        ValueError: if it is no such pair of numbers.
-
-    Example:
-        >>> parse_shard("3/64")
-        (3, 64)
+        ValueError: if `--demo` stands beside one of them.
     """
-    number, _, num_shards = text.partition("/")
-    if not (number.isdigit() and num_shards.isdigit() and int(number) < int(num_shards)):
-        raise ValueError(f"`shard` must be i/n with 0 <= i < n, such as 0/64, got {text!r}.")
-    return int(number), int(num_shards)
+    words = list(argv)
+    named = given_options(words) & {"config", "model_name_or_path", "dataset_name"}
+    if "--demo" in words:
+        if named:
+            given = ", ".join(f"--{name}" for name in sorted(named))
+            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
+        words.remove("--demo")
+    asks_for_help = "-h" in words or "--help" in words
+    if not named and not asks_for_help:
+        words = ["--config", str(demo_config), *words]
+    return words

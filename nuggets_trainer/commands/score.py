@@ -15,7 +15,6 @@ from nuggets_trainer.commands.arguments import (
     ScorerArguments,
     ShardArguments,
     parse_arguments,
-    parse_shard,
     training_parsers,
 )
 from nuggets_trainer.commands.inputs import check_given, check_places, load
@@ -105,3 +104,19 @@ def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) 
         lines.append(f"verdict: {scores.verdict['sentence']}")
     lines.append(f"scores and results: {config.score_dir}")
     return result, "\n".join(lines)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read `i/n`.
+
+    Raises:
+        ValueError: if it is no such pair of numbers.
+
+    Example:
+        >>> parse_shard("3/64")
+        (3, 64)
+    """
+    number, _, num_shards = text.partition("/")
+    if not (number.isdigit() and num_shards.isdigit() and int(number) < int(num_shards)):
+        raise ValueError(f"`shard` must be i/n with 0 <= i < n, such as 0/64, got {text!r}.")
+    return int(number), int(num_shards)

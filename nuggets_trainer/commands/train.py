@@ -8,7 +8,7 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.commands import EXIT_CODES, description
-from nuggets_trainer.commands.arguments import given_options, parse_arguments, recipe_parser
+from nuggets_trainer.commands.arguments import or_demo, parse_arguments, recipe_parser
 from nuggets_trainer.commands.config_file import config_path, set_environment
 
 DEMO_CONFIG = config_path("demo")
@@ -42,16 +42,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ValueError: if arguments are missing, unknown or contradictory.
     """
-    argv = list(argv)
-    named = given_options(argv) & {"config", "model_name_or_path", "dataset_name"}
-    if "--demo" in argv:
-        if named:
-            given = ", ".join(f"--{name}" for name in sorted(named))
-            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
-        argv.remove("--demo")
-    asks_for_help = "-h" in argv or "--help" in argv
-    if not named and not asks_for_help:
-        argv = ["--config", str(DEMO_CONFIG), *argv]
+    argv = or_demo(argv, DEMO_CONFIG)
     set_environment(argv)  # before the parser, which imports transformers
     arguments = parse_arguments(make_train_parser(), argv)
     script, _, model, _ = arguments

@@ -1,57 +1,47 @@
-"""The rows that each arm of a comparison is tuned on: arrays in, pool indices out."""
+"""The arms of a comparison: each chooses the rows that a model is tuned on. Arrays in, pool indices out.
+
+A new arm is one entry of `ARMS`. It chooses from the evidence, which holds one value per row in each of its columns.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from nuggets_trainer.comparison.evidence import Evidence, Indices
 from nuggets_trainer.golden.coverage import cover
-from nuggets_trainer.golden.ranking import rank_candidates
-from nuggets_trainer.golden.scores import golden_scores
 
-Indices = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.floating]
+Choose = Callable[[Evidence, int, int], Indices]
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
-class Evidence:
-    """What the arms choose by, for the `n` rows of a pool.
+@dataclass(frozen=True)
+class Arm:
+    """A way to choose the rows that a model is tuned on.
 
     Attributes:
-        zero_shot: zero-shot log-probs of the anchors, `(m,)`, nats per token.
-        one_shot: log-probs of the anchors behind each row, `(n, m)`; all NaN for dropped rows, which no arm takes.
-        lengths: numbers of completion tokens, `(n,)`.
-        ifd: IFD of each row (`signals.row_signals`), `(n,)`; None if no arm needs it.
-        coverage_weight: weight of coverage against the golden score in the arm `coverage`, in [0, 1].
-        gain: standardised gains, `(n,)`; None standardises by all rows that have log-probs.
+        name: name in `arms` and in compare.json.
+        label: name in the table and the plot.
+        choose: function of the evidence, the number of rows k and the seed of the run; returns the pool indices of at
+            most k rows.
+        stages: what has to be computed before the rows are known: `scoring`, `signals`, `ica`. The length of a row
+            costs nothing.
+        columns: columns of the evidence that it chooses by.
+        needs_every_pair: whether a race, which leaves pairs out, gives too little to choose by.
+        has_size: whether it takes k rows; the arm `full` takes all.
+        is_rival: whether it could explain or replace what golden scores do, at no or little cost. The verdict weighs
+            the golden set against the best of these.
     """
 
-    zero_shot: Floats
-    one_shot: Floats
-    lengths: npt.NDArray[np.int64]
-    ifd: Floats | None
-    coverage_weight: float
-    gain: Floats | None = None
-
-    @property
-    def ranked(self) -> Indices:
-        """Rows with a golden score, best first."""
-        return rank_candidates(golden_scores(self.zero_shot, self.one_shot))
-
-    @property
-    def usable(self) -> Indices:
-        """Rows with a golden score, in pool order."""
-        return np.sort(self.ranked)
-
-    def restricted_to(self, rows: Indices) -> Evidence:
-        """Leave out all rows but these."""
-        one_shot = np.full_like(self.one_shot, np.nan)
-        one_shot[rows] = self.one_shot[rows]
-        return dataclasses.replace(self, one_shot=one_shot)
+    name: str
+    label: str
+    choose: Choose
+    stages: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    needs_every_pair: bool = False
+    has_size: bool = True
+    is_rival: bool = False
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -59,36 +49,102 @@ class ChosenArm:
     """Rows of one arm.
 
     Attributes:
-        arm: key of `ARMS`.
+        arm: the arm.
         fraction: share of the pool; None for arms that do not depend on it.
         rows: pool indices of the rows of each seed.
         golden_share: share of the rows that are in the golden set of that fraction, mean over seeds.
     """
 
-    arm: str
+    arm: Arm
     fraction: float | None
     rows: list[Indices]
     golden_share: float | None
 
 
-def golden_set_size(evidence: Evidence, fraction: float) -> int:
-    """Return how many rows a share of the rows with a golden score is, at least one."""
-    return max(1, round(fraction * len(evidence.ranked)))
+def choose_all_rows(
+    evidence: Evidence, arms: Sequence[Arm], fractions: Sequence[float], seeds: Sequence[int]
+) -> list[ChosenArm]:
+    """Choose the rows of every arm at every fraction with every seed; an arm without a size stands once.
+
+    Args:
+        evidence: what the arms choose by.
+        arms: the arms.
+        fractions: sizes, as shares of the usable rows.
+        seeds: seeds of the runs.
+
+    Raises:
+        ValueError: if an arm finds no row.
+    """
+    chosen = []
+    for arm in arms:
+        if not arm.has_size:
+            chosen.append(_choose(evidence, arm, None, seeds))
+    for fraction in fractions:
+        for arm in arms:
+            if arm.has_size:
+                chosen.append(_choose(evidence, arm, fraction, seeds))
+    return chosen
 
 
-def best_rows(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Take the best rows by golden score."""
-    return evidence.ranked[:k]
+def _choose(evidence: Evidence, arm: Arm, fraction: float | None, seeds: Sequence[int]) -> ChosenArm:
+    k = len(evidence.usable)
+    if fraction is not None:
+        k = evidence.num_chosen(fraction)
+    rows = [arm.choose(evidence, k, seed) for seed in seeds]
+    if any(len(own) == 0 for own in rows):
+        raise ValueError(f"The arm `{arm.name}` found no row at all. Leave it out of `arms`.")
+    golden_share = None
+    if fraction is not None:
+        golden = evidence.ranked[:k]
+        golden_share = float(np.mean([np.isin(own, golden).mean() for own in rows]))
+    return ChosenArm(arm, fraction, rows, golden_share)
+
+
+def best_by(value: str) -> Choose:
+    """Take the best rows by a value of the golden scores, as `rank_by` does."""
+
+    def choose(evidence: Evidence, k: int, seed: int) -> Indices:
+        return evidence.ranked_by(value)[:k]
+
+    return choose
+
+
+def highest(column: str) -> Choose:
+    """Take the rows with the highest values of a column."""
+
+    def choose(evidence: Evidence, k: int, seed: int) -> Indices:
+        return evidence.highest(evidence.columns[column], k)
+
+    return choose
+
+
+def lowest(column: str) -> Choose:
+    """Take the rows with the lowest values of a column."""
+
+    def choose(evidence: Evidence, k: int, seed: int) -> Indices:
+        return evidence.highest(-evidence.columns[column], k)
+
+    return choose
+
+
+def filtered(choose: Choose) -> Choose:
+    """Let an arm choose among the rows that meet `require`; it takes as many rows as without the condition."""
+
+    def choose_filtered(evidence: Evidence, k: int, seed: int) -> Indices:
+        return choose(evidence.filtered(), k, seed)
+
+    return choose_filtered
 
 
 def all_rows(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Take every row with a golden score."""
-    return evidence.ranked
+    """Take every usable row."""
+    return evidence.usable
 
 
 def random_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     """Draw rows at random; each seed gives other rows."""
-    return np.random.default_rng([seed, k]).choice(evidence.usable, size=k, replace=False)
+    size = min(k, len(evidence.usable))
+    return np.random.default_rng([seed, k]).choice(evidence.usable, size=size, replace=False)
 
 
 def random_rows_of_golden_length(evidence: Evidence, k: int, seed: int) -> Indices:
@@ -99,11 +155,12 @@ def random_rows_of_golden_length(evidence: Evidence, k: int, seed: int) -> Indic
     the golden set can be drawn as well, as in `random_rows`.
     """
     generator = np.random.default_rng([seed, k])
+    tokens = np.nan_to_num(evidence.columns["num_tokens"])
     pool = generator.permutation(evidence.usable)
-    lengths = evidence.lengths[pool]
+    lengths = tokens[pool]
     free = np.ones(len(pool), dtype=np.bool_)
     chosen = []
-    for wanted in evidence.lengths[generator.permutation(evidence.ranked[:k])]:
+    for wanted in tokens[generator.permutation(evidence.ranked[:k])]:
         distance = np.where(free, np.abs(lengths - wanted), np.inf)
         place = int(np.argmin(distance))
         free[place] = False
@@ -111,16 +168,10 @@ def random_rows_of_golden_length(evidence: Evidence, k: int, seed: int) -> Indic
     return np.array(chosen, dtype=np.int64)
 
 
-def longest_rows(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Take the rows with the longest completions, in tokens."""
-    return _highest(evidence.usable, evidence.lengths, k)
-
-
 def highest_ifd_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     """Take the rows with the highest IFD of at most 1 (Cherry LLM); fewer than k if there are no more."""
-    assert evidence.ifd is not None
-    rows = evidence.usable
-    return _highest(rows[evidence.ifd[rows] <= 1], evidence.ifd, k)
+    ifd = evidence.columns["ifd"]
+    return evidence.highest(np.where(ifd <= 1, ifd, np.nan), k)
 
 
 def worst_rows(evidence: Evidence, k: int, seed: int) -> Indices:
@@ -128,66 +179,56 @@ def worst_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     return evidence.ranked[::-1][:k]
 
 
-def highest_gain_rows(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Take the rows with the highest mean gain, whatever their golden score."""
-    gain = golden_scores(evidence.zero_shot, evidence.one_shot).mean_gain
-    return _highest(evidence.usable, gain, k)
-
-
-def highest_standardised_gain_rows(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Take the rows with the highest standardised gain: the golden set of `rank_by: gain`."""
-    gain = evidence.gain
-    if gain is None:
-        gain = golden_scores(evidence.zero_shot, evidence.one_shot).gain
-    return _highest(evidence.usable, gain, k)
-
-
 def covering_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     """Take rows that together help all anchors (see `nuggets_trainer.golden.coverage`)."""
     rows = evidence.ranked
     gains = evidence.one_shot[rows] - evidence.zero_shot
-    score = golden_scores(evidence.zero_shot, evidence.one_shot).golden_score[rows]
+    score = evidence.scores.golden_score[rows]
     return rows[cover(gains[:, np.isfinite(evidence.zero_shot)], score, k, evidence.coverage_weight)]
 
 
-def _highest(rows: Indices, values: npt.NDArray[np.number], k: int) -> Indices:
-    """Take the k rows with the highest values; among equal values the earlier rows."""
-    return rows[np.argsort(-values[rows], kind="stable")][:k]
-
-
-ARMS: dict[str, Callable[[Evidence, int, int], Indices]] = {
-    "golden": best_rows,
-    "full": all_rows,
-    "random": random_rows,
-    "random_length": random_rows_of_golden_length,
-    "longest": longest_rows,
-    "ifd": highest_ifd_rows,
-    "mean_gain": highest_gain_rows,
-    "gain": highest_standardised_gain_rows,
-    "coverage": covering_rows,
-    "bottom": worst_rows,
-}
-LABELS = {
-    "base": "nothing (base model)",
-    "golden": "golden set",
-    "full": "full pool",
-    "random": "random rows",
-    "random_length": "random, as long as golden",
-    "longest": "longest completions",
-    "ifd": "highest IFD",
-    "mean_gain": "highest mean gain",
-    "gain": "highest standardised gain",
-    "coverage": "coverage",
-    "bottom": "lowest golden scores",
-}
-# What has to be computed before the rows of an arm are known. The length of a row costs nothing.
-COSTS = {
-    "golden": "scoring",
-    "random_length": "scoring",
-    "mean_gain": "scoring",
-    "gain": "scoring",
-    "coverage": "scoring",
-    "bottom": "scoring",
-    "ifd": "signals",
-}
-EVERY_FRACTION = ("base", "full")  # arms whose rows do not depend on the fraction
+SCORING, SIGNALS, BOTH = ("scoring",), ("signals",), ("scoring", "signals")
+_ALL = (
+    Arm("golden", "golden set", best_by("golden_score"), SCORING),
+    Arm("full", "full pool", all_rows, has_size=False),
+    Arm("random", "random rows", random_rows),
+    Arm(
+        "random_length",
+        "random, as long as golden",
+        random_rows_of_golden_length,
+        SCORING,
+        ("num_tokens",),
+        is_rival=True,
+    ),
+    Arm("longest", "longest completions", highest("num_tokens"), (), ("num_tokens",), is_rival=True),
+    Arm("lowest_loss", "lowest loss", lowest("loss"), SIGNALS, ("loss",), is_rival=True),
+    Arm("ifd", "highest IFD", highest_ifd_rows, SIGNALS, ("ifd",), is_rival=True),
+    Arm("similarity", "most similar (RDS+)", highest("similarity"), SIGNALS, ("similarity",), is_rival=True),
+    Arm("ica", "most helped by anchors (ICA)", highest("ica"), (*SIGNALS, "ica"), ("ica",), is_rival=True),
+    Arm("mean_gain", "highest mean gain", best_by("mean_gain"), SCORING, needs_every_pair=True),
+    Arm("gain", "highest standardised gain", best_by("gain"), SCORING, needs_every_pair=True),
+    Arm("coverage", "coverage", covering_rows, SCORING, needs_every_pair=True),
+    Arm("golden_filtered", "golden set, filtered", filtered(best_by("golden_score")), BOTH, needs_every_pair=True),
+    Arm("gain_filtered", "highest gain, filtered", filtered(best_by("gain")), BOTH, needs_every_pair=True),
+    Arm("random_filtered", "random rows, filtered", filtered(random_rows), SIGNALS, is_rival=True),
+    Arm("bottom", "lowest golden scores", worst_rows, SCORING, needs_every_pair=True),
+)
+ARMS = {arm.name: arm for arm in _ALL}
+FILTERED = tuple(name for name in ARMS if name.endswith("_filtered"))  # arms that need the condition `require`
+# Each arm costs as many runs as any other, so the default has the questions whose answers decide whether golden scores
+# are worth their price: do they beat chance, length, all rows, and the rules that cost nearly nothing? Variants of the
+# golden set itself are asked for by name.
+DEFAULT_ARMS = (
+    "golden",
+    "full",
+    "random",
+    "random_length",
+    "longest",
+    "lowest_loss",
+    "ifd",
+    "similarity",
+    "ica",
+    "bottom",
+)
+QUICK_ARMS = ("golden", "full", "random", "lowest_loss")
+BASE, BASE_LABEL = "base", "nothing (base model)"

@@ -1,9 +1,8 @@
-"""A comparison from scored rows to the written table: run every arm, measure it, and write what was found."""
+"""A comparison from scored rows to its results: run every arm, measure it, and weigh the arms against each other."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,22 +14,15 @@ from trl import ModelConfig, SFTConfig
 
 from nuggets_trainer.analysis.bootstrap import Bootstrap
 from nuggets_trainer.analysis.follows import describing_columns, follow_scores
-from nuggets_trainer.comparison.arms import (
-    ARMS,
-    COSTS,
-    EVERY_FRACTION,
-    LABELS,
-    ChosenArm,
-    Evidence,
-    golden_set_size,
-)
+from nuggets_trainer.comparison.arms import BASE, BASE_LABEL, Arm, ChosenArm, choose_all_rows
+from nuggets_trainer.comparison.costs import arm_costs
 from nuggets_trainer.comparison.options import CompareArguments
-from nuggets_trainer.comparison.plot import draw_losses
+from nuggets_trainer.comparison.result_files import ComparisonResults, write_comparison
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns
 from nuggets_trainer.comparison.scored_pool import ScoredPool
-from nuggets_trainer.comparison.table import ArmResult, TableLine, make_lines, to_markdown
+from nuggets_trainer.comparison.table import ArmResult, make_lines
+from nuggets_trainer.comparison.verdict import make_verdict
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger("nuggets_trainer.compare")
@@ -44,8 +36,9 @@ def compare_arms(
     model: ModelConfig,
     template_name: str,
     options: CompareArguments,
-) -> list[TableLine]:
-    """Run every arm, then write and print the table; return its lines. All ranks must call it.
+    arms: Sequence[Arm],
+) -> ComparisonResults:
+    """Run every arm, and write the table; return what was found. All ranks must call it.
 
     Args:
         pool: all rows.
@@ -55,6 +48,7 @@ def compare_arms(
         model: model arguments.
         template_name: template of rows with Alpaca columns, as `NuggetsConfig.template`.
         options: options of the comparison.
+        arms: the arms.
     """
     output_dir, num_devices = Path(args.output_dir), Ranks().world
     generation = None
@@ -64,43 +58,37 @@ def compare_arms(
     runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation)
     scored = dataclasses.replace(scored, evidence=scored.evidence.restricted_to(runs.usable))
     # What cannot be measured or chosen fails here, before any arm is trained.
-    found = _follow(pool, scored, options)
+    follows = _follow(pool, scored, options)
     seeds = range(args.seed, args.seed + options.num_seeds)
-    arms = choose_all_rows(scored.evidence, options, seeds)
-    results = run_all_arms(runs, scored, arms, seeds, args, options.budget)
+    chosen = choose_all_rows(scored.evidence, arms, options.golden_fractions, seeds)
+    full_steps = _steps(runs, scored, args, options)
+    steps = None  # each arm takes the epochs over its own rows
+    if options.budget == "steps":
+        steps = full_steps
+    results = run_all_arms(runs, scored, chosen, seeds, steps)
     bootstrap = Bootstrap(runs.num_tokens, options.num_seeds, options.num_resamples)
-    lines = make_lines(results, bootstrap, num_devices)
-    explanation = explain_table(options, len(runs.segments), num_devices)
-    Ranks().on_main(lambda: _write(lines, explanation, found, scored, options, len(runs.segments), output_dir))
-    return lines
+    found = ComparisonResults(
+        verdict=make_verdict(results, bootstrap, [arm.name for arm in arms if arm.is_rival]),
+        lines=make_lines(results, bootstrap, num_devices),
+        costs=arm_costs(results, full_steps, num_devices),
+        follows=follows,
+        signal_check=scored.signal_check,
+        num_heldout=len(runs.segments),
+        num_candidates=len(scored.evidence.usable),
+        num_devices=num_devices,
+    )
+    Ranks().on_main(lambda: write_comparison(found, options, output_dir))
+    return found
 
 
-def choose_all_rows(evidence: Evidence, options: CompareArguments, seeds: Sequence[int]) -> list[ChosenArm]:
-    """Choose the rows of every arm at every fraction with every seed; an arm that depends on no fraction stands once.
-
-    Raises:
-        ValueError: if an arm finds no row.
-    """
-    arms = []
-    for arm in options.arms:
-        if arm in EVERY_FRACTION:
-            arms.append(_choose(evidence, arm, None, seeds))
-    for fraction in options.golden_fractions:
-        for arm in options.arms:
-            if arm not in EVERY_FRACTION:
-                arms.append(_choose(evidence, arm, fraction, seeds))
-    return arms
-
-
-def _choose(evidence: Evidence, arm: str, fraction: float | None, seeds: Sequence[int]) -> ChosenArm:
-    k = 0 if fraction is None else golden_set_size(evidence, fraction)
-    rows = [ARMS[arm](evidence, k, seed) for seed in seeds]
-    if any(len(own) == 0 for own in rows):
-        raise ValueError(f"The arm `{arm}` found no row at all. Leave it out of `arms`.")
-    golden_share = None
-    if fraction is not None:
-        golden_share = float(np.mean([np.isin(own, evidence.ranked[:k]).mean() for own in rows]))
-    return ChosenArm(arm, fraction, rows, golden_share)
+def _steps(runs: TuningRuns, scored: ScoredPool, args: SFTConfig, options: CompareArguments) -> int:
+    """Return `max_steps`, or the steps of the epochs over all rows; a quick comparison takes those of its size."""
+    if args.max_steps > 0:
+        return args.max_steps
+    num_rows = len(runs.usable)
+    if options.quick:
+        num_rows = scored.evidence.num_chosen(options.golden_fractions[0])
+    return runs.steps_of_epochs(num_rows)
 
 
 def run_all_arms(
@@ -108,13 +96,17 @@ def run_all_arms(
     scored: ScoredPool,
     arms: Sequence[ChosenArm],
     seeds: Sequence[int],
-    args: SFTConfig,
-    budget: str,
+    steps: int | None,
 ) -> list[ArmResult]:
-    """Measure the base model, and run every arm with every seed."""
-    steps: int | None = None  # each arm takes the epochs over its own rows
-    if budget == "steps":
-        steps = args.max_steps if args.max_steps > 0 else runs.full_steps
+    """Measure the base model, and run every arm with every seed.
+
+    Args:
+        runs: the runs.
+        scored: what was computed about the rows.
+        arms: rows of each arm.
+        seeds: seeds of the runs.
+        steps: number of optimizer steps; None for the epochs over an arm's own rows.
+    """
     results = [_measure_base_model(runs, seeds)]
     for chosen in arms:
         results.append(_run_arm(runs, scored, chosen, seeds, steps))
@@ -124,8 +116,8 @@ def run_all_arms(
 def _measure_base_model(runs: TuningRuns, seeds: Sequence[int]) -> ArmResult:
     """Measure the base model once, with the first seed; no seed changes it, so the result stands for all of them."""
     run, was_stored = runs.run(np.array([], dtype=np.int64), seeds[0], 0)
-    _log(runs, "base", None, 0, seeds[0], run, was_stored)
-    return _result("base", None, 0, None, [run] * len(seeds), 0.0, 0.0)
+    _log(runs, BASE_LABEL, None, 0, seeds[0], run, was_stored)
+    return _result(BASE, BASE_LABEL, None, 0, None, [run] * len(seeds), 0.0, 0.0)
 
 
 def _run_arm(
@@ -136,18 +128,17 @@ def _run_arm(
     finished, training_seconds = [], []
     for seed, rows in zip(seeds, chosen.rows, strict=True):
         run, was_stored = runs.run(rows, seed, steps)
-        _log(runs, arm, chosen.fraction, len(rows), seed, run, was_stored)
+        _log(runs, arm.label, chosen.fraction, len(rows), seed, run, was_stored)
         finished.append(run)
         training_seconds.append(run.training_seconds)
-    choosing_seconds: float | None = 0.0
-    if arm in COSTS:
-        choosing_seconds = scored.costs[COSTS[arm]]
     seconds = float(np.mean(training_seconds))
-    return _result(arm, chosen.fraction, num_rows, chosen.golden_share, finished, choosing_seconds, seconds)
+    choosing = scored.seconds_of(arm.stages)
+    return _result(arm.name, arm.label, chosen.fraction, num_rows, chosen.golden_share, finished, choosing, seconds)
 
 
 def _result(
     arm: str,
+    label: str,
     fraction: float | None,
     num_rows: int,
     golden_share: float | None,
@@ -162,6 +153,7 @@ def _result(
             generation.append(run.generation)
     return ArmResult(
         arm=arm,
+        label=label,
         fraction=fraction,
         num_rows=num_rows,
         golden_share=golden_share,
@@ -174,7 +166,7 @@ def _result(
 
 
 def _log(
-    runs: TuningRuns, arm: str, fraction: float | None, num_rows: int, seed: int, run: TuningRun, was_stored: bool
+    runs: TuningRuns, label: str, fraction: float | None, num_rows: int, seed: int, run: TuningRun, was_stored: bool
 ) -> None:
     if not Ranks().is_main:
         return
@@ -184,75 +176,28 @@ def _log(
     if was_stored:
         time = "was on disk"
     rows = counted(num_rows, "row")
-    logger.info("%s,%s %s, seed %d: held-out loss %.4f (%s)", LABELS[arm], size, rows, seed, loss, time)
+    logger.info("%s,%s %s, seed %d: held-out loss %.4f (%s)", label, size, rows, seed, loss, time)
 
 
-def explain_table(options: CompareArguments, num_heldout: int, num_devices: int) -> str:
-    """Say what the numbers of the table are."""
-    budget = "the same number of optimizer steps"
-    if options.budget == "epochs":
-        budget = "the same number of epochs over its own rows"
-    differences = (
-        "Differences are paired; their 95% intervals, in brackets, are those of Student's t over seeds and held-out "
-        f"rows ({counted(options.num_resamples, 'resample')} of the rows)."
-    )
-    if options.num_seeds == 1:
-        differences = (
-            "Differences are paired. One seed cannot tell how far another would be from it, so there are no "
-            "deviations and no intervals: set `num_seeds` to 3 or more."
-        )
-    return (
-        f"The loss is in nats per completion token on {counted(num_heldout, 'held-out row')}: mean and standard "
-        f"deviation of {counted(options.num_seeds, 'seed')}. Each arm takes {budget}. {differences} `golden` is the "
-        f"share of the rows that are in the golden set of that size. `s` is the wall time of choosing and of one "
-        f"training run, on {counted(num_devices, 'device')}. What choosing needs is computed once for all arms that "
-        "need it; a control that is matched to the golden set needs the scores too."
-    )
+def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dict[str, Any] | None:
+    """Find what the golden scores follow, and measure their reliability; a golden set of all rows has none.
 
-
-def _write(
-    lines: Sequence[TableLine],
-    explanation: str,
-    found: dict[str, Any],
-    scored: ScoredPool,
-    options: CompareArguments,
-    num_heldout: int,
-    output_dir: Path,
-) -> None:
-    """Write compare.json, compare.md and compare.svg, and print the table."""
-    text = found.pop("text")
-    content = {
-        "lines": [dataclasses.asdict(line) for line in lines],
-        "heldout_rows": num_heldout,
-        "budget": options.budget,
-        "num_candidates": len(scored.evidence.ranked),
-        "signal_check": scored.signal_check,
-        "follows": found,
-    }
-    report = f"{to_markdown(lines)}\n\n{explanation}\n\n{text}\n"
-    if scored.signal_check is not None:
-        report += f"{scored.signal_check['says']}\n"
-    write_atomically(output_dir / "compare.json", json.dumps(content, indent=2).encode())
-    write_atomically(output_dir / "compare.md", report.encode())
-    print(f"\n{report}")
-    try:
-        draw_losses(lines, output_dir / "compare.svg")
-    except ImportError:
-        logger.warning("No plot: matplotlib is not installed. Run `pip install nuggets_trainer[plot]`.")
-
-
-def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dict[str, Any]:
-    """Find what the golden scores follow, and measure their reliability; a golden set of all rows has none."""
-    evidence, signals = scored.evidence, scored.signals
+    Returns:
+        The result of `follow_scores`; None after a race, whose scores are those of the best rows alone.
+    """
+    evidence = scored.evidence
+    if not evidence.has_every_pair:
+        return None
     columns: dict[str, Any] = {
-        "completion_tokens": signals["num_tokens"],
-        "completion_loss": signals["loss"],
-        "ifd": signals["ifd"],
+        "completion_tokens": evidence.columns["num_tokens"],
+        "completion_loss": evidence.columns["loss"],
+        "ifd": evidence.columns["ifd"],
         **describing_columns(pool),
     }
     sizes = []
     for fraction in options.golden_fractions:
-        k = golden_set_size(evidence, fraction)
+        k = evidence.num_chosen(fraction)
         if k < len(evidence.ranked):
             sizes.append(k)
-    return follow_scores(evidence.zero_shot, evidence.one_shot, columns, signals["num_tokens"], sizes)
+    lengths = evidence.columns["num_tokens"]
+    return follow_scores(evidence.zero_shot, evidence.one_shot, columns, lengths, sizes)

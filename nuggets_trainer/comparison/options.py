@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl import ModelConfig, SFTConfig
 
-from nuggets_trainer.comparison.arms import ARMS
+from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, FILTERED, QUICK_ARMS, Arm
 from nuggets_trainer.comparison.generation import METRICS
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
 BUDGETS = ("steps", "epochs")
+QUICK_FRACTION, QUICK_SEEDS = 0.1, 3
+QUICK_ROWS, QUICK_HELDOUT = 2000, 300  # most rows of the pool, and most held-out rows
 
 
 @dataclass
 class CompareArguments:
     """What is compared with what."""
 
-    arms: list[str] = field(
-        default_factory=lambda: [arm for arm in ARMS if arm != "gain"],
+    title: ClassVar[str] = "the comparison"
+
+    arms: list[str] | None = field(
+        default=None,
         metadata={
-            "help": f"Sets of rows to tune on: {', '.join(ARMS)}. Default: all but `gain`, which is the golden set of "
-            "`rank_by: gain`. The base model is always measured as well."
+            "help": f"Sets of rows to tune on: {', '.join(ARMS)}. Default: {', '.join(DEFAULT_ARMS)}; with `require` "
+            "also golden_filtered and random_filtered. The base model is always measured as well."
         },
     )
     golden_fractions: list[float] = field(
@@ -38,6 +45,15 @@ class CompareArguments:
             "help": "Number of runs of each arm and fraction, with the seeds `seed`, `seed` + 1, ... A seed decides "
             "the order of the rows, the first weights of the adapter, and which rows a random arm draws. One seed "
             "gives no intervals, and two give very wide ones."
+        },
+    )
+    quick: bool = field(
+        default=False,
+        metadata={
+            "help": f"Give a first answer in minutes: the arms {', '.join(QUICK_ARMS)}, one size (10%%), three seeds, "
+            "a race in place of all pairs, at most 2,000 rows of the pool and 300 held-out rows (drawn at random), "
+            "and without `max_steps` the steps of `num_train_epochs` over the golden set. `arms`, `golden_fractions` "
+            "and `num_seeds` of the command line win. The full comparison finds the scores that are stored here."
         },
     )
     budget: str = field(
@@ -63,10 +79,11 @@ class CompareArguments:
     )
 
     def __post_init__(self) -> None:
-        _check_different("arms", self.arms)
+        if self.arms is not None:
+            _check_different("arms", self.arms)
+            for arm in self.arms:
+                check_choice("arms", arm, tuple(ARMS))
         _check_different("golden_fractions", self.golden_fractions)
-        for arm in self.arms:
-            check_choice("arms", arm, tuple(ARMS))
         for fraction in self.golden_fractions:
             check_number("golden_fractions", fraction)
             if not 0 < fraction < 1:
@@ -79,6 +96,47 @@ class CompareArguments:
             check_int(name, getattr(self, name), minimum=1)
         if self.generation_metric is not None:
             check_choice("generation_metric", self.generation_metric, METRICS)
+
+
+def quick_options(options: CompareArguments, given: Collection[str]) -> CompareArguments:
+    """Return the options of a quick comparison: those of the command line win over it, those of a config do not.
+
+    Args:
+        options: all options.
+        given: names of the options on the command line.
+
+    Raises:
+        ValueError: if several sizes are given.
+    """
+    quick = {"arms": None, "golden_fractions": [QUICK_FRACTION], "num_seeds": QUICK_SEEDS, "budget": "steps"}
+    changes = {name: value for name, value in quick.items() if name not in given}
+    options = dataclasses.replace(options, **changes)
+    if len(options.golden_fractions) > 1:
+        raise ValueError(f"`quick` compares one size, got {len(options.golden_fractions)} `golden_fractions`.")
+    return options
+
+
+def arms_to_run(options: CompareArguments, nuggets: NuggetsConfig) -> list[Arm]:
+    """Return the arms that the options name, or those of the default.
+
+    Raises:
+        ValueError: if an arm needs the condition `require`, and there is none.
+    """
+    names = options.arms
+    if names is None:
+        names = [*(QUICK_ARMS if options.quick else DEFAULT_ARMS)]
+        if nuggets.require is not None:
+            names += ["golden_filtered", "random_filtered"]
+    if nuggets.require is None:
+        for name in names:
+            if name in FILTERED:
+                raise ValueError(f'The arm `{name}` needs a condition. Give `require`, such as "ifd < 0.98".')
+    elif not set(names) & set(FILTERED):
+        raise ValueError(
+            f"`require` acts on the arms {', '.join(FILTERED)} alone, and none of them is in `arms`. Add one of them, "
+            "or drop `require`."
+        )
+    return [ARMS[name] for name in names]
 
 
 def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> None:
@@ -97,40 +155,35 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
         if value is None:
             missing.append(f"--{name}")
     if missing:
-        raise ValueError(f"recipes/compare.py needs {', '.join(missing)} (or no arguments at all, for the demo).")
+        raise ValueError(f"`nuggets compare` needs {', '.join(missing)} (or no arguments at all, for the demo).")
     for name in ("top_fraction", "top_k", "threshold"):
         if getattr(nuggets, name) is not None:
             raise ValueError(
-                f"`{name}` is not supported by recipes/compare.py, got {getattr(nuggets, name)}: it gives one size. "
+                f"`{name}` is not supported by `nuggets compare`, got {getattr(nuggets, name)}: it gives one size. "
                 "Set `golden_fractions` instead."
             )
     if nuggets.rank_by != "golden_score":
         raise ValueError(
-            f"`rank_by` is not supported by recipes/compare.py, got {nuggets.rank_by}: each arm has its own order. "
+            f"`rank_by` is not supported by `nuggets compare`, got {nuggets.rank_by}: each arm has its own order. "
             f"Drop it, and add the arm `{nuggets.rank_by}` to `arms`."
         )
     for name in ("group_by", "max_similarity"):
         if getattr(nuggets, name) is not None:
             raise ValueError(
-                f"`{name}` is not supported by recipes/compare.py: it limits which rows go together, and the arms do "
+                f"`{name}` is not supported by `nuggets compare`: it limits which rows go together, and the arms do "
                 "not. Drop it."
             )
-    if nuggets.require is not None:
-        raise ValueError(
-            "`require` is not supported by recipes/compare.py: all arms choose from the whole pool. Drop it. Or give "
-            "the rows that meet it as the pool."
-        )
     if nuggets.anchor_sets and len(nuggets.anchor_sets) > 1:
         raise ValueError(
-            f"`anchor_sets` must be one set for recipes/compare.py, got {', '.join(sorted(nuggets.anchor_sets))}. "
+            f"`anchor_sets` must be one set for `nuggets compare`, got {', '.join(sorted(nuggets.anchor_sets))}. "
             "Keep one of them."
         )
     if nuggets.reselect != "no" or nuggets.match_full_steps:
         name = "match_full_steps" if nuggets.match_full_steps else "reselect"
-        raise ValueError(f"`{name}` is not supported by recipes/compare.py: every arm trains on fixed rows. Drop it.")
+        raise ValueError(f"`{name}` is not supported by `nuggets compare`: every arm trains on fixed rows. Drop it.")
     if args.packing:
         raise ValueError(
-            "`packing` must be false for recipes/compare.py, got true: arms of short rows would get fewer steps per "
+            "`packing` must be false for `nuggets compare`, got true: arms of short rows would get fewer steps per "
             "epoch than others."
         )
 

@@ -1,22 +1,25 @@
-"""The plot of a comparison: loss against the share of the pool, one curve for each arm; for one share, points."""
+"""The plot of a comparison: one line of points for each arm, best on top, one colour for each size."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nuggets_trainer.comparison.arms import LABELS
 from nuggets_trainer.comparison.table import TableLine
+
+COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")  # of sizes, the smallest first
+MARKERS = ("o", "s", "^", "D", "v", "P")  # colours alone are not for all eyes
 
 
 def draw_losses(
     lines: Sequence[TableLine], path: Path, unit: str = "held-out loss, nats per completion token"
 ) -> None:
     """Draw the loss of each arm with its 95% intervals; the ending of the path chooses SVG, PNG or PDF.
+
+    Arms stand below each other, because their names then have space on a telephone too.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -28,85 +31,69 @@ def draw_losses(
     matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
-    # Narrow, with the legend below: on a telephone its letters are still seven pixels high.
-    figure, axes = pyplot.subplots(figsize=(6.4, 5.6), layout="constrained")
-    fractions = sorted({line.fraction for line in lines if line.fraction})
-    if len(fractions) > 1:
-        _draw_curves(axes, lines, fractions)
-    else:
-        _draw_points(axes, lines, fractions)
+    sizes = sorted({line.fraction for line in lines if line.fraction})
+    by_arm = _by_arm(lines)
+    row_height = 0.3 + 0.07 * max(0, len(sizes) - 1)
+    figure, axes = pyplot.subplots(figsize=(5.2, 1.7 + row_height * max(1, len(by_arm))), layout="constrained")
+    for number, size in enumerate(sizes):
+        shift = 0.7 * ((number + 0.5) / len(sizes) - 0.5)
+        _draw_size(axes, by_arm, size, number, shift)
     for line in lines:
-        if line.arm == "base":
-            axes.axhline(line.loss, color="black", linestyle=":", linewidth=1, label=LABELS["base"])
-    for line in lines:
-        if line.arm == "full":
-            axes.axhline(line.loss, color="black", linestyle="--", linewidth=1, label=LABELS["full"])
+        if line.fraction is None:
+            style = ":" if line.arm == "base" else "--"
+            axes.axvline(line.loss, color="black", linestyle=style, linewidth=1, label=line.label, zorder=1)
     _scale_losses(axes, lines)
-    axes.set_ylabel(unit)
+    axes.set_yticks(range(len(by_arm)), [own[0].label for own in by_arm])
+    for label, own in zip(axes.get_yticklabels(), by_arm, strict=True):
+        if own[0].arm == "golden":
+            label.set_fontweight("bold")
+    axes.set_ylim(max(len(by_arm), 1) - 0.4, -0.6)  # the best arm on top
+    axes.yaxis.grid(True, color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel(unit)
     figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=120)
     pyplot.close(figure)
 
 
-def _draw_curves(axes: Any, lines: Sequence[TableLine], fractions: Sequence[float]) -> None:
-    """Draw one curve for each arm that depends on the fraction, in the order of `LABELS`."""
-    arms = _drawn_arms(lines)
-    # The arms share a quarter of the way to the next fraction, so that their error bars stand apart.
-    nearest = min(larger / smaller for smaller, larger in pairwise(fractions))
-    step = min(1.03, nearest ** (0.25 / len(arms)))
-    for number, arm in enumerate(arms):
-        own = sorted((line for line in lines if line.arm == arm), key=lambda line: line.fraction or 0)
-        shift = step ** (number - (len(arms) - 1) / 2)
-        percents = np.array([100 * (line.fraction or 0) for line in own])
-        _draw_losses_of(axes, percents * shift, own, arm, number, "-")
-    percents = 100 * np.array(fractions)
-    axes.set_xscale("log")
-    axes.set_xticks(percents, [f"{percent:g}%" for percent in percents])
-    axes.xaxis.minorticks_off()
-    axes.set_xlim(percents[0] / nearest**0.4, percents[-1] * nearest**0.4)
-    axes.set_xlabel("share of the pool that is tuned on")
+def _by_arm(lines: Sequence[TableLine]) -> list[list[TableLine]]:
+    """Return the lines of each arm with a size; the arm with the lowest loss at its largest size comes first."""
+    by_arm: dict[str, list[TableLine]] = {}
+    for line in sorted(lines, key=lambda line: line.fraction or 0):
+        if line.fraction is not None:
+            by_arm.setdefault(line.arm, []).append(line)
+    return sorted(by_arm.values(), key=lambda own: own[-1].loss)
 
 
-def _draw_points(axes: Any, lines: Sequence[TableLine], fractions: Sequence[float]) -> None:
-    """Draw one point for each arm that depends on the fraction, of which there is one or none."""
-    arms = _drawn_arms(lines)
-    for number, arm in enumerate(arms):
-        own = [line for line in lines if line.arm == arm]
-        _draw_losses_of(axes, np.array([number]), own, arm, number, "none")
-    axes.set_xticks(range(len(arms)), [LABELS[arm] for arm in arms], rotation=30, ha="right")
-    axes.set_xlim(-0.6, max(len(arms), 1) - 0.4)
-    if fractions:
-        axes.set_xlabel(f"{100 * fractions[0]:g}% of the pool, chosen as")
-
-
-def _draw_losses_of(axes: Any, x: Any, own: Sequence[TableLine], arm: str, number: int, linestyle: str) -> None:
-    """Draw the losses of one arm, with error bars where there are intervals."""
-    losses = np.array([line.loss for line in own])
-    intervals = np.array([line.interval or (line.loss, line.loss) for line in own])
+def _draw_size(axes: Any, by_arm: Sequence[Sequence[TableLine]], size: float, number: int, shift: float) -> None:
+    """Draw the points of one size, with error bars where there are intervals."""
+    places, losses, intervals = [], [], []
+    for place, own in enumerate(by_arm):
+        for line in own:
+            if line.fraction == size:
+                places.append(place + shift)
+                losses.append(line.loss)
+                intervals.append(line.interval or (line.loss, line.loss))
     axes.errorbar(
-        x,
         losses,
-        yerr=np.abs(intervals.T - losses),
-        label=LABELS[arm] if linestyle != "none" else None,
-        marker="o",
+        places,
+        xerr=np.abs(np.array(intervals).T - np.array(losses)),
+        label=f"{100 * size:g}% of the pool",
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKERS[number % len(MARKERS)],
         markersize=4,
         capsize=2,
-        linestyle=linestyle,
-        linewidth=2.5 if arm == "golden" else 1.2,
-        zorder=10 - number,
+        linestyle="none",
+        linewidth=1.2,
+        zorder=3,
     )
-
-
-def _drawn_arms(lines: Sequence[TableLine]) -> list[str]:
-    """Return the arms that depend on the fraction, in the order of `LABELS`."""
-    present = {line.arm for line in lines if line.fraction}
-    return [arm for arm in LABELS if arm in present]
 
 
 def _scale_losses(axes: Any, lines: Sequence[TableLine]) -> None:
     """Take a logarithmic axis if the losses differ tenfold; below that it would have hardly a number on it."""
     losses = [line.loss for line in lines]
     if min(losses) > 0 and max(losses) / min(losses) >= 10:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")

@@ -120,7 +120,6 @@ class TuningRuns:
             raise ValueError("No held-out row has a completion token in `max_length`. Raise it, or give shorter rows.")
         self.num_tokens = np.array([segment.num_completion_tokens for segment in self.segments])
         self._deciding = self._what_decides(trainer)
-        self.full_steps = self._steps_of_an_epoch(len(self._prepared))
 
     def run(self, rows: npt.NDArray[np.int64], seed: int, max_steps: int | None) -> tuple[TuningRun, bool]:
         """Tune and measure, unless the run is on disk; without rows measure the base model.
@@ -243,7 +242,7 @@ class TuningRuns:
         prepared = self._prepared.select(self._places(rows))
         return _digest([prepared[name][:] for name in LOSS_COLUMNS if name in prepared.column_names])
 
-    def _steps_of_an_epoch(self, num_rows: int) -> int:
+    def steps_of_epochs(self, num_rows: int) -> int:
         """Return the optimizer steps of `num_train_epochs` over so many rows."""
         args = self._args
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * self._ranks.world

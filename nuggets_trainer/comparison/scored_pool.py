@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
 from nuggets_trainer.analysis.follows import read_log_probs
-from nuggets_trainer.comparison.arms import Evidence
+from nuggets_trainer.comparison.arms import Arm
+from nuggets_trainer.comparison.evidence import Evidence
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
@@ -24,7 +26,10 @@ from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.pipeline.stages import render_selectable
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.session import ScoringRequest, open_session
-from nuggets_trainer.signals.row_signals import Signals, row_signals, share_missing
+from nuggets_trainer.signals.examples import ExampleContexts
+from nuggets_trainer.signals.in_context import in_context_losses, in_context_name
+from nuggets_trainer.signals.row_signals import row_signals, signal_names
+from nuggets_trainer.signals.stored_values import share_missing
 from nuggets_trainer.store.files import Place, join, make_directory, read_bytes, write_atomically
 from nuggets_trainer.training.job_arguments import load_options
 from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
@@ -37,22 +42,35 @@ class ScoredPool:
     """What is computed about the rows of a pool.
 
     Attributes:
-        evidence: arrays that the arms choose by.
-        signals: signals of each row by itself, by name (`signals.row_signals`), `(n,)`; NaN where not defined.
-        costs: seconds of `scoring` and of `signals`; None for what another job computed.
+        evidence: what the arms choose by.
+        costs: seconds of each stage, such as `scoring` and `signals`; None for what another job computed.
         signal_check: content of signal_check.json; None if the check was not made.
     """
 
     evidence: Evidence
-    signals: Signals
     costs: dict[str, float | None]
     signal_check: dict[str, Any] | None
 
+    def seconds_of(self, stages: Sequence[str]) -> float | None:
+        """Return the seconds of some stages together; None if one of them was not measured."""
+        total = 0.0
+        for stage in stages:
+            seconds = self.costs[stage]
+            if seconds is None:
+                return None
+            total += seconds
+        return total
+
 
 def score_for_arms(
-    dataset: Dataset, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig, arms: list[str]
+    dataset: Dataset,
+    args: SFTConfig,
+    model: ModelConfig,
+    nuggets: NuggetsConfig,
+    arms: Sequence[Arm],
+    race_fraction: float | None = None,
 ) -> ScoredPool:
-    """Compute the signals of each row and score all pairs of the pool once; what is stored is not computed again.
+    """Compute the signals of each row and score the pairs of the pool once; what is stored is not computed again.
 
     All ranks must call it.
 
@@ -61,7 +79,9 @@ def score_for_arms(
         args: training arguments.
         model: model arguments.
         nuggets: options of scoring; its selection rule is not used.
-        arms: names of the arms that will be run.
+        arms: arms that will be run.
+        race_fraction: share of the pool whose golden set a race finds; None scores every pair. An arm that needs every
+            pair wins over it.
 
     Raises:
         ValueError: if the arm `ifd` is wanted and the rows have no prompts.
@@ -69,38 +89,59 @@ def score_for_arms(
     score_dir: Place = nuggets.score_dir or Path(args.output_dir) / "nuggets"
     Ranks().on_main(lambda: make_directory(args.output_dir))  # before hours of scoring: the costs go there
     changes: dict[str, Any] = {"schedule": "exact", "coverage_weight": None, "row_signals": True}
+    if any("ica" in arm.columns for arm in arms):
+        changes["ica"] = True
+    if race_fraction is not None and not any(arm.needs_every_pair for arm in arms):
+        changes.update(schedule="race", top_fraction=race_fraction)
     config = dataclasses.replace(nuggets, score_dir=str(score_dir), **changes)
     own = load_options(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     request = _make_request(scorer, tokenizer, dataset, config, args)
-    if request.pool.is_text_only and "ifd" in arms:
+    if request.pool.is_text_only and any("ifd" in arm.columns for arm in arms):
         raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")
-    signal_cost = _compute_signals(scorer, request)
+    spent = _compute_signals(scorer, request)
     scores, _ = score_request(scorer, request)
     scored_share = min(1.0, scores.num_pairs_scored / int(scores.num_anchors.sum()))
-    spent = {"scoring": (scores.seconds, scored_share), "signals": signal_cost}
+    stage = "scoring" if config.schedule == "exact" else "race"  # a race costs less than all pairs
+    spent[stage] = scores.seconds, scored_share
     costs = Ranks().on_main(lambda: _update_costs(Path(args.output_dir) / "costs.json", spent))
+    costs["scoring"] = costs[stage]
     zero_shot, one_shot = read_log_probs(score_dir)
-    weight = nuggets.coverage_weight or COVERAGE_WEIGHT
-    lengths = np.nan_to_num(scores.signals["num_tokens"]).astype(np.int64)
-    evidence = Evidence(zero_shot, one_shot, lengths, scores.signals["ifd"], weight, scores.gain)
-    return ScoredPool(evidence, scores.signals, costs, _read_signal_check(score_dir))
+    evidence = Evidence(
+        scores=scores,
+        usable=np.flatnonzero([reason is None for reason in scores.dropped]),
+        columns=scores.signals,
+        zero_shot=zero_shot,
+        one_shot=one_shot,
+        has_every_pair=config.schedule == "exact",
+        coverage_weight=nuggets.coverage_weight or COVERAGE_WEIGHT,
+        meets_require=scores.meets_require,
+    )
+    return ScoredPool(evidence, costs, _read_signal_check(score_dir))
 
 
-def _compute_signals(scorer: Any, request: ScoringRequest) -> tuple[float, float]:
+def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, tuple[float, float]]:
     """Compute the signals of each row into the store, by themselves, because the arms that need no pair cost no more.
 
     All ranks must call it.
 
     Returns:
-        Seconds, and the share of the rows that this job computed.
+        Seconds, and the share of the rows that this job computed, by stage.
     """
     with open_session(scorer, request) as session:
         rendered = render_selectable(session, anchors_of(session).anchor_set, range(len(request.pool)))
-        share = share_missing(session, rendered.anchor_set, rendered.candidates)
+        anchor_set, candidates = rendered.anchor_set, rendered.candidates
+        share = share_missing(session, candidates, signal_names(anchor_set))
         started = time.monotonic()
-        row_signals(session, rendered.anchor_set, rendered.candidates)
-        return time.monotonic() - started, share
+        row_signals(session, anchor_set, candidates)
+        spent = {"signals": (time.monotonic() - started, share)}
+        if request.config.wants_ica:
+            contexts = ExampleContexts(session, anchor_set)
+            share = share_missing(session, candidates, [in_context_name(contexts)])
+            started = time.monotonic()
+            in_context_losses(session, contexts, candidates)
+            spent["ica"] = time.monotonic() - started, share
+    return spent
 
 
 def _read_signal_check(score_dir: Place) -> dict[str, Any] | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.analysis.bootstrap import Bootstrap, Difference, Interval
-from nuggets_trainer.comparison.arms import LABELS
 
 Floats = npt.NDArray[np.float64]
 
@@ -19,7 +18,8 @@ class ArmResult:
     """What the runs of one arm at one fraction gave.
 
     Attributes:
-        arm: key of `LABELS`.
+        arm: name of the arm.
+        label: name of the arm for people.
         fraction: share of the pool; None for arms that do not depend on it.
         num_rows: number of rows tuned on, the same for every seed.
         golden_share: share of these rows that are in the golden set of that fraction, mean over seeds.
@@ -32,6 +32,7 @@ class ArmResult:
     """
 
     arm: str
+    label: str
     fraction: float | None
     num_rows: int
     golden_share: float | None
@@ -53,6 +54,7 @@ class TableLine:
     """
 
     arm: str
+    label: str
     fraction: float | None
     num_rows: int
     golden_share: float | None
@@ -101,6 +103,7 @@ def _make_line(
     has_deviation = len(means) > 1 and result.arm != "base"
     return TableLine(
         arm=result.arm,
+        label=result.label,
         fraction=result.fraction,
         num_rows=result.num_rows,
         golden_share=result.golden_share,
@@ -120,39 +123,54 @@ def _make_line(
 
 def to_markdown(lines: Sequence[TableLine]) -> str:
     """Write the table, padded so that a terminal shows it well too."""
-    headings = list(_cells(lines[0]))
-    rows = [headings]
-    for line in lines:
-        rows.append(list(_cells(line).values()))
-    columns = []
-    for column in zip(*rows, strict=True):
-        if column[0] == "generated" and not any(column[1:]):
-            continue  # nothing was generated
-        width = max(map(len, column))
-        heading, *texts = [text.ljust(width) for text in column]
-        columns.append([heading, "-" * width, *texts])
-    return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+    rows = [_cells(line) for line in lines]
+    if not any(row["generated"] for row in rows):
+        for row in rows:
+            del row["generated"]  # nothing was generated
+    return padded_table(rows)
+
+
+def padded_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Write rows as a Markdown table whose columns are padded to one width.
+
+    Args:
+        rows: text of each cell by the heading of its column; all rows have the same headings.
+
+    Example:
+        >>> print(padded_table([{"arm": "golden", "rows": "9"}]))
+        | arm    | rows |
+        | ------ | ---- |
+        | golden | 9    |
+    """
+    headings = list(rows[0])
+    widths = [max(len(heading), *(len(row[heading]) for row in rows)) for heading in headings]
+    texts = [headings, ["-" * width for width in widths]]
+    for row in rows:
+        texts.append([row[heading] for heading in headings])
+    lines = []
+    for cells in texts:
+        padded = [text.ljust(width) for text, width in zip(cells, widths, strict=True)]
+        lines.append(f"| {' | '.join(padded)} |")
+    return "\n".join(lines)
 
 
 def _cells(line: TableLine) -> dict[str, str]:
     """Return the text of each column, by its heading."""
     return {
         "of the pool": _formatted(line.fraction, ".4g", percent=True),
-        "tuned on": LABELS[line.arm],
+        "tuned on": line.label,
         "rows": f"{line.num_rows:,}",
         "held-out loss": _loss(line),
         "minus random": _difference(line.minus_random),
         "minus full": _difference(line.minus_full),
         "golden": _formatted(line.golden_share, ".0f", percent=True),
         "generated": _formatted(line.generation, ".3f"),
-        "s": f"{_formatted(line.choosing_seconds, '.0f', missing='?')} + {line.training_seconds:.0f}",
-        "device s": _formatted(line.device_seconds, ".0f", missing="?"),
     }
 
 
-def _formatted(value: float | None, form: str, missing: str = "", percent: bool = False) -> str:
+def _formatted(value: float | None, form: str, percent: bool = False) -> str:
     if value is None:
-        return missing
+        return ""
     return f"{100 * value:{form}}%" if percent else f"{value:{form}}"
 
 

@@ -59,7 +59,7 @@ def in_context_losses(
         Mean negative log-prob per token, averaged over the contexts, nats, `(n,)` over the pool's rows, on the main
         process; NaN for a row that cannot be rendered alone or behind examples.
     """
-    name = f"{IN_CONTEXT} {contexts.key}"
+    name = in_context_name(contexts)
     if session.ranks.is_main:
         tell(logger, "%s", contexts.describe())
     wanted = session.ranks.on_main(lambda: find_missing(session, candidates, [name]))
@@ -81,6 +81,11 @@ def in_context_losses(
             session.ranks.gather_from(compute)
         session.engine.path, session.engine.compiles = before
     return session.only_on_main(lambda: read_columns(session, candidates, [name])[0])
+
+
+def in_context_name(contexts: ExampleContexts) -> str:
+    """Return the name of the losses in the store; it depends on the anchors that are shown."""
+    return f"{IN_CONTEXT} {contexts.key}"
 
 
 def _choose_path(session: ScoringSession, contexts: ExampleContexts, wanted: list[Wanted]) -> None:

@@ -61,7 +61,7 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
         Each signal by name, `(n,)` over the pool's rows, on the main process; NaN where it is not defined: a row
         without prompt has no `loss_without_prompt`, and one that cannot be rendered alone has no signal.
     """
-    names = _names(anchor_set)
+    names = signal_names(anchor_set)
     wanted = session.ranks.on_main(lambda: find_missing(session, candidates, names))
     if wanted:
         own = session.ranks.share(wanted)
@@ -80,17 +80,8 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
     return session.only_on_main(lambda: _read(session, candidates, names))
 
 
-def share_missing(session: ScoringSession, anchor_set: AnchorSet, candidates: list[int]) -> float:
-    """Return the share of the different candidates whose signals are not all stored; all ranks must call it."""
-
-    def find() -> float:
-        num_different = len({session.keys[i] for i in candidates})
-        return len(find_missing(session, candidates, _names(anchor_set))) / max(1, num_different)
-
-    return session.ranks.on_main(find)
-
-
-def _names(anchor_set: AnchorSet) -> list[str]:
+def signal_names(anchor_set: AnchorSet) -> list[str]:
+    """Return the names of the signals in the store; that of the similarity depends on the anchors."""
     return [LOSS, WITHOUT_PROMPT, NUM_TOKENS, f"{SIMILARITY} {_hash_of(anchor_set)}"]
 
 

@@ -43,6 +43,16 @@ def find_missing(session: ScoringSession, candidates: list[int], names: list[str
     return [wanted[i] for i in session.pool.longest_first(list(wanted))]
 
 
+def share_missing(session: ScoringSession, candidates: list[int], names: list[str]) -> float:
+    """Return the share of the different candidates whose values are not all stored; all ranks must call it."""
+
+    def find() -> float:
+        num_different = len({session.keys[i] for i in candidates})
+        return len(find_missing(session, candidates, names)) / max(1, num_different)
+
+    return session.ranks.on_main(find)
+
+
 def read_columns(session: ScoringSession, candidates: list[int], names: list[str]) -> list[npt.NDArray[np.float64]]:
     """Read values of the candidates, once they are stored.
 

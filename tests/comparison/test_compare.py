@@ -1,7 +1,8 @@
-"""recipes/compare.py and recipes/follows.py as a whole, on a few rows of the demo."""
+"""`nuggets compare` and recipes/follows.py as a whole, on a few rows of the demo."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from datasets import are_progress_bars_disabled, disable_progress_bars, enable_p
 from transformers.utils.logging import is_progress_bar_enabled
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.comparison.arms import ARMS, LABELS
+from nuggets_trainer.commands import compare
+from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, QUICK_ARMS
 from nuggets_trainer.comparison.runs import TuningRuns, read_run
 from tests.support.launch import ONE_PROCESS, ROOT, run, start
 
@@ -65,9 +67,7 @@ def arguments(files: Path, output_dir: Path, **changes) -> list[str]:
 
 
 def compare_in_process(*arguments_, **changes):
-    import compare
-
-    return compare.main(*compare.parse(arguments(*arguments_, **changes)))
+    return list(compare.run(*compare.parse(arguments(*arguments_, **changes))).lines)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def runs_of(output_dir: Path) -> dict[str, list[float]]:
 def test_all_arms_are_there_and_take_as_many_steps(finished):
     _, lines = finished
     found = [(line.arm, line.fraction) for line in lines]
-    others = [arm for arm in ARMS if arm not in ("full", "gain")]  # `gain` is no arm by default
+    others = [arm for arm in DEFAULT_ARMS if arm != "full"]
     assert found == [("base", None), ("full", None), *((arm, 0.1) for arm in others)]
     assert {line.steps for line in lines if line.arm != "base"} == {2}
     assert {line.num_rows for line in lines if line.fraction == 0.1} == {6}
@@ -97,15 +97,23 @@ def test_the_table_is_the_one_of_the_json(finished):
     output_dir, lines = finished
     stored = json.loads((output_dir / "compare.json").read_text())
     assert [line["loss"] for line in stored["lines"]] == [line.loss for line in lines]
-    rows = [row.split("|")[1:-1] for row in (output_dir / "compare.md").read_text().splitlines() if row[:1] == "|"]
-    assert len(rows) == 2 + len(lines)
+    report = (output_dir / "compare.md").read_text()
+    rows = [row.split("|")[1:-1] for row in report.splitlines() if row.startswith("|")]
+    rows, costs = rows[: 2 + len(lines)], rows[2 + len(lines) :]
     for row, line in zip(rows[2:], stored["lines"], strict=True):
         cells = [cell.strip() for cell in row]
-        assert cells[1] == LABELS[line["arm"]] and cells[3] == f"{line['loss']:.4f}"  # one seed
+        assert cells[1] == line["label"] and cells[3] == f"{line['loss']:.4f}"  # one seed
         assert line["seed_deviation"] is None and line["interval"] is None
         difference = [float(number) for number in re.findall(r"[+-]\d+\.\d+", cells[4])]
         assert difference == pytest.approx((line["minus_random"] or [])[:1], abs=6e-5)
-    assert "One seed cannot tell how far another would be from it" in (output_dir / "compare.md").read_text()
+    assert "One seed cannot tell how far another would be from it" in report
+    assert report.startswith(stored["verdict"]["sentence"]) and stored["verdict"]["arm"] == "golden"
+    assert [cost[0].strip() for cost in costs[2:]] == [cost["label"] for cost in stored["costs"]]
+    by_arm = {cost["arm"]: cost for cost in stored["costs"]}
+    assert set(by_arm) == set(DEFAULT_ARMS) and by_arm["random"]["selection_to_training"] == 0
+    golden, full = by_arm["golden"], by_arm["full"]
+    assert golden["selection_to_training"] == golden["choosing_seconds"] / full["training_seconds"]
+    assert by_arm["lowest_loss"]["choosing_seconds"] < golden["choosing_seconds"]
     assert stored["signal_check"]["corruptions"] and stored["follows"]["reliability"][0]["k"] == 6
     assert {a["column"] for a in stored["follows"]["associations"]} >= {"completion_loss", "ifd", "corruption"}
     assert (output_dir / "compare.svg").read_text().startswith("<?xml")
@@ -122,7 +130,7 @@ def test_the_arm_ifd_takes_the_column_of_the_scores(finished):
     share = np.isin(expected, golden).mean()
     assert next(line for line in lines if line.arm == "ifd").golden_share == pytest.approx(share)
     costs = json.loads((output_dir / "costs.json").read_text())
-    assert set(costs) == {"scoring", "signals"} and costs["signals"]["share"] == 1
+    assert set(costs) == {"scoring", "signals", "ica"} and costs["signals"]["share"] == 1
 
 
 def test_losses_are_those_that_trl_evaluates(finished, files, tmp_path):
@@ -164,7 +172,8 @@ def test_rows_and_places_as_users_have_them(num_anchors, files, tmp_path):
 
 def test_an_arm_without_rows_stops_before_any_run(files, tmp_path, finished, monkeypatch):
     """Arms were chosen one by one, so that the last one failed when all others were trained."""
-    monkeypatch.setitem(ARMS, "ifd", lambda evidence, k, seed: np.array([], dtype=np.int64))
+    nothing = dataclasses.replace(ARMS["ifd"], choose=lambda *_: np.array([], dtype=np.int64))
+    monkeypatch.setitem(ARMS, "ifd", nothing)
     monkeypatch.setattr(TuningRuns, "_compute", lambda *_: pytest.fail("a run was started"))
     shutil.copytree(finished[0] / "nuggets", tmp_path / "out" / "nuggets")
     with pytest.raises(ValueError, match="The arm `ifd` found no row at all"):
@@ -217,6 +226,23 @@ def test_the_runs_of_a_comparison_show_no_bars(finished, files, capfd):
     assert len(re.findall(r"Loading weights: +0%", shown)) == 1  # the scorer's, before the first run
 
 
+def test_a_quick_comparison_finds_the_golden_set_by_a_race(files, tmp_path, capsys):
+    """Its options win over a config file, and those of the command line over it; the full files stay."""
+    changes = {"signal_check": "false", "generation_metric": "exact_match"}
+    words = arguments(files, tmp_path / "out", max_steps=1, **changes)
+    at = words.index("--golden_fractions")
+    parsed = compare.parse([*words[:at], *words[at + 2 :], "--quick"])
+    assert parsed[4].golden_fractions == [0.1] and parsed[4].num_seeds == 1 and parsed[4].arms is None
+    found = compare.run(*parsed)
+    assert [line.arm for line in found.lines] == ["base", "full", *(arm for arm in QUICK_ARMS if arm != "full")]
+    assert capsys.readouterr().out.startswith(found.verdict.sentence) and found.follows is None
+    assert sorted(path.name for path in (tmp_path / "out").glob("compare*")) == [
+        "compare_quick.json", "compare_quick.md", "compare_quick.svg"
+    ]  # fmt: skip
+    run_info = json.loads((tmp_path / "out" / "nuggets" / "run.json").read_text())
+    assert run_info["config"]["schedule"] == "race" and run_info["config"]["top_fraction"] == 0.1
+
+
 def test_a_damaged_run_is_no_run(finished):
     path = sorted((finished[0] / "runs").glob("*.json"))[0]
     key = json.loads(path.read_text())["key"]
@@ -249,16 +275,16 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"num_seeds": 0}, "`num_seeds` must be at least 1"),
         ({"budget": "tokens"}, "`budget` must be one of steps, epochs|invalid choice"),
         ({"top_k": 5}, "`top_k` is not supported .*, got 5: it gives one size. Set `golden_fractions`"),
-        ({"reselect": "epoch"}, "`reselect` is not supported by recipes/compare.py"),
+        ({"reselect": "epoch"}, "`reselect` is not supported by `nuggets compare`"),
         ({"packing": "true"}, "`packing` must be false .* arms of short rows would get fewer steps"),
         ({"rank_by": "gain"}, "`rank_by` is not supported .* add the arm `gain` to `arms`"),
         ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
-        ({"require": "ifd<1"}, "`require` is not supported .* all arms choose from the whole pool"),
+        ({"arms": "golden golden_filtered"}, "The arm `golden_filtered` needs a condition. Give `require`"),
+        ({"arms": "golden", "require": "ifd<1"}, "`require` acts on the arms golden_filtered, .* alone"),
+        ({"require": "ifd ~ 1"}, "`require`"),
     ],
 )
 def test_what_it_cannot_compare_is_refused_before_any_work(changes, message, files, tmp_path, capsys):
-    import compare
-
     try:
         compare.parse(arguments(files, tmp_path, **changes))
     except (ValueError, TypeError) as error:

@@ -9,8 +9,7 @@ import re
 
 import pytest
 
-from nuggets_trainer.comparison.arms import LABELS
-from nuggets_trainer.comparison.options import CompareArguments
+from nuggets_trainer.comparison.arms import ARMS, BASE_LABEL, DEFAULT_ARMS
 from tests.support import documented
 from tests.support.documented import LANGUAGES, blocks, blocks_of, commands, pages
 from tests.support.launch import ROOT
@@ -135,10 +134,10 @@ def test_the_summary_of_the_demo_is_shown():
 def test_the_comparison_shows_every_arm_at_every_size():
     section = (GUIDES / "does_it_pay.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")] for line in section.splitlines() if line.startswith("| ")]
-    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in LABELS.values()]
-    arms = CompareArguments().arms
-    assert {label for _, label in shown} == {LABELS[arm] for arm in ("base", *arms)}
+    labels = {BASE_LABEL, *(ARMS[arm].label for arm in DEFAULT_ARMS)}
+    shown = [(row[1], row[2]) for row in rows if len(row) > 5 and row[2] in labels]
+    assert {label for _, label in shown} == labels
     assert {fraction for fraction, _ in shown} == {"", "1%", "5%", "10%", "25%"}
-    assert len(shown) == 2 + 4 * (len(arms) - 1)  # the base model and the full pool have no size
+    assert len(shown) == 2 + 4 * (len(DEFAULT_ARMS) - 1)  # the base model and the full pool have no size
     plot = re.search(r"!\[[^]]*\]\(([^)]+)\)", section)
     assert plot and (GUIDES / plot.group(1)).is_file()

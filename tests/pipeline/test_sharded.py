@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.cli import main
-from nuggets_trainer.commands.arguments import parse_shard
+from nuggets_trainer.commands.score import parse_shard
 from tests.support.launch import BIN, ROOT, TORCHRUN, at_pace, run, start
 
 CPU = {"ACCELERATE_USE_CPU": "true"}

@@ -119,16 +119,17 @@ def test_a_template_of_another_tokenizer_is_that_of_training(job, tmp_path):
 def test_the_recipes_look_at_their_paths_first(recipes, job, tmp_path, recipe, monkeypatch):
     """A wrong path came up when rows were loaded, and results could be written into the rows' directory."""
     program = importlib.import_module(recipe)
+    start = program.main if recipe == "control" else program.run
     monkeypatch.setattr("nuggets_trainer.data.loading.load_rows", lambda *_: pytest.fail("rows were loaded"))
     options = [*job(alpaca_row), "--eval_dataset_name", str(tmp_path / "anchors.jsonl")]
     wrong = {"--eval_dataset_name": str(tmp_path / "heldout.jsonl"), "--model_name_or_path": "./no/model"}
     for option, place in wrong.items():
         with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no"):
-            program.main(*program.parse([*options, option, place, "--output_dir", str(tmp_path / "out")]))
+            start(*program.parse([*options, option, place, "--output_dir", str(tmp_path / "out")]))
     (tmp_path / "rows").mkdir()
     inside = ["--dataset_name", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "rows" / "out")]
     with pytest.raises(ValueError, match="`--output_dir`"):
-        program.main(*program.parse([*options, *inside]))
+        start(*program.parse([*options, *inside]))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_a_comparison_reads_the_rows_as_the_main_job(recipes, job, tmp_path, row
     options = job(row_of, **options)
     arms = ["--arms", "golden", "random", "--golden_fractions", "0.2", "--num_seeds", "1", "--num_resamples", "20"]
     rows = ["--eval_dataset_name", str(tmp_path / "anchors.jsonl"), "--output_dir", str(tmp_path / "compared")]
-    lines = compare.main(*compare.parse([*options, *rows, *arms]))
+    lines = compare.run(*compare.parse([*options, *rows, *arms])).lines
     assert len(lines) == 3
     trainer = run_job(*train.parse([*options, "--top_k", "5", "--output_dir", str(tmp_path / "main")]))
     assert template_of(tmp_path / "compared" / "nuggets") == template_of(tmp_path / "main" / "nuggets") == template
@@ -176,7 +177,7 @@ def test_quantized_weights_score_and_train_everywhere(recipes, job, tmp_path, ca
     arms = ["--arms", "golden", "--golden_fractions", "0.2", "--num_seeds", "1", "--num_resamples", "20"]
     rows = ["--eval_dataset_name", str(tmp_path / "anchors.jsonl")]
     caplog.clear()
-    compare.main(*compare.parse([*config, *places, *rows, *arms]))
+    compare.run(*compare.parse([*config, *places, *rows, *arms]))
     assert "(0 pairs computed by this run)" in caplog.text
     keys = [json.loads(path.read_text())["key"] for path in (tmp_path / "out" / "runs").glob("*.json")]
     assert len(keys) == 2 and all(key["quantization"]["load_in_4bit"] for key in keys)

@@ -178,7 +178,7 @@ def _nuggets(rest: list[str]) -> tuple[str, Any]:
         assert rest in (["--help"], ["--version"]), rest
         return "nuggets", rest
     module = import_module(f"nuggets_trainer.commands.{rest[0]}")
-    return f"nuggets {rest[0]}", module.parse([*rest[1:], *(CPU if rest[0] == "train" else [])])
+    return f"nuggets {rest[0]}", module.parse([*rest[1:], *(CPU if rest[0] in ("train", "compare") else [])])
 
 
 def _python(rest: list[str]) -> tuple[str, Any]:
@@ -327,11 +327,13 @@ def inline_options(page: Path) -> set[str]:
 def known_options() -> set[str]:
     """Return every option of the project, of the launcher, and of other programs that a page may name."""
     parsers: Sequence[Any] = [recipe_parser(), launch_command_parser()]
-    modules = [import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report")]
+    modules = [
+        import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report", "compare")
+    ]
     parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
     options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     options |= {option for path in (ROOT / "recipes").rglob("*.py") for option in _literals(path)}
-    types = [recipe("compare").CompareArguments, recipe("control").ControlArguments]
+    types = [recipe("control").ControlArguments]
     types += [each for step in recipe("evaluate").STEPS.values() for each in step]
     options |= {f"--{field.name}" for each in types for field in dataclasses.fields(each)}
     return options | SERVE_OPTIONS | FOREIGN_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}

@@ -36,10 +36,12 @@ EVERY = 15  # of the demo's 1,836 rows
 
 CPU = "--use_cpu true --bf16 false --dtype float32"
 TRAINING = f"{CPU} --max_steps 2 --per_device_train_batch_size 4"
+COMPARING = "--num_seeds 1 --num_resamples 50 --arms golden random"
 APPENDED = {
     "nuggets plan": "--measure_seconds 0.1",
     "nuggets train": TRAINING,
-    "recipes/compare.py": f"{TRAINING} --num_seeds 1 --num_resamples 50 --arms golden random",
+    "nuggets compare": f"{TRAINING} {COMPARING}",
+    "recipes/compare.py": f"{TRAINING} {COMPARING}",
     "recipes/control.py": TRAINING,
     "recipes/train.py": TRAINING,
 }
@@ -150,8 +152,9 @@ def leaves(program: str, options: Any) -> list[str]:
         return [f"{given['output_dir']}/{name}" for name in ("*model.safetensors", "nuggets_selection.json")]
     if program == "recipes/control.py":
         return [f"{given['output_dir']}/*model.safetensors"]
-    if program == "recipes/compare.py":
-        return [f"{given['output_dir']}/compare.{kind}" for kind in ("json", "md", "svg")]
+    if program in ("nuggets compare", "recipes/compare.py"):
+        stem = "compare_quick" if given["quick"] else "compare"
+        return [f"{given['output_dir']}/{stem}.{kind}" for kind in ("json", "md", "svg")]
     if program == "nuggets score" and given["shard"] is not None:
         return [f"{given['score_dir']}/*/parts/*.parquet"]
     if program == "nuggets score":

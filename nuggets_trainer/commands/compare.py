@@ -1,0 +1,80 @@
+"""`nuggets compare`: does selection pay on this pool? Reads the command line of a comparison and runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trl import TrlParser
+
+from nuggets_trainer.commands import EXIT_CODES, description
+from nuggets_trainer.commands.arguments import OutputArguments, given_options, or_demo, parse_arguments
+from nuggets_trainer.commands.config_file import config_path, set_environment
+from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
+from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+
+DEMO_CONFIG = config_path("compare_demo")
+USAGE = (
+    "nuggets compare [--demo | --config FILE | --model_name_or_path M --dataset_name D --eval_dataset_name H] "
+    "[--quick] [options]"
+)
+EPILOG = f"""examples:
+  nuggets compare --demo --quick
+  nuggets compare --quick --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name pool.jsonl \\
+      --anchors anchors.jsonl --eval_dataset_name heldout.jsonl --use_peft --output_dir compare
+  accelerate launch --num_processes 8 -m nuggets_trainer.cli compare --config my.yaml
+
+The table is printed, and written with its numbers and a plot to <output_dir>: compare.md, compare.json, compare.svg
+(compare_quick.* with --quick). Without a model, rows and a config it compares on the embedded demo, as with --demo. If
+it is killed, the same command continues. On a machine without a GPU add `--bf16 false`: TRL's default is bfloat16.
+
+{EXIT_CODES}"""
+
+
+def make_compare_parser() -> TrlParser:
+    """Make the parser of the command."""
+    from trl import ModelConfig, SFTConfig
+
+    from nuggets_trainer.comparison.options import CompareArguments
+    from nuggets_trainer.training.job_arguments import RecipeArguments
+
+    dataclasses = (RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig, CompareArguments, OutputArguments)
+    return make_parser(dataclasses, "nuggets compare", description("compare"), USAGE, EPILOG)
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+    """Read the command line. Without a config file, a model and rows, the config file of the demo is used.
+
+    Args:
+        argv: command line, without the program's name.
+
+    Returns:
+        `RecipeArguments`, `SFTConfig`, `ModelConfig`, `NuggetsConfig`, `CompareArguments`, `OutputArguments`.
+
+    Raises:
+        ValueError: if arguments are missing, unknown or contradictory, or if a comparison cannot work with them.
+    """
+    argv = or_demo(argv, DEMO_CONFIG)
+    set_environment(argv)  # before the parser, which imports transformers
+    script, args, model, nuggets, options, output = parse_arguments(make_compare_parser(), argv)
+    from nuggets_trainer.comparison.options import arms_to_run, check_comparable, quick_options
+
+    if options.quick:
+        options = quick_options(options, given_options(argv))
+    check_comparable(script, args, model, nuggets)
+    arms_to_run(options, nuggets)
+    return script, args, model, nuggets, options, output
+
+
+def run(script: Any, args: Any, model: Any, nuggets: Any, options: Any, output: OutputArguments) -> Any:
+    """Run the comparison, print its table, and return what was found."""
+    from accelerate import PartialState
+
+    from nuggets_trainer.comparison.job import run_comparison
+
+    with stdout_kept_for_result() as stdout:
+        found = run_comparison(script, args, model, nuggets, options)
+        write_result(stdout, found.to_dict(), found.describe(options), output.json)
+        PartialState().destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
+    return found
