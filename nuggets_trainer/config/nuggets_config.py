@@ -9,7 +9,7 @@ from nuggets_trainer.config.anchor_options import AnchorOptions
 from nuggets_trainer.config.diversity_options import DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
 from nuggets_trainer.config.removed import explain_removed
-from nuggets_trainer.config.requirement import ROW_SIGNALS
+from nuggets_trainer.config.requirement import MODEL_SIGNALS
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.config.scorer_model_options import ScorerModelOptions
 from nuggets_trainer.config.scoring_options import ScoringOptions
@@ -68,8 +68,8 @@ class NuggetsConfig(
 
     @property
     def wants_row_signals(self) -> bool:
-        """Whether the signals of each row by itself are computed."""
-        return self.row_signals or self.ica or any(name in ROW_SIGNALS for name in self._required_columns)
+        """Whether the signals of each row by itself that take forward passes are computed."""
+        return self.row_signals or self.ica or any(name in MODEL_SIGNALS for name in self._required_columns)
 
     @property
     def wants_ica(self) -> bool:

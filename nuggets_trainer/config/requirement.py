@@ -11,7 +11,9 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-ROW_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens", "ica")
+# Signals of a row by itself: those that take forward passes, and all.
+MODEL_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens", "ica")
+ROW_SIGNALS = (*MODEL_SIGNALS, "repetition")
 SCORE_COLUMNS = (
     *("golden_score", "standard_error", "mean_gain", "mean_gain_error", "gain", "gain_error"),
     "num_anchors",

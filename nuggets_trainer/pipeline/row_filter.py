@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.config.requirement import BY_SET, ROW_SIGNALS, Requirement
+from nuggets_trainer.config.requirement import BY_SET, MODEL_SIGNALS, ROW_SIGNALS, Requirement
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.store.read_results import StoredScores
@@ -86,10 +86,12 @@ def _check_computed(stored: StoredScores, requirement: Requirement) -> None:
     """Refuse a condition on columns that a run did not write, or that a race did not fill."""
     missing = [name for name in requirement.columns if name in ROW_SIGNALS and name not in stored.signals]
     if missing:
-        option = "ica" if "ica" in missing else "row_signals"
+        how = ": it writes them, and computes no pair."  # an earlier version wrote no `repetition`
+        if not {*missing}.isdisjoint(MODEL_SIGNALS):
+            option = "ica" if "ica" in missing else "row_signals"
+            how = f" and with `--{option} true`: it computes the signals of each row, and no pair."
         raise ValueError(
-            f"`require={requirement.text!r}` needs the columns {missing}, which were not computed. {AGAIN} and with "
-            f"`--{option} true`: it computes the signals of each row, and no pair."
+            f"`require={requirement.text!r}` needs the columns {missing}, which were not computed. {AGAIN}{how}"
         )
     if requirement.needs_scores and stored.eliminated.any():
         raise ValueError(

@@ -31,7 +31,7 @@ from nuggets_trainer.pipeline.stages import (
     num_choosable,
     prepare_run,
     render_selectable,
-    signals_if_wanted,
+    signals_of_rows,
 )
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
@@ -132,7 +132,7 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
         anchors = anchors_of(session)
         rendered = render_selectable(session, anchors.anchor_set, range(len(pool)))
         with exit_on_sigterm():
-            signals = signals_if_wanted(session, rendered)
+            signals = signals_of_rows(session, rendered)
             rendered = leave_out_failing(session, rendered, signals)
             look = PilotLook(session, rendered, may_stop)
             run = prepare_run(session, rendered, Watch())
@@ -264,7 +264,7 @@ def score_shard(
     with open_session(model, request) as session:
         rendered = render_selectable(session, anchors_of(session).anchor_set, rows)
         with exit_on_sigterm():
-            signals_if_wanted(session, rendered)
+            signals_of_rows(session, rendered)
             run = ExactRun(session, rendered, Watch())
             run.score()
             run.read_outcome()  # says if the other ranks' pairs are not there

@@ -21,6 +21,7 @@ from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_losses
+from nuggets_trainer.signals.repetition import repetitions
 from nuggets_trainer.signals.row_signals import Signals, row_signals
 from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.wording import counted
@@ -73,25 +74,29 @@ def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:
     return f"{hint} Shorten the rows, or score with a model of a longer context."
 
 
-def signals_if_wanted(session: ScoringSession, rendered: Rendered) -> Signals:
-    """Compute the signals of all candidates where an option asks for them; all ranks must call it.
+def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
+    """Compute the signals of all candidates: those of the text, and those that take forward passes if wanted.
+
+    All ranks must call it.
 
     Returns:
-        Each signal by name, `(n,)`, see `row_signals` and `in_context_losses`; empty on all ranks but the main one,
-        and if none is wanted.
+        Each signal by name, `(n,)`, see `row_signals`, `in_context_losses` and `repetitions`; empty on all ranks but
+        the main one.
 
     Raises:
         ValueError: if `ica` is wanted and no anchor fits half of the model's context.
     """
     config = session.config
-    if not config.wants_row_signals:
-        return {}
-    contexts = ExampleContexts(session, rendered.anchor_set) if config.wants_ica else None
-    signals = row_signals(session, rendered.anchor_set, rendered.candidates) or {}
-    if contexts is not None:
-        in_context = in_context_losses(session, contexts, rendered.candidates)
-        if in_context is not None:
-            signals["ica"] = signals["loss"] - in_context
+    signals: Signals = {}
+    if config.wants_row_signals:
+        contexts = ExampleContexts(session, rendered.anchor_set) if config.wants_ica else None
+        signals |= row_signals(session, rendered.anchor_set, rendered.candidates) or {}
+        if contexts is not None:
+            in_context = in_context_losses(session, contexts, rendered.candidates)
+            if in_context is not None:
+                signals["ica"] = signals["loss"] - in_context
+    if session.ranks.is_main:
+        signals["repetition"] = repetitions(session.pool, rendered.candidates)
     return signals
 
 

@@ -2,7 +2,7 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated, predicted when a race for gains stopped the row), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of rows that a race stopped: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `num_tokens`, `ica` (null where not defined); with `require` also `meets_require` (null when dropped) |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated, predicted when a race for gains stopped the row), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of rows that a race stopped: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `num_tokens`, `ica` (null where not defined); `repetition` (null when dropped); with `require` also `meets_require` (null when dropped) |
 | anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`, `gain_mean` and `gain_deviation` (of the pilot that `gain` is standardised by; null when the anchor or the pilot was not scored); with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
@@ -52,8 +52,8 @@ class PoolScores(GoldenScores):
             could be written.
         verdict: verdict of the report: its `outcome`, `sentence`, `facts` and numbers; empty if no report could be
             written.
-        signals: signals of each row by itself, by name (`signals.row_signals`), NaN where not defined; empty if they
-            were not wanted.
+        signals: signals of each row by itself, by name (`signals.row_signals`, `signals.repetition`); NaN where not
+            defined.
         meets_require: whether each row meets the condition `require`; None without one.
     """
 

@@ -1,15 +1,16 @@
-"""What rankings of one scored pool are worth: tables from scores on disk, without a model.
+r"""What rankings of one scored pool are worth: tables from scores on disk, without a model.
 
 ```bash
 nuggets score --model_name_or_path MODEL --dataset_name half_spoilt.jsonl --schedule exact --score_dir scores
-python recipes/bench/signals.py --score_dir scores --dataset_name half_spoilt.jsonl --kind_column kind --good clean
+python recipes/bench/signals.py --score_dir scores --dataset_name half_spoilt.jsonl --kind_column kind --good clean \
+    --require "ifd < 0.9" "ifd < 0.9 and repetition < 0.3"
 python recipes/bench/signals.py --score_dir scores --dataset_name rated.jsonl --value_column score
 ```
 
 The rankings are those of `rank_by`, and the row signals where scores.parquet has them (`--row_signals true`). The
 tables: reliability; the golden score of the chosen rows on anchors that had no part in the choice, by number of
 anchors; with `--kind_column`, how well good rows are told from each other kind, and the share of good rows at the top,
-also among rows that pass the filter `--most_ifd`; with `--value_column`, the rank correlation with a column.
+also among rows that meet a condition of `--require`; with `--value_column`, the rank correlation with a column.
 `recipes/study/pools.py` makes a pool of known kinds.
 """
 
@@ -35,13 +36,16 @@ from nuggets_trainer.analysis.signal_quality import (
     good_share,
     score_on_unseen_anchors,
 )
+from nuggets_trainer.config.requirement import ROW_SIGNALS, Requirement
 from nuggets_trainer.config.rule_options import RANK_BY
 from nuggets_trainer.golden.reliability import spearman_brown
-from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.scores import GoldenScores, golden_scores
 from nuggets_trainer.store.results import SCORES_FILE
 
 Floats = npt.NDArray[np.floating]
-SIGNS = {"loss": -1, "ifd": -1, "similarity": 1, "ica": 1}  # of row signals: 1 if a high value is meant to be good
+Bools = npt.NDArray[np.bool_]
+# Of row signals: 1 if a high value is meant to be good.
+SIGNS = {"loss": -1, "ifd": -1, "similarity": 1, "ica": 1, "repetition": -1}
 TOP = (0.01, 0.05, 0.1, 0.25)
 NUM_SPLITS = 100
 
@@ -85,19 +89,37 @@ def read_rankings(score_dir: Path, zero_shot: Floats, one_shot: Floats) -> dict[
     return rankings
 
 
-def kind_tables(rankings: dict[str, Floats], kinds: list[str], good: str, most_ifd: float) -> dict[str, Any]:
-    """Return the AUC by kind, and the share of good rows at the top with and without the filter, by ranking."""
+def read_columns(score_dir: Path, scores: GoldenScores) -> dict[str, Floats]:
+    """Return the columns that a condition may name, `(n,)` each; the scores are those of all pairs."""
+    columns: dict[str, Floats] = dict(vars(scores))
+    stored = pq.read_table(score_dir / SCORES_FILE)
+    for name in ROW_SIGNALS:
+        if name in stored.column_names:
+            columns[name] = stored[name].to_numpy(zero_copy_only=False).astype(np.float64)
+    return columns
+
+
+def kind_tables(rankings: dict[str, Floats], kinds: list[str], good: str, passes: dict[str, Bools]) -> dict[str, Any]:
+    """Return the AUC by kind, and the share of good rows at the top, by ranking, with and without conditions.
+
+    Args:
+        rankings: rankings of the n rows.
+        kinds: kind of each row.
+        good: the kind that is good.
+        passes: whether each row meets a condition, `(n,)`, by condition.
+    """
     is_good = np.array([kind == good for kind in kinds])
-    tables: dict[str, Any] = {"auc": {}, "good_at_top": {}, "good_at_top_of_filtered": {}}
+    tables: dict[str, Any] = {"auc": {}, "good_at_top": {}, "good_at_top_of_filtered": {}, "kept": {}}
     for name, values in rankings.items():
         tables["auc"][name] = auc_by_kind(values, kinds, good)
         tables["good_at_top"][name] = [good_share(values, is_good, fraction) for fraction in TOP]
-    if "ifd" in rankings:
-        passes = -rankings["ifd"] < most_ifd
-        tables["filter_keeps"] = {"good": float(passes[is_good].mean()), "other": float(passes[~is_good].mean())}
+    others = sorted(set(kinds) - {good})
+    for condition, met in passes.items():
+        tables["kept"][condition] = [float(met[np.array(kinds) == kind].mean()) for kind in (good, *others)]
         for name in RANK_BY:
-            filtered = np.where(passes, rankings[name], np.nan)
-            tables["good_at_top_of_filtered"][name] = [good_share(filtered, is_good, share) for share in TOP]
+            filtered = np.where(met, rankings[name], np.nan)
+            shares = [good_share(filtered, is_good, share) for share in TOP]
+            tables["good_at_top_of_filtered"][f"`{condition}`, {name}"] = shares
     return tables
 
 
@@ -118,9 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kind_column", help="column that says what kind of row it is")
     parser.add_argument("--good", default="clean", help="value of that column in good rows")
     parser.add_argument("--value_column", help="column of numbers to compare the rankings with")
-    parser.add_argument(
-        "--most_ifd", type=float, default=0.98, help="rows with a higher IFD are left out by the filter"
-    )
+    parser.add_argument("--require", nargs="+", default=[], help="conditions on columns of scores.parquet, each alone")
     parser.add_argument("--num_anchors", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--top_fraction", type=float, default=0.1, help="share of the rows that is chosen")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -151,15 +171,17 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         markdown("golden score on unseen anchors, by number of anchors", numbers, found["unseen"]),
     ]
     if options.kind_column:
-        tables = kind_tables(rankings, rows[options.kind_column][:], options.good, options.most_ifd)
+        columns = read_columns(options.score_dir, golden_scores(zero_shot, one_shot))
+        passes = {condition: Requirement(condition).passes(columns) for condition in options.require}
+        tables = kind_tables(rankings, rows[options.kind_column][:], options.good, passes)
         found |= tables
         kinds = list(next(iter(tables["auc"].values())))
         aucs = {name: list(auc.values()) for name, auc in tables["auc"].items()}
         texts.append(markdown(f"AUC of `{options.good}` against", kinds, aucs))
         texts.append(markdown(f"share of `{options.good}` at the top", TOP, tables["good_at_top"]))
-        if tables["good_at_top_of_filtered"]:
-            title = f"the same, of rows with an IFD below {options.most_ifd}"
-            texts.append(markdown(title, TOP, tables["good_at_top_of_filtered"]))
+        if options.require:
+            texts.append(markdown("share of rows that meet", [options.good, *kinds[:-1]], tables["kept"]))
+            texts.append(markdown("the same, of rows that meet", TOP, tables["good_at_top_of_filtered"]))
     if options.value_column:
         column = np.array(rows[options.value_column][:], dtype=np.float64)
         rankings["completion_characters"] = completion_characters(rows)

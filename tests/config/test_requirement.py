@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nuggets_trainer.config import NuggetsConfig
-from nuggets_trainer.config.requirement import ROW_SIGNALS, Requirement, known_columns
+from nuggets_trainer.config.requirement import MODEL_SIGNALS, ROW_SIGNALS, Requirement, known_columns
 
 COLUMNS = {
     "ifd": np.array([0.5, 0.9, 1.1, np.nan]),
@@ -85,6 +85,8 @@ def test_signals_are_wanted_where_a_condition_names_one():
     assert not NuggetsConfig().wants_row_signals
     assert not NuggetsConfig(require="mean_gain > 0").wants_row_signals
     assert NuggetsConfig(row_signals=True).wants_row_signals
-    for name in ROW_SIGNALS:
+    for name in MODEL_SIGNALS:
         assert NuggetsConfig(require=f"{name} > 0").wants_row_signals
+    assert not NuggetsConfig(require="repetition < 0.3").wants_row_signals  # it is read from the text
+    assert NuggetsConfig(require="repetition < 0.3").schedule_in_force == "race"
     assert set(ROW_SIGNALS) < set(known_columns(["math"])) and "golden_score_math" in known_columns(["math"])

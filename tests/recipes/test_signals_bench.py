@@ -39,16 +39,17 @@ def scored(tmp_path):
 def test_tables_tell_kinds_apart_as_they_were_made(scored, capsys):
     score_dir, rows = scored
     options = ["--score_dir", str(score_dir), "--dataset_name", str(rows), "--num_anchors", "2", "8", "64"]
-    found = recipe("signals", BENCH).main([*options, "--kind_column", "kind", "--value_column", "worth"])
+    options += ["--kind_column", "kind", "--value_column", "worth", "--require", "ifd < 0.98", "mean_gain > -9"]
+    found = recipe("signals", BENCH).main(options)
     for name in ("golden_score", "gain", "mean_gain"):
         assert found["auc"][name]["noise"] > 0.95 and 0.35 < found["auc"][name]["wrong"] < 0.65
-        assert found["good_at_top"][name][2] < 0.75 < found["good_at_top_of_filtered"][name][2]
+        assert found["good_at_top"][name][2] < 0.75 < found["good_at_top_of_filtered"][f"`ifd < 0.98`, {name}"][2]
         few, many = found["unseen"][name]  # 64 anchors are more than there are
         assert 0.2 < few < many <= 1
     assert (
         0.6 < found["reliability"]["golden_score"] < found["reliability"]["gain"] < 1
     )  # the size of a gain tells more
-    assert found["filter_keeps"] == {"good": 1.0, "other": 0.5}
+    assert found["kept"] == {"ifd < 0.98": [1.0, 1.0, 0.0], "mean_gain > -9": [1.0, 1.0, 1.0]}
     assert found["correlation"]["completion_characters"][0] == pytest.approx(1.0)
     assert found["correlation"]["gain"][1] < 0 < found["correlation"]["gain"][2]
     text = capsys.readouterr().out
