@@ -17,6 +17,7 @@ RESULT_BYTES_PER_PAIR = 5.0  # a float32 and a mark, in memory while results are
 WORTHWHILE = 0.9  # an option that takes more than this share of the time saves nothing worth a choice
 SMALLER_SCORER = 0.1  # share of the parameters that the proposed smaller scorer has
 SHARES_OF_ANCHORS = (0.5, 0.25)  # proposed smaller numbers of anchors
+PASSES_OF_TUNING = 3  # forward passes that a token of tuning takes: one forward, two backward
 UNKNOWN_CUT = 0.8  # golden score to give the accuracy for, as long as no cut is known
 
 
@@ -62,6 +63,7 @@ class Plan:
         agreement: reliability of the ranking, on the rows scored so far; None if they are too few to tell.
         notes: further remarks.
         price_per_hour: price of the whole machine, in any currency; None if it was not given.
+        row_tokens: number of tokens of all rows that can be scored; None if it is not known.
     """
 
     num_rows: int
@@ -79,6 +81,21 @@ class Plan:
     agreement: Agreement | None = None
     notes: tuple[str, ...] = ()
     price_per_hour: float | None = None
+    row_tokens: float | None = None
+
+    @property
+    def selection_to_training(self) -> float | None:
+        """Time of scoring the whole pool / time of one epoch of tuning on all rows (STR); None if it is not known.
+
+        Both are counted in forward tokens: a token of tuning takes three, one forward and two backward. The ratio is
+        that of a scorer which is the model to tune. Pairs that are stored count as the others do.
+        """
+        work, measurement = self.measurement.workload, self.measurement
+        scored = measurement.tokens_left[1] + measurement.tokens_done
+        if not self.row_tokens or scored == 0:
+            return None
+        all_pairs = work.num_pairs / max(1, work.num_pairs - work.num_stored)
+        return scored * all_pairs / (PASSES_OF_TUNING * self.row_tokens)
 
     @property
     def seconds(self) -> Range:
@@ -190,6 +207,7 @@ class Plan:
             "store_bytes": round(STORE_BYTES_PER_PAIR * workload.num_pairs),
             "price_per_hour": self.price_per_hour,
             "cost": None if self.costs is None else self.costs[1],
+            "selection_to_training": self.selection_to_training,
             "cheaper": [dataclasses.asdict(option) for option in self.cheaper()],
         }
 
@@ -216,6 +234,11 @@ class Plan:
             low, expected, high = self.costs
             price = f"{self.price_per_hour:g} per hour"
             lines.append(("cost", f"about {expected:,.2f} ({low:,.2f} to {high:,.2f}), at {price}"))
+        if self.selection_to_training is not None and not self.measurement.finished:
+            share = f"{self.selection_to_training:.2g}"
+            lines.append(
+                ("STR", f"{share}: scoring takes about {share} times as long as one epoch of tuning on all rows")
+            )
         lines += [("cheaper", option.describe()) for option in self.cheaper()]
         if self.sampled_rows is not None:
             lines.append(("note", f"measured on {self.sampled_rows:,} rows drawn at random, and scaled to the pool"))

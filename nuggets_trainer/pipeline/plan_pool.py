@@ -87,6 +87,7 @@ def plan_pool(
             run.score()
         num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
         agreement = session.ranks.on_main(lambda: _agreement_so_far(session, rendered, run))
+        row_tokens = sum(session.ranks.gather([sum(prompt.row_tokens() for prompt in rendered.prompts.values())]))
     measured = watch.measure(session.ranks, started)
     device, config = session.ranks.device, request.config
     counts = Counter(rendered.dropped.values()).most_common()
@@ -106,6 +107,7 @@ def plan_pool(
         agreement=agreement,
         notes=tuple(filter(None, [hint_on_tuned_scorer(model.config._name_or_path)])),
         price_per_hour=price_per_hour,
+        row_tokens=factor * row_tokens,
     )
 
 

@@ -183,6 +183,10 @@ class CandidatePrompt:
         """Count the tokens of all prefixes: what scoring the candidate costs before the first anchor."""
         return sum(map(len, self.prefixes))
 
+    def row_tokens(self) -> int:
+        """Return about how many tokens the candidate's own row has: those before an anchor."""
+        return max(map(len, self.prefixes)) or self.num_tokens()
+
     def num_tokens(self) -> int:
         """Return the length of the longest prefix or whole segment, to sort candidates by."""
         longest = max(map(len, self.prefixes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from nuggets_trainer.pipeline.plan import Plan
@@ -42,3 +44,15 @@ def test_a_plan_says_what_fewer_anchors_cost():
     assert half.seconds == 520 and "0.057 instead of 0.040" in half.gives_up
     text = plan.describe()
     assert "1,010 rows, 10 cannot be scored (too_long 10)" in text and "--schedule race" in text
+
+
+def test_a_plan_tells_selection_from_training():
+    """300,000 tokens of rows cost 900,000 forward tokens of tuning; a fifth of the pairs was stored before."""
+    work = Workload(1000, 100, 100_000, 20_000, 2e6)
+    plan = dataclasses.replace(planned(work, (1e6, 2e6, 2e6), 20.0), row_tokens=3e5)
+    assert plan.selection_to_training == pytest.approx((2e6 + 1e4) * 1.25 / 9e5)
+    assert (
+        "\nSTR       2.8: scoring takes about 2.8 times as long as one epoch of tuning on all rows" in plan.describe()
+    )
+    assert plan.to_dict()["selection_to_training"] == plan.selection_to_training
+    assert dataclasses.replace(plan, row_tokens=None).selection_to_training is None
