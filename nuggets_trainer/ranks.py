@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -22,11 +23,32 @@ class OtherRankFailedError(RuntimeError):
     """An error of a rank that cannot go on because another rank failed; that rank's own error says why."""
 
 
+def joined_state() -> PartialState:
+    """Return accelerate's state, in which the processes of a launcher know of each other.
+
+    On a machine without an accelerator, accelerate joins them only if it is told to use the CPU. Each process would
+    score the whole pool otherwise, and write the same files.
+
+    Raises:
+        ValueError: if accelerate was set up before, with each process alone; the error says how it is done.
+    """
+    # torchrun and accelerate set both variables; some clusters set WORLD_SIZE alone, for machines.
+    num_launched = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    state = PartialState(cpu=num_launched > 1 and not torch.accelerator.is_available())
+    if num_launched > 1 and state.num_processes == 1:
+        raise ValueError(
+            f"The launcher started {num_launched} processes, but accelerate was set up for one: each would do all the "
+            "work alone. Without a GPU, tell accelerate to use the CPU: `--use_cpu true` or `SFTConfig(use_cpu=True)` "
+            "in training, `PartialState(cpu=True)` in a script of your own, or ACCELERATE_USE_CPU=true."
+        )
+    return state
+
+
 class Ranks:
     """The ranks as the launcher set them up (`accelerate.PartialState`); a single one without a launcher."""
 
     def __init__(self) -> None:
-        self._state = PartialState()
+        self._state = joined_state()
 
     @property
     def is_main(self) -> bool:

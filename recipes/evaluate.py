@@ -80,7 +80,6 @@ def parse(argv: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
 
 def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
     """Answer the questions with a model, on all ranks, and write the official files."""
-    import torch
     from accelerate import PartialState
 
     from nuggets_trainer.evaluation.generation import Answerer, added_end
@@ -89,8 +88,6 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
 
     rows = load_alpaca_eval(shared.alpaca_eval_dir, "v1") if "alpaca_eval" in shared.benchmarks else []
     questions = load_mt_bench(shared.mt_bench_dir) if "mt_bench" in shared.benchmarks else []
-    # Without `cpu`, several processes on a machine without an accelerator would not find each other.
-    state = PartialState(cpu=not torch.accelerator.is_available())
     ranks = Ranks()
     model, tokenizer = load_tuned(
         args.model_name_or_path or "",
@@ -99,7 +96,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
         dtype=args.dtype,
         attn_implementation=args.attn_implementation,
         trust_remote_code=args.trust_remote_code,
-        device_map={"": state.device},
+        device_map={"": ranks.device},
     )
     template = resolve_answer_template(args.template, tokenizer)
     limits = (args.max_new_tokens or ALPACA_EVAL_TOKENS, args.max_new_tokens or MT_BENCH_TOKENS)
@@ -133,7 +130,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
         path = answer_files.mt_bench_answer_path(output_dir, name)
         ranks.on_main(lambda: answer_files.write_mt_bench_answers(path, questions, pairs, name))
         say(ranks.is_main, f"{len(pairs)} x 2 answers to MT-Bench: {path}")
-    state.destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
+    PartialState().destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
 
 
 def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:

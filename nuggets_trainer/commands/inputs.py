@@ -69,17 +69,15 @@ def read_rows(rows: PoolArguments) -> Dataset:
 def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, config: NuggetsConfig) -> Loaded:
     """Load the rows, and the model onto the device of this process."""
     import datasets
-    import torch
     import transformers
-    from accelerate import PartialState
     from trl import get_quantization_config
 
     from nuggets_trainer.engine.loading import load_scorer_of
     from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
+    from nuggets_trainer.ranks import joined_state
     from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype
 
-    # Without `cpu`, several processes on a machine without an accelerator would not know of each other.
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = joined_state()
     if not state.is_main_process:  # one bar is enough
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,6 +89,19 @@ def check_dataset(dataset: Any, name: str) -> Any:
     if len(dataset) == 0:
         raise ValueError(f"`{name}` is empty. Expected at least one row.")
     return dataset
+
+
+def hub_sources(dataset: Any) -> dict[str, str]:
+    """Return the datasets on the hub that rows were loaded from, each with its commit; empty if they are not known.
+
+    `load_dataset` writes into the info of a dataset what it was made of, and `select`, `map` and the like keep it.
+    """
+    found = {}
+    for place in dataset.info.download_checksums or {}:
+        repository = re.match(r"hf://datasets/([^@/]+(?:/[^@/]+)?)@([^/]+)/", place)
+        if repository is not None:
+            found[repository[1]] = repository[2]
+    return found
 
 
 def check_text_alone(dataset: Any, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from nuggets_trainer.data.directories import (
     read_files,
     warn_of_csv_types,
 )
-from nuggets_trainer.data.unreadable import check_no_null, errors_name_the_file
+from nuggets_trainer.data.unreadable import check_integers, check_no_null, errors_name_the_file
 from nuggets_trainer.demo import resolve_demo
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ def load_rows(
     if path.is_file():
         check_no_null(option, [path])
         with errors_name_the_file(option, name, path), hidden_dataset_bars(path.stat().st_size <= SMALL_FILE):
-            return _with_valid_text(_load_file(path, streaming))
+            loaded = _with_valid_text(_load_file(path, streaming))
+        _check_floats(option, [path], loaded)
+        return loaded
     if path.is_dir():
         loaded = _load_directory(name, config, streaming, option)
     else:
@@ -167,6 +169,16 @@ def _with_valid_text(loaded: Any) -> Any:
     return loaded
 
 
+def _check_floats(option: str, files: Iterable[str | Path], loaded: Any) -> None:
+    """Refuse floats that are integers in the file. Few pools have a float, so few files are read again for this."""
+    from datasets import DatasetDict, IterableDatasetDict
+
+    is_dict = isinstance(loaded, (DatasetDict, IterableDatasetDict))
+    parts = loaded.values() if is_dict else [loaded]
+    if any(part.features is None or "float" in str(part.features) for part in parts):
+        check_integers(option, files)
+
+
 def _load_file(path: Path, streaming: bool) -> Any:
     from datasets import load_dataset
 
@@ -190,7 +202,9 @@ def _load_directory(name: str, config: str | None, streaming: bool, option: str)
     check_files(directory, builder)
     check_no_null(option, files_of(builder))
     with errors_name_the_file(option, name, directory, how_to_name):
-        return _with_valid_text(read_files(directory, config, streaming, builder))
+        loaded = _with_valid_text(read_files(directory, config, streaming, builder))
+    _check_floats(option, files_of(builder), loaded)
+    return loaded
 
 
 def _load_from_hub(name: str, config: str | None, streaming: bool, option: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nuggets_trainer.data.dataset import check_dataset, check_text_alone
+from nuggets_trainer.data.dataset import check_dataset, check_text_alone, hub_sources
 from nuggets_trainer.data.formats import detect_format
 from nuggets_trainer.data.messages import log_renamed_roles, unknown_roles_error
 from nuggets_trainer.data.read_row import formatted_row, read_row, roles_of
@@ -191,6 +191,11 @@ class Pool:
         """Reason for each row that cannot be read, by pool index; rows that were excluded later are not among them."""
         keys, dropped = self.read_keys()
         return {i: reason for i, reason in dropped.items() if not keys[i]}
+
+    @property
+    def hub_sources(self) -> dict[str, str]:
+        """The datasets on the hub that the rows come from, each with its commit; empty if they are not known."""
+        return hub_sources(self.dataset)
 
     @property
     def is_conversational(self) -> bool:

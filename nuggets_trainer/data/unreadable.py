@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ ROW_FILES = {".json", ".jsonl", ".csv", ".parquet"}
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN_CHARACTERS = 60
 COMPARED_FILES = 1000  # of a directory, until the one that is broken is found
+MANY_DIGITS = re.compile(rb"[0-9]{19}")  # so many has an integer outside of int64, at least
+LONG_INTEGER = re.compile(r"(?<![0-9.eE+-])-?[0-9]{19,}(?![0-9.eE])")
+JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 @contextlib.contextmanager
@@ -78,6 +82,41 @@ def _null_line(file: Path) -> int | None:
     return None
 
 
+def check_integers(option: str, files: Iterable[str | Path]) -> None:
+    """Refuse JSON files with integers outside of int64: pyarrow reads their whole column as floats, which are rounded.
+
+    Digits in a text do no harm.
+
+    Args:
+        option: option or argument that names the rows.
+        files: local files; those that are not JSON are passed over.
+
+    Raises:
+        ValueError: if there is such an integer; the error names the file, the line and the integer.
+    """
+    for file in map(Path, files):
+        found = _large_integer(file) if file.suffix in (".json", ".jsonl") else None
+        if found is not None:
+            raise ValueError(f"`{option}`: the rows in {str(file)!r} cannot be read: {found}")
+
+
+def _large_integer(file: Path) -> str | None:
+    """Say which line of a JSON file has the first integer outside of int64; None if there is none."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if MANY_DIGITS.search(line) is None:
+                continue
+            numbers = JSON_TEXT.sub('""', line.decode("utf-8", "replace"))  # a text ends in its line
+            for digits in LONG_INTEGER.findall(numbers):
+                if len(digits) > 20 or not -(2**63) <= int(digits) < 2**63:
+                    return (
+                        f"line {number:,} has the integer {digits[:SHOWN_CHARACTERS]}. Expected integers up to "
+                        f"{2**63 - 1:,}, because the reader rounds larger ones. Write it as a text, in quotes, or "
+                        "leave its column out."
+                    )
+    return None
+
+
 def explain(error: Exception, option: str, name: str | None, path: Path | None = None) -> str:
     """Say which file cannot be read and why.
 
@@ -118,7 +157,9 @@ def _what_is_wrong(file: Path) -> str | None:
     if wrong is not None:
         return wrong
     look = {".jsonl": _wrong_line, ".json": _wrong_json, ".csv": _ragged}
-    return look[file.suffix](file)
+    found = look[file.suffix](file)
+    # Where smaller ones stand in an earlier block of the file, pyarrow raises an error.
+    return _large_integer(file) if found is None and file.suffix != ".csv" else found
 
 
 def _wrong_encoding(file: Path) -> str | None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
+from nuggets_trainer.report.card_fields import dataset_head, with_fields
+from nuggets_trainer.store.hub_cache import hub_model_name
 from nuggets_trainer.store.results import count_reasons
 from nuggets_trainer.wording import counted, decimal, tally
 
@@ -23,39 +25,35 @@ if TYPE_CHECKING:
 
 SECTION = "## How the training data was chosen"
 NUGGETS = "[Nuggets](https://arxiv.org/abs/2312.10302)"
-CITATION = """```bibtex
-@inproceedings{li2024nuggets,
+CITATION = """@inproceedings{li2024nuggets,
   title  = {One-Shot Learning as Instruction Data Prospector for Large Language Models},
   author = {Li, Yunshui and Hui, Binyuan and Xia, Xiaobo and Yang, Jiaxi and Yang, Min and Zhang, Lei and Si, Shuzheng
             and Chen, Ling-Hao and Liu, Junhao and Liu, Tongliang and Huang, Fei and Li, Yongbin},
   year   = {2024},
   url    = {https://arxiv.org/abs/2312.10302}
+}"""
+# As TRL's trainers name the paper of their method.
+PAPER = {
+    "title": "One-Shot Learning as Instruction Data Prospector for Large Language Models",
+    "id": "2312.10302",
+    "citation": CITATION,
 }
-```"""
 
-
-DATASET_HEAD = """---
-tags:
-- nuggets
-- data-selection
-configs:
-- config_name: golden_set
-  data_files: golden_set/train.parquet
-  default: true
-- config_name: scores
-  data_files: scores/train.parquet
-- config_name: anchors
-  data_files: anchors/train.parquet
----"""
 DATASET_CONFIGURATIONS = """| configuration | rows |
 | --- | --- |
 | `golden_set` | the rows kept, best first, in the columns of the pool |
 | `scores` | every row of the pool, by `index`: golden score, gains, errors, rank, reason if it was dropped |
-| `anchors` | the anchors: zero-shot log-prob, tokens |"""
+| `anchors` | the anchors: zero-shot log-prob, tokens, scale of the gains |"""
 
 
 def selection_section(
-    golden_set: GoldenSet, config: NuggetsConfig, scores: PoolScores | None, num_reselections: int | None = None
+    golden_set: GoldenSet,
+    config: NuggetsConfig,
+    scores: PoolScores | None,
+    num_reselections: int | None = None,
+    *,
+    sources: Sequence[str] = (),
+    verdict: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the section of a model card.
 
@@ -64,6 +62,8 @@ def selection_section(
         config: configuration of the selection.
         scores: scores that the golden set was chosen by; None after resuming from a checkpoint.
         num_reselections: number of times that it was chosen again during training; None if that was not asked for.
+        sources: datasets on the hub that the rows come from.
+        verdict: verdict of the report, as in `PoolScores.verdict`; None or empty if there is none.
     """
     rule, value = golden_set.rule
     ranked = golden_set.ranked
@@ -90,10 +90,34 @@ def selection_section(
     if num_reselections is not None:
         lines["chosen again during training"] = counted(num_reselections, "time")
     text = (
-        f"Of {counted(golden_set.num_rows, 'row')}, {len(golden_set):,} were kept by their {ranked.words} "
-        f"({NUGGETS}): {_meaning(ranked, 'anchor tasks', 'the scorer model')}."
+        f"Of {counted(golden_set.num_rows, 'row')}{_of_sources(sources)}, {len(golden_set):,} were kept by their "
+        f"{ranked.words} ({NUGGETS}): {_meaning(ranked, 'anchor tasks', 'the scorer model')}."
     )
-    return "\n".join([SECTION, "", text, "", _table(lines), "", "Selected with nuggets_trainer.", ""])
+    parts = [SECTION, text, *_trust(verdict or {}), _table(lines), "Selected with nuggets_trainer."]
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_sources(sources: Iterable[str]) -> str:
+    """Name the datasets that rows come from, with links; empty if they are not known."""
+    links = [f"[{name}](https://huggingface.co/datasets/{name})" for name in sources]
+    return f" of {' and '.join(links)}" if links else ""
+
+
+def _trust(verdict: Mapping[str, Any]) -> list[str]:
+    """Write the verdict of the report, and the facts behind it, as paragraphs; none if there is no verdict."""
+    if not verdict:
+        return []
+    said = verdict["sentence"]
+    if verdict["reliability"] is not None:
+        said += (
+            f" The reliability of the ranking is {verdict['reliability']:.2f}: so high is the expected correlation "
+            f"with a ranking by as many other anchors, told from {counted(verdict['num_rows'], 'random row')}."
+        )
+    facts = []
+    for fact in verdict["facts"]:
+        if fact["name"] != "other anchors":  # the sentences above say it
+            facts.append(f"- {fact['name'].capitalize()}: {fact['text']}.")
+    return [said, "\n".join(facts)]
 
 
 def _rule(rule: str, value: float, ranked: RankedValue) -> str:
@@ -143,8 +167,8 @@ def _scorer(config: NuggetsConfig) -> str:
 
 
 def public_name(model: str) -> str:
-    """Name a model without the path of a machine."""
-    return Path(model).name if Path(model).is_absolute() else model
+    """Name a model as the hub does, or a local one without the path of its machine."""
+    return hub_model_name(model) or (Path(model).name if Path(model).is_absolute() else model)
 
 
 def with_section(card: str, section: str) -> str:
@@ -158,9 +182,18 @@ def with_section(card: str, section: str) -> str:
     return f"{head.rstrip()}\n\n{section}{heading}{tail}"
 
 
-def add_section(path: Path, section: str) -> None:
-    """Put the section into the model card that is in a file."""
-    path.write_text(with_section(path.read_text(encoding="utf-8"), section), encoding="utf-8")
+def complete_card(path: Path, section: str, base: str, sources: Sequence[str], saved_as: str) -> None:
+    """Put the section into the model card that is in a file, and complete its fields as `with_fields` does."""
+    card = with_section(path.read_text(encoding="utf-8"), section)
+    path.write_text(with_fields(card, base, sources, saved_as), encoding="utf-8")
+
+
+def may_be_replaced(path: Path) -> bool:
+    """Check whether nobody has written a model card himself: there is none, TRL wrote it, or it is an empty form."""
+    if not path.is_file():
+        return True
+    card = path.read_text(encoding="utf-8", errors="replace")
+    return any(mark in card for mark in (SECTION, "[More Information Needed]", "It has been trained using [TRL]"))
 
 
 def wrap_create_model_card(write_card: Callable[..., None], complete: Callable[[], None]) -> Callable[..., None]:
@@ -174,16 +207,19 @@ def wrap_create_model_card(write_card: Callable[..., None], complete: Callable[[
     return write_and_complete
 
 
-def dataset_card(figures: dict[str, Any], title: str) -> str:
+def dataset_card(figures: dict[str, Any], title: str, sources: Mapping[str, str] | None = None) -> str:
     """Write the README of a dataset with the configurations `golden_set`, `scores` and `anchors`.
 
     Args:
         figures: figures of the report, from `read_figures`.
         title: heading of the card.
+        sources: datasets on the hub that the rows come from, each with its commit; None if they are not known.
     """
+    sources = sources or {}
     run, cut = figures["run"], figures["cut"]
     rule, value = run["rule"]
     ranked = RANKED_VALUES[figures["ranked"]["name"]]
+    scorer = f"the scorer model {public_name(run['model'])}"
     lines = {
         "selection rule": _rule(rule, value, ranked),
         f"{ranked.words} at the cut": (
@@ -197,19 +233,21 @@ def dataset_card(figures: dict[str, Any], title: str) -> str:
         "nuggets_trainer": run["versions"]["nuggets_trainer"],
     }
     text = (
-        f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}, kept by their {ranked.words} ({NUGGETS}): "
-        f"{_meaning(ranked, counted(run['anchors']['num_anchors'], 'anchor task'), public_name(run['model']))}."
+        f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}{_of_sources(sources)}, kept by their "
+        f"{ranked.words} ({NUGGETS}): "
+        f"{_meaning(ranked, counted(run['anchors']['num_anchors'], 'anchor task'), scorer)}."
     )
     cautions = [f"- **{caution['title']}.** {caution['text']}" for caution in figures["cautions"]]
     parts = [
-        f"{DATASET_HEAD}\n",
+        f"{dataset_head(title, cut['num_kept'], sources)}\n",
         f"# {title}\n",
         f"{text}\n",
+        *(f"{part}\n" for part in _trust(figures["verdict"])),
         f"{DATASET_CONFIGURATIONS}\n",
         f"{_table(lines)}\n",
         "## What to watch out for\n",
         "\n".join(cautions or ["- None found."]) + "\n",
         "## Citation\n",
-        f"{CITATION}\n",
+        f"```bibtex\n{CITATION}\n```\n",
     ]
     return "\n".join(parts)

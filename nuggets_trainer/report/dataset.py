@@ -61,7 +61,8 @@ def write_dataset(score_dir: Place, pool: Pool, directory: str | Path, title: st
     rows.to_parquet(directory / "golden_set" / "train.parquet")
     for name in ("scores", "anchors"):
         (directory / name / "train.parquet").write_bytes(read_bytes(join(score_dir, f"{name}.parquet")))
-    (directory / "README.md").write_text(dataset_card(read_figures(score_dir), title), encoding="utf-8")
+    card = dataset_card(read_figures(score_dir), title, pool.hub_sources)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def push_to_hub(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,10 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.engine.adapters import inner_model
 from nuggets_trainer.pipeline.rows import read_anchors
-from nuggets_trainer.report.cards import add_section, selection_section, wrap_create_model_card
+from nuggets_trainer.report.card_fields import TAGS
+from nuggets_trainer.report.cards import complete_card, may_be_replaced, selection_section, wrap_create_model_card
 from nuggets_trainer.scoring.progress import messages_above_bars
 from nuggets_trainer.training.attached_pool import attached_pool
 from nuggets_trainer.training.checkpoints import sigterm_checkpoint
@@ -103,13 +107,20 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         pool = attached_pool(trainer)
         anchors = read_anchors(self._anchor_dataset, self._config, pool, "anchor_dataset")
         self.take_over(trainer, pool, anchors, prepare=lambda rows: rows)  # the trainer has prepared them already
-        train, get_train_dataloader = trainer.train, trainer.get_train_dataloader
+        train, get_train_dataloader, save_model = trainer.train, trainer.get_train_dataloader, trainer.save_model
 
         @functools.wraps(train)
         def train_on_golden_set(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
             return train(self.selection.prepare_training(resume_from_checkpoint), *args, **kwargs)
 
-        trainer.train = train_on_golden_set
+        @functools.wraps(save_model)
+        def save_model_with_card(output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+            with self.card_beside_model(output_dir):
+                save_model(output_dir, *args, **kwargs)
+
+        trainer.train, trainer.save_model = train_on_golden_set, save_model_with_card
+        if hasattr(trainer, "_tag_names"):
+            trainer._tag_names = [*trainer._tag_names, *TAGS]
         trainer.create_model_card = wrap_create_model_card(trainer.create_model_card, self.complete_model_card)
         trainer.get_train_dataloader = lambda: self.selection.golden_loader(get_train_dataloader)
 
@@ -197,14 +208,52 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             if checkpoint is not None:
                 self.selection.save(checkpoint)
 
-    def complete_model_card(self) -> None:
-        """Add a section on how the training data was chosen to the model card that the trainer has just written."""
+    def complete_model_card(self, directory: str | Path | None = None) -> None:
+        """Say in a model card how the training data was chosen, and complete the fields at its head.
+
+        Args:
+            directory: directory of the card; None for the trainer's `output_dir`. Without a card nothing is done.
+        """
         selection = self.selection
-        if selection.golden_set is None or not selection.trainer.is_world_process_zero():
+        args = selection.trainer.args
+        path = Path(directory or args.output_dir) / "README.md"
+        if selection.golden_set is None or not selection.trainer.is_world_process_zero() or not path.is_file():
             return
         num_reselections = None if selection.reselection is None else len(selection.reselection.history) - 1
-        section = selection_section(selection.golden_set, self._config, selection.scores, num_reselections)
-        add_section(Path(selection.trainer.args.output_dir) / "README.md", section)
+        sources = list(selection.pool.hub_sources)
+        section = selection_section(
+            *(selection.golden_set, self._config, selection.scores, num_reselections),
+            sources=sources,
+            verdict=selection.verdict,
+        )
+        model = inner_model(selection.trainer.accelerator.unwrap_model(selection.trainer.model))
+        saved_as = args.hub_model_id or Path(args.output_dir).name
+        complete_card(path, section, str(model.config._name_or_path), sources, saved_as)
+
+    @contextlib.contextmanager
+    def card_beside_model(self, directory: str | Path | None) -> Iterator[None]:
+        """Write the model card before the model is saved inside, and complete it behind: PEFT changes the card.
+
+        TRL writes a card for checkpoints alone. Without one, PEFT writes an empty form. A card that somebody has
+        written himself is completed only.
+
+        Args:
+            directory: directory that the model is saved to; None for the trainer's `output_dir`.
+        """
+        trainer = self.selection.trainer
+        args = trainer.args
+        directory = Path(directory or args.output_dir)
+        is_chosen = self.selection.golden_set is not None and trainer.is_world_process_zero()
+        # Transformers' own card asks the hub for the base model, so that of a plain Trainer is left to the user.
+        if is_chosen and hasattr(trainer, "_tag_names") and may_be_replaced(directory / "README.md"):
+            trainer.args = copy.copy(args)
+            trainer.args.output_dir = str(directory)
+            try:
+                trainer.create_model_card(model_name=(args.hub_model_id or Path(args.output_dir).name).split("/")[-1])
+            finally:
+                trainer.args = args
+        yield
+        self.complete_model_card(directory)
 
     def _is_attached_to(self, trainer: Trainer) -> bool:
         return self._selection is not None and self._selection.trainer is trainer

@@ -88,6 +88,7 @@ def save_selection(
     settings: dict[str, str],
     reselection: Reselection | None = None,
     training: dict[str, Any] | None = None,
+    verdict: dict[str, Any] | None = None,
 ) -> None:
     """Write a golden set as JSON.
 
@@ -97,8 +98,9 @@ def save_selection(
         settings: settings that the golden set depends on; a resumed job compares its own with them.
         reselection: state of choosing again; None if the golden set stays the same during training.
         training: options of training; a resumed job warns where its own differ.
+        verdict: verdict of the report, for the model card of a resumed job.
     """
-    fields: dict[str, Any] = {"settings": settings, "training": training or {}}
+    fields: dict[str, Any] = {"settings": settings, "training": training or {}, "verdict": verdict or {}}
     for name, value in vars(golden_set).items():
         fields[name] = value.tolist() if isinstance(value, np.ndarray) else value
     if reselection is not None:
@@ -123,7 +125,8 @@ def load_selection(
     check_complete(path.parent)
     fields = json.loads(path.read_text())
     saved = fields.pop("settings")
-    fields.pop("training", None)
+    for name in ("training", "verdict"):
+        fields.pop(name, None)
     for name in REMOVED:  # a checkpoint of an earlier version may name options that are gone; it can still be used
         saved.pop(name, None)
     if "pool_rows" not in saved and pool is not None:

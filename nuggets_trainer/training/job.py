@@ -158,7 +158,8 @@ def find_finished(checkpoint: str | None, args: SFTConfig) -> Finished | None:
 
     `Trainer.train` would take one more step if the last step was not the last one of its epoch. The last checkpoint
     may be gone: `save_total_limit=1` with `load_best_model_at_end` keeps the best one alone, and `save_strategy=best`
-    may never write it. The output directory then tells that the job is finished, and has its model.
+    may never write it. The output directory then tells that the job is finished, and has its model. A checkpoint that
+    the user names is gone on from all the same.
 
     Args:
         checkpoint: checkpoint that the job would go on from; None if it starts at the first step.
@@ -171,6 +172,8 @@ def find_finished(checkpoint: str | None, args: SFTConfig) -> Finished | None:
         return None
     if is_finished(checkpoint, args):
         return Finished(checkpoint, best_checkpoint(checkpoint) if args.load_best_model_at_end else checkpoint)
+    if checkpoint == args.resume_from_checkpoint:
+        return None
     if (Path(args.output_dir) / FINISHED_FILE).is_file() and is_finished(args.output_dir, args, FINISHED_FILE):
         return Finished(args.output_dir, args.output_dir)
     return None
@@ -266,7 +269,8 @@ def run_job(
         train_and_save(trainer, checkpoint)
     say(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script.dataset_name)
+        is_local = Path(resolve_demo(script.dataset_name)).expanduser().exists()
+        trainer.push_to_hub(dataset_name=None if is_local else script.dataset_name)
     return trainer
 
 

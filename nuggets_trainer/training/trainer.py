@@ -21,6 +21,8 @@ from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
 from nuggets_trainer.prompts.trl_columns import first_row_in_trl_columns, in_trl_columns
+from nuggets_trainer.report.card_fields import TAGS
+from nuggets_trainer.report.cards import PAPER
 from nuggets_trainer.training.callback import NuggetsDataCallback
 from nuggets_trainer.training.preserved import hidden_bars
 from nuggets_trainer.training.rows import row_options, trains_with_chat_template
@@ -66,6 +68,10 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         ```
     """
 
+    _tag_names = [*SFTTrainer._tag_names, *TAGS]  # noqa: RUF012 - as in TRL's trainers
+    _name = "Nuggets"
+    _paper = PAPER
+
     def __init__(
         self,
         *args: Any,
@@ -77,6 +83,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         self._nuggets = NuggetsDataCallback(nuggets_config)
         self._deferred: tuple[Any, ...] | None = None
         if nuggets_config is None:
+            self._tag_names, self._name, self._paper = SFTTrainer._tag_names, SFTTrainer._name, SFTTrainer._paper
             if anchor_dataset is not None:
                 raise ValueError(
                     "`anchor_dataset` is given without `nuggets_config`. Pass a `nuggets_config` to select rows, or "
@@ -160,6 +167,18 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         super().create_model_card(*args, **kwargs)
         if self.nuggets_config is not None:
             self._nuggets.complete_model_card()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as `SFTTrainer` does, with a model card beside it.
+
+        Args:
+            output_dir: directory of the model; None for the `output_dir` of training.
+        """
+        if self.nuggets_config is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        with self._nuggets.card_beside_model(output_dir):
+            super().save_model(output_dir, _internal_call)
 
     def select(self, resume_from_checkpoint: str | bool | None = None) -> GoldenSet:
         """Choose the golden set and make it the training set. The first call scores; later calls return the same.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,7 @@ class TrainerSelection:
         scores: `PoolScores` that the golden set was chosen by; None before that, and after resuming.
         reselection: state of choosing again; None without `reselect`.
         training_set: training set of the trainer.
+        pool: candidates.
 
     Raises:
         ValueError: if trainer, rows and config do not fit together.
@@ -78,7 +80,8 @@ class TrainerSelection:
         self.scores: PoolScores | None = None
         self.reselection: Reselection | None = None
         self.training_set = TrainingSet(trainer, pool, prepare)
-        self._config, self._pool = config, pool
+        self.pool = pool
+        self._config, self._saved_verdict = config, dict[str, Any]()
         self._selector = Selector(trainer, config, pool, anchors)
         self._selector.check()
         self._training = self._training_options()
@@ -167,6 +170,11 @@ class TrainerSelection:
         self.reselection = self._start_reselection(self.golden_set)
         self.save(self.trainer.args.output_dir)
 
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """The verdict on the golden set, as in `PoolScores.verdict`; empty if there is none."""
+        return self._saved_verdict if self.scores is None else self.scores.verdict
+
     def is_due(self, step: int, loader: Any) -> bool:
         """Check whether the golden set is to be chosen again after this optimizer step."""
         return self.reselection is not None and step % self.interval(loader) == 0
@@ -192,13 +200,13 @@ class TrainerSelection:
             text = "chosen again after step %d: %.0f of %d rows stay, %.0f are of the first golden set"
             tell(logger, text, step, kept, len(slots), of_first)
         self.training_set.refill(self.golden_set.indices, step, loader)
-        log_selection(self.trainer, self._pool, summary, self.golden_set, self.scores)
+        log_selection(self.trainer, self.pool, summary, self.golden_set, self.scores)
         self.save(self.trainer.args.output_dir)
 
     def log(self) -> None:
         """Log the golden set through the Trainer's own `report_to`, once training has begun."""
         assert self.golden_set is not None, "the golden set is not chosen yet"
-        log_selection(self.trainer, self._pool, self.golden_set.summary(), self.golden_set, self.scores)
+        log_selection(self.trainer, self.pool, self.golden_set.summary(), self.golden_set, self.scores)
 
     def save(self, directory: str | Path) -> None:
         """Write the golden set, once it is chosen, to a directory. All ranks may call; the main one writes."""
@@ -207,7 +215,7 @@ class TrainerSelection:
         if self.reselection is not None and self.training_set.slots is not None:
             self.reselection.refills = self.training_set.slots.state()
         path = Path(directory) / SELECTION_FILE
-        save_selection(path, self.golden_set, self._selector.settings, self.reselection, self._training)
+        save_selection(path, self.golden_set, self._selector.settings, self.reselection, self._training, self.verdict)
 
     def _training_options(self) -> dict[str, Any]:
         options = training_options(self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model))
@@ -218,11 +226,12 @@ class TrainerSelection:
     def _resume(self, path: Path) -> None:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         check_adapters(path.parent, inner_model(model) is not model or holds_adapters(model))
-        golden_set, reselection = load_selection(path, self._selector.settings, self._pool)
+        golden_set, reselection = load_selection(path, self._selector.settings, self.pool)
         if self.trainer.is_world_process_zero():
             tell(logger, "%s; read from %s", golden_set.describe(), path.parent)
             warn_of_other_training(path.parent, self._training)
         self.scores = None
+        self._saved_verdict = json.loads(path.read_text()).get("verdict", {})
         with preserved_rng():
             if reselection is not None:
                 self.training_set.prepare_whole_pool()

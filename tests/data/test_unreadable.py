@@ -96,6 +96,36 @@ def test_a_null_line_does_not_end_the_process(name, text, line, in_directory, tm
             load_rows(str(place), streaming=streaming)
 
 
+LARGE = 2**63
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "line"),
+    [
+        ("rows.jsonl", [{"id": 2**63 - 1}, {"id": LARGE}], 2),
+        ("rows.jsonl", [{"id": 0.5, "meta": {"ids": [-LARGE - 1]}}], 1),
+        ("rows.jsonl", [{"id": 10**4000}], 1),
+        ("rows.json", [{"id": 1}, {"id": LARGE}], 10),
+    ],
+)
+@pytest.mark.parametrize("in_directory", [False, True])
+def test_an_integer_that_would_be_rounded_is_refused(name, rows, line, in_directory, tmp_path):
+    """It became a float, and `nuggets select` wrote the float."""
+    rows = [{"instruction": "a", "output": f"{LARGE} \\" + '"', **row} for row in rows]
+    text = json.dumps(rows, indent=1)
+    if name == "rows.jsonl":
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"`name`: the rows in .*{name}.*line {line} has the integer .*in quotes"):
+        load_rows(str(tmp_path if in_directory else tmp_path / name))
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), f"{LARGE}", 1e20, [0.5, 9223372036854775807.5]])
+def test_integers_that_are_kept_exactly_are_read(value, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"instruction": "a", "output": f"{LARGE}", "id": value, "f": 0.5}))
+    assert load_rows(str(tmp_path / "rows.jsonl"))[0]["id"] == value
+
+
 def test_null_in_an_array_stays(tmp_path):
     (tmp_path / "rows.json").write_text('[\n{"instruction": "a", "output": "b", "x": [\nnull\n]}\n]')
     assert load_rows(str(tmp_path / "rows.json"))[0]["output"] == "b"

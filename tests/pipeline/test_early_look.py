@@ -18,6 +18,7 @@ from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.scoring.collect import Pilot
 from nuggets_trainer.scoring.session import open_session
+from tests.support.launch import TORCHRUN, run
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
 
@@ -112,6 +113,49 @@ def test_the_command_ends_with_a_code_of_its_own(tokenizer, rows, tmp_path, caps
     assert "nuggets score: stopped: early look at 25 random rows" in said and "Traceback" not in said
     options[-1] = "false"
     assert main(["score", *options]) == 0
+
+
+TWO_PROCESSES = """
+import sys
+from accelerate import PartialState
+from nuggets_trainer import NuggetsConfig, load_rows, load_scorer, score_pool
+from nuggets_trainer.pipeline.early_look import UnreliableScoresError
+
+place = sys.argv[1]
+rows = [load_rows(f"{place}/{name}.jsonl") for name in ("pool", "anchors")]
+config = {"template": "plain", "top_k": 10}
+for schedule in ("exact", "race"):
+    options = NuggetsConfig(**config, schedule=schedule, signal_check=True)
+    score_pool(*load_scorer(f"{place}/llama"), *rows, options, f"{place}/two-{schedule}")
+try:
+    options = NuggetsConfig(**config, schedule="exact", stop_if_unreliable=True)
+    score_pool(*load_scorer(f"{place}/blind"), *rows, options, f"{place}/blind-scores")
+except UnreliableScoresError as error:
+    print(f"process {PartialState().process_index} stops: {error}", flush=True)
+PartialState().destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_look_once_and_stop_together(llama, tokenizer, rows, tmp_path):
+    """The script says nothing of the CPU: each of its processes scored the whole pool, as if it were alone."""
+    for name, model in (("llama", llama), ("blind", model_that_cannot_tell(tokenizer))):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    for name, pool in zip(("pool", "anchors"), rows, strict=True):
+        pool.dataset.to_json(tmp_path / f"{name}.jsonl")
+    (tmp_path / "script.py").write_text(TWO_PROCESSES)
+    output = run([*TORCHRUN, "2", str(tmp_path / "script.py"), str(tmp_path)])
+    for schedule in ("exact", "race"):
+        config = NuggetsConfig(template="plain", top_k=10, schedule=schedule, signal_check=True)
+        score_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path / schedule)
+        one, two = tmp_path / schedule, tmp_path / f"two-{schedule}"
+        assert (one / "scores.parquet").read_bytes() == (two / "scores.parquet").read_bytes()
+        assert look_of(one) == look_of(two) and look_of(one)["signal"] is not None
+        assert json.loads((two / "run.json").read_text())["device"]["processes"] == 2
+    for process in (0, 1):
+        assert f"process {process} stops: early look at 25 random rows" in output
+    assert not (tmp_path / "blind-scores" / "scores.parquet").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -58,13 +59,15 @@ def test_gains_are_those_of_the_pilot_and_the_stored_pairs(exact):
     assert not np.array_equal(of_all.gain, scores.gain)
 
 
-def test_the_lines_in_the_docs_compute_both_columns(exact, tmp_path, monkeypatch):
+def test_the_lines_of_the_reference_run(exact, tmp_path, monkeypatch):
     score_dir, scores, _ = exact
-    (tmp_path / "scores").symlink_to(score_dir)
+    shutil.copytree(score_dir, tmp_path / "scores")
     monkeypatch.chdir(tmp_path)
-    block = blocks_of("python", ROOT / "docs" / "reference" / "files.md")[0]
     names = {}
-    exec(block.text, names)
+    for page in ("files", "python"):
+        exec(blocks_of("python", ROOT / "docs" / "reference" / f"{page}.md")[0].text, names)
+    assert names["verdict"] == scores.verdict and names["agreement"].num_rows == len(ROWS)
+    assert names["half"].num_anchors == 5
     np.testing.assert_allclose(names["golden_scores"], scores.golden_score, rtol=1e-12)
     np.testing.assert_allclose(names["gain"], scores.gain, rtol=1e-9, atol=1e-12)
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, load_dataset
+from huggingface_hub import DatasetCard, constants
 
 from nuggets_trainer import (
     NuggetsConfig,
@@ -47,6 +48,43 @@ def test_the_dataset_has_the_kept_rows_as_in_the_pool(scored, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# My golden set" in card and "7 of 31 rows" in card and "empty_completion 1" in card
     assert str(score_dir) not in card and not list((tmp_path / "out").glob("report*"))
+    assert read_run_verdict(score_dir)["sentence"] in card and "The reliability of the ranking is " in card
+
+
+def read_run_verdict(score_dir):
+    return json.loads((score_dir / "report.json").read_text())["verdict"]
+
+
+def cached_card(cache, name, head):
+    """Put the card of a dataset where the hub's cache has it."""
+    place = cache / f"datasets--{name.replace('/', '--')}" / "snapshots" / "abc"
+    place.mkdir(parents=True)
+    (place / "README.md").write_text(f"---\n{head}\n---\n# Rows")
+
+
+def test_the_dataset_card_has_the_fields_of_its_sources(scored, tmp_path, monkeypatch):
+    score_dir, pool, _ = scored
+    cached_card(tmp_path, "user/rows", "license: cc-by-4.0\nlanguage: en")
+    cached_card(tmp_path, "user/more", "license: cc-by-4.0\nlanguage:\n- de\n- en")
+    cached_card(tmp_path, "user/shy", "license: mit")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def head(*names):
+        monkeypatch.setattr(
+            pool.dataset.info, "download_checksums", {f"hf://datasets/{n}@abc/a.parquet": 1 for n in names}
+        )
+        write_dataset(score_dir, pool, tmp_path / "out", title="Rows: the best")
+        card = DatasetCard.load(tmp_path / "out" / "README.md")
+        fields = card.data.to_dict()
+        assert fields["size_categories"] == ["n<1K"] and fields["task_categories"] == ["text-generation"]
+        assert fields["pretty_name"] == "Rows: the best" and fields["tags"] == ["nuggets", "data-selection"]
+        assert fields.get("source_datasets", []) == list(names)
+        assert all(f"](https://huggingface.co/datasets/{name})" in card.text for name in names)
+        return fields.get("license"), fields.get("language")
+
+    assert head("user/rows") == ("cc-by-4.0", ["en"])
+    assert head("user/rows", "user/more") == ("cc-by-4.0", ["de", "en"])
+    assert head("user/rows", "user/shy") == head("user/unknown") == head() == (None, None)
 
 
 def test_another_pool_than_the_scored_one_is_refused(scored, tmp_path):

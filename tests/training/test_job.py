@@ -331,7 +331,9 @@ def test_a_finished_job_without_its_last_checkpoint(rows, tmp_path, capfd, kept)
     assert again.state.global_step == 0 and (tmp_path / "model.safetensors").read_bytes() == weights
     saved = safetensors.torch.load(weights)["model.embed_tokens.weight"]
     torch.testing.assert_close(again.model.get_input_embeddings().weight.detach(), saved, rtol=0, atol=0)
-    if "save_strategy" not in kept:
+    if "save_strategy" not in kept:  # a checkpoint that is named is gone on from
+        named = job(rows, tmp_path, **options, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        assert named.state.global_step == 4 and "Resuming from" in capfd.readouterr().out
         assert job(rows, tmp_path, **options | {"max_steps": "6"}).state.global_step == 6  # more steps are steps left
 
 
