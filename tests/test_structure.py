@@ -48,7 +48,8 @@ ROOMS = {
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
     "training": Room(may={*BELOW_PIPELINE, "pipeline"}),
     "analysis": Room(may={"golden", "data", "store"}, never={*MODEL_LIBRARIES}),
-    "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis"}),
+    "heldout": Room(may={"prompts", "engine"}, never={"trl"}),
+    "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis", "heldout"}),
     "commands": Room(may={*BELOW_PIPELINE, "pipeline", "training", "comparison", "evaluation"}),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}

@@ -11,7 +11,7 @@ from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import OutputArguments, given_options, or_demo, parse_arguments
 from nuggets_trainer.commands.config_file import config_path, set_environment
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.commands.parser import gather_repeated, make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 DEMO_CONFIG = config_path("compare_demo")
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ValueError: if arguments are missing, unknown or contradictory, or if a comparison cannot work with them.
     """
-    argv = or_demo(argv, DEMO_CONFIG)
+    argv = gather_repeated(or_demo(argv, DEMO_CONFIG), "--scores")
     set_environment(argv)  # before the parser, which imports transformers
     script, args, model, nuggets, options, output = parse_arguments(make_compare_parser(), argv)
     from nuggets_trainer.comparison.options import arms_to_run, check_comparable, quick_options

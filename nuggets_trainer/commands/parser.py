@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +146,33 @@ def titles_of(dataclass: Any) -> dict[str, str]:
     for group in option_groups(dataclass):
         titles.update({field.name: group.title for field in fields(group)})
     return titles
+
+
+def gather_repeated(words: Sequence[str], option: str) -> list[str]:
+    """Put the values of an option that is given several times behind its first place; argparse would keep the last.
+
+    Example:
+        >>> gather_repeated(["--scores", "a=x", "--quick", "--scores=b=y"], "--scores")
+        ['--scores', 'a=x', 'b=y', '--quick']
+    """
+    parts: list[list[str]] = [[]]
+    gathered: list[str] = []
+    current = parts[0]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == option:
+            if not gathered:
+                gathered.append(option)
+                parts.append(gathered)
+            current = gathered
+            if equals:
+                current.append(value)
+        elif word.startswith("--"):
+            current = [word]
+            parts.append(current)
+        else:
+            current.append(word)
+    return [word for part in parts for word in part]
 
 
 def _remove(parser: argparse.ArgumentParser, action: argparse.Action) -> None:

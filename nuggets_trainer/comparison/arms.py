@@ -147,25 +147,29 @@ def random_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     return np.random.default_rng([seed, k]).choice(evidence.usable, size=size, replace=False)
 
 
-def random_rows_of_golden_length(evidence: Evidence, k: int, seed: int) -> Indices:
-    """Draw rows whose completions are as long as those of the golden set; each seed gives other rows.
+def as_long_as(choose: Choose) -> Choose:
+    """Draw rows whose completions are as long as those of another arm; each seed gives other rows.
 
-    The rows of the golden set are visited in random order. Each is matched with a row that is not taken yet and is
-    nearest to it in length; among equally near rows the choice is random. Most matches are of equal length. Rows of
-    the golden set can be drawn as well, as in `random_rows`.
+    The rows of that arm are visited in random order. Each is matched with a row that is not taken yet and is nearest
+    to it in length; among equally near rows the choice is random. Most matches are of equal length. Rows of that arm
+    can be drawn as well, as in `random_rows`.
     """
-    generator = np.random.default_rng([seed, k])
-    tokens = np.nan_to_num(evidence.columns["num_tokens"])
-    pool = generator.permutation(evidence.usable)
-    lengths = tokens[pool]
-    free = np.ones(len(pool), dtype=np.bool_)
-    chosen = []
-    for wanted in tokens[generator.permutation(evidence.ranked[:k])]:
-        distance = np.where(free, np.abs(lengths - wanted), np.inf)
-        place = int(np.argmin(distance))
-        free[place] = False
-        chosen.append(pool[place])
-    return np.array(chosen, dtype=np.int64)
+
+    def choose_as_long(evidence: Evidence, k: int, seed: int) -> Indices:
+        generator = np.random.default_rng([seed, k])
+        tokens = np.nan_to_num(evidence.columns["num_tokens"])
+        pool = generator.permutation(evidence.usable)
+        lengths = tokens[pool]
+        free = np.ones(len(pool), dtype=np.bool_)
+        chosen = []
+        for wanted in tokens[generator.permutation(choose(evidence, k, seed))]:
+            distance = np.where(free, np.abs(lengths - wanted), np.inf)
+            place = int(np.argmin(distance))
+            free[place] = False
+            chosen.append(pool[place])
+        return np.array(chosen, dtype=np.int64)
+
+    return choose_as_long
 
 
 def highest_ifd_rows(evidence: Evidence, k: int, seed: int) -> Indices:
@@ -195,7 +199,7 @@ _ALL = (
     Arm(
         "random_length",
         "random, as long as golden",
-        random_rows_of_golden_length,
+        as_long_as(best_by("golden_score")),
         SCORING,
         ("num_tokens",),
         is_rival=True,

@@ -16,6 +16,7 @@ from nuggets_trainer.analysis.bootstrap import Bootstrap
 from nuggets_trainer.analysis.follows import describing_columns, follow_scores
 from nuggets_trainer.comparison.arms import BASE, BASE_LABEL, Arm, ChosenArm, choose_all_rows
 from nuggets_trainer.comparison.costs import arm_costs
+from nuggets_trainer.comparison.given_scores import GivenScores
 from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.comparison.result_files import ComparisonResults, write_comparison
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns
@@ -37,6 +38,7 @@ def compare_arms(
     template_name: str,
     options: CompareArguments,
     arms: Sequence[Arm],
+    given: GivenScores,
 ) -> ComparisonResults:
     """Run every arm, and write the table; return what was found. All ranks must call it.
 
@@ -49,6 +51,7 @@ def compare_arms(
         template_name: template of rows with Alpaca columns, as `NuggetsConfig.template`.
         options: options of the comparison.
         arms: the arms.
+        given: scores of other programs, which are in the columns of `scored` too.
     """
     output_dir, num_devices = Path(args.output_dir), Ranks().world
     generation = None
@@ -58,7 +61,8 @@ def compare_arms(
     runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation)
     scored = dataclasses.replace(scored, evidence=scored.evidence.restricted_to(runs.usable))
     # What cannot be measured or chosen fails here, before any arm is trained.
-    follows = _follow(pool, scored, options)
+    follows = _follow(pool, scored, options, given)
+    reliability = given.reliability(scored.evidence, options.golden_fractions)
     seeds = range(args.seed, args.seed + options.num_seeds)
     chosen = choose_all_rows(scored.evidence, arms, options.golden_fractions, seeds)
     full_steps = _steps(runs, scored, args, options)
@@ -72,6 +76,7 @@ def compare_arms(
         lines=make_lines(results, bootstrap, num_devices),
         costs=arm_costs(results, full_steps, num_devices),
         follows=follows,
+        reliability_of_scores=reliability,
         signal_check=scored.signal_check,
         num_heldout=len(runs.segments),
         num_candidates=len(scored.evidence.usable),
@@ -179,7 +184,7 @@ def _log(
     logger.info("%s,%s %s, seed %d: held-out loss %.4f (%s)", label, size, rows, seed, loss, time)
 
 
-def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dict[str, Any] | None:
+def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments, given: GivenScores) -> dict[str, Any] | None:
     """Find what the golden scores follow, and measure their reliability; a golden set of all rows has none.
 
     Returns:
@@ -193,6 +198,7 @@ def _follow(pool: Dataset, scored: ScoredPool, options: CompareArguments) -> dic
         "completion_loss": evidence.columns["loss"],
         "ifd": evidence.columns["ifd"],
         **describing_columns(pool),
+        **{name: scores.values for name, scores in given.by_name.items()},
     }
     sizes = []
     for fraction in options.golden_fractions:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import numpy.typing as npt
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
 from nuggets_trainer.comparison.compare import compare_arms
+from nuggets_trainer.comparison.given_scores import GivenScores, parse_given_scores
 from nuggets_trainer.comparison.options import QUICK_HELDOUT, QUICK_ROWS, CompareArguments, arms_to_run
 from nuggets_trainer.comparison.result_files import ComparisonResults
 from nuggets_trainer.comparison.scored_pool import score_for_arms
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.dataset import take_pool
+from nuggets_trainer.data.loading import check_paths
+from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.job import check_job_paths, load_eval_rows, load_pool_rows
 from nuggets_trainer.training.job_arguments import RecipeArguments
+from nuggets_trainer.training.rows import row_options
 
 logger = logging.getLogger("nuggets_trainer.compare")
 
@@ -35,24 +40,35 @@ def run_comparison(
     """
     arms = arms_to_run(options, nuggets)
     check_job_paths(script, args, model, nuggets)
+    score_files = {f"scores {file.name}": file.file for file in parse_given_scores(options.scores or [])}
+    check_paths(nuggets, score_files, {})
     pool = take_pool(load_pool_rows(script), nuggets.pool_size, "dataset_name")
     heldout = load_eval_rows(script, args)
     if not isinstance(heldout, Dataset):
         raise ValueError(f"`eval_dataset_name` must be one set for `nuggets compare`, got {', '.join(heldout)}.")
+    given = _read_scores(pool, args, nuggets, options)
     race_fraction = None
     if options.quick:
-        pool = _drawn(pool, QUICK_ROWS, "the pool")
-        heldout = _drawn(heldout, QUICK_HELDOUT, "the held-out rows")
+        kept = _draw(len(pool), QUICK_ROWS, "the pool")
+        pool, given = pool.select(kept), given.select(kept)
+        heldout = heldout.select(_draw(len(heldout), QUICK_HELDOUT, "the held-out rows"))
         race_fraction = options.golden_fractions[0]
-    scored = score_for_arms(pool, args, model, nuggets, arms, race_fraction)
-    return compare_arms(pool, scored, heldout, args, model, nuggets.template, options, arms)
+    scored = given.add_to(score_for_arms(pool, args, model, nuggets, arms, race_fraction))
+    return compare_arms(pool, scored, heldout, args, model, nuggets.template, options, arms, given)
 
 
-def _drawn(rows: Dataset, most: int, name: str) -> Dataset:
-    """Draw rows at random, always the same, in their order; all of them if they are not more than that."""
-    if len(rows) <= most:
-        return rows
+def _read_scores(pool: Dataset, args: SFTConfig, nuggets: NuggetsConfig, options: CompareArguments) -> GivenScores:
+    """Read the scores of other programs; what is wrong with them is told before a model is loaded."""
+    files = parse_given_scores(options.scores or [])
+    if not files:
+        return GivenScores({})
+    return GivenScores.read(files, read_pool(pool, nuggets, row_options(args), name="dataset_name"))
+
+
+def _draw(num_rows: int, most: int, name: str) -> npt.NDArray[np.int64]:
+    """Draw places of rows at random, always the same, in their order; all of them if they are not more than that."""
+    if num_rows <= most:
+        return np.arange(num_rows)
     if Ranks().is_main:
-        logger.info("quick: %s random rows of %s, which has %s", f"{most:,}", name, f"{len(rows):,}")
-    drawn = np.random.default_rng(0).choice(len(rows), most, replace=False)
-    return rows.select(np.sort(drawn))
+        logger.info("quick: %s random rows of %s, which has %s", f"{most:,}", name, f"{num_rows:,}")
+    return np.sort(np.random.default_rng(0).choice(num_rows, most, replace=False))

@@ -11,6 +11,7 @@ from trl import ModelConfig, SFTConfig
 
 from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, FILTERED, QUICK_ARMS, Arm
 from nuggets_trainer.comparison.generation import METRICS
+from nuggets_trainer.comparison.given_scores import arms_of_scores, parse_given_scores
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.training.job_arguments import RecipeArguments
@@ -31,6 +32,16 @@ class CompareArguments:
         metadata={
             "help": f"Sets of rows to tune on: {', '.join(ARMS)}. Default: {', '.join(DEFAULT_ARMS)}; with `require` "
             "also golden_filtered and random_filtered. The base model is always measured as well."
+        },
+    )
+    scores: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Scores of other programs, each an arm of its own: NAME=FILE or NAME=FILE:COLUMN, and "
+            "NAME=FILE:-COLUMN where low values are best. The file (.parquet, .csv, .jsonl, .json) holds the rows "
+            "themselves, or a column `content_hash` or `index` (places in the pool from 0 on), or as many lines as "
+            "the pool. A column of lists is a score by anchor. With the arm `random_length`, random rows of the same "
+            "lengths are an arm too."
         },
     )
     golden_fractions: list[float] = field(
@@ -83,6 +94,9 @@ class CompareArguments:
             _check_different("arms", self.arms)
             for arm in self.arms:
                 check_choice("arms", arm, tuple(ARMS))
+        if self.scores is not None:
+            _check_different("scores", self.scores)
+            parse_given_scores(self.scores)
         _check_different("golden_fractions", self.golden_fractions)
         for fraction in self.golden_fractions:
             check_number("golden_fractions", fraction)
@@ -117,7 +131,7 @@ def quick_options(options: CompareArguments, given: Collection[str]) -> CompareA
 
 
 def arms_to_run(options: CompareArguments, nuggets: NuggetsConfig) -> list[Arm]:
-    """Return the arms that the options name, or those of the default.
+    """Return the arms that the options name, or those of the default, and the arms of given scores.
 
     Raises:
         ValueError: if an arm needs the condition `require`, and there is none.
@@ -136,7 +150,8 @@ def arms_to_run(options: CompareArguments, nuggets: NuggetsConfig) -> list[Arm]:
             f"`require` acts on the arms {', '.join(FILTERED)} alone, and none of them is in `arms`. Add one of them, "
             "or drop `require`."
         )
-    return [ARMS[name] for name in names]
+    given = arms_of_scores(parse_given_scores(options.scores or []), with_length_control="random_length" in names)
+    return [ARMS[name] for name in names] + given
 
 
 def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.comparison.costs import ArmCost, costs_to_markdown
+from nuggets_trainer.comparison.given_scores import describe_reliability
 from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.comparison.plot import draw_losses
 from nuggets_trainer.comparison.table import TableLine, to_markdown
@@ -34,6 +35,8 @@ class ComparisonResults:
         num_heldout: number of held-out rows.
         num_candidates: number of rows that the arms chose from.
         num_devices: number of devices.
+        reliability_of_scores: reliability of the scores of other programs that are given by anchor, by their names and
+            for each size.
     """
 
     verdict: Verdict
@@ -44,6 +47,7 @@ class ComparisonResults:
     num_heldout: int
     num_candidates: int
     num_devices: int
+    reliability_of_scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results ready for JSON."""
@@ -58,6 +62,7 @@ class ComparisonResults:
             "num_candidates": self.num_candidates,
             "signal_check": self.signal_check,
             "follows": follows,
+            "reliability_of_scores": self.reliability_of_scores,
         }
 
     def describe(self, options: CompareArguments) -> str:
@@ -70,6 +75,8 @@ class ComparisonResults:
         ]
         if self.follows is not None and self.follows["text"]:
             parts.append(self.follows["text"])
+        if self.reliability_of_scores:
+            parts.append(describe_reliability(self.reliability_of_scores))
         if self.signal_check is not None:
             parts.append(self.signal_check["says"])
         parts += [costs_to_markdown(self.costs), explain_costs(self.num_devices)]

@@ -134,7 +134,7 @@ def _only_column(source: ScoreFile, flat: Dataset, pool: Pool) -> str:
             f"`{source}`: say which column has the scores: {source.name}={source.file}:COLUMN. Its columns are "
             f"{', '.join(flat.column_names)}."
         )
-    return columns[0]
+    return str(columns[0])
 
 
 def _numbers(values: Sequence[Any], where: str) -> Floats:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils.logging import is_progress_bar_enabled
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.commands import compare
 from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, QUICK_ARMS
-from nuggets_trainer.comparison.runs import TuningRuns, read_run
+from nuggets_trainer.comparison.runs import TuningRun, TuningRuns, read_run
+from nuggets_trainer.demo import demo_path
 from tests.support.launch import ONE_PROCESS, ROOT, run, start
 
 
@@ -170,6 +173,90 @@ def test_rows_and_places_as_users_have_them(num_anchors, files, tmp_path):
     assert few == (num_anchors < 4)
 
 
+def test_scores_of_other_programs_are_arms(files, finished, tmp_path, monkeypatch):
+    """By rows in another order and by anchor, with controls of the same lengths; what is wrong is told before work."""
+    pool = [json.loads(line) for line in (files / "pool.jsonl").read_text().splitlines()]
+    lengths = [len(row["output"]) for row in pool]
+    scored = [{**row, "tool": {"length": size}} for row, size in zip(pool, lengths, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reversed(scored)))
+    noise = np.random.default_rng(0).normal(size=(len(pool), 8))
+    by_anchor = Dataset.from_dict({"index": list(range(len(pool))), "values": (noise - np.array(lengths)[:, None])})
+    by_anchor.to_parquet(tmp_path / "anchors.parquet")
+    scores = [
+        f"{name}={tmp_path}/{place}"
+        for name, place in (("long", "rows.jsonl:tool.length"), ("short", "anchors.parquet"))
+    ]
+    shutil.copytree(finished[0] / "nuggets", tmp_path / "out" / "nuggets")
+    words = arguments(files, tmp_path / "out", arms="golden random random_length", signal_check="false")
+    words += ["--scores", scores[0], f"--scores={scores[1]}"]
+    taken = {}
+    monkeypatch.setattr(TuningRuns, "_compute", lambda runs, rows, seed, steps: pytest.fail("a run was started"))
+    with pytest.raises(
+        ValueError, match="`--scores short=.*: there is no column 'valus'. Its columns are index, values"
+    ):
+        compare.run(*compare.parse([*words[:-1], f"--scores={scores[1]}:valus"]))
+
+    def compute(runs, rows, seed, steps):
+        taken[seed, len(taken)] = rows
+        return TuningRun([1.0 + len(taken)] * len(runs.segments), 2, 1.0, 1.0, None)
+
+    monkeypatch.setattr(TuningRuns, "_compute", compute)
+    found = compare.run(*compare.parse(words))
+    assert [line.arm for line in found.lines[-4:]] == ["long", "long_length", "short", "short_length"]
+    sizes = [np.array(lengths)[rows] for rows in list(taken.values())[-4:]]
+    most = np.sort(lengths)
+    assert np.sort(sizes[0]).tolist() == most[-6:].tolist() and sizes[2].max() < np.median(lengths)
+    assert abs(sizes[1].mean() - sizes[0].mean()) < 5 and abs(sizes[3].mean() - sizes[2].mean()) < 5
+    stored = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert stored["reliability_of_scores"]["short"][0]["mean_gain"] > 0.9
+    report = (tmp_path / "out" / "compare.md").read_text()
+    assert "short, 6 rows: reliability" in report and "best by long" in report and "random, as long as short" in report
+    assert {a["column"] for a in stored["follows"]["associations"]} >= {"long", "short"}
+    assert {cost["choosing_seconds"] for cost in stored["costs"] if cost["arm"] in ("long", "short")} == {None}
+
+
+SCRIPT = """
+import json, sys
+import pandas as pd, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+pool, model_dir, output = sys.argv[1:]
+model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
+def loss(prompt, text):
+    before = tokenizer(prompt)["input_ids"]
+    after = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids, labels = torch.tensor([before + after]), torch.tensor([[-100] * len(before) + after])
+    with torch.no_grad():
+        return model(input_ids=ids, labels=labels).loss.item()
+rows = [json.loads(line) for line in open(pool)]
+ifd = [loss(row["instruction"], row["output"]) / loss("", row["output"]) for row in rows]
+pd.DataFrame({"index": range(len(rows)), "ifd": ifd}).to_parquet(output)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["wana", "script"])
+def test_ifd_of_another_program_end_to_end(program, files, finished, tmp_path):
+    """`pip install wana`, or a script of one's own, scores the pool; the comparison tunes on its best rows."""
+    pool, model = str(files / "pool.jsonl"), str(demo_path("model"))
+    if program == "wana":
+        if importlib.util.find_spec("wana") is None:
+            pytest.skip("needs the package wana")
+        scores = f"{tmp_path / 'scored.jsonl'}:wana.scores.ifd"
+        options = ["--provider", "transformers_cpu", "--model", model]
+        run([sys.executable, "-m", "wana", "score", pool, "-o", str(tmp_path / "scored.jsonl"), *options])
+    else:
+        scores = str(tmp_path / "ifd.parquet")
+        run([sys.executable, "-c", SCRIPT, pool, model, scores])
+    shutil.copytree(finished[0], tmp_path / "out")
+    changes = {"arms": "golden random random_length", "num_seeds": 2, "scores": f"other_ifd={scores}"}
+    lines = compare_in_process(files, tmp_path / "out", **changes)
+    assert [line.arm for line in lines[-2:]] == ["other_ifd", "other_ifd_length"]
+    assert all(line.minus_random is not None and line.interval is not None for line in lines[-2:])
+    associations = json.loads((tmp_path / "out" / "compare.json").read_text())["follows"]["associations"]
+    found = {association["column"]: association["value"] for association in associations}
+    assert found["other_ifd"] * found["ifd"] > 0  # both see the same thing
+
+
 def test_an_arm_without_rows_stops_before_any_run(files, tmp_path, finished, monkeypatch):
     """Arms were chosen one by one, so that the last one failed when all others were trained."""
     nothing = dataclasses.replace(ARMS["ifd"], choose=lambda *_: np.array([], dtype=np.int64))
@@ -272,6 +359,8 @@ def test_a_killed_process_continues(finished, files, tmp_path):
     [
         ({"arms": "goldn"}, "`arms` must be one of golden, full, random"),
         ({"golden_fractions": "10"}, r"`golden_fractions` must be between 0 and 1, got 10.0. Write 0.1 for 10%"),
+        ({"scores": "ifd=a.parquet"}, "must have names that no other arm has, got 'ifd'. Call it my_ifd"),
+        ({"scores": "mine=a.txt"}, "`scores` must be NAME=FILE or NAME=FILE:COLUMN"),
         ({"num_seeds": 0}, "`num_seeds` must be at least 1"),
         ({"budget": "tokens"}, "`budget` must be one of steps, epochs|invalid choice"),
         ({"top_k": 5}, "`top_k` is not supported .*, got 5: it gives one size. Set `golden_fractions`"),

@@ -1,0 +1,95 @@
+"""Tasks of lm-evaluation-harness from a local folder, on the demo's model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from nuggets_trainer import load_rows
+from nuggets_trainer.demo import demo_path
+from nuggets_trainer.heldout.tasks import HarnessTasks, check_task_options
+
+needs_lm_eval = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="needs `pip install nuggets_trainer[lm_eval]`"
+)
+TASK = """
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {docs}}}}}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+metadata: {{version: 1.0}}
+"""
+CHOICE = """
+task: tiny_choice
+output_type: multiple_choice
+doc_to_choice: "{{[wrong, right]}}"
+doc_to_target: 1
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+ANSWER = """
+task: tiny_answer
+output_type: generate_until
+doc_to_target: "{{right}}"
+generation_kwargs: {until: ["."], max_gen_toks: 12}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true, regexes_to_ignore: ["^ ", "[.]"]}]
+"""
+
+
+def write_tasks(folder, num_docs=6):
+    """Questions of the demo's held-out rows, with the answer and its words backwards."""
+    docs, lines = folder / "docs.jsonl", []
+    for row in load_rows("nuggets-demo/heldout").select(range(num_docs)):
+        backwards = " ".join(reversed(row["output"].split()))
+        lines.append(json.dumps({"question": row["instruction"], "right": row["output"], "wrong": backwards}) + "\n")
+    docs.write_text("".join(lines))
+    for name, own in (("choice", CHOICE), ("answer", ANSWER)):
+        (folder / f"{name}.yaml").write_text(own + TASK.format(docs=docs))
+    return str(folder)
+
+
+@needs_lm_eval
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_a_local_folder_of_tasks_measures_a_model(tmp_path, monkeypatch, capfd):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    model, tokenizer = (kind.from_pretrained(demo_path("model")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model.train()
+    folder = write_tasks(tmp_path)
+    tasks = HarnessTasks(["tiny_choice", "tiny_answer"], {"include_path": folder, "apply_chat_template": True})
+    capfd.readouterr()
+    found = tasks.measure(model, tokenizer)
+    assert found.keys() == {"tiny_choice acc", "tiny_choice acc_norm", "tiny_answer exact_match"}
+    assert np.mean(found["tiny_choice acc"]) > 0.8 and set(found["tiny_answer exact_match"]) <= {0.0, 1.0}
+    assert sum(found["tiny_answer exact_match"]) >= 3  # the demo's model knows half of the answers
+    assert tasks.measure(model, tokenizer) == found and model.training
+    assert capfd.readouterr().err == ""
+    few = HarnessTasks(["tiny_choice"], {"include_path": folder, "limit": 2})
+    assert few.measure(model, tokenizer)["tiny_choice acc"] == [1.0, 1.0]
+    assert few.key["tasks"]["tiny_choice"] == tasks.key["tasks"]["tiny_choice"] and few.key != tasks.key
+    write_tasks(tmp_path, num_docs=7)
+    again = HarnessTasks(["tiny_choice"], {"include_path": folder, "limit": 2})
+    assert again.key["tasks"] != few.key["tasks"]  # other documents
+    with pytest.raises(ValueError, match="`lm_eval_tasks`: no_such_task cannot be loaded: .*not a registered task"):
+        HarnessTasks(["no_such_task"], {"include_path": folder})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "error", "message"),
+    [
+        (None, {"limit": 3}, ValueError, "`lm_eval_args` needs `lm_eval_tasks`"),
+        (["a"], {"limits": 3}, ValueError, "must have keys among include_path, limit, .*, got 'limits'"),
+        (["a"], {"limit": "3"}, TypeError, "`limit` must be of type int or float, got '3'"),
+        (["a"], {"batch_size": True}, TypeError, "`batch_size` must be of type int, got True"),
+        (["a"], None, ImportError, r"Run `pip install nuggets_trainer\[lm_eval\]`"),
+    ],
+)
+def test_wrong_options_of_tasks_are_refused(tasks, options, error, message, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(error, match=message):
+        check_task_options(tasks, options)
+    check_task_options(None, None)
