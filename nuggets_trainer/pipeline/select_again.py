@@ -12,7 +12,7 @@ from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.row_filter import rows_that_pass_stored
-from nuggets_trainer.racing.recall import expected_recall
+from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
 
@@ -23,8 +23,8 @@ BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
 def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> GoldenSet:
     """Choose a golden set by another selection rule from the scores of an earlier run.
 
-    The golden set is the one that scoring the pool with this rule would give. After a race for gains it holds at least
-    the share `race_recall` of that set, by expectation.
+    The golden set is the one that scoring the pool with this rule would give. After a race for gains, at least the
+    share `race_recall` of it is as good as a row of that set, by expectation.
 
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
@@ -124,12 +124,15 @@ def _check_recall(
     if not stored.eliminated.any():
         return
     level = float(run_config.get("race_recall", 0.0))
-    has_value = ~np.isnan(ranked.of(stored))
-    error = np.where(stored.eliminated, getattr(stored, ranked.error), 0.0)[has_value]
+    values, errors = ranked.of(stored), getattr(stored, ranked.error)
+    has_value = ~np.isnan(values)
     name, value = rule
     num_kept = int(value) if name == "top_k" else max(1, round(value * stored.num_candidates))
-    one_each = np.ones(len(error), dtype=np.int64)
-    found = expected_recall(ranked.of(stored)[has_value], error, one_each, rule, num_kept).share
+    scored = has_value & ~stored.eliminated  # the errors of the others are those of predictions
+    indifference = indifference_of(values[scored], errors[scored], rule, num_kept / max(1, stored.num_candidates))
+    error_left = np.where(stored.eliminated, errors, 0.0)[has_value]
+    one_each = np.ones(len(error_left), dtype=np.int64)
+    found = expected_recall(values[has_value], error_left, one_each, rule, num_kept, indifference).share
     if found < level:
         reason = f"the predicted {ranked.words} of these rows would find only {found:.0%} of the golden set, by "
         reason += f"expectation, where `race_recall={level:g}` asks for {level:.0%}"

@@ -3,8 +3,8 @@
 A gain has no bound, so no row can be proved to be out, as in `race.py`. But after the *pilot*, a random sample of
 candidates that is scored on all anchors, the noise is known (`gain_model.py`): each row that is scored on some anchors
 has a predicted value, and a probability to belong to the golden set. All rows are scored on a few anchors. Then the
-rows whose membership is least sure get as many anchors again, and again, until the golden set by the predictions is
-expected to hold a stated share of the true one.
+rows whose membership is least sure get as many anchors again, and again, until a stated share of the golden set by the
+predictions is expected to be right, or to differ from the right rows by less than anybody can tell.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from nuggets_trainer.golden.arrays import Bools, Floats, Ints, row_blocks
 from nuggets_trainer.racing.gain_standings import GainStandings
 from nuggets_trainer.racing.scored_pairs import Result, joined
+from nuggets_trainer.racing.wave_queue import Wave, WaveQueue
 
 # Measured with recipes/bench/gain_race.py.
 FIRST_ANCHORS = 4  # anchors of a first visit, doubled while they cost less than half of the mean prefix
@@ -34,9 +35,11 @@ class GainRace:
     The schedule depends on the arguments and the results alone, not on the number of ranks or the order of results.
     So a run that was interrupted replays it: pairs that are stored answer at once, and the race goes on where it was.
 
-    The golden set by the predicted values is expected to hold at least the share `recall` of the one that scoring
-    every pair would give. This holds as far as the rows' gains follow a normal law whose covariance the pilot shows:
-    over many pools, the mean share is then at least `recall`.
+    At least the share `recall` of the golden set by the predicted values is expected to be as good as a row of the one
+    that scoring every pair would give: it belongs to that set, or is below its last row by less than a difference that
+    does not count (`indifference_of`), because other anchors would as likely turn it round. This holds as far as the
+    rows' gains follow a normal law whose covariance the pilot shows: over many pools, the mean share is then at least
+    `recall`.
 
     Args:
         standings: the state that the race starts from and updates.
@@ -44,7 +47,7 @@ class GainRace:
         anchor_tokens: forward tokens of each anchor behind any candidate, `(m,)`, at least 1.
         tokens_per_wave: approximate forward tokens of a wave: it ends with the candidate that reaches them.
         pilot: candidates to score on all anchors first, `(p,)`; a random sample.
-        recall: share of the golden set that is to be found, by expectation, in (0, 1).
+        recall: share of the golden set that is to be as good as that of all pairs, by expectation, in (0, 1).
 
     Attributes:
         standings: what the results say so far.
@@ -52,7 +55,7 @@ class GainRace:
         anchor_tokens: forward tokens of each anchor, `(m,)`.
         tokens_per_wave: approximate forward tokens of a wave.
         pilot: candidates of the pilot, `(p,)`, ascending.
-        recall: share of the golden set that is to be found.
+        recall: share of the golden set that is to be as good as that of all pairs.
         pilot_scored: whether the pilot is scored.
         later_tokens: forward tokens of all visits behind the first ones.
         rehearsed: forward tokens behind the first visits, by a forecast; None until one was asked for.
@@ -80,9 +83,8 @@ class GainRace:
         self.later_tokens = 0
         self.tokens_per_wave = tokens_per_wave
         self._first_anchors = FIRST_ANCHORS
-        self._queue, self._position, self._rank_again_at = self.pilot, 0, len(self.pilot)
+        self._queue = WaveQueue(self.pilot, prefix_tokens, anchor_tokens, tokens_per_wave, BLOCK)
         self.pilot_scored = False
-        self._outstanding = 0
 
     @property
     def expected_cut(self) -> float:
@@ -99,25 +101,15 @@ class GainRace:
         in_all = recall.missed / (1 - recall.share) if recall.share < 1 else self.standings.num_kept
         return MARGIN * (1 - self.recall) * in_all
 
-    def next_wave(self) -> list[tuple[int, Ints]]:
+    def next_wave(self) -> Wave:
         """Return candidates, each with the anchors to score it on.
 
         Returns:
             Empty when the race is over.
         """
-        assert self._outstanding == 0, f"{self._outstanding} pairs of the last wave have no result"
-        wave: list[tuple[int, Ints]] = []
-        tokens = 0
-        while tokens < self.tokens_per_wave:
-            if self._position >= self._rank_again_at and not wave:
-                self._rank()
-            block = self._queue[self._position : self._position + BLOCK]
-            if len(block) == 0:
-                break
-            tokens = self._add_block(wave, tokens, block)
-        self._outstanding = sum(len(anchors) for _, anchors in wave)
+        wave = self._queue.next_wave(self._rank, self._choose_anchors)
         if self.first_missed is not None:
-            self.later_tokens += tokens
+            self.later_tokens += self._queue.wave_tokens
         return wave
 
     def update(self, results: Sequence[Result]) -> None:
@@ -125,7 +117,7 @@ class GainRace:
         if not results:
             return
         rows, anchors, log_probs = joined(results)
-        self._outstanding -= len(rows)
+        self._queue.count_results(len(rows))
         self.standings.update(rows, anchors, log_probs)
 
     def visit_tokens(self, rows: Ints) -> Floats:
@@ -135,26 +127,6 @@ class GainRace:
             some = rows[block]
             tokens[block] = self.prefix_tokens[some] + self._choose_anchors(some) @ self.anchor_tokens
         return tokens
-
-    def _add_block(self, wave: list[tuple[int, Ints]], tokens: int, rows: Ints) -> int:
-        """Add candidates to a wave until it is full; the others wait for the next wave.
-
-        Args:
-            wave: the wave so far, which grows.
-            tokens: forward tokens of the wave so far.
-            rows: the next candidates of the queue.
-
-        Returns:
-            Forward tokens of the wave.
-        """
-        chosen = self._choose_anchors(rows)
-        total = tokens + np.cumsum(self.prefix_tokens[rows] + chosen @ self.anchor_tokens)
-        size = min(len(rows), int(np.searchsorted(total, self.tokens_per_wave)) + 1)
-        for row, anchors in zip(rows[:size].tolist(), chosen[:size], strict=True):
-            if anchors.any():
-                wave.append((row, np.flatnonzero(anchors)))
-        self._position += size
-        return int(total[size - 1])
 
     def _choose_anchors(self, rows: Ints) -> Bools:
         """Choose the anchors of the next visit: as many as are scored already, `(len(rows), m)`."""
@@ -180,18 +152,17 @@ class GainRace:
             standings.learn(self.pilot, self.anchor_tokens)
             self._first_anchors = self._size_first_visit()
         open_rows = np.flatnonzero((standings.num_pending > 0) & ~standings.dropped)
-        self._position = 0
         if standings.model is None:
             # Nothing can be predicted, so every pair is scored.
-            self._queue, self._rank_again_at = open_rows, len(open_rows)
+            self._queue.refill(open_rows, len(open_rows))
             return
         standings.look()
         fresh = open_rows[standings.num_scored[open_rows] == 0]
         if len(fresh):
-            self._queue, self._rank_again_at = fresh, len(fresh)
+            self._queue.refill(fresh, len(fresh))
             return
-        self._queue = self._least_sure(open_rows)
-        self._rank_again_at = min(len(self._queue), max(BLOCK, len(open_rows) // RANKINGS))
+        least_sure = self._least_sure(open_rows)
+        self._queue.refill(least_sure, min(len(least_sure), max(BLOCK, len(open_rows) // RANKINGS)))
 
     def _least_sure(self, rows: Ints) -> Ints:
         """Order rows by what a visit may gain per token; no more of them than the recall that is missing asks for.

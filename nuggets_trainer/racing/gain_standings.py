@@ -9,8 +9,9 @@ import numpy as np
 
 from nuggets_trainer.golden.arrays import Bools, Floats, Ints, LogProbs, row_blocks
 from nuggets_trainer.golden.scores import standard_error
-from nuggets_trainer.racing.gain_model import FEWEST_ROWS, GainModel
-from nuggets_trainer.racing.recall import Recall, expected_recall
+from nuggets_trainer.racing.gain_covariance import FEWEST_ROWS
+from nuggets_trainer.racing.gain_model import GainModel
+from nuggets_trainer.racing.recall import Recall, expected_recall, indifference_of
 from nuggets_trainer.racing.scored_pairs import ScoredPairs
 
 
@@ -32,6 +33,7 @@ class GainStandings(ScoredPairs):
         error: standard error of each prediction, `(n,)`; 0 if the candidate is complete.
         recall: what is expected of the golden set by these values; None without a model. Its arrays have the
             candidates that are not dropped.
+        indifference: difference of values that does not count, see `indifference_of`; 0 without a model.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class GainStandings(ScoredPairs):
         self.model: GainModel | None = None
         self.value, self.error = np.full(len(self), np.nan), np.full(len(self), np.nan)
         self.recall: Recall | None = None
+        self.indifference = 0.0
         self._changed = np.zeros(len(self), dtype=np.bool_)
 
     @property
@@ -85,6 +88,8 @@ class GainStandings(ScoredPairs):
         """Predict by this model from now on."""
         self.model = model
         self.value[:], self.error[:] = model.prior()
+        share_kept = self.num_kept / max(1, self.num_candidates)
+        self.indifference = indifference_of(model.pilot_value, model.pilot_error, self.rule, share_kept)
         self._changed = self.num_scored > 0
 
     def update(self, rows: Ints, anchors: Ints, log_probs: LogProbs) -> None:
@@ -104,7 +109,12 @@ class GainStandings(ScoredPairs):
         self._changed[:] = False
         racing = ~self.dropped
         self.recall = expected_recall(
-            self.value[racing], self.error[racing], self.copies[racing], self.rule, self.num_kept
+            self.value[racing],
+            self.error[racing],
+            self.copies[racing],
+            self.rule,
+            self.num_kept,
+            self.indifference,
         )
 
     @property

@@ -16,6 +16,7 @@ from nuggets_trainer.golden.arrays import Bools, Ints
 from nuggets_trainer.racing.pilot import LossModel, pilot_size
 from nuggets_trainer.racing.scored_pairs import Result, joined
 from nuggets_trainer.racing.standings import Standings
+from nuggets_trainer.racing.wave_queue import Wave, WaveQueue
 
 # Measured with recipes/bench/race.py. None of these numbers can change the golden set.
 AIM = 0.9  # expected losses of a visit, as a share of those that eliminate; 0.8 and 1 cost 1 point more
@@ -75,14 +76,12 @@ class Race:
         assert prefix_tokens.shape == (n,) and anchor_tokens.shape == (m,), (prefix_tokens.shape, anchor_tokens.shape)
         self.standings = standings
         self.prefix_tokens, self.anchor_tokens = prefix_tokens, anchor_tokens
-        self._tokens_per_wave = tokens_per_wave
         if pilot is None:
             pilot = np.random.default_rng(seed).permutation(n)[: pilot_size(n)]
         self.pilot: Ints = np.sort(pilot)
         self.losses: LossModel | None = None
-        self._queue, self._position, self._rank_again_at = self.pilot, 0, len(self.pilot)
+        self._queue = WaveQueue(self.pilot, prefix_tokens, anchor_tokens, tokens_per_wave, BLOCK)
         self._predicted_cut = -np.inf
-        self._outstanding = 0
 
     @property
     def pilot_scored(self) -> bool:
@@ -94,58 +93,30 @@ class Race:
         """Golden score that the golden set is expected to end at; -inf until the pilot is scored."""
         return max(self.standings.bound, self._predicted_cut)
 
-    def next_wave(self) -> list[tuple[int, Ints]]:
+    def next_wave(self) -> Wave:
         """Return candidates, each with the anchors to score it on.
 
         Returns:
             Empty when all candidates are complete, eliminated or dropped.
         """
-        assert self._outstanding == 0, f"{self._outstanding} pairs of the last wave have no result"
-        wave: list[tuple[int, Ints]] = []
-        tokens = 0
-        while tokens < self._tokens_per_wave:
-            if self._position >= self._rank_again_at and not wave:
-                self._rank()
-            block = self._queue[self._position : self._position + BLOCK]
-            if len(block) == 0:
-                break
-            tokens = self._add_block(wave, tokens, block)
-        self._outstanding = sum(len(anchors) for _, anchors in wave)
-        return wave
-
-    def _add_block(self, wave: list[tuple[int, Ints]], tokens: int, block: Ints) -> int:
-        """Add candidates of a block to a wave until it is full; the others wait for the next wave.
-
-        Args:
-            wave: the wave so far, which grows.
-            tokens: forward tokens of the wave so far.
-            block: the next candidates of the queue.
-
-        Returns:
-            Forward tokens of the wave.
-        """
-        places = np.flatnonzero(self.standings.undecided(block))
-        rows = block[places]
-        chosen = self._choose_anchors(rows)
-        total = tokens + np.cumsum(self.prefix_tokens[rows] + chosen @ self.anchor_tokens)
-        size = min(len(rows), int(np.searchsorted(total, self._tokens_per_wave)) + 1)
-        for row, anchors in zip(rows[:size].tolist(), chosen[:size], strict=True):
-            wave.append((row, np.flatnonzero(anchors)))
-        if size == len(rows):
-            self._position += len(block)
-        else:
-            self._position += int(places[size])
-        return int(total[size - 1]) if size else tokens
+        return self._queue.next_wave(self._rank, self._choose_for_undecided)
 
     def update(self, results: Sequence[Result]) -> None:
         """Take in candidates, anchors and their log-probs, in any order and any number of calls."""
         if not results:
             return
         rows, anchors, log_probs = joined(results)
-        self._outstanding -= len(rows)
+        self._queue.count_results(len(rows))
         self.standings.update(rows, anchors, log_probs)
         if self.losses is not None:
             self.losses.update(rows, anchors)
+
+    def _choose_for_undecided(self, rows: Ints) -> Bools:
+        """Choose the anchors of the next visit, `(len(rows), m)`; none for candidates that are decided."""
+        undecided = self.standings.undecided(rows)
+        chosen = np.zeros((len(rows), len(self.anchor_tokens)), dtype=np.bool_)
+        chosen[undecided] = self._choose_anchors(rows[undecided])
+        return chosen
 
     def _choose_anchors(self, rows: Ints) -> Bools:
         """Choose the anchors of the next visit, `(len(rows), m)`: just enough expected losses to eliminate the row."""
@@ -179,8 +150,8 @@ class Race:
             # No remaining candidate can reach the predicted cut: it was too high.
             self._predicted_cut = min(float(highest.max()), self._kth_best_prediction(self.losses))
         rows = rows[highest >= self._predicted_cut]
-        self._queue = rows[np.argsort(-self.losses.predict(rows), kind="stable")]
-        self._position, self._rank_again_at = 0, min(len(rows), max(BLOCK, len(rows) // RANKINGS))
+        most_promising = rows[np.argsort(-self.losses.predict(rows), kind="stable")]
+        self._queue.refill(most_promising, min(len(rows), max(BLOCK, len(rows) // RANKINGS)))
 
     def _kth_best_prediction(self, losses: LossModel) -> float:
         """Return the k-th best predicted golden score, for the k rows that the rule keeps."""

@@ -35,7 +35,7 @@ def small_waves(monkeypatch):
 
 def run(model, tokenizer, score_dir, pool=POOL, **config):
     config = {"template": "plain", "tokens_per_batch": 160, "exclude_self": True, "rank_by": "gain", **config}
-    config = {"top_k": 6, "race_recall": 0.7, "signal_check": False, **config}
+    config = {"top_k": 6, "race_recall": 0.9, "signal_check": False, **config}
     datasets = Pool(Dataset.from_list(pool)), Pool(Dataset.from_list(ANCHORS), "anchors")
     return score_pool(model, tokenizer, *datasets, config=NuggetsConfig(**config), score_dir=score_dir)
 
@@ -97,7 +97,7 @@ def test_the_golden_set_is_that_of_the_race_on_arrays(whole):
     played = whole["played"]
     standings = GainStandings(("top_k", 6), full.anchors.zero_shot, np.isnan(one_shot))
     tokens = played.prefix_tokens, played.anchor_tokens, played.tokens_per_wave
-    race = GainRace(standings, *tokens, pilot=gain_pilot(Pool(Dataset.from_list(POOL)).read_keys()[0]), recall=0.7)
+    race = GainRace(standings, *tokens, pilot=gain_pilot(Pool(Dataset.from_list(POOL)).read_keys()[0]), recall=0.9)
     while wave := race.next_wave():
         race.update([(row, anchors, one_shot[row, anchors]) for row, anchors in wave])
     np.testing.assert_array_equal(np.argsort(-standings.value, kind="stable")[:6], golden_set.indices)
