@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -27,10 +28,19 @@ from nuggets_trainer.demo import demo_path
 from nuggets_trainer.engine import packed
 from tests.support.launch import SHARED
 from tests.support.models import tiny_model
+from tests.support.remembered import remember
 from tests.support.rows import alpaca_rows
 
 torch.set_num_threads(1)
 disable_progress_bars()
+remember()
+os.fsync = lambda _: None  # only a power failure can tell; the jobs that tests launch have the real one
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all that is imported from the collection of garbage, of which `Trainer.train` asks again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The command line: plan, score, select, report, train, compare and configs.
+"""The command line: plan, score, select, diff, report, train, compare and configs.
 
 One module per command: `parse(argv)` reads the command line, `run(...)` does the work. Whatever `parse` raises is a
 mistake in the command line (exit code 2). `run` prints its result on stdout and everything else on stderr. This file
@@ -11,6 +11,7 @@ COMMANDS = {
     "plan": "measure how long scoring takes, what it costs and what would make it cheaper",
     "score": "score a pool with a base model and choose its golden set, without training",
     "select": "choose a golden set by another rule from stored scores; write it as a dataset",
+    "diff": "compare two golden sets of one pool: what they share, and where they differ",
     "report": "write the report of a scored pool as one HTML page",
     "train": "score a pool, keep its golden set and tune on it with TRL SFT and PEFT, in one job",
     "compare": "find out whether selection pays: tune on the golden set, on random rows and on other rows",

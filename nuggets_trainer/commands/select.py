@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trl import TrlParser
@@ -23,6 +24,7 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.data.loading import check_paths
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.pipeline.row_files import check_output_file, write_rows
 from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.pipeline.select_again import (
@@ -30,6 +32,7 @@ from nuggets_trainer.pipeline.select_again import (
     check_same_pool,
     select_again,
 )
+from nuggets_trainer.report.dataset_entries import RowFile, check_format, check_programs, how_to_use, write_entry
 from nuggets_trainer.store.read_results import read_scores
 from nuggets_trainer.wording import counted
 
@@ -37,12 +40,13 @@ logger = logging.getLogger(__name__)
 
 USAGE = (
     "nuggets select S [--top_fraction F | --top_k K | --threshold T] [--rank_by VALUE] "
-    "[--dataset_name D --output_file FILE]"
+    "[--dataset_name D --output_file FILE [--with_scores] [--entry_for PROGRAM ...]]"
 )
 EPILOG = f"""examples:
   nuggets select scores --top_k 500
   nuggets select scores --top_fraction 0.05 --require "ifd < 0.9"
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
+  nuggets select scores --top_k 500 --dataset_name pool.jsonl --output_file golden.jsonl --entry_for llama_factory
   nuggets select scores --top_k 500 --rank_by gain
 
 The golden set is exact. If a race left rows without a score that this rule could choose, the command says what to run.
@@ -68,6 +72,9 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
         check_output_file(choice.output_file)
         if rows.dataset_name is None:
             raise ValueError("`output_file` needs the rows of the pool. Name the pool with --dataset_name.")
+    elif choice.with_scores or choice.entry_for:
+        raise ValueError("`with_scores` and `entry_for` belong to a file of rows. Name it with --output_file.")
+    check_programs(choice.entry_for or [])
     config = NuggetsConfig(**vars(rule), pool_size=choice.pool_size)
     return choice, config, rows, row_options, output
 
@@ -91,7 +98,24 @@ def run(
             if unchecked is not None:
                 logger.warning("%s", unchecked)
             if choice.output_file is not None:
-                write_rows(pool.dataset, golden_set, choice.output_file)
+                entries = [(name, described_rows(pool, choice.output_file)) for name in choice.entry_for or []]
+                write_rows(pool.dataset, golden_set, choice.output_file, choice.with_scores)
                 text += f"\n{counted(len(golden_set), 'row')}, best first: {choice.output_file}"
+                for name, written in entries:
+                    text += f"\n{how_to_use(name, written, write_entry(name, written))}"
         result = {"score_dir": choice.score_dir, **as_json(golden_set), "output_file": choice.output_file}
         write_result(stdout, result, text, output.json)
+
+
+def described_rows(pool: Pool, file: str) -> RowFile:
+    """Describe the rows of a file for the entries of other programs.
+
+    Raises:
+        ValueError: if the other programs cannot read rows like these.
+    """
+    from datasets import Value  # late: a config file may set variables that datasets reads when it is imported
+
+    nested = {name for name, feature in pool.dataset.features.items() if not isinstance(feature, Value)}
+    described = RowFile(Path(file), pool.format, frozenset(pool.dataset.column_names), frozenset(nested))
+    check_format(described)
+    return described

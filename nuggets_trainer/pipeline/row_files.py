@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -26,16 +28,29 @@ def check_output_file(file: str) -> None:
         raise ValueError(f"`output_file` must end in {', '.join(ENDINGS)}, got {file!r}.")
 
 
-def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
+def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str, with_scores: bool = False) -> None:
     """Write the rows of the golden set in the columns of the pool, best row first.
 
     Dates are written as ISO 8601 text, and a column of whole days without a time of day. A `.json` file is one array,
     a `.jsonl` file has one object per line.
 
+    Args:
+        dataset: rows of the pool.
+        golden_set: rows to write.
+        file: path of the file.
+        with_scores: whether the rows get the columns of `_score_columns`.
+
     Raises:
-        ValueError: if the type of file cannot hold what a column has.
+        ValueError: if the type of file cannot hold what a column has, or if the pool has a column of a score's name.
     """
     rows = dataset.select(golden_set.indices)
+    if with_scores:
+        for name, values in _score_columns(golden_set).items():
+            if name in rows.column_names:
+                raise ValueError(
+                    f"`with_scores` adds a column {name!r}, but the pool has one of that name. Rename it in the pool."
+                )
+            rows = rows.add_column(name, values)
     path = Path(file)
     _check_types(rows, file)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +60,17 @@ def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str) -> None:
         rows.to_csv(file)
     else:
         path.write_text(_as_json_text(rows, one_array=path.suffix == ".json"), encoding="utf-8")
+
+
+def _score_columns(golden_set: GoldenSet) -> dict[str, Any]:
+    """Return rank, pool index, value and standard error of the rows of a golden set, by column name."""
+    ranked = golden_set.ranked
+    return {
+        "rank": np.arange(1, len(golden_set) + 1),
+        "pool_index": golden_set.indices,
+        ranked.name: golden_set.value,
+        ranked.error: golden_set.value_error,
+    }
 
 
 def _check_types(rows: Dataset, file: str) -> None:

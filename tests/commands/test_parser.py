@@ -23,7 +23,7 @@ from nuggets_trainer.config.row_options import RowOptions
 from tests.support.readability import PREPOSITIONS
 
 
-@pytest.mark.parametrize("command", ["plan", "score", "select", "report", "train"])
+@pytest.mark.parametrize("command", ["plan", "score", "select", "diff", "report", "train"])
 def test_help_shows_each_option_once_with_its_default(command, capsys):
     assert main([command, "--help"]) == 0
     page = capsys.readouterr().out

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from nuggets_trainer import load_rows
 from nuggets_trainer.cli import main
@@ -24,6 +25,56 @@ def test_select_applies_another_rule_without_a_model(scored, tmp_path, capsys):
     assert chosen["indices"] == np.argsort(rank)[:7].tolist() and chosen["rule"] == {"top_k": 7}
     pool = [json.loads(line) for line in (scored / "pool.jsonl").read_text().splitlines()]
     assert [json.loads(line) for line in out.read_text().splitlines()] == [pool[i] for i in chosen["indices"]]
+
+
+@pytest.mark.parametrize("rank_by", ["golden_score", "gain"])
+def test_rows_are_written_with_rank_and_scores(scored, tmp_path, rank_by):
+    out = tmp_path / "golden.parquet"
+    options = ["--dataset_name", str(scored / "pool.jsonl"), "--output_file", str(out), "--with_scores"]
+    assert main(["select", str(scored / "exact"), "--top_k", "7", "--rank_by", rank_by, *options]) == 0
+    stored = pq.read_table(scored / "exact" / "scores.parquet").to_pydict()
+    pool = [json.loads(line) for line in (scored / "pool.jsonl").read_text().splitlines()]
+    written = pq.read_table(out).to_pylist()
+    error = {"golden_score": "standard_error", "gain": "gain_error"}[rank_by]
+    assert [row["rank"] for row in written] == list(range(1, 8)) and list(written[0])[-2:] == [rank_by, error]
+    for row in written:
+        place = row["pool_index"]
+        assert {name: row[name] for name in pool[place]} == pool[place]
+        assert (row[rank_by], row[error]) == (stored[rank_by][place], stored[error][place])
+
+
+def test_a_column_of_a_score_s_name_is_refused(scored, tmp_path, capsys):
+    pool = [json.loads(line) for line in (scored / "pool.jsonl").read_text().splitlines()]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps({**row, "rank": 1}) + "\n" for row in pool))
+    options = ["--dataset_name", str(tmp_path / "pool.jsonl"), "--output_file", str(tmp_path / "golden.jsonl")]
+    assert main(["select", str(scored / "exact"), *options, "--with_scores"]) == 1
+    assert "adds a column 'rank', but the pool has one" in capsys.readouterr().err
+    assert not (tmp_path / "golden.jsonl").exists()
+
+
+def test_other_programs_get_an_entry(scored, tmp_path, capsys):
+    out = tmp_path / "golden.jsonl"
+    options = ["--dataset_name", str(scored / "pool.jsonl"), "--output_file", str(out)]
+    assert main(["select", str(scored / "exact"), *options, "--entry_for", "llama_factory", "ms_swift"]) == 0
+    shown = capsys.readouterr().out
+    assert f"LLaMA-Factory: `dataset_dir: {tmp_path}`, `dataset: golden`" in shown
+    assert f"--custom_dataset_info {tmp_path / 'golden.ms_swift.json'} --dataset {out}" in shown
+    listed = json.loads((tmp_path / "dataset_info.json").read_text())["golden"]
+    assert listed["columns"] == {"prompt": "instruction", "query": "input", "response": "output"}
+    assert not (tmp_path / "golden.axolotl.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--with_scores"], "belong to a file of rows. Name it with --output_file"),
+        (["--entry_for", "axolotl"], "belong to a file of rows. Name it with --output_file"),
+        (["--output_file", "a.jsonl", "--dataset_name", "p", "--entry_for", "trl"], "`entry_for` must be one of"),
+    ],
+)
+def test_options_of_the_file_are_checked_first(words, message, scored, capsys):
+    assert main(["select", str(scored / "exact"), *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_select_loads_no_torch(scored):

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 import yaml
+from jupyter_client import AsyncKernelManager
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.anchors import anchors_plugin
@@ -23,6 +24,7 @@ from nbclient import NotebookClient
 import nuggets_trainer
 from nuggets_trainer import NuggetsConfig
 from nuggets_trainer.commands.arguments import recipe_parser
+from tests.support.forked import forked
 from tests.support.launch import ROOT
 
 DOCS = ROOT / "docs"
@@ -64,7 +66,7 @@ def site(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "--fail-on-warning", "--keep-going", DOCS]
     options = {"cwd": ROOT, "env": {**os.environ, "DOCS_REPOSITORY": REPOSITORY}, "capture_output": True, "text": True}
-    done = subprocess.run([*build, place / "html", "-d", place / "doctrees"], **options)
+    done = subprocess.run(forked([*build, place / "html", "-d", place / "doctrees"]), **options)
     assert done.returncode == 0, done.stderr
     return place / "html"
 
@@ -178,6 +180,14 @@ def test_the_notebook_is_stored_as_it_ran():
     assert not re.search(r"/(?:root|home|Users|tmp|work)/|site-packages", NOTEBOOK.read_text())
 
 
+class ForkedKernel(AsyncKernelManager):
+    """Starts the kernel by the stand-in for Python."""
+
+    def format_kernel_cmd(self, extra_arguments=None):
+        _, *words = super().format_kernel_cmd(extra_arguments)
+        return forked([sys.executable, *words])
+
+
 def run_notebook(directory: Path, **parameters: int) -> dict[str, str]:
     """Run all cells with some numbers changed, and return the text output of each cell by its id."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -185,7 +195,8 @@ def run_notebook(directory: Path, **parameters: int) -> dict[str, str]:
     for name, value in parameters.items():
         cell.source, changed = re.subn(rf"^{name} = \d+", f"{name} = {value}", cell.source, flags=re.MULTILINE)
         assert changed == 1, name
-    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(directory)}}).execute()
+    resources = {"metadata": {"path": str(directory)}}
+    NotebookClient(notebook, kernel_manager_class=ForkedKernel, timeout=900, resources=resources).execute()
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
     return {
         name: "".join(output.get("text", output.get("data", {}).get("text/plain", "")) for output in found)

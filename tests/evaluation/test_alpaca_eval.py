@@ -20,6 +20,7 @@ from nuggets_trainer.evaluation.alpaca_eval import known_names
 from nuggets_trainer.evaluation.answer_files import alpaca_outputs_path, write_alpaca_outputs
 from nuggets_trainer.evaluation.questions import load_alpaca_eval
 from tests.support.fake_judge import FakeJudge, fake_judge, prompt_of
+from tests.support.forked import forked
 from tests.support.launch import ROOT, environment
 
 pytest.importorskip("tiktoken", reason="needs the extra `eval`")
@@ -44,7 +45,8 @@ def command(shared, run_dir: Path, server: FakeJudge | None, *options: str) -> l
 
 
 def run(words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, timeout=500)
+    given = environment(**variables)
+    return subprocess.run(forked(words), cwd=ROOT, env=given, capture_output=True, text=True, timeout=500)
 
 
 def number_of(request) -> int:

@@ -35,7 +35,8 @@ def test_all_engines_agree_and_the_figures_are_complete(tmp_path: Path):
             "1",
             "--json",
             str(file),
-        ]
+        ],
+        fresh=True,  # it measures its memory
     )
     report = json.loads(file.read_text())
     (shape,) = report["shapes"]

@@ -33,6 +33,7 @@ SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_eval
 FOREIGN_OPTIONS = {
     *("--array", "--dependency", "--gres", "--requeue", "--time"),  # sbatch
     *("--nproc_per_node", "--resolution"),  # torchrun, uv
+    *("--custom_dataset_info", "--dataset"),  # ms-swift
 }
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
 VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # a value that the scheduler would set
@@ -328,7 +329,8 @@ def known_options() -> set[str]:
     """Return every option of the project, of the launcher, and of other programs that a page may name."""
     parsers: Sequence[Any] = [recipe_parser(), launch_command_parser()]
     modules = [
-        import_module(f"nuggets_trainer.commands.{name}") for name in ("plan", "score", "select", "report", "compare")
+        import_module(f"nuggets_trainer.commands.{name}")
+        for name in ("plan", "score", "select", "diff", "report", "compare")
     ]
     parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
     options = {option for parser in parsers for action in parser._actions for option in action.option_strings}

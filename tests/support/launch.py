@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.forked import forked
+
 ROOT = Path(__file__).parent.parent.parent
 SHARED = ROOT.parent / "shared"  # real data and models; tests that use them skip without
 BIN = Path(sys.executable).parent
@@ -43,9 +45,25 @@ def start(command: list[str], cwd: Path = ROOT, **variables: str) -> subprocess.
     )
 
 
-def run(command: list[str], timeout: float = 500, cwd: Path = ROOT, context: str = "", **variables: str) -> str:
-    """Run a command and return its output; if it fails, show `context` and the output."""
-    process = start(command, cwd, **variables)
+def run(
+    command: list[str],
+    timeout: float = 500,
+    cwd: Path = ROOT,
+    context: str = "",
+    fresh: bool = False,
+    **variables: str,
+) -> str:
+    """Run a command and return its output; if it fails, show `context` and the output.
+
+    Args:
+        command: program and its words. Python programs are forked from a process that has loaded the libraries.
+        timeout: seconds after which the test fails.
+        cwd: working directory.
+        context: text that is shown before the output of a command that fails.
+        fresh: whether the job must load the libraries itself.
+        **variables: variables added to the environment.
+    """
+    process = start(command if fresh else forked(command), cwd, **variables)
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, f"{context}\n{output[-6000:]}"
     return output

@@ -27,6 +27,7 @@ from nuggets_trainer import load_rows
 from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
 from tests.support import documented
 from tests.support.documented import Block, Command
+from tests.support.forked import stand_ins
 from tests.support.launch import BIN, ROOT, run
 
 QWEN = ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B-Base", "Qwen/Qwen3-8B-Base")
@@ -52,7 +53,7 @@ SMALLER = {
 }
 # The stand-ins have few rows, and none of them reaches the paper's thresholds.
 OF_STAND_INS = {r"recipes/train\.py --config configs/(paper/)?alpaca_": "--threshold 0.2 --num_anchors 20"}
-RUN = {"nuggets", "nuggets configs", "nuggets report", "nuggets score", "nuggets select"}
+RUN = {"nuggets", "nuggets configs", "nuggets diff", "nuggets report", "nuggets score", "nuggets select"}
 RUN |= {"recipes/follows.py", "source", *APPENDED}
 # Patterns of commands and of statements of Python blocks. The first pattern that matches counts.
 NOT_RUN = {
@@ -136,7 +137,8 @@ def execute(command: Command, root: Path) -> str:
     appended = [APPENDED.get(programs[-1], "")]
     appended += [options for pattern, options in OF_STAND_INS.items() if re.search(pattern, command.bare)]
     text = " ".join([smaller(command.bare), *appended])
-    paths = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
+    folders = [stand_ins() or BIN, BIN, os.environ["PATH"]]
+    paths = {"PATH": os.pathsep.join(map(str, folders)), "PYTHONPATH": str(root)}
     output = run(["bash", "-euo", "pipefail", "-c", text], cwd=root, context=label, **paths)
     for program, options in parsed:
         for pattern in leaves(program, options):

@@ -7,7 +7,6 @@ number generators. What `SFTTrainer` refuses has to be refused with the same wor
 
 from __future__ import annotations
 
-import gc
 import json
 import random
 import shutil
@@ -304,10 +303,7 @@ def setup(tmp_path_factory, tokenizer):
     path = tmp_path_factory.mktemp("drop_in") / "tiny"
     tiny_model("llama", len(tokenizer)).save_pretrained(path)
     tokenizer.save_pretrained(path)
-    gc.collect()
-    gc.freeze()  # `Trainer.train` collects garbage: through all that is imported, that is half the time of this file
-    yield Setup(str(path))
-    gc.unfreeze()
+    return Setup(str(path))
 
 
 @pytest.fixture(autouse=True)

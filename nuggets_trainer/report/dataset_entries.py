@@ -1,0 +1,146 @@
+"""The few lines by which other programs find a golden set's file: LLaMA-Factory, axolotl and ms-swift.
+
+Each entry names the columns, because the defaults of the programs differ. How a program joins Alpaca's columns to one
+prompt is its own choice, and can differ from the prompt that was scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = {"llama_factory": "LLaMA-Factory", "axolotl": "axolotl", "ms_swift": "ms-swift"}
+READABLE = ("alpaca", "messages", "prompt_completion", "sharegpt")
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows, as far as an entry depends on it.
+
+    Attributes:
+        path: path of the file.
+        row_format: format of the rows, see `data.formats.FORMATS`.
+        columns: names of the columns.
+        nested: names of the columns that hold lists or records.
+    """
+
+    path: Path
+    row_format: str
+    columns: frozenset[str]
+    nested: frozenset[str]
+
+    def present(self, **columns: str) -> dict[str, str]:
+        """Return those of some columns that the file has, by what a program calls them."""
+        return {name: column for name, column in columns.items() if column in self.columns}
+
+
+def check_programs(programs: Iterable[str]) -> None:
+    """Refuse the name of a program that there is no entry for.
+
+    Raises:
+        ValueError: if a name is not one of `PROGRAMS`.
+    """
+    for program in programs:
+        if program not in PROGRAMS:
+            raise ValueError(f"`entry_for` must be one of {', '.join(PROGRAMS)}, got {program!r}.")
+
+
+def check_format(rows: RowFile) -> None:
+    """Refuse rows that the programs do not read as instruction and answer.
+
+    Raises:
+        ValueError: if the format has no entry, or holds messages outside of one list.
+    """
+    if rows.row_format not in READABLE:
+        raise ValueError(
+            f"`entry_for` needs rows with an answer, in one of the formats {', '.join(READABLE)}, but the pool is "
+            f"read as {rows.row_format!r}. Drop `entry_for`."
+        )
+    if rows.row_format == "prompt_completion" and rows.nested & {"prompt", "completion"}:
+        raise ValueError(
+            "`entry_for` cannot describe `prompt` and `completion` that are lists of messages: the other programs "
+            "read one list. Put both lists into a column `messages` of the pool, or drop `entry_for`."
+        )
+
+
+def write_entry(program: str, rows: RowFile) -> Path:
+    """Write the entry of one program beside the rows, and return its file.
+
+    LLaMA-Factory reads `dataset_info.json` of a directory; other datasets that are listed there stay listed.
+
+    Raises:
+        ValueError: if there is a `dataset_info.json` that does not list datasets by name.
+    """
+    path, text = _WRITERS[program](rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def how_to_use(program: str, rows: RowFile, entry: Path) -> str:
+    """Say what to write into the program's own configuration or command."""
+    if program == "llama_factory":
+        return f"LLaMA-Factory: `dataset_dir: {entry.parent}`, `dataset: {rows.path.stem}`"
+    if program == "axolotl":
+        return f"axolotl: copy the lines of {entry} into the config"
+    return f"ms-swift: `swift sft --custom_dataset_info {entry} --dataset {rows.path} ...`"
+
+
+def _llama_factory(rows: RowFile) -> tuple[Path, str]:
+    entry: dict[str, Any] = {"file_name": rows.path.name}
+    if rows.row_format == "alpaca":
+        columns = {"prompt": "instruction", "query": "input", "response": "output"}
+        entry |= {"formatting": "alpaca", "columns": rows.present(**columns, system="system", history="history")}
+    elif rows.row_format == "prompt_completion":
+        entry |= {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
+    else:
+        is_sharegpt = rows.row_format == "sharegpt"
+        column = "conversations" if is_sharegpt else "messages"
+        names = ("from", "value", "human", "gpt") if is_sharegpt else ("role", "content", "user", "assistant")
+        tags = dict(zip(("role_tag", "content_tag", "user_tag", "assistant_tag"), names, strict=True))
+        columns = {"messages": column, **rows.present(system="system", tools="tools")}
+        entry |= {"formatting": "sharegpt", "columns": columns, "tags": {**tags, "system_tag": "system"}}
+    path = rows.path.with_name("dataset_info.json")
+    listed: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(listed, dict):
+        raise ValueError(f"{path} must list datasets by name, as LLaMA-Factory reads it. Write to another directory.")
+    return path, json.dumps({**listed, rows.path.stem: entry}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _axolotl(rows: RowFile) -> tuple[Path, str]:
+    lines = ["datasets:", f"  - path: {json.dumps(str(rows.path.absolute()))}"]
+    lines.append(f"    ds_type: {rows.path.suffix.removeprefix('.').replace('jsonl', 'json')}")
+    if rows.row_format == "alpaca":
+        lines.append("    type: alpaca")
+    elif rows.row_format == "prompt_completion":
+        lines += ["    type:", "      field_instruction: prompt", "      field_output: completion"]
+        lines += ['      format: "{instruction}"', '      no_input_format: "{instruction}"']
+    else:
+        column, role, content = "messages", "role", "content"
+        if rows.row_format == "sharegpt":
+            column, role, content = "conversations", "from", "value"
+        lines += ["    type: chat_template", f"    field_messages: {column}", "    message_property_mappings:"]
+        lines += [f"      role: {role}", f"      content: {content}"]
+    return rows.path.with_suffix(".axolotl.yaml"), "".join(f"{line}\n" for line in lines)
+
+
+def _ms_swift(rows: RowFile) -> tuple[Path, str]:
+    columns = {
+        "alpaca": {},
+        "prompt_completion": {"prompt": "query", "completion": "response"},
+        "messages": {},
+        "sharegpt": {"conversations": "messages"},
+    }[rows.row_format]
+    entry: dict[str, Any] = {"dataset_path": rows.path.name}  # beside the entry
+    if columns:
+        entry["columns"] = columns
+    return rows.path.with_suffix(".ms_swift.json"), json.dumps([entry], indent=2, ensure_ascii=False) + "\n"
+
+
+_WRITERS: dict[str, Callable[[RowFile], tuple[Path, str]]] = {
+    "llama_factory": _llama_factory,
+    "axolotl": _axolotl,
+    "ms_swift": _ms_swift,
+}

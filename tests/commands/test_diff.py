@@ -1,0 +1,81 @@
+"""`nuggets diff`: two golden sets side by side."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nuggets_trainer.cli import main
+from nuggets_trainer.report.difference import difference
+from tests.support.command_line import json_result
+
+
+@pytest.fixture
+def changed(scored, tmp_path):
+    """Copy the exact run, with other rows in the golden set and other ranks."""
+
+    def change(**columns):
+        place = tmp_path / "other"
+        shutil.copytree(scored / "exact", place)
+        table = pq.read_table(place / "scores.parquet")
+        for name, values in columns.items():
+            number = table.column_names.index(name)
+            column = pa.array(values, table.schema.field(name).type)
+            table = table.set_column(number, table.schema.field(name), column)
+        pq.write_table(table, place / "scores.parquet")
+        return place
+
+    return change
+
+
+def ranks_of(scored):
+    return pq.read_table(scored / "exact" / "scores.parquet")["rank"].to_pylist()
+
+
+def test_two_schedules_chose_the_same_rows(scored, capsys):
+    assert main(["diff", str(scored / "exact"), str(scored / "race")]) == 0
+    shown = capsys.readouterr().out
+    assert "shared: 3 (100% of A, 100% of B); random sets of these sizes would share 0.2" in shown
+    assert "option `schedule`: exact in A, race in B" in shown
+    assert "in A alone: none\nin B alone: none" in shown
+
+
+def test_rows_of_one_set_alone_have_their_rank_in_the_other(scored, changed, capsys):
+    ranks = ranks_of(scored)
+    order = np.argsort([rank or 999 for rank in ranks])
+    kept = order[[0, 1, 7, 9]]
+    reversed_ranks = [rank and len(ranks) + 1 - rank for rank in ranks]
+    other = changed(selected=np.isin(np.arange(40), kept), rank=reversed_ranks)
+    assert main(["diff", str(scored / "exact"), str(other), "--json"]) == 0
+    found = json_result(capsys)
+    assert found["sizes"] == [3, 4] and found["num_shared"] == 2 and found["num_shared_by_chance"] == 3 * 4 / 40
+    assert found["shared"] == order[:2].tolist() and found["rank_correlation"] == pytest.approx(-1)
+    assert found["alone"] == [[int(order[2])], order[[9, 7]].tolist()]  # best first: the other's ranks are reversed
+    assert found["other_rank"] == [[reversed_ranks[order[2]]], [10, 8]]
+
+
+def test_rows_without_a_rank_have_a_reason(scored, changed, capsys):
+    best = int(np.argsort([rank or 999 for rank in ranks_of(scored)])[0])
+    scores = pq.read_table(scored / "exact" / "scores.parquet").to_pydict()
+    for name, value in (("dropped", "too_long"), ("rank", None), ("golden_score", None), ("selected", False)):
+        scores[name][best] = value
+    other = changed(**{name: scores[name] for name in ("dropped", "rank", "golden_score", "selected")})
+    found = difference(scored / "exact", other)
+    assert found.missing == ({"too_long": 1}, {}) and found.alone[0].tolist() == [best]
+    assert main(["diff", str(scored / "exact"), str(other)]) == 0
+    shown = capsys.readouterr().out
+    assert f"in A alone: 1 row; no rank in B: too_long 1\n  row {best:,}: no rank in B" in shown
+
+
+def test_two_pools_are_refused(scored, tmp_path, capsys):
+    shutil.copytree(scored / "exact", tmp_path / "other")
+    table = pq.read_table(tmp_path / "other" / "scores.parquet")
+    metadata = {**table.schema.metadata, b"pool_sha256": b"0" * 64}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "other" / "scores.parquet")
+    assert main(["diff", str(scored / "exact"), str(tmp_path / "other")]) == 1
+    assert "must come from one pool" in capsys.readouterr().err
+    assert main(["diff", str(scored / "exact")]) == 2
