@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from nuggets_trainer.pipeline.rows import AnchorDataset
     from nuggets_trainer.scoring.session import AnchorPools
     from nuggets_trainer.store.results import PoolScores
+
+
+logger = logging.getLogger(__name__)
 
 
 class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -228,7 +232,10 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         )
         model = inner_model(selection.trainer.accelerator.unwrap_model(selection.trainer.model))
         saved_as = args.hub_model_id or Path(args.output_dir).name
-        complete_card(path, section, str(model.config._name_or_path), sources, saved_as)
+        try:
+            complete_card(path, section, str(model.config._name_or_path or ""), sources, saved_as)
+        except (OSError, ValueError) as error:  # a text that is not UTF-8, a full disk: the model matters more
+            logger.warning("The model card %s could not be completed: %s", path, error)
 
     @contextlib.contextmanager
     def card_beside_model(self, directory: str | Path | None) -> Iterator[None]:

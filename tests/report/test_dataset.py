@@ -48,11 +48,10 @@ def test_the_dataset_has_the_kept_rows_as_in_the_pool(scored, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# My golden set" in card and "7 of 31 rows" in card and "empty_completion 1" in card
     assert str(score_dir) not in card and not list((tmp_path / "out").glob("report*"))
-    assert read_run_verdict(score_dir)["sentence"] in card and "The reliability of the ranking is " in card
-
-
-def read_run_verdict(score_dir):
-    return json.loads((score_dir / "report.json").read_text())["verdict"]
+    assert (
+        json.loads((score_dir / "report.json").read_text())["verdict"]["sentence"] in card
+        and "The reliability of the ranking is " in card
+    )
 
 
 def cached_card(cache, name, head):
