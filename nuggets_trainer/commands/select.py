@@ -48,6 +48,7 @@ EPILOG = f"""examples:
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
   nuggets select scores --top_k 500 --dataset_name pool.jsonl --output_file golden.jsonl --entry_for llama_factory
   nuggets select scores --top_k 500 --rank_by gain
+  nuggets select scores --top_k 500 --rank_by loss
 
 The golden set is exact. If a race left rows without a score that this rule could choose, the command says what to run.
 

@@ -11,6 +11,9 @@ from nuggets_trainer.config.option_group import OptionGroup
 from nuggets_trainer.config.requirement import Requirement
 
 RANK_BY = ("golden_score", "gain", "mean_gain")
+RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # of a row by itself, for `nuggets select`
+# Cherry LLM takes the highest IFD up to 1: above it, a prompt makes its own completion less likely.
+MOST_IFD = "ifd <= 1"
 DEFAULT_TOP_FRACTION = 0.1  # near the paper's best region on Alpaca, 10 to 14%
 
 
@@ -45,8 +48,10 @@ class RuleOptions(OptionGroup):
             "and a model of 135M parameters, 0.94 instead of 0.89 with a base model of 270M), so take it where "
             "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
             "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
-            "`race_recall`.",
-            "choices": list(RANK_BY),
+            "`race_recall`. `nuggets select` also ranks by signals of each row, which need no pair: the lowest "
+            "`loss`, the highest `ifd` up to 1 (Cherry LLM), the highest `similarity` to the anchors, the highest "
+            "`ica`, the highest `num_tokens`.",
+            "choices": [*RANK_BY, *RANK_BY_SIGNALS],
         },
     )
     require: str | None = field(
@@ -63,7 +68,9 @@ class RuleOptions(OptionGroup):
 
     @property
     def requirement(self) -> Requirement | None:
-        """The condition of `require`, parsed; None without one."""
+        """The condition of `require`, parsed, and that of a ranking by IFD; None without one."""
+        if self.rank_by == "ifd":
+            return Requirement(MOST_IFD if self.require is None else f"({self.require}) and {MOST_IFD}")
         return None if self.require is None else Requirement(self.require)
 
     @property
@@ -80,7 +87,7 @@ class RuleOptions(OptionGroup):
         check_string("require", self.require)
         if self.requirement is not None:
             self.requirement.check_names()
-        check_choice("rank_by", self.rank_by, RANK_BY)
+        check_choice("rank_by", self.rank_by, (*RANK_BY, *RANK_BY_SIGNALS))
         values = {"top_fraction": self.top_fraction, "top_k": self.top_k, "threshold": self.threshold}
         given = [f"`{name}={value}`" for name, value in values.items() if value is not None]
         if len(given) > 1:

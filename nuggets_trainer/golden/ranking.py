@@ -15,12 +15,13 @@ class RankedValue:
     """A number that rows can be ranked by, and how it is written for people.
 
     Attributes:
-        name: name of the array in `GoldenScores`.
-        error: name of the array with its standard errors.
+        name: name of the array in `GoldenScores`, or of a signal of the row itself.
+        error: name of the array with its standard errors; "" for a signal.
         tie_breaker: name of the array that decides between equal values.
         words: name in a sentence.
         unit: unit behind a number, after a space; "" for a share.
         decimals: digits after the point.
+        sign: 1 if the highest values come first, -1 if the lowest do.
     """
 
     name: str
@@ -29,6 +30,7 @@ class RankedValue:
     words: str
     unit: str
     decimals: int
+    sign: int = 1
 
     def of(self, scores: GoldenScores) -> Floats:
         """Return the value of each row, `(n,)`; NaN where the row has none."""
@@ -50,9 +52,22 @@ RANKED_VALUES = {
     "gain": RankedValue("gain", "gain_error", "golden_score", "standardised gain", " deviations", 3),
     "mean_gain": RankedValue("mean_gain", "mean_gain_error", "golden_score", "mean gain", " nats per token", 4),
 }
+# Signals of a row by itself; a tie goes to the higher golden score.
+SIGNAL_VALUES = {
+    "loss": RankedValue("loss", "", "golden_score", "loss", " nats per token", 3, sign=-1),
+    "ifd": RankedValue("ifd", "", "golden_score", "IFD", "", 3),
+    "similarity": RankedValue("similarity", "", "golden_score", "similarity to the anchors", "", 3),
+    "ica": RankedValue("ica", "", "golden_score", "gain from anchors in context", " nats per token", 4),
+    "num_tokens": RankedValue("num_tokens", "", "golden_score", "number of tokens", "", 0),
+}
 
 
-def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score") -> Ints:
+def ranked_value(rank_by: str) -> RankedValue:
+    """Return the value of a name that `rank_by` may have."""
+    return RANKED_VALUES[rank_by] if rank_by in RANKED_VALUES else SIGNAL_VALUES[rank_by]
+
+
+def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score", signal: Floats | None = None) -> Ints:
     """Rank all candidates that have a score.
 
     Candidates are ordered by the chosen value (highest first), then by mean gain, or by golden score if a gain is the
@@ -61,7 +76,8 @@ def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score") -> Ints
 
     Args:
         scores: scores of the whole pool, `(n,)`.
-        rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`.
+        rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or the name of a signal.
+        signal: the signal, `(n,)`, NaN for rows without one; None for the other values.
 
     Returns:
         Pool indices, best first.
@@ -73,9 +89,9 @@ def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score") -> Ints
         >>> rank_candidates(scores).tolist(), rank_candidates(scores, rank_by="mean_gain").tolist()
         ([0, 1], [1, 0])
     """
-    ranked = RANKED_VALUES[rank_by]
-    values, tie_breaker = ranked.of(scores), getattr(scores, ranked.tie_breaker)
-    order = np.lexsort((np.arange(len(values)), -tie_breaker, -values))
+    ranked = ranked_value(rank_by)
+    values, tie_breaker = ranked.of(scores) if signal is None else signal, getattr(scores, ranked.tie_breaker)
+    order = np.lexsort((np.arange(len(values)), -tie_breaker, -ranked.sign * values))
     return order[~np.isnan(values[order])].astype(np.int64)
 
 
@@ -110,11 +126,12 @@ def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str
     if name == "top_fraction":
         return max(1, round(value * num_candidates))
     assert name == "threshold", name
-    kept = int((values > value).sum())
+    kept = int((ranked.sign * values > ranked.sign * value).sum())
     if kept == 0:
         best = f"{values[0]:.4f}{ranked.unit}"
+        side, change = ("below", "Lower") if ranked.sign > 0 else ("above", "Raise")
         raise ValueError(
-            f"`threshold` must be below the best {ranked.words} ({best}), got {value}. Lower it, or use "
+            f"`threshold` must be {side} the best {ranked.words} ({best}), got {value}. {change} it, or use "
             "`top_fraction`."
         )
     return kept

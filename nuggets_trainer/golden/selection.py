@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nuggets_trainer.golden.arrays import Bools, FloatArray, Floats, Ints
 from nuggets_trainer.golden.coverage import cover, gain_spread
 from nuggets_trainer.golden.limits import FAILS_REQUIRE, Limits, quotas
-from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, num_kept, rank_candidates
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, num_kept, rank_candidates, ranked_value
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.wording import counted
 
@@ -66,8 +66,9 @@ class GoldenSet:
             the ranking's set (`ranking_coverage`, ...); empty without coverage.
         num_unlike_ranking: number of rows in the ranking's set that are not in this one; None if this is the ranking.
         groups: number of `candidates` in each group and of those `kept`, largest group first; empty without quotas.
-        rank_by: value that the rows are ranked by: `golden_score`, `gain` or `mean_gain`.
+        rank_by: value that the rows are ranked by: `golden_score`, `gain` or `mean_gain`, or a signal.
         pool_mean: mean of that value over all candidates; None after a race.
+        signal: signal that the rows are ranked by, of each candidate kept, `(k,)`; None for the other values.
     """
 
     indices: Ints
@@ -90,6 +91,7 @@ class GoldenSet:
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
     rank_by: str = "golden_score"
     pool_mean: float | None = None
+    signal: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -97,18 +99,18 @@ class GoldenSet:
     @property
     def ranked(self) -> RankedValue:
         """Names and unit of the value that the rows are ranked by."""
-        return RANKED_VALUES[self.rank_by]
+        return ranked_value(self.rank_by)
 
     @property
     def value(self) -> Floats:
         """Value that each candidate kept is ranked by, `(k,)`."""
-        values: Floats = getattr(self, self.ranked.name)
+        values: Floats = getattr(self, self.ranked.name) if self.signal is None else self.signal
         return values
 
     @property
     def value_error(self) -> Floats:
         """Standard error of each value, `(k,)`; NaN where it is not known."""
-        errors: Floats = getattr(self, self.ranked.error)
+        errors: Floats = getattr(self, self.ranked.error) if self.signal is None else np.full(len(self), np.nan)
         return errors
 
     def describe(self) -> str:
@@ -138,10 +140,8 @@ class GoldenSet:
         """Write the best and the last value with its standard error."""
         ranked, error = self.ranked, self.value_error[-1]
         known_error = "unknown" if np.isnan(error) else ranked.write(error)
-        return (
-            f"{ranked.words} {ranked.write(self.value[0])} to {ranked.write(self.cut)}{ranked.unit} "
-            f"(standard error at the cut {known_error})"
-        )
+        text = f"{ranked.words} {ranked.write(self.value[0])} to {ranked.write(self.cut)}{ranked.unit}"
+        return text if self.signal is not None else f"{text} (standard error at the cut {known_error})"
 
     def _describe_spread(self) -> str:
         """Write each figure of the spread beside that of the ranking."""
@@ -177,7 +177,7 @@ class GoldenSet:
         numbers |= self.spread
         if self.num_unlike_ranking is not None:
             numbers["num_unlike_ranking"] = self.num_unlike_ranking
-        return numbers
+        return {name: number for name, number in numbers.items() if not np.isnan(number)}
 
 
 def select_golden_set(
@@ -187,6 +187,7 @@ def select_golden_set(
     diversity: Diversity | None = None,
     rank_by: str = "golden_score",
     passes: Bools | None = None,
+    signal: Floats | None = None,
 ) -> GoldenSet:
     """Keep the best candidates by one rule.
 
@@ -196,9 +197,10 @@ def select_golden_set(
             `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t.
         num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
         diversity: further criteria of the choice; None for a ranking.
-        rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`.
+        rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or a signal.
         passes: whether each row may be chosen, `(n,)`; None if all may. `num_candidates` counts rows that may, and
             what the golden set says of all candidates is said of these.
+        signal: the signal that `rank_by` names, `(n,)`, NaN for rows without one; None for the other values.
 
     Returns:
         The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
@@ -215,8 +217,8 @@ def select_golden_set(
         >>> golden.indices.tolist(), golden.cut, golden.ties_at_cut, golden.ties_kept
         ([2], 1.0, 2, 1)
     """
-    ranked = RANKED_VALUES[rank_by]
-    values, order = ranked.of(scores), rank_candidates(scores, rank_by)
+    ranked = ranked_value(rank_by)
+    values, order = ranked.of(scores) if signal is None else signal, rank_candidates(scores, rank_by, signal)
     passed_over: dict[str, int] = {}
     if passes is not None:
         passed_over[FAILS_REQUIRE] = int((~passes[order]).sum())
@@ -227,6 +229,8 @@ def select_golden_set(
     pool_mean = pool_golden_score_mean = None
     if num_candidates == num_scored and num_scored:
         pool_mean, pool_golden_score_mean = float(values[order].mean()), float(scores.golden_score[order].mean())
+        if np.isnan(pool_golden_score_mean):  # a race left out scores, but not the signal
+            pool_golden_score_mean = None
     k = num_kept(values[order], len(values), num_candidates, rule, ranked)
     if rule[0] == "threshold":
         order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
@@ -259,6 +263,7 @@ def select_golden_set(
         groups=chosen.groups,
         rank_by=rank_by,
         pool_mean=pool_mean,
+        signal=None if signal is None else signal[kept],
     )
 
 

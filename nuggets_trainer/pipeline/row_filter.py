@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,10 @@ def rows_that_pass(
 
 
 def rows_that_pass_stored(
-    stored: StoredScores, requirement: Requirement | None, run_config: Mapping[str, Any]
+    stored: StoredScores,
+    requirement: Requirement | None,
+    run_config: Mapping[str, Any],
+    need_pairs: bool = True,
 ) -> Bools | None:
     """Find the rows that meet a condition, by the columns that an earlier run wrote.
 
@@ -57,6 +60,7 @@ def rows_that_pass_stored(
         stored: scores of that run, `(n,)`.
         requirement: the condition.
         run_config: config of that run, for the error.
+        need_pairs: whether a row must be scored to be chosen.
 
     Returns:
         Whether each row meets it, `(n,)`; None without a condition.
@@ -67,13 +71,16 @@ def rows_that_pass_stored(
     """
     passes = None
     if requirement is not None:
-        _check_computed(stored, requirement)
+        check_computed(stored, requirement.columns, f"`require={requirement.text!r}`")
+        if requirement.needs_scores and stored.eliminated.any():
+            raise ValueError(
+                f"`require={requirement.text!r}` needs scores that a race left out. {AGAIN} and with `--schedule "
+                "exact`."
+            )
         passes = rows_that_pass(requirement, stored, stored.by_set, stored.signals)
-    left_out = np.zeros(len(stored), dtype=np.bool_)
-    if FAILS_REQUIRE in stored.reasons:
-        left_out = stored.reason == stored.reasons.index(FAILS_REQUIRE)
+    left_out = stored.dropped_as(FAILS_REQUIRE)
     needed = left_out if passes is None else left_out & passes
-    if needed.any():
+    if need_pairs and needed.any():
         raise ValueError(
             f"{counted(int(needed.sum()), 'row')} of this golden set's candidates were not scored, because they did "
             f"not meet `require={run_config.get('require')!r}` (`fails_require`), and the race among the others left "
@@ -82,18 +89,22 @@ def rows_that_pass_stored(
     return passes
 
 
-def _check_computed(stored: StoredScores, requirement: Requirement) -> None:
-    """Refuse a condition on columns that a run did not write, or that a race did not fill."""
-    missing = [name for name in requirement.columns if name in ROW_SIGNALS and name not in stored.signals]
-    if missing:
-        how = ": it writes them, and computes no pair."  # an earlier version wrote no `repetition`
-        if not {*missing}.isdisjoint(MODEL_SIGNALS):
-            option = "ica" if "ica" in missing else "row_signals"
-            how = f" and with `--{option} true`: it computes the signals of each row, and no pair."
-        raise ValueError(
-            f"`require={requirement.text!r}` needs the columns {missing}, which were not computed. {AGAIN}{how}"
-        )
-    if requirement.needs_scores and stored.eliminated.any():
-        raise ValueError(
-            f"`require={requirement.text!r}` needs scores that a race left out. {AGAIN} and with `--schedule exact`."
-        )
+def check_computed(stored: StoredScores, columns: Iterable[str], what: str) -> None:
+    """Refuse signals that a run did not write.
+
+    Args:
+        stored: scores of that run.
+        columns: columns that are needed.
+        what: option that needs them, for the error.
+
+    Raises:
+        ValueError: if signals are not there.
+    """
+    missing = [name for name in columns if name in ROW_SIGNALS and name not in stored.signals]
+    if not missing:
+        return
+    how = ": it writes them, and computes no pair."  # an earlier version wrote no `repetition`
+    if not {*missing}.isdisjoint(MODEL_SIGNALS):
+        option = "ica" if "ica" in missing else "row_signals"
+        how = f" and with `--{option} true`: it computes the signals of each row, and no pair."
+    raise ValueError(f"{what} needs the columns {missing}, which were not computed. {AGAIN}{how}")

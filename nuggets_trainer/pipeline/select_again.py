@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
-from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
+from nuggets_trainer.golden.ranking import RANKED_VALUES, SIGNAL_VALUES, RankedValue
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-from nuggets_trainer.pipeline.row_filter import rows_that_pass_stored
+from nuggets_trainer.pipeline.row_filter import check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
@@ -51,8 +52,27 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
             "Run the same `nuggets score` again with the new rule: it finds every pair in the store."
         )
     stored = read_scores(score_dir)
+    if config.rank_by in RANK_BY_SIGNALS:
+        return _choose_by_signal(stored, config, run_config)
     passes = rows_that_pass_stored(stored, config.requirement, run_config)
     return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes)
+
+
+def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: dict[str, Any]) -> GoldenSet:
+    """Choose by a signal of each row: a race that left out pairs has it too, also for rows that it left out."""
+    check_computed(stored, [config.rank_by], f"`rank_by={config.rank_by}`")
+    passes = rows_that_pass_stored(stored, config.requirement, run_config, need_pairs=False)
+    signal, rule = stored.signals[config.rank_by], config.selection_rule
+    # A row that failed the condition of the run was dropped for that alone.
+    is_dropped = (stored.reason >= 0) & ~stored.dropped_as(FAILS_REQUIRE)
+    signal = np.where(is_dropped, np.nan, signal)
+    meets = np.ones(len(stored), dtype=np.bool_) if passes is None else passes
+    num_choosable = int((meets & ~np.isnan(signal)).sum())
+    if not num_choosable or (rule[0] == "top_k" and rule[1] > num_choosable):
+        words = SIGNAL_VALUES[config.rank_by].words
+        condition = "" if config.requirement is None else f" and meet `{config.requirement.text}`"
+        raise ValueError(f"`{rule[0]}={rule[1]:g}` is too much: {num_choosable:,} rows have a {words}{condition}.")
+    return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, signal=signal)
 
 
 def _beyond_ranking(config: dict[str, Any]) -> str:

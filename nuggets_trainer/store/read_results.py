@@ -93,6 +93,13 @@ class StoredScores(GoldenScores):
         """Golden score, or the upper bound of a row that has none because it was eliminated."""
         return np.where(self.has_score, self.golden_score, self.upper_bound)
 
+    def dropped_as(self, reason: str) -> Bools:
+        """Return whether each row was dropped for a reason, `(n,)`."""
+        if reason not in self.reasons:
+            return np.zeros(len(self), dtype=np.bool_)
+        dropped: Bools = self.reason == self.reasons.index(reason)
+        return dropped
+
     def without(self, rows: Bools, reason: str) -> StoredScores:
         """Return the scores as if these rows, an array `(n,)`, had been dropped for a reason."""
         changed: dict[str, Any] = {"reasons": [*self.reasons, reason]}

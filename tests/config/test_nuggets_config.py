@@ -11,7 +11,7 @@ from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.config.anchor_options import ANCHOR_SELECTIONS
 from nuggets_trainer.config.option_group import option_groups
 from nuggets_trainer.config.prompt_options import TEMPLATES
-from nuggets_trainer.config.rule_options import RANK_BY, RuleOptions
+from nuggets_trainer.config.rule_options import RANK_BY, RANK_BY_SIGNALS, RuleOptions
 from nuggets_trainer.config.scoring_options import SCORE_DTYPES
 
 WRONG_TYPES = [
@@ -63,7 +63,7 @@ def test_a_value_out_of_range_is_named_with_the_range(name, value, expected):
     ("name", "choices"),
     [
         ("template", TEMPLATES),
-        ("rank_by", RANK_BY),
+        ("rank_by", (*RANK_BY, *RANK_BY_SIGNALS)),
         ("anchor_selection", ANCHOR_SELECTIONS),
         ("score_dtype", SCORE_DTYPES),
     ],
