@@ -6,7 +6,7 @@ import atexit
 import functools
 import json
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -14,6 +14,7 @@ from pathlib import Path
 
 SUPPORT = Path(__file__).parent
 PROGRAMS = ("python", "nuggets", "accelerate", "torchrun")
+LONGEST_ADDRESS = 100  # characters in the path of a socket; Linux takes 107
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
@@ -28,29 +29,26 @@ def forked(command: list[str]) -> list[str]:
 
 @functools.cache
 def stand_ins() -> Path | None:
-    """Start the server, which ends with this process; return the folder of the stand-ins, None where it cannot run."""
-    if not hasattr(os, "pidfd_open"):  # Linux alone
+    """Start the server, which ends with this process; return the folder of the stand-ins, or None if it cannot run."""
+    folder = Path(tempfile.mkdtemp(prefix="forks-", dir=os.environ.get("NUGGETS_TESTS_HOME")))
+    address = str(folder / "socket")
+    if not hasattr(os, "pidfd_open") or len(address) > LONGEST_ADDRESS:  # not on Linux, or in too deep a folder
         return None
-    folder = Path(tempfile.mkdtemp(prefix="nuggets-forks-"))
     (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
     server = subprocess.Popen(
-        [sys.executable, str(SUPPORT / "fork_server.py"), str(folder / "socket")],
+        [sys.executable, str(SUPPORT / "fork_server.py"), address],
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    atexit.register(_end, server, folder)
+    atexit.register(server.communicate)  # closes its stdin, which ends it
     assert server.stdout is not None and server.stdout.readline() == b"ready\n"
     programs = folder / "bin"
     programs.mkdir()
-    client = f"exec {sys.executable} -IS {SUPPORT}/fork_client.py {folder}"
     for name in PROGRAMS:
-        (programs / name).write_text(f'#!/bin/sh\n{client} {Path(sys.executable).parent}/{name} "$@"\n')
+        program = str(Path(sys.executable).with_name(name))
+        client = shlex.join([sys.executable, "-IS", str(SUPPORT / "fork_client.py"), str(folder), program])
+        (programs / name).write_text(f'#!/bin/sh\nexec {client} "$@"\n')
         (programs / name).chmod(0o755)
     return programs
-
-
-def _end(server: subprocess.Popen[bytes], folder: Path) -> None:
-    server.communicate()  # closes its stdin
-    shutil.rmtree(folder, ignore_errors=True)
