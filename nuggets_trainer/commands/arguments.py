@@ -163,6 +163,9 @@ class SelectArguments:
     pool_size: int | None = field(
         default=None, metadata={"help": "The `pool_size` that the pool was scored with. Default: all rows."}
     )
+    columns: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036 - TRL's parser takes the type before None
+        default=None, metadata={"help": "The `columns` that the pool was scored with. Default: standard names."}
+    )
 
 
 @dataclass

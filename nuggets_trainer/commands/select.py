@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     elif choice.with_scores or choice.entry_for:
         raise ValueError("`with_scores` and `entry_for` belong to a file of rows. Name it with --output_file.")
     check_programs(choice.entry_for or [])
-    config = NuggetsConfig(**vars(rule), pool_size=choice.pool_size)
+    config = NuggetsConfig(**vars(rule), pool_size=choice.pool_size, columns=choice.columns)
     return choice, config, rows, row_options, output
 
 

@@ -15,6 +15,7 @@ from nuggets_trainer.comparison.options import QUICK_HELDOUT, QUICK_ROWS, Compar
 from nuggets_trainer.comparison.result_files import ComparisonResults
 from nuggets_trainer.comparison.scored_pool import score_for_arms
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.columns import map_columns, map_each
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import check_paths
 from nuggets_trainer.pipeline.rows import read_pool
@@ -42,8 +43,9 @@ def run_comparison(
     check_job_paths(script, args, model, nuggets)
     score_files = {f"scores {file.name}": file.file for file in parse_given_scores(options.scores or [])}
     check_paths(nuggets, score_files, {})
-    pool = take_pool(load_pool_rows(script), nuggets.pool_size, "dataset_name")
-    heldout = load_eval_rows(script, args)
+    mapping = nuggets.column_mapping
+    pool = map_columns(take_pool(load_pool_rows(script), nuggets.pool_size, "dataset_name"), mapping, "dataset_name")
+    heldout = map_each(load_eval_rows(script, args), mapping, "eval_dataset_name")
     if not isinstance(heldout, Dataset):
         raise ValueError(f"`eval_dataset_name` must be one set for `nuggets compare`, got {', '.join(heldout)}.")
     given = _read_scores(pool, args, nuggets, options)

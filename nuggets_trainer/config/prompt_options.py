@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nuggets_trainer.config.checks import check_choice, check_int, check_string
+from nuggets_trainer.config.column_mapping import ColumnMapping, read_column_mapping
 from nuggets_trainer.config.option_group import OptionGroup
 
 TEMPLATES = ("auto", "chat", "plain", "nuggets")
@@ -27,6 +28,18 @@ class PromptOptions(OptionGroup):
             "choices": list(TEMPLATES),
         },
     )
+    columns: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036 - TRL's parser takes the type before None
+        default=None,
+        metadata={
+            "help": "Which column of the rows is which, for scoring and training alike: words such as "
+            "`prompt=question completion=answer`, in YAML and Python also a mapping. Standard names are `prompt`, "
+            "`completion`, `messages`, `system`, `text`, `instruction`, `input`, `output` and `tools`; inside "
+            "messages `role` and `content`; roles are `role.user=customer,client`, `role.assistant`, `role.system` "
+            "and `role.tool`. `instruction` and `output` are written with the chat template, or with a blank line "
+            "between them; `prompt` and `completion` are joined as they are, as TRL does. Anchors and evaluation "
+            "rows with these columns are read in the same way. Default: the columns have standard names."
+        },
+    )
     response_field: str | None = field(
         default=None,
         metadata={
@@ -43,8 +56,14 @@ class PromptOptions(OptionGroup):
         },
     )
 
+    @property
+    def column_mapping(self) -> ColumnMapping | None:
+        """The mapping of `columns`, read; None without one."""
+        return read_column_mapping(self.columns)
+
     def check(self) -> None:
-        """Refuse values outside their range."""
+        """Refuse values outside their range, and columns that cannot be mapped."""
+        read_column_mapping(self.columns)
         check_choice("template", self.template, TEMPLATES)
         check_string("response_field", self.response_field)
         if self.pool_size is not None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterable
+from typing import Any
+
+from nuggets_trainer.data.guess_columns import guess_columns
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +43,14 @@ def fitting_formats(column_names: Iterable[str], text_field: str = "text") -> li
     return [row_format for row_format, columns in tables.items() if names.issuperset(columns)]
 
 
-def detect_format(column_names: list[str], name: str, text_field: str = "text") -> str:
+def detect_format(column_names: list[str], name: str, text_field: str = "text", features: Any = None) -> str:
     """Return the format that is read: the first in `FORMATS` whose columns are there.
 
     Args:
         column_names: columns of the dataset.
         name: name of the dataset in errors.
         text_field: column of the format `text`.
+        features: features of the dataset by column, for a guess in the error; None if they are not known.
 
     Raises:
         ValueError: if no format fits, or if TRL would fail on these columns.
@@ -59,8 +63,7 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text") 
     if not fitting:
         raise ValueError(
             f"`{name}` has the columns {sorted(column_names)}, which match no known format. Expected "
-            f"{formats_help(text_field)}. Rename the columns (`dataset.rename_columns`), map the rows to one of "
-            "these formats, or pass a `formatting_func`."
+            f"{formats_help(text_field)}. {_how_to_map(column_names, features)}"
         )
     if "prompt" in column_names and fitting[0] not in ("tokenized", "prompt_completion"):
         raise ValueError(
@@ -71,6 +74,21 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text") 
     if len(fitting) > 1:
         _log_format_choice(name, tuple(fitting))
     return fitting[0]
+
+
+def _how_to_map(column_names: list[str], features: Any) -> str:
+    """Say which words of `columns` name the columns, with a guess if there is only one way to read them."""
+    words = guess_columns(column_names, features)
+    if not words:
+        return (
+            "Say which column is which, such as `--columns prompt=question completion=answer` (`columns` in YAML and "
+            "Python), or pass a `formatting_func` in Python."
+        )
+    return (
+        f"Is it `--columns {' '.join(words)}`? (In YAML and Python: `columns`.) `instruction` and `output` are "
+        "written with the chat template, or with a blank line between them; `prompt` and `completion` are joined as "
+        "they are. In Python a `formatting_func` works too."
+    )
 
 
 @functools.cache  # a run reads the same dataset several times; one message is enough

@@ -83,7 +83,7 @@ class Pool:
                 "the function writes it, is the completion. Pass `formatting_func`, or leave `response_field` out."
             )
         if formatting_func is None:
-            self.format = row_format or detect_format(dataset.column_names, name, text_field)
+            self.format = row_format or detect_format(dataset.column_names, name, text_field, dataset.features)
         else:
             self.format = "formatting_func"
             self._check_columns_for_function()

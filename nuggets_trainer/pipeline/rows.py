@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.data.columns import map_columns
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
@@ -39,7 +40,7 @@ def read_pool(
 
     Args:
         dataset: rows in any format (a stream with `pool_size`), or a `Pool`.
-        config: options of the user; `pool_size` and `response_field` are read.
+        config: options of the user; `pool_size`, `columns` and `response_field` are read.
         options: options of training that decide how a row is read.
         formatting_func: function that writes a row as the text that training sees.
         name: name of the dataset in errors.
@@ -50,8 +51,18 @@ def read_pool(
     if isinstance(dataset, Pool):
         return _checked(dataset, config, options, formatting_func)
     options = options or RowOptions()
+    mapping = config.column_mapping
+    if mapping is not None and formatting_func is not None:
+        raise ValueError(
+            "`columns` does not go with `formatting_func`, which reads the columns by their own names. Keep one."
+        )
+    if mapping is not None and mapping.format == "text" and options.dataset_text_field != "text":
+        raise ValueError(
+            f"`columns` maps to `text`, but `dataset_text_field={options.dataset_text_field!r}` (SFTConfig) names "
+            "another column that is trained on. Keep one of the two."
+        )
     return Pool(
-        take_pool(dataset, config.pool_size, name),
+        map_columns(take_pool(dataset, config.pool_size, name), mapping, name),
         name,
         formatting_func,
         config.response_field,
@@ -67,6 +78,9 @@ def _checked(pool: Pool, config: NuggetsConfig, options: RowOptions | None, form
         wrong.append("formatting_func")
     if config.response_field is not None and config.response_field != pool.response_field:
         wrong.append("response_field")
+    mapping = config.column_mapping
+    if mapping is not None and mapping.renames_any_of(pool.dataset.column_names):
+        wrong.append("columns")
     if config.pool_size is not None and len(pool) > config.pool_size:
         wrong.append("pool_size")
     if options is not None and options.dataset_text_field != pool.text_field:
@@ -76,7 +90,7 @@ def _checked(pool: Pool, config: NuggetsConfig, options: RowOptions | None, form
     if wrong:
         raise ValueError(
             f"{' and '.join(f'`{name}`' for name in wrong)} must be given when a `Pool` is made, but this `Pool` was "
-            "made otherwise. Pass the dataset itself, or give the options to `Pool(...)`."
+            "made otherwise. Pass the dataset itself, or make the `Pool` with these options."
         )
     return pool
 
@@ -106,10 +120,10 @@ def read_anchors(
     from datasets import DatasetDict
 
     if not isinstance(anchors, Mapping) or isinstance(anchors, DatasetDict):
-        return {"": _anchor_pool(anchors, pool)}
+        return {"": _anchor_pool(anchors, pool, config)}
     if not anchors:
         raise ValueError(f"`{argument}` is an empty mapping. Give at least one set, or leave it out.")
-    return {name: _anchor_pool(rows, pool) for name, rows in anchors.items()}
+    return {name: _anchor_pool(rows, pool, config) for name, rows in anchors.items()}
 
 
 def _named_anchors(config: NuggetsConfig, pool: Pool) -> AnchorPools | None:
@@ -119,12 +133,14 @@ def _named_anchors(config: NuggetsConfig, pool: Pool) -> AnchorPools | None:
     pools = {}
     for set_name, place in sets.items():
         rows = load_rows(place.path, place.name, place.split, option="--anchors")
-        pools[set_name] = anchors_like(rows, pool)
+        pools[set_name] = _anchor_pool(rows, pool, config)
     return pools
 
 
-def _anchor_pool(rows: Any, pool: Pool) -> Pool:
-    return rows if isinstance(rows, Pool) else anchors_like(rows, pool)
+def _anchor_pool(rows: Any, pool: Pool, config: NuggetsConfig) -> Pool:
+    if isinstance(rows, Pool):
+        return rows
+    return anchors_like(map_columns(rows, config.column_mapping, "anchors", is_pool=False), pool)
 
 
 def scorer_tokenizer(tokenizer: Any, config: NuggetsConfig, options: RowOptions | None) -> Any:

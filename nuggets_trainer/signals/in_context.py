@@ -21,7 +21,7 @@ from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
 from nuggets_trainer.scoring.progress import Phase, show_phase, tell
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.signals.examples import ExampleContexts
-from nuggets_trainer.signals.row_signals import render_row
+from nuggets_trainer.signals.row_signals import render_signal_row
 from nuggets_trainer.signals.stored_values import Wanted, find_missing, read_columns
 from nuggets_trainer.store.score_store import PartWriter
 
@@ -146,7 +146,7 @@ def _batches(
 def _ask(session: ScoringSession, wanted: Wanted) -> _Asked | None:
     """Render a row alone; None if that is not possible."""
     try:
-        alone = render_row(session, wanted.index).segment
+        alone = render_signal_row(session, wanted.index).segment
     except UnusableRowError:
         return None
     return _Asked(wanted, session.pool[wanted.index], alone)
@@ -176,22 +176,21 @@ def _group(
     Returns:
         A prefix, the segments behind it, and the places of their rows in the batch, for each group.
     """
-    groups: dict[str, list[tuple[int, Segment]]] = {}
+    groups: dict[str, dict[int, Segment]] = {}  # segments by place in the batch
     for place, asked in enumerate(batch):
         try:
             shown, segment = contexts.behind(examples, asked.row, asked.alone)
         except UnusableRowError:
             continue
         row = asked.row
-        header = [[id(example) for example in shown], system_messages(row.prompt), row.tools, row.template_kwargs]
-        groups.setdefault(str(header), []).append((place, segment))
+        header = [list(map(id, shown)), system_messages(row.prompt), row.tools, row.template_kwargs]
+        groups.setdefault(str(header), {})[place] = segment
     found = []
     for members in groups.values():
-        segments = [segment for _, segment in members]
+        segments = list(members.values())
         shared = _shared_length(segments)
-        prefix = segments[0].ids[:shared]
         suffixes = [segment.without_first(shared) for segment in segments]
-        found.append(((prefix, suffixes), [place for place, _ in members]))
+        found.append(((segments[0].ids[:shared], suffixes), list(members)))
     return found
 
 

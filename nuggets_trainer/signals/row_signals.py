@@ -119,7 +119,7 @@ def _batches(session: ScoringSession, own: list[Wanted], writer: PartWriter) -> 
     for wanted in own:
         key = session.keys[wanted.index]
         try:
-            row = render_row(session, wanted.index)
+            row = render_signal_row(session, wanted.index)
         except UnusableRowError:
             writer.add(key, wanted.names, np.full(len(wanted.names), np.nan, dtype=np.float32))
             continue
@@ -132,7 +132,7 @@ def _batches(session: ScoringSession, own: list[Wanted], writer: PartWriter) -> 
         yield batch
 
 
-def render_row(session: ScoringSession, index: int) -> RowAlone:
+def render_signal_row(session: ScoringSession, index: int) -> RowAlone:
     """Render a row alone.
 
     Raises:

@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.columns import map_each
 from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options, read_model_config
@@ -298,7 +299,7 @@ def trainer_arguments(
         "model": resolve_demo(model.model_name_or_path),
         "args": args,
         "train_dataset": load_pool_rows(script),
-        "eval_dataset": load_eval_rows(script, args),
+        "eval_dataset": map_each(load_eval_rows(script, args), nuggets.column_mapping, "eval_dataset"),
         "peft_config": get_peft_config(model),
     }
     check_best_metric(args, arguments["eval_dataset"])

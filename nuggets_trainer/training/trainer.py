@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import SFTTrainer
 
+from nuggets_trainer.data.columns import map_each
 from nuggets_trainer.data.formats import detect_format
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.loading import hub_options
@@ -94,6 +95,9 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         arguments = inspect.signature(SFTTrainer.__init__).bind(self, *args, **kwargs).arguments
         arguments.pop("self")
         pool = _pool(arguments, nuggets_config)
+        arguments["eval_dataset"] = map_each(
+            arguments.get("eval_dataset"), nuggets_config.column_mapping, "eval_dataset"
+        )
         anchors = read_anchors(anchor_dataset, nuggets_config, pool, "anchor_dataset")
         check_trainer_arguments(arguments)
         arguments["train_dataset"] = pool.dataset

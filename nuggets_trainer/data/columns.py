@@ -1,0 +1,242 @@
+"""A dataset with columns of any name -> the same rows under the names that TRL and this package read.
+
+The rows are renamed before anything else reads them, so that they are scored, trained on and stored as rows that had
+these names from the beginning.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from nuggets_trainer.config.column_mapping import ColumnMapping
+from nuggets_trainer.data.dataset import hidden_dataset_bars
+from nuggets_trainer.data.formats import FORMATS
+from nuggets_trainer.data.row import SYSTEM_ROLES, Message
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+CONVERSATIONS = {"prompt_completion": ("prompt", "completion"), "messages": ("messages",)}
+FEW_ROWS = 5000  # rows that are rewritten within a second, so that a bar for them is noise
+SIDES = {"prompt": "user", "completion": "assistant"}  # who says a text, if a system message makes it a turn
+
+
+def map_columns(dataset: Any, mapping: ColumnMapping | None, name: str, is_pool: bool = True) -> Any:
+    """Give the columns of a dataset, and what is inside its messages, their standard names.
+
+    A column that is not there under its own name may have the standard one already, so that rows may be mapped twice.
+    Columns of other formats are removed, because they might be read in place of those that are mapped. All others
+    stay.
+
+    Args:
+        dataset: rows; what is no `Dataset` comes back as it is, for others to refuse.
+        mapping: which column is which; None changes nothing.
+        name: name of the dataset in errors.
+        is_pool: whether each column of the mapping must be there. Anchors and evaluation rows that have none of them,
+            or lack one that their format needs, come back as they are.
+
+    Returns:
+        The dataset with standard names, one row for each row.
+
+    Raises:
+        ValueError: if a column of the mapping is not there.
+    """
+    from datasets import Dataset
+
+    if mapping is None or not isinstance(dataset, Dataset):
+        return dataset
+    own, missing = _find_columns(dataset.column_names, mapping)
+    if is_pool and missing:
+        raise _missing_error(mapping, missing, sorted(dataset.column_names), name)
+    has_standard_names = bool(mapping.columns) and not own
+    if not is_pool and (has_standard_names or not set(missing).isdisjoint(mapping.needed)):
+        return dataset
+    removed = _columns_in_the_way(dataset.column_names, mapping, own)
+    if removed:
+        logger.info("`%s`: the columns %s are left out, because `columns` names others.", name, ", ".join(removed))
+    mapped = dataset.remove_columns(removed)
+    if own:
+        mapped = mapped.rename_columns({column: standard for standard, column in own.items()})
+    mapped = _with_standard_messages(mapped, mapping)
+    if is_pool:
+        _warn_of_a_bare_seam(mapped, mapping, name)
+    return mapped
+
+
+def map_each(datasets: Any, mapping: ColumnMapping | None, name: str) -> Any:
+    """Do what `map_columns` does with evaluation rows: one dataset, several by name, or None."""
+    if mapping is None or not isinstance(datasets, dict):
+        return map_columns(datasets, mapping, name, is_pool=False)
+    mapped = {}
+    for key, rows in datasets.items():
+        mapped[key] = map_columns(rows, mapping, name, is_pool=False)
+    return mapped
+
+
+def _find_columns(names: list[str], mapping: ColumnMapping) -> tuple[dict[str, str], list[str]]:
+    """Return the columns that are there under their own names, by standard name, and those that are not there."""
+    own: dict[str, str] = {}
+    missing: list[str] = []
+    for standard in dict.fromkeys([*mapping.columns, *mapping.needed]):
+        column = mapping.columns.get(standard)
+        if column is not None and column in names:
+            own[standard] = column
+        elif standard not in names:
+            missing.append(standard)
+    return own, missing
+
+
+def _missing_error(mapping: ColumnMapping, missing: list[str], names: list[str], name: str) -> ValueError:
+    first = missing[0]
+    column = mapping.columns.get(first)
+    if column is not None:
+        return ValueError(
+            f"`columns` has {first}={column}, but `{name}` has no such column. Its columns are {names}. Name the one "
+            "that is meant."
+        )
+    return ValueError(
+        f"`columns` does not say which column of `{name}` is `{first}`. Its columns are {names}. Add e.g. "
+        f"`{first}={names[0]}`."
+    )
+
+
+def _columns_in_the_way(names: list[str], mapping: ColumnMapping, own: dict[str, str]) -> list[str]:
+    """Return the columns that would be read as another format, and those whose name is taken by a mapped column."""
+    of_formats = set().union(*FORMATS.values())
+    removed = []
+    for column in names:
+        if column in own.values():
+            continue
+        if column in own or (column in of_formats and column not in mapping.known):
+            removed.append(column)
+    return removed
+
+
+def _with_standard_messages(dataset: Dataset, mapping: ColumnMapping) -> Dataset:
+    """Give keys and roles of messages their standard names, and make a column `system` the first message."""
+    from datasets import Features
+
+    features = dict(dataset.features)
+    columns = CONVERSATIONS.get(mapping.format, ())
+    if not columns:
+        return dataset
+    first = columns[0]
+    has_system = "system" in mapping.columns and "system" in features
+    is_json = first == "messages" and _is_text(features[first])
+    if not (has_system or is_json or mapping.keys or mapping.roles):
+        return dataset
+    for column in columns:
+        features[column] = _message_feature(features[column], mapping, has_system)
+    as_parts = _has_parts(features[first])
+
+    def convert(record: dict[str, Any]) -> dict[str, Any]:
+        changed: dict[str, Any] = {}
+        for column in columns:
+            value = _standard(record[column], mapping)
+            if has_system and column in SIDES and not isinstance(value, list):
+                text = value if isinstance(value, str) else None  # a row without text is dropped
+                value = [{"role": SIDES[column], "content": text}]
+            changed[column] = value
+        if has_system:
+            changed[first] = _with_system(record["system"], changed[first], as_parts)
+        return changed
+
+    # Records hold lists, whatever tensors the dataset is set to return. A user's own transform stays.
+    rows = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+    with hidden_dataset_bars(len(dataset) <= FEW_ROWS):
+        return rows.map(convert, features=Features(features))
+
+
+def _standard(value: Any, mapping: ColumnMapping) -> Any:
+    """Return messages with standard keys and roles; what is no list of messages stays, to be dropped with a reason."""
+    if isinstance(value, str) and mapping.format == "messages":
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return None
+    if not isinstance(value, list):
+        return None if mapping.format == "messages" else value
+    messages = []
+    for message in value:
+        messages.append(_standard_message(message, mapping) if isinstance(message, dict) else message)
+    return messages
+
+
+def _standard_message(message: Message, mapping: ColumnMapping) -> Message:
+    renamed: Message = {}
+    for key, value in message.items():
+        standard = mapping.keys.get(key)
+        if standard is not None:
+            renamed[standard] = value
+        elif not mapping.takes_key(key, message):
+            renamed[key] = value
+    for key in ("role", "from"):
+        if isinstance(renamed.get(key), str):
+            renamed[key] = mapping.roles.get(renamed[key], renamed[key])
+    return renamed
+
+
+def _with_system(system: Any, messages: Any, as_parts: bool) -> Any:
+    """Put a system message first, unless there is one, or nothing to say."""
+    if not isinstance(messages, list) or not isinstance(system, str) or not system.strip():
+        return messages
+    if messages and messages[0].get("role") in SYSTEM_ROLES:
+        return messages
+    content = [{"type": "text", "text": system.strip()}] if as_parts else system.strip()
+    return [{"role": "system", "content": content}, *messages]
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _message_feature(feature: Any, mapping: ColumnMapping, has_system: bool) -> Any:
+    """Return the feature of a column after its messages have standard names."""
+    from datasets import Json, List, Value
+
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, dict):
+        return List(_standard_message(inner, mapping))
+    if mapping.format == "messages":
+        return List(Json()) if _is_text(feature) else feature  # JSON text may hold messages of any shape
+    return List({"role": Value("string"), "content": Value("string")}) if has_system else feature
+
+
+def _has_parts(feature: Any) -> bool:
+    """Whether the contents of messages are lists of parts."""
+    inner = getattr(feature, "feature", None)
+    return isinstance(inner, dict) and "content" in inner and not _is_text(inner["content"])
+
+
+def _warn_of_a_bare_seam(dataset: Dataset, mapping: ColumnMapping, name: str) -> None:
+    """Say where prompt and completion would touch, because TRL joins its text columns as they are."""
+    if mapping.format != "prompt_completion":
+        return
+    first = dataset.with_format(None)[0] if len(dataset) else {}
+    prompt, completion = first.get("prompt"), first.get("completion")
+    if not isinstance(prompt, str) or not isinstance(completion, str) or not prompt or not completion:
+        return
+    if not prompt[-1].isspace() and not completion[0].isspace():
+        _log_bare_seam(name, prompt[-12:], completion[:12], " ".join(_as_alpaca(mapping)))
+
+
+def _as_alpaca(mapping: ColumnMapping) -> list[str]:
+    columns = {"prompt": "prompt", "completion": "completion", **mapping.columns}
+    return [f"instruction={columns['prompt']}", f"output={columns['completion']}"]
+
+
+@functools.cache  # a run reads the same dataset several times; one message is enough
+def _log_bare_seam(name: str, prompt: str, completion: str, words: str) -> None:
+    logger.warning(
+        "`%s`: TRL joins `prompt` and `completion` as they are, here %r and %r without a space. To write them with "
+        "the chat template, or with a blank line between them, map `--columns %s`.",
+        name,
+        prompt,
+        completion,
+        words,
+    )

@@ -1,0 +1,76 @@
+"""Columns of no known format -> the words of `columns` that would probably name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+# Names of one kind, in lower case. A guess is made only if a dataset has exactly one column of each.
+ASKED = ("instruction", "question", "query", "prompt", "problem", "user", "human", "request", "input")
+ANSWERED = ("output", "answer", "response", "completion", "solution", "reply", "assistant", "gpt", "target", "chosen")
+SAID_BY = ("role", "from", "speaker", "author", "sender")
+SAID = ("content", "value", "text", "utterance", "message")
+STANDARD_KEYS = (("role", "content"), ("from", "value"))  # read as they are
+
+
+def guess_columns(column_names: Iterable[str], features: Any = None) -> list[str]:
+    """Guess the words of `columns` for a dataset; none if there is more than one way to read it.
+
+    A question and an answer become `instruction` and `output`, which are written with the chat template, or with a
+    blank line between them.
+
+    Args:
+        column_names: columns of the dataset.
+        features: features of the dataset by column; None if they are not known.
+
+    Example:
+        >>> guess_columns(["id", "question", "answer"])
+        ['instruction=question', 'output=answer']
+        >>> guess_columns(["instruction", "input", "response"])
+        ['output=response']
+        >>> guess_columns(["question", "answer", "response"])
+        []
+    """
+    names, features = list(column_names), features or {}
+    asked, answered, conversations = [], [], []
+    for name in names:
+        if name.lower() in ASKED:
+            asked.append(name)
+        elif name.lower() in ANSWERED:
+            answered.append(name)
+        elif _message_keys(features.get(name)):
+            conversations.append(name)
+    if sorted(asked) == ["input", "instruction"]:  # Alpaca's own pair
+        asked = ["instruction"]
+    if len(asked) == 1 and len(answered) == 1:
+        return _guess_pair(asked[0], answered[0], features)
+    if not asked and not answered and len(conversations) == 1:
+        return [f"messages={conversations[0]}", *_guess_keys(_message_keys(features[conversations[0]]))]
+    if len(names) == 1 and getattr(features.get(names[0]), "dtype", None) in ("string", "large_string"):
+        return [f"text={names[0]}"]
+    return []
+
+
+def _guess_pair(asked: str, answered: str, features: Any) -> list[str]:
+    if asked == "prompt" and _message_keys(features.get(asked)):
+        return [f"completion={answered}"]
+    words = [] if asked == "instruction" else [f"instruction={asked}"]
+    return words if answered == "output" else [*words, f"output={answered}"]
+
+
+def _message_keys(feature: Any) -> list[str]:
+    """Return the keys of the messages that a column holds; none if it holds something else."""
+    inner = getattr(feature, "feature", None)
+    return list(inner) if isinstance(inner, dict) else []
+
+
+def _guess_keys(keys: list[str]) -> list[str]:
+    """Guess which key says who speaks and which says what."""
+    if any(set(standard) <= set(keys) for standard in STANDARD_KEYS):
+        return []
+    words = []
+    for name, kinds in (("role", SAID_BY), ("content", SAID)):
+        found = [key for key in keys if key.lower() in kinds]
+        if len(found) == 1 and found != [name]:
+            words.append(f"{name}={found[0]}")
+    return words
