@@ -51,9 +51,9 @@ def run_comparison(
     given = _read_scores(pool, args, nuggets, options)
     race_fraction = None
     if options.quick:
-        kept = _draw(len(pool), QUICK_ROWS, "the pool")
+        kept = draw_places(len(pool), QUICK_ROWS, "the pool")
         pool, given = pool.select(kept), given.select(kept)
-        heldout = heldout.select(_draw(len(heldout), QUICK_HELDOUT, "the held-out rows"))
+        heldout = heldout.select(draw_places(len(heldout), QUICK_HELDOUT, "the held-out rows"))
         race_fraction = options.golden_fractions[0]
     scored = given.add_to(score_for_arms(pool, args, model, nuggets, arms, race_fraction))
     return compare_arms(pool, scored, heldout, args, model, nuggets.template, options, arms, given)
@@ -67,7 +67,7 @@ def _read_scores(pool: Dataset, args: SFTConfig, nuggets: NuggetsConfig, options
     return GivenScores.read(files, read_pool(pool, nuggets, row_options(args), name="dataset_name"))
 
 
-def _draw(num_rows: int, most: int, name: str) -> npt.NDArray[np.int64]:
+def draw_places(num_rows: int, most: int, name: str) -> npt.NDArray[np.int64]:
     """Draw places of rows at random, always the same, in their order; all of them if they are not more than that."""
     if num_rows <= most:
         return np.arange(num_rows)

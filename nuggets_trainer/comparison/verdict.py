@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -71,7 +72,7 @@ def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Col
     if subject is None:
         return _without_golden_set(results, bootstrap)
     present = [arm for arm in by_arm if arm in rivals and arm != subject]
-    against = []
+    against: list[list[Weighed]] = []  # of each opponent, at every size
     for opponent in ("random", "full"):
         if opponent in by_arm:
             against.append(_weigh(by_arm[subject], by_arm[opponent], bootstrap, CONFIDENCE))
@@ -83,7 +84,7 @@ def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Col
         against.append(_weigh(by_arm[subject], by_arm[best], bootstrap, confidence))
     label = next(iter(by_arm[subject].values())).label
     sentence = _sentence(label, against, best, len(present))
-    return Verdict(sentence, subject, [one for weighed in against for one in weighed], resolution)
+    return Verdict(sentence, subject, list(itertools.chain.from_iterable(against)), resolution)
 
 
 def _without_golden_set(results: Sequence[ArmResult], bootstrap: Bootstrap) -> Verdict:
@@ -163,7 +164,7 @@ def _clause(weighed: Sequence[Weighed], name: str) -> str:
     outcomes = {one.outcome for one in weighed}
     if len(outcomes) == 1:
         return _all_sizes(weighed, name)
-    parts = []
+    parts: list[str] = []
     for outcome, words in ((BETTER, "beats"), (EVEN, "is not different from"), (WORSE, "is worse than")):
         sizes = [_percent(one.fraction) for one in weighed if one.outcome == outcome]
         if sizes:

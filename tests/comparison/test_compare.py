@@ -22,6 +22,7 @@ from transformers.utils.logging import is_progress_bar_enabled
 from nuggets_trainer import load_rows
 from nuggets_trainer.commands import compare
 from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, QUICK_ARMS
+from nuggets_trainer.comparison.job import draw_places
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns, read_run
 from nuggets_trainer.demo import demo_path
 from tests.support.launch import ONE_PROCESS, ROOT, run, start
@@ -330,6 +331,14 @@ def test_a_quick_comparison_finds_the_golden_set_by_a_race(files, tmp_path, caps
     assert run_info["config"]["schedule"] == "race" and run_info["config"]["top_fraction"] == 0.1
 
 
+def test_a_quick_comparison_draws_rows_from_the_whole_pool():
+    """The first rows of a sorted pool are of one kind."""
+    drawn = draw_places(100, 20, "the pool").tolist()
+    assert len(set(drawn)) == 20 and drawn == sorted(drawn) and max(drawn) >= 80
+    assert draw_places(100, 20, "the pool").tolist() == drawn
+    assert draw_places(20, 20, "the pool").tolist() == list(range(20))
+
+
 def test_a_damaged_run_is_no_run(finished):
     path = sorted((finished[0] / "runs").glob("*.json"))[0]
     key = json.loads(path.read_text())["key"]
@@ -371,6 +380,7 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"arms": "golden golden_filtered"}, "The arm `golden_filtered` needs a condition. Give `require`"),
         ({"arms": "golden", "require": "ifd<1"}, "`require` acts on the arms golden_filtered, .* alone"),
         ({"require": "ifd ~ 1"}, "`require`"),
+        ({"golden_fractions": "0.1 0.2", "quick": "true"}, "`quick` compares one size, got 2 `golden_fractions`"),
     ],
 )
 def test_what_it_cannot_compare_is_refused_before_any_work(changes, message, files, tmp_path, capsys):
