@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 
 import psutil
 import pytest
 
-from tests.support.forked import forked
+from tests.support.forked import forked, stand_ins
 from tests.support.launch import ONE_PROCESS, TORCHRUN, run, start
 
 LOADED = "import sys; print('torch' in sys.modules, 'nuggets_trainer' in sys.modules)\n"
@@ -106,3 +107,14 @@ def test_a_job_ends_with_who_waits_for_it(script):
 def test_jobs_draw_other_random_numbers(script):
     text = "import random, numpy\nprint(random.random(), numpy.random.random())"
     assert len({number for _ in range(2) for number in run([sys.executable, script(text)]).split()}) == 4
+
+
+def test_a_client_that_says_nothing_does_no_harm(script):
+    """It was killed before it had sent its job."""
+    programs = stand_ins()
+    assert programs is not None
+    for said in (b"", b'{"words": ['):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(programs.parent / "socket"))
+            client.sendall(said)
+    assert run([sys.executable, script(LOADED)]) == "True False\n"

@@ -8,6 +8,7 @@ itself, from where its environment says. tests/support/forked.py starts the serv
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import json
 import os
@@ -59,6 +60,8 @@ class ForkServer:
         """Fork children until stdin ends. This returns in the children alone, each with its job."""
         while True:
             for key, _ in self._selector.select():
+                if self._selector.get_map().get(key.fd) is not key:
+                    continue  # closed since, by an event before this one
                 if key.fd == 0:
                     for child, _ in self._children.values():
                         os.kill(child, signal.SIGKILL)
@@ -69,13 +72,16 @@ class ForkServer:
                         return job
                 elif key.fd in self._children:
                     self._reap(key.fd)
-                elif key.fd in self._selector.get_map():
+                else:  # a client is gone
                     self._selector.unregister(key.fileobj)
                     os.kill(key.data, signal.SIGKILL)
 
     def _fork(self) -> dict[str, Any] | None:
         client, _ = self._listener.accept()
         job, streams = _receive(client)
+        if job is None:
+            client.close()
+            return None
         child = os.fork()
         if child == 0:
             self._leave(client)
@@ -85,7 +91,7 @@ class ForkServer:
             return job
         for stream in streams:
             os.close(stream)
-        client.sendall(f"{child}\n".encode())
+        _answer(client, child)
         ended = os.pidfd_open(child)
         self._children[ended] = child, client
         self._selector.register(ended, selectors.EVENT_READ)
@@ -99,7 +105,7 @@ class ForkServer:
         os.close(ended)
         if client.fileno() in self._selector.get_map():
             self._selector.unregister(client)
-            client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            _answer(client, os.waitstatus_to_exitcode(status))
         client.close()
 
     def _leave(self, client: socket.socket) -> None:
@@ -112,13 +118,22 @@ class ForkServer:
             other.close()
 
 
-def _receive(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
+def _answer(client: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # it may be gone; its end is an event of its own
+        client.sendall(f"{number}\n".encode())
+
+
+def _receive(client: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Read a job and its streams; no job from a client that was killed before it had sent one."""
     streams = array.array("i")
     text, ancillary, _, _ = client.recvmsg(1 << 16, socket.CMSG_SPACE(STREAMS * streams.itemsize))
     for _, _, content in ancillary:
         streams.frombytes(content)
     while not text.endswith(b"\n"):
-        text += client.recv(1 << 16)
+        more = client.recv(1 << 16)
+        if not more:
+            return None, []
+        text += more
     return json.loads(text), list(streams)
 
 
