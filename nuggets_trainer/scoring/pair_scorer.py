@@ -157,11 +157,13 @@ class PairScorer:
                 break
             log_probs = self._session.engine.score_prefixed(batch.prefixed)
             self.num_pairs += batch.num_pairs
+            self._watch.scored(
+                batch.num_pairs, batch.num_tokens
+            )  # at once: who reads the results may pause in between
             for (i, anchors), values in zip(batch.pairs, log_probs, strict=True):
                 writer.add(self.key_of[i], [anchor_keys[j] for j in anchors], values)
                 yield i, anchors, values
             writer.end_candidates(len(batch.candidates))
-            self._watch.scored(batch.num_pairs, batch.num_tokens)
 
     def _batches(self, pairs: Wanted) -> Iterator[Batch]:
         """Yield candidates with their anchors, as many as fill some forward passes; each candidate whole."""

@@ -15,7 +15,7 @@ The table shows Spearman's rank correlation with the published scores: golden sc
 number of anchors; then the length of the completion, and loss and IFD where scores.parquet has them. The intervals are
 95% intervals over rows and anchors. The difference is that to the golden score with as many anchors, or with all of
 them for a ranking that uses none, and it is paired. The last column is the rank correlation with all anchors, without
-the effect of the completion's length. A low loss and a low IFD are good, so a negative correlation is agreement there.
+the effect of the completion's length. Low losses and a low IFD are taken as good.
 
 For a part of the rows, give `--pool_size` to both commands; take the part at random (shuffle the file first).
 """
@@ -48,12 +48,12 @@ LENGTH = "completion characters"
 
 
 def read_given(score_dir: Path, lengths: Floats) -> dict[str, Floats]:
-    """Return the rankings that use no anchors, `(n,)` each: the length, and the signals that were computed."""
+    """Return the rankings that use no anchors, `(n,)` each: the length, and low values of the stored signals."""
     given = {LENGTH: lengths}
     stored = pq.read_table(score_dir / SCORES_FILE)
     for name in SIGNALS:
         if name in stored.column_names:
-            given[name] = stored[name].to_numpy(zero_copy_only=False).astype(np.float64)
+            given[f"low {name}"] = -stored[name].to_numpy(zero_copy_only=False).astype(np.float64)
     return given
 
 

@@ -137,13 +137,15 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     rows = load_rows(options.dataset_name)
     rows = rows.select(range(num_rows))
     lengths = completion_characters(rows)
+    known = rows[options.kind_column or options.value_column]
+    counts = np.array([value not in (None, "") for value in known])
     first_wins = None
     values: dict[str, dict[str, Floats]] = {name: {} for name in NAMES}
     same_wins = {}
     for scorer, (zero_shot, one_shot) in by_scorer.items():
         scores = golden_scores(zero_shot, one_shot[:num_rows])
         for name in NAMES:
-            values[name][scorer] = getattr(scores, name)
+            values[name][scorer] = np.where(counts, getattr(scores, name), np.nan)
         wins = one_shot[:num_rows] > zero_shot
         first_wins = wins if first_wins is None else first_wins
         same_wins[scorer] = float((wins == first_wins).mean())
@@ -165,10 +167,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def measure(rankings: dict[str, Floats], rows: Any, options: argparse.Namespace) -> list[ComparedRanking]:
     """Compare the scorers by pairs within groups, or by kinds."""
     if options.kind_column:
-        kinds = np.array([kind or "" for kind in rows[options.kind_column]])
-        has_kind = kinds != ""
-        some = {scorer: values[has_kind] for scorer, values in rankings.items()}
-        return auc_of_rankings(some, kinds[has_kind] == options.good)
+        is_good = np.array([kind == options.good for kind in rows[options.kind_column]])
+        return auc_of_rankings(rankings, is_good)
     quality = np.array(rows[options.value_column][:], dtype=np.float64)
     groups = [str(group) for group in rows[options.group_by]]
     return share_of_pairs(rankings, quality, groups)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, load_scorer, score_pool
 from nuggets_trainer.cli import main
+from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.golden.agreement import Agreement
 from nuggets_trainer.pipeline import early_look, signal_check
 from nuggets_trainer.pipeline.early_look import UnreliableScoresError, look_at, problems_of
@@ -18,6 +20,7 @@ from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.scoring.collect import Pilot
 from nuggets_trainer.scoring.session import open_session
+from nuggets_trainer.scoring.watch import Watch
 from tests.support.launch import TORCHRUN, run
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -40,6 +43,25 @@ def model_that_cannot_tell(tokenizer):
 
 def look_of(score_dir):
     return json.loads((score_dir / "run.json").read_text())["early_look"]
+
+
+def test_a_batch_that_the_look_interrupts_keeps_its_time(llama, tokenizer, rows, tmp_path, monkeypatch):
+    """Its time was left out with that of the look, so that a continued run promised to end in 0 s."""
+    score_batch, scored, seconds = LogProbEngine.score_prefixed, Watch.scored, []
+
+    def slow(engine, *arguments):
+        time.sleep(0.01)
+        return score_batch(engine, *arguments)
+
+    def noted(watch, *arguments):
+        scored(watch, *arguments)
+        seconds.append(watch.calls[-1][1])
+
+    monkeypatch.setattr(LogProbEngine, "score_prefixed", slow)
+    monkeypatch.setattr(Watch, "scored", noted)
+    config = NuggetsConfig(template="plain", top_k=10, schedule="exact", tokens_per_batch=64, signal_check=False)
+    score_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path)
+    assert len(seconds) > 4 and min(seconds) >= 0.01
 
 
 @pytest.mark.parametrize("schedule", ["exact", "race"])

@@ -55,10 +55,10 @@ def test_agreement_with_published_scores(simulated, tmp_path, capsys):
     by_key = {(row["ranking"], row["num_anchors"]): row["quality"] for row in found["rankings"]}
     assert found["anchors"] == NUM_ANCHORS and ("gain", 64) not in by_key
     assert by_key["gain", 2][0] + 0.1 < by_key["gain", NUM_ANCHORS][0] < 1
-    assert by_key["ifd", None][0] == pytest.approx(-1) and abs(by_key["loss", None][0]) < 0.3
+    assert by_key["low ifd", None][0] == pytest.approx(1) and abs(by_key["low loss", None][0]) < 0.3
     assert by_key["completion characters", None][0] == 0  # all have the same
     assert found["at_equal_length"]["gain"] == pytest.approx(by_key["gain", NUM_ANCHORS][0])
-    assert "| ifd |  | -1.00 [-1.00, -1.00] |" in capsys.readouterr().out
+    assert "| low ifd |  | +1.00 [+1.00, +1.00] |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="holds scores of 120 rows, but there are 50 rows"):
         recipe("published", STUDY).main([*options, "--pool_size", "50"])
 
