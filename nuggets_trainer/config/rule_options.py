@@ -69,9 +69,16 @@ class RuleOptions(OptionGroup):
     @property
     def requirement(self) -> Requirement | None:
         """The condition of `require`, parsed, and that of a ranking by IFD; None without one."""
+        conditions = []
+        if self.require is not None:
+            conditions.append(self.require)
         if self.rank_by == "ifd":
-            return Requirement(MOST_IFD if self.require is None else f"({self.require}) and {MOST_IFD}")
-        return None if self.require is None else Requirement(self.require)
+            conditions.append(MOST_IFD)
+        if not conditions:
+            return None
+        if len(conditions) == 1:
+            return Requirement(conditions[0])
+        return Requirement(f"({conditions[0]}) and {conditions[1]}")
 
     @property
     def selection_rule(self) -> tuple[str, float]:

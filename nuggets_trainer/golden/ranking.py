@@ -32,8 +32,10 @@ class RankedValue:
     decimals: int
     sign: int = 1
 
-    def of(self, scores: GoldenScores) -> Floats:
-        """Return the value of each row, `(n,)`; NaN where the row has none."""
+    def of(self, scores: GoldenScores, signal: Floats | None = None) -> Floats:
+        """Return the value of each row, `(n,)`, NaN where the row has none; `signal` is the value if it is one."""
+        if signal is not None:
+            return signal
         values: Floats = getattr(scores, self.name)
         return values
 
@@ -64,7 +66,7 @@ SIGNAL_VALUES = {
 
 def ranked_value(rank_by: str) -> RankedValue:
     """Return the value of a name that `rank_by` may have."""
-    return RANKED_VALUES[rank_by] if rank_by in RANKED_VALUES else SIGNAL_VALUES[rank_by]
+    return (RANKED_VALUES | SIGNAL_VALUES)[rank_by]
 
 
 def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score", signal: Floats | None = None) -> Ints:
@@ -90,7 +92,7 @@ def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score", signal:
         ([0, 1], [1, 0])
     """
     ranked = ranked_value(rank_by)
-    values, tie_breaker = ranked.of(scores) if signal is None else signal, getattr(scores, ranked.tie_breaker)
+    values, tie_breaker = ranked.of(scores, signal), getattr(scores, ranked.tie_breaker)
     order = np.lexsort((np.arange(len(values)), -tie_breaker, -ranked.sign * values))
     return order[~np.isnan(values[order])].astype(np.int64)
 
@@ -129,7 +131,7 @@ def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str
     kept = int((ranked.sign * values > ranked.sign * value).sum())
     if kept == 0:
         best = f"{values[0]:.4f}{ranked.unit}"
-        side, change = ("below", "Lower") if ranked.sign > 0 else ("above", "Raise")
+        side, change = {1: ("below", "Lower"), -1: ("above", "Raise")}[ranked.sign]
         raise ValueError(
             f"`threshold` must be {side} the best {ranked.words} ({best}), got {value}. {change} it, or use "
             "`top_fraction`."

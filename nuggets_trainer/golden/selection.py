@@ -104,7 +104,9 @@ class GoldenSet:
     @property
     def value(self) -> Floats:
         """Value that each candidate kept is ranked by, `(k,)`."""
-        values: Floats = getattr(self, self.ranked.name) if self.signal is None else self.signal
+        if self.signal is not None:
+            return self.signal
+        values: Floats = getattr(self, self.ranked.name)
         return values
 
     @property
@@ -141,7 +143,9 @@ class GoldenSet:
         ranked, error = self.ranked, self.value_error[-1]
         known_error = "unknown" if np.isnan(error) else ranked.write(error)
         text = f"{ranked.words} {ranked.write(self.value[0])} to {ranked.write(self.cut)}{ranked.unit}"
-        return text if self.signal is not None else f"{text} (standard error at the cut {known_error})"
+        if self.signal is not None:
+            return text
+        return f"{text} (standard error at the cut {known_error})"
 
     def _describe_spread(self) -> str:
         """Write each figure of the spread beside that of the ranking."""
@@ -218,7 +222,7 @@ def select_golden_set(
         ([2], 1.0, 2, 1)
     """
     ranked = ranked_value(rank_by)
-    values, order = ranked.of(scores) if signal is None else signal, rank_candidates(scores, rank_by, signal)
+    values, order = ranked.of(scores, signal), rank_candidates(scores, rank_by, signal)
     passed_over: dict[str, int] = {}
     if passes is not None:
         passed_over[FAILS_REQUIRE] = int((~passes[order]).sum())

@@ -21,7 +21,7 @@ from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
-from nuggets_trainer.pipeline.stages import prepare_run, render_selectable
+from nuggets_trainer.pipeline.stages import prepare_run, render_selectable, signals_of_rows
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
 from nuggets_trainer.scoring.exact import ExactRun
@@ -31,9 +31,13 @@ from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
+from nuggets_trainer.signals.row_signals import signal_names
+from nuggets_trainer.signals.stored_values import find_missing
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.score_store import ZERO_SHOT
+from nuggets_trainer.wording import counted, duration
 
+SIGNAL_ROWS = 64  # rows whose signals are computed; a share of them is off by 12 points at most, mostly
 MOST_IN_SAMPLE = 256  # rows that the reliability is measured on
 MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
 
@@ -81,6 +85,7 @@ def plan_pool(
             session = with_number(session, decide_number(session)[0]["num_anchors"])
         anchor_set, stand_in = anchors_for_plan(session, pool)
         rendered = render_selectable(session, anchor_set, range(len(sample)))
+        signals_note = _look_at_signals(session, rendered, factor)
         watch = Watch(measure_seconds)
         run = prepare_run(session, rendered, watch)
         with exit_on_sigterm():
@@ -105,7 +110,7 @@ def plan_pool(
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         agreement=agreement,
-        notes=tuple(filter(None, [hint_on_tuned_scorer(model.config._name_or_path)])),
+        notes=tuple(filter(None, [hint_on_tuned_scorer(model.config._name_or_path), signals_note])),
         price_per_hour=price_per_hour,
         row_tokens=factor * row_tokens,
     )
@@ -123,6 +128,45 @@ def _agreement_so_far(session: ScoringSession, rendered: Rendered, run: ExactRun
     one_shot = np.where(excluded, np.float32(np.nan), pairs[1:])[complete]
     agreement = measure_agreement(pairs[0], one_shot, 0.0, session.config.rank_by)
     return None if agreement.reliability is None else agreement
+
+
+def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float) -> str | None:
+    """Compute the signals of some random rows into the store, where an option wants signals; all ranks must call it.
+
+    Returns:
+        What those of all rows will take, and how many of these rows meet `require`; None if nothing is wanted.
+    """
+    config = session.config
+    requirement = config.requirement
+    if not config.wants_row_signals and requirement is None:
+        return None
+    candidates = rendered.candidates
+    if config.wants_row_signals:  # not those that an earlier plan has measured on
+        names = signal_names(rendered.anchor_set)
+        missing = session.ranks.on_main(lambda: find_missing(session, rendered.candidates, names))
+        candidates = [row.index for row in missing] or candidates
+    key_of: dict[str, int] = {}
+    for i in candidates:
+        key_of.setdefault(session.keys[i], i)  # equal rows count once
+    rows = sorted(map(key_of.__getitem__, sorted(key_of)[:SIGNAL_ROWS]))
+    part = dataclasses.replace(rendered, candidates=rows)
+    started = time.monotonic()
+    signals = signals_of_rows(session, part)
+    seconds = time.monotonic() - started
+
+    def describe() -> str:
+        parts = []
+        if config.wants_row_signals:
+            of_all = seconds / len(rows) * len(key_of) * factor
+            parts.append(f"the signals of each row take about {duration(of_all)} more")
+        if requirement is not None and not requirement.needs_scores:
+            share = float(requirement.passes(signals)[rows].mean())
+            parts.append(f"{share:.0%} of {counted(len(rows), 'random row')} meet `{requirement.text}`")
+            if config.schedule_in_force == "race":
+                parts[-1] += ", and a race scores pairs of such rows alone"
+        return "; ".join(parts)
+
+    return session.ranks.on_main(describe) or None
 
 
 def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:

@@ -115,7 +115,9 @@ def make_request(
             asks, if the pool lacks the column `group_by`, or if tokenizer or rows lack what the template needs.
     """
     if config.rank_by in RANK_BY_SIGNALS:
-        option = "ica" if config.rank_by == "ica" else "row_signals"
+        option = "row_signals"
+        if config.rank_by == "ica":
+            option = "ica"
         raise ValueError(
             f"`rank_by={config.rank_by}` ranks by a signal of each row, which needs no pair, but a run scores pairs. "
             f"Run it with `--{option} true` in place of `rank_by`, and then `nuggets select SCORE_DIR --rank_by "

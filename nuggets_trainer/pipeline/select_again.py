@@ -66,11 +66,15 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
     # A row that failed the condition of the run was dropped for that alone.
     is_dropped = (stored.reason >= 0) & ~stored.dropped_as(FAILS_REQUIRE)
     signal = np.where(is_dropped, np.nan, signal)
-    meets = np.ones(len(stored), dtype=np.bool_) if passes is None else passes
-    num_choosable = int((meets & ~np.isnan(signal)).sum())
+    has_value = ~np.isnan(signal)
+    if passes is not None:
+        has_value &= passes
+    num_choosable = int(has_value.sum())
     if not num_choosable or (rule[0] == "top_k" and rule[1] > num_choosable):
         words = SIGNAL_VALUES[config.rank_by].words
-        condition = "" if config.requirement is None else f" and meet `{config.requirement.text}`"
+        condition = ""
+        if config.requirement is not None:
+            condition = f" and meet `{config.requirement.text}`"
         raise ValueError(f"`{rule[0]}={rule[1]:g}` is too much: {num_choosable:,} rows have a {words}{condition}.")
     return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, signal=signal)
 

@@ -1,0 +1,34 @@
+"""A plan counts the signals of the rows, and the rows that meet a condition."""
+
+from __future__ import annotations
+
+import re
+
+from datasets import Dataset
+
+from nuggets_trainer import NuggetsConfig, plan_pool
+from nuggets_trainer.pipeline import plan_pool as planning
+from tests.support.rows import alpaca_rows
+
+
+def test_a_plan_tells_what_signals_take_and_a_condition_keeps(llama, tokenizer, tmp_path, monkeypatch):
+    """It ignored both: a race scores no pair of the rows that fail."""
+    rows = alpaca_rows(12, seed=8)
+    for i in range(3):
+        rows[i] = {**rows[i], "output": "We like red, blue and green. " * 4}
+    arguments = llama, tokenizer, Dataset.from_list(rows), Dataset.from_list(alpaca_rows(3, seed=9))
+    seconds = {"measure_seconds": 0.1, "score_dir": tmp_path}
+
+    def notes(**options):
+        return plan_pool(*arguments, config=NuggetsConfig(template="plain", top_k=2, **options), **seconds).notes
+
+    assert notes() == ()
+    assert notes(schedule="exact", require="repetition < 0.3") == ("75% of 12 random rows meet `repetition < 0.3`",)
+    monkeypatch.setattr(planning, "SIGNAL_ROWS", 8)
+    both = "repetition < 0.3 and num_tokens > 0"
+    for num_measured in (8, 4):  # an earlier plan has stored the others
+        (note,) = notes(schedule="race", require=both)
+        assert re.match(rf"the signals of each row take about .* more; \d+% of {num_measured} random rows meet", note)
+        assert note.endswith("`, and a race scores pairs of such rows alone")
+    (note,) = notes(row_signals=True, require="golden_score > 0.1")
+    assert note.endswith("more")
