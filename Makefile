@@ -15,7 +15,7 @@ $(PYTHON) -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --no-compile --upgrade pip
 $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
 $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(1)]"
-$(BIN)/python -m compileall -qq -j 0 -x 'site-packages/.*/tests/' $(VENV)/lib || true
+$(BIN)/python -W ignore -m compileall -qq -j 0 -x 'site-packages/.*/tests/' $(VENV)/lib || true
 endef
 
 $(VENV)/.installed: pyproject.toml constraints.txt
