@@ -129,7 +129,9 @@ def _pairs(value: Any) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     if isinstance(value, dict):
         for name, own in value.items():
-            pairs.append((str(name), ",".join(map(str, own)) if isinstance(own, list) else str(own or "")))
+            if isinstance(own, list):
+                own = ",".join(map(str, own))
+            pairs.append((str(name), str(own or "")))
     else:
         pairs = [_pair(word) for word in _words(value)]
     seen: set[str] = set()
@@ -181,4 +183,4 @@ def _format(columns: dict[str, str]) -> str:
             f"`columns` maps to {', '.join(columns)}, which belong to several formats. Map to {' or '.join(formats)}, "
             "not to both."
         )
-    return fitting[0] if fitting else "messages"
+    return next(iter(fitting), "messages")

@@ -139,17 +139,17 @@ def _with_standard_messages(dataset: Dataset, mapping: ColumnMapping) -> Dataset
         for column in columns:
             value = _standard(record[column], mapping)
             if has_system and column in SIDES and not isinstance(value, list):
-                text = value if isinstance(value, str) else None  # a row without text is dropped
-                value = [{"role": SIDES[column], "content": text}]
+                value = [_turn(SIDES[column], value)]
             changed[column] = value
         if has_system:
             changed[first] = _with_system(record["system"], changed[first], as_parts)
         return changed
 
     # Records hold lists, whatever tensors the dataset is set to return. A user's own transform stays.
-    rows = dataset if dataset.format["type"] == "custom" else dataset.with_format(None)
+    if dataset.format["type"] != "custom":
+        dataset = dataset.with_format(None)
     with hidden_dataset_bars(len(dataset) <= FEW_ROWS):
-        return rows.map(convert, features=Features(features))
+        return dataset.map(convert, features=Features(features))
 
 
 def _standard(value: Any, mapping: ColumnMapping) -> Any:
@@ -159,15 +159,16 @@ def _standard(value: Any, mapping: ColumnMapping) -> Any:
             value = json.loads(value)
         except json.JSONDecodeError:
             return None
+        if not isinstance(value, list):
+            return None
     if not isinstance(value, list):
-        return None if mapping.format == "messages" else value
-    messages = []
-    for message in value:
-        messages.append(_standard_message(message, mapping) if isinstance(message, dict) else message)
-    return messages
+        return value
+    return [_standard_message(message, mapping) for message in value]
 
 
-def _standard_message(message: Message, mapping: ColumnMapping) -> Message:
+def _standard_message(message: Any, mapping: ColumnMapping) -> Any:
+    if not isinstance(message, dict):
+        return message
     renamed: Message = {}
     for key, value in message.items():
         standard = mapping.keys.get(key)
@@ -181,14 +182,23 @@ def _standard_message(message: Message, mapping: ColumnMapping) -> Message:
     return renamed
 
 
+def _turn(role: str, text: Any) -> Message:
+    """Return a text as a message; what is no text has no content, so that the row is dropped."""
+    if not isinstance(text, str):
+        text = None
+    return {"role": role, "content": text}
+
+
 def _with_system(system: Any, messages: Any, as_parts: bool) -> Any:
     """Put a system message first, unless there is one, or nothing to say."""
     if not isinstance(messages, list) or not isinstance(system, str) or not system.strip():
         return messages
     if messages and messages[0].get("role") in SYSTEM_ROLES:
         return messages
-    content = [{"type": "text", "text": system.strip()}] if as_parts else system.strip()
-    return [{"role": "system", "content": content}, *messages]
+    first: Message = {"role": "system", "content": system.strip()}
+    if as_parts:
+        first["content"] = [{"type": "text", "text": system.strip()}]
+    return [first, *messages]
 
 
 def _is_text(feature: Any) -> bool:
@@ -202,9 +212,11 @@ def _message_feature(feature: Any, mapping: ColumnMapping, has_system: bool) -> 
     inner = getattr(feature, "feature", None)
     if isinstance(inner, dict):
         return List(_standard_message(inner, mapping))
-    if mapping.format == "messages":
-        return List(Json()) if _is_text(feature) else feature  # JSON text may hold messages of any shape
-    return List({"role": Value("string"), "content": Value("string")}) if has_system else feature
+    if mapping.format == "messages" and _is_text(feature):
+        return List(Json())  # JSON text may hold messages of any shape
+    if mapping.format == "messages" or not has_system:
+        return feature
+    return List({"role": Value("string"), "content": Value("string")})
 
 
 def _has_parts(feature: Any) -> bool:
@@ -215,9 +227,9 @@ def _has_parts(feature: Any) -> bool:
 
 def _warn_of_a_bare_seam(dataset: Dataset, mapping: ColumnMapping, name: str) -> None:
     """Say where prompt and completion would touch, because TRL joins its text columns as they are."""
-    if mapping.format != "prompt_completion":
+    if mapping.format != "prompt_completion" or len(dataset) == 0:
         return
-    first = dataset.with_format(None)[0] if len(dataset) else {}
+    first = dataset.with_format(None)[0]
     prompt, completion = first.get("prompt"), first.get("completion")
     if not isinstance(prompt, str) or not isinstance(completion, str) or not prompt or not completion:
         return

@@ -54,14 +54,19 @@ def guess_columns(column_names: Iterable[str], features: Any = None) -> list[str
 def _guess_pair(asked: str, answered: str, features: Any) -> list[str]:
     if asked == "prompt" and _message_keys(features.get(asked)):
         return [f"completion={answered}"]
-    words = [] if asked == "instruction" else [f"instruction={asked}"]
-    return words if answered == "output" else [*words, f"output={answered}"]
+    words = []
+    for name, own in (("instruction", asked), ("output", answered)):
+        if name != own:
+            words.append(f"{name}={own}")
+    return words
 
 
 def _message_keys(feature: Any) -> list[str]:
     """Return the keys of the messages that a column holds; none if it holds something else."""
     inner = getattr(feature, "feature", None)
-    return list(inner) if isinstance(inner, dict) else []
+    if not isinstance(inner, dict):
+        return []
+    return list(inner)
 
 
 def _guess_keys(keys: list[str]) -> list[str]:

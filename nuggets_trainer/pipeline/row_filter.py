@@ -105,6 +105,8 @@ def check_computed(stored: StoredScores, columns: Iterable[str], what: str) -> N
         return
     how = ": it writes them, and computes no pair."  # an earlier version wrote no `repetition`
     if not {*missing}.isdisjoint(MODEL_SIGNALS):
-        option = "ica" if "ica" in missing else "row_signals"
+        option = "row_signals"
+        if "ica" in missing:
+            option = "ica"
         how = f" and with `--{option} true`: it computes the signals of each row, and no pair."
     raise ValueError(f"{what} needs the columns {missing}, which were not computed. {AGAIN}{how}")

@@ -89,7 +89,9 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
     config = session.config
     signals: Signals = {}
     if config.wants_row_signals:
-        contexts = ExampleContexts(session, rendered.anchor_set) if config.wants_ica else None
+        contexts = None
+    if config.wants_ica:
+        contexts = ExampleContexts(session, rendered.anchor_set)
         signals |= row_signals(session, rendered.anchor_set, rendered.candidates) or {}
         if contexts is not None:
             in_context = in_context_losses(session, contexts, rendered.candidates)

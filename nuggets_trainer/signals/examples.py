@@ -74,7 +74,9 @@ class ExampleContexts:
             if len(sized) == NUM_EXAMPLES:
                 break
         if not sized:
-            shortest = f" The shortest has {min(sizes):,}." if sizes else ""
+            shortest = ""
+            if sizes:
+                shortest = f" The shortest has {min(sizes):,}."
             raise ValueError(
                 f"`ica` shows anchors before each row, but none of the {counted(len(rows), 'anchor')} fits half of "
                 f"the model's context, which is {most} tokens.{shortest} Give shorter anchors, or score with a model "

@@ -106,7 +106,7 @@ def test_rows_are_those_that_have_standard_names(case):
 
 def test_rows_that_hold_something_else_are_dropped_with_a_reason():
     rows = [{"turns": '[{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Yes."}]'}]
-    pool = Pool(mapped([*rows, {"turns": "no JSON"}, {"turns": '"text"'}, {"turns": None}], "messages=turns"))
+    pool = Pool(mapped([*rows, {"turns": "no JSON"}, {"turns": '["text"]'}, {"turns": None}], "messages=turns"))
     assert pool.read_keys()[1] == dict.fromkeys((1, 2, 3), "prompt_not_messages")
     pool = Pool(
         mapped(
