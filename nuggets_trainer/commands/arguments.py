@@ -150,7 +150,7 @@ class SelectArguments:
         default=False,
         metadata={
             "help": "Add columns to the rows of `output_file`: `rank` (1 is best), `pool_index`, the value that rows "
-            "are ranked by, and its standard error."
+            "are ranked by, and its standard error if it has one."
         },
     )
     entry_for: list[str] | None = field(

@@ -63,14 +63,12 @@ def write_rows(dataset: Dataset, golden_set: GoldenSet, file: str, with_scores: 
 
 
 def _score_columns(golden_set: GoldenSet) -> dict[str, Any]:
-    """Return rank, pool index, value and standard error of the rows of a golden set, by column name."""
-    ranked = golden_set.ranked
-    return {
-        "rank": np.arange(1, len(golden_set) + 1),
-        "pool_index": golden_set.indices,
-        ranked.name: golden_set.value,
-        ranked.error: golden_set.value_error,
-    }
+    """Return rank, pool index, value and standard error of the rows kept. A signal of a row has no standard error."""
+    ranked, indices = golden_set.ranked, golden_set.indices
+    columns = {"rank": np.arange(1, len(indices) + 1), "pool_index": indices, ranked.name: golden_set.value}
+    if ranked.error:
+        columns[ranked.error] = golden_set.value_error
+    return columns
 
 
 def _check_types(rows: Dataset, file: str) -> None:

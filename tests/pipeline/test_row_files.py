@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset, load_dataset
 
+from nuggets_trainer.golden.ranking import ranked_value
 from nuggets_trainer.pipeline.row_files import check_output_file, write_rows
 
 CHOSEN = SimpleNamespace(indices=np.array([2, 0]))  # all that is read of a golden set
@@ -66,3 +67,16 @@ def test_bytes_need_parquet(tmp_path):
 def test_another_ending_is_refused():
     with pytest.raises(ValueError, match="`output_file` must end in .parquet, .jsonl, .json, .csv, got 'x.txt'"):
         check_output_file("x.txt")
+
+
+@pytest.mark.parametrize(("rank_by", "added"), [("gain", ["gain", "gain_error"]), ("loss", ["loss"])])
+def test_scores_are_columns_and_a_signal_has_no_error(rank_by, added, tmp_path):
+    chosen = SimpleNamespace(
+        indices=np.array([2, 0]), ranked=ranked_value(rank_by), value=np.array([0.5, 0.25]), value_error=np.zeros(2)
+    )
+    write_rows(
+        Dataset.from_dict({"prompt": ["a", "b", "c"]}), chosen, str(tmp_path / "golden.jsonl"), with_scores=True
+    )
+    rows = [json.loads(line) for line in (tmp_path / "golden.jsonl").read_text().splitlines()]
+    assert list(rows[0]) == ["prompt", "rank", "pool_index", *added]
+    assert [(row["rank"], row["pool_index"], row[rank_by]) for row in rows] == [(1, 2, 0.5), (2, 0, 0.25)]
