@@ -33,6 +33,7 @@ from nuggets_trainer.engine.portable import (
     score_naive,
     score_whole,
 )
+from nuggets_trainer.engine.precision import full_float32
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 from nuggets_trainer.ranks import OtherRankFailedError
 
@@ -100,7 +101,7 @@ class LogProbEngine:
         )
         layers = compiled_layers(self._model) if self.compiles else contextlib.nullcontext()
         try:
-            with torch.no_grad(), autocast, layers:
+            with torch.no_grad(), full_float32(), autocast, layers:
                 yield
         finally:
             for module, was_training in modes:
@@ -156,10 +157,7 @@ class LogProbEngine:
         """Return the largest difference, in nats per token, that rounding can explain with this model."""
         if getattr(self._model, "is_quantized", False):
             return TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
-        tolerance = TOLERANCE.get(self._autocast_dtype or self._model.dtype, TOLERANCE[torch.float32])
-        if self._model.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
-            tolerance = max(tolerance, TOLERANCE[torch.float16])  # TF32 has as many bits of mantissa as float16
-        return tolerance
+        return TOLERANCE.get(self._autocast_dtype or self._model.dtype, TOLERANCE[torch.float32])
 
     def choose_path(self, prefixed: Sequence[PrefixedSegments], num_tokens: int = 0) -> str:
         """Choose the fastest path that gives the naive path's log-probs on these segments.

@@ -273,6 +273,42 @@ def test_scoring_leaves_the_model_in_its_mode():
     assert not model.training
 
 
+@pytest.fixture
+def product_settings():
+    """The settings of float32 products, which a test may change."""
+    places = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    if not hasattr(places[0], "fp32_precision"):
+        pytest.skip("torch before 2.9 has other settings")
+    before = [place.fp32_precision for place in places]
+    yield places
+    torch.set_float32_matmul_precision("highest")
+    for place, precision in zip(places, before, strict=True):
+        place.fp32_precision = precision
+
+
+@pytest.mark.parametrize("way", ["old", "new"])
+def test_float32_products_are_exact_whatever_training_has_set(way, product_settings):
+    """Training with TF32 (bfloat16 on CPUs) used to change the scores, which were mixed with exact ones."""
+    model = tiny_model("llama", VOCAB)
+    prefix, segments = random_prefix(), random_segments(4, seed=1)
+    expected = LogProbEngine(model, path="packed").score(prefix, segments)
+    if way == "old":
+        torch.set_float32_matmul_precision("medium")
+    else:
+        for place, precision in zip(product_settings, ("tf32", "bf16"), strict=True):
+            place.fp32_precision = precision
+    chosen = [place.fp32_precision for place in product_settings]
+    seen = []
+    hook = model.base_model.register_forward_pre_hook(
+        lambda *_: seen.append([place.fp32_precision for place in product_settings])
+    )
+    engine = LogProbEngine(model)
+    np.testing.assert_array_equal(engine.score(prefix, segments), expected)
+    hook.remove()
+    assert engine.path == "packed" and seen and all(one == ["ieee", "ieee"] for one in seen)
+    assert [place.fp32_precision for place in product_settings] == chosen == ["tf32", "bf16"]
+
+
 def test_embeddings_are_means_without_padding():
     model = tiny_model("qwen2", VOCAB)
     sequences = [s.ids for s in random_segments(9, seed=8)]
