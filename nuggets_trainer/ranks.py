@@ -33,7 +33,9 @@ def joined_state() -> PartialState:
         ValueError: if accelerate was set up before, with each process alone; the error says how it is done.
     """
     # torchrun and accelerate set both variables; some clusters set WORLD_SIZE alone, for machines.
-    num_launched = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    num_launched = 1
+    if "LOCAL_RANK" in os.environ:
+        num_launched = int(os.environ.get("WORLD_SIZE", "1"))
     state = PartialState(cpu=num_launched > 1 and not torch.accelerator.is_available())
     if num_launched > 1 and state.num_processes == 1:
         raise ValueError(

@@ -160,10 +160,9 @@ def _with_valid_text(loaded: Any) -> Any:
     Raises:
         ValueError: if a text is not UTF-8.
     """
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
 
-    parts = list(loaded.values()) if isinstance(loaded, DatasetDict) else [loaded]
-    for part in parts:
+    for part in _splits(loaded):
         if isinstance(part, Dataset):
             part.data.table.validate(full=True)
     return loaded
@@ -171,12 +170,15 @@ def _with_valid_text(loaded: Any) -> Any:
 
 def _check_floats(option: str, files: Iterable[str | Path], loaded: Any) -> None:
     """Refuse floats that are integers in the file. Few pools have a float, so few files are read again for this."""
+    if any(part.features is None or "float" in str(part.features) for part in _splits(loaded)):
+        check_integers(option, files)
+
+
+def _splits(loaded: Any) -> list[Any]:
+    """Return the splits of what datasets has loaded."""
     from datasets import DatasetDict, IterableDatasetDict
 
-    is_dict = isinstance(loaded, (DatasetDict, IterableDatasetDict))
-    parts = loaded.values() if is_dict else [loaded]
-    if any(part.features is None or "float" in str(part.features) for part in parts):
-        check_integers(option, files)
+    return list(loaded.values()) if isinstance(loaded, (DatasetDict, IterableDatasetDict)) else [loaded]
 
 
 def _load_file(path: Path, streaming: bool) -> Any:

@@ -95,7 +95,9 @@ def check_integers(option: str, files: Iterable[str | Path]) -> None:
         ValueError: if there is such an integer; the error names the file, the line and the integer.
     """
     for file in map(Path, files):
-        found = _large_integer(file) if file.suffix in (".json", ".jsonl") else None
+        if file.suffix not in (".json", ".jsonl"):
+            continue
+        found = _large_integer(file)
         if found is not None:
             raise ValueError(f"`{option}`: the rows in {str(file)!r} cannot be read: {found}")
 
@@ -159,7 +161,9 @@ def _what_is_wrong(file: Path) -> str | None:
     look = {".jsonl": _wrong_line, ".json": _wrong_json, ".csv": _ragged}
     found = look[file.suffix](file)
     # Where smaller ones stand in an earlier block of the file, pyarrow raises an error.
-    return _large_integer(file) if found is None and file.suffix != ".csv" else found
+    if found is None and file.suffix != ".csv":
+        found = _large_integer(file)
+    return found
 
 
 def _wrong_encoding(file: Path) -> str | None:

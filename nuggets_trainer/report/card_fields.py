@@ -51,7 +51,7 @@ def size_category(num_rows: int) -> str:
     for place, name in enumerate(SIZES):
         if num_rows < 1000 * 10**place:
             return name
-    return "n>1T" if num_rows > 10**12 else "other"
+    return "other"
 
 
 def _languages(cards: Sequence[dict[str, Any]]) -> list[str] | None:
@@ -61,7 +61,9 @@ def _languages(cards: Sequence[dict[str, Any]]) -> list[str] | None:
         languages = fields.get("language")
         if not languages:
             return None
-        found += [languages] if isinstance(languages, str) else languages
+        if isinstance(languages, str):
+            languages = [languages]
+        found += languages
     return sorted(set(found)) or None
 
 
@@ -98,15 +100,17 @@ def with_fields(card: str, base: str, sources: Sequence[str], saved_as: str) -> 
     data["base_model"] = name
     data.pop("licence")  # TRL's spelling, with the value `license`
     if data.get("license") is None:
-        for field, value in license_fields(card_fields(base if name is None else name)).items():
+        for field, value in license_fields(card_fields(name or base)).items():
             data[field] = value
     data["tags"] = _tags(data.get("tags", []), base, name)
     if sources:
         data["datasets"] = list(sources)
     text = parsed.text
-    shown = f"[{name}](https://huggingface.co/{name})"
-    if name is None:
-        shown = f"`{Path(base).name}`" if base else "a model that has no name"
+    shown = "a model that has no name"
+    if name is not None:
+        shown = f"[{name}](https://huggingface.co/{name})"
+    elif base:
+        shown = f"`{Path(base).name}`"
     for written in ("None", base):
         text = text.replace(f"[{written}](https://huggingface.co/{written})", shown)
     parsed.text = text.replace('model="None"', f'model="{saved_as}"')

@@ -100,7 +100,9 @@ def selection_section(
 def _of_sources(sources: Iterable[str]) -> str:
     """Name the datasets that rows come from, with links; empty if they are not known."""
     links = [f"[{name}](https://huggingface.co/datasets/{name})" for name in sources]
-    return f" of {' and '.join(links)}" if links else ""
+    if not links:
+        return ""
+    return f" of {' and '.join(links)}"
 
 
 def _trust(verdict: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,9 @@ def hub_model_name(model: str) -> str | None:
     cached = SNAPSHOT.search(model)
     if cached is not None:
         return cached[1].replace("--", "/")
-    return model if NAME.fullmatch(model) and not Path(model).exists() else None
+    if NAME.fullmatch(model) is None or Path(model).exists():
+        return None
+    return model
 
 
 def card_fields(name: str, repo_type: str = "model", revision: str | None = None) -> dict[str, Any]:
