@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from trl import TrlParser
 
 from nuggets_trainer.commands.config_file import (
     config_path,
+    given_options,
     read_config_file,
     read_texts,
     set_environment,
@@ -291,32 +291,3 @@ def _text_options(parser: TrlParser) -> set[str]:
 
 def _option_names(parser: TrlParser) -> set[str]:
     return {action.dest for action in parser._actions}
-
-
-def given_options(argv: Sequence[str]) -> set[str]:
-    """Collect the names of the options on a command line, in either spelling.
-
-    Example:
-        >>> sorted(given_options(["--top-k", "5", "--score_dir=scores"]))
-        ['score_dir', 'top_k']
-    """
-    return {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-
-
-def or_demo(argv: Sequence[str], demo_config: Path) -> list[str]:
-    """Return a command line with the demo's config file, for `--demo` and where no config, model or rows are given.
-
-    Raises:
-        ValueError: if `--demo` stands beside one of them.
-    """
-    words = list(argv)
-    named = given_options(words) & {"config", "model_name_or_path", "dataset_name"}
-    if "--demo" in words:
-        if named:
-            given = ", ".join(f"--{name}" for name in sorted(named))
-            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
-        words.remove("--demo")
-    asks_for_help = "-h" in words or "--help" in words
-    if not named and not asks_for_help:
-        words = ["--config", str(demo_config), *words]
-    return words

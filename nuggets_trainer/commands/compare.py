@@ -8,8 +8,8 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.commands import EXIT_CODES, description
-from nuggets_trainer.commands.arguments import OutputArguments, given_options, or_demo, parse_arguments
-from nuggets_trainer.commands.config_file import config_path, set_environment
+from nuggets_trainer.commands.arguments import OutputArguments, parse_arguments
+from nuggets_trainer.commands.config_file import config_path, given_options, or_demo, set_environment
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import gather_repeated, make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig

@@ -137,3 +137,32 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
             hint = f"Did you mean `{near[0]}`?" if near else "See `--help` for the names."
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has. {hint}")
     return config
+
+
+def given_options(argv: Sequence[str]) -> set[str]:
+    """Collect the names of the options on a command line, in either spelling.
+
+    Example:
+        >>> sorted(given_options(["--top-k", "5", "--score_dir=scores"]))
+        ['score_dir', 'top_k']
+    """
+    return {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+
+
+def or_demo(argv: Sequence[str], demo_config: Path) -> list[str]:
+    """Return a command line with the demo's config file, for `--demo` and where no config, model or rows are given.
+
+    Raises:
+        ValueError: if `--demo` stands beside one of them.
+    """
+    words = list(argv)
+    named = given_options(words) & {"config", "model_name_or_path", "dataset_name"}
+    if "--demo" in words:
+        if named:
+            given = ", ".join(f"--{name}" for name in sorted(named))
+            raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
+        words.remove("--demo")
+    asks_for_help = "-h" in words or "--help" in words
+    if not named and not asks_for_help:
+        words = ["--config", str(demo_config), *words]
+    return words

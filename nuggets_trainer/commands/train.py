@@ -8,8 +8,8 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.commands import EXIT_CODES, description
-from nuggets_trainer.commands.arguments import or_demo, parse_arguments, recipe_parser
-from nuggets_trainer.commands.config_file import config_path, set_environment
+from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
+from nuggets_trainer.commands.config_file import config_path, or_demo, set_environment
 
 DEMO_CONFIG = config_path("demo")
 USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"

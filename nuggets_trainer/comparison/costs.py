@@ -66,21 +66,29 @@ def _seconds_on_all_rows(results: Sequence[ArmResult], full_steps: int) -> float
             return result.training_seconds
         if result.steps > 0:
             per_step.append(result.training_seconds / result.steps)
-    return full_steps * float(np.mean(per_step)) if per_step else 0.0
+    if not per_step:
+        return 0.0
+    return full_steps * float(np.mean(per_step))
 
 
 def costs_to_markdown(costs: Sequence[ArmCost]) -> str:
     """Write the table of the costs."""
     rows = []
     for cost in costs:
-        choosing, device, share = cost.choosing_seconds, cost.device_seconds, cost.selection_to_training
         rows.append(
             {
                 "tuned on": cost.label,
-                "choosing, s": "?" if choosing is None else f"{choosing:.0f}",
-                "one run, s": f"{cost.training_seconds:.0f}",
-                "device s": "?" if device is None else f"{device:.0f}",
-                "STR": "?" if share is None else f"{share:.2g}",
+                "choosing, s": _known(cost.choosing_seconds, ".0f"),
+                "one run, s": _known(cost.training_seconds, ".0f"),
+                "device s": _known(cost.device_seconds, ".0f"),
+                "STR": _known(cost.selection_to_training, ".2g"),
             }
         )
     return padded_table(rows)
+
+
+def _known(value: float | None, form: str) -> str:
+    """Write a number; a question mark if it was not measured."""
+    if value is None:
+        return "?"
+    return f"{value:{form}}"

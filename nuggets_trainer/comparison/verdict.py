@@ -76,7 +76,9 @@ def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Col
     for opponent in ("random", "full"):
         if opponent in by_arm:
             against.append(_weigh(by_arm[subject], by_arm[opponent], bootstrap, CONFIDENCE))
-    resolution = _resolution(against[0]) if against else None
+    resolution = None
+    if against:
+        resolution = _resolution(against[0])
     best = None
     if present:
         best = min(present, key=lambda arm: _mean_loss(by_arm[arm].values(), bootstrap))
@@ -120,7 +122,9 @@ def _outcome(difference: Difference) -> str:
         return UNKNOWN
     if high < 0:
         return BETTER
-    return WORSE if low > 0 else EVEN
+    if low > 0:
+        return WORSE
+    return EVEN
 
 
 def _resolution(weighed: Sequence[Weighed]) -> float | None:
@@ -130,19 +134,21 @@ def _resolution(weighed: Sequence[Weighed]) -> float | None:
         _, low, high = one.difference
         if low is not None and high is not None:
             widths.append((high - low) / 2)
-    return max(widths) if widths else None
+    return max(widths, default=None)
 
 
 def _sentence(label: str, against: Sequence[list[Weighed]], best: str | None, num_rivals: int) -> str:
     """Write the verdict: one clause for each opponent."""
-    sizes = [weighed.fraction for weighed in against[0]] if against else []
-    if not sizes:
+    if not against or not against[0]:
         return f"The {label} was compared with nothing but the base model."
+    sizes = [weighed.fraction for weighed in against[0]]
     clauses = []
     for weighed in against:
         name = _name_of(weighed[0], best, num_rivals)
         clauses.append(_clause(weighed, name))
-    where = f"At {_percent(sizes[0])} of the pool" if len(sizes) == 1 else f"At {len(sizes)} sizes"
+    where = f"At {_percent(sizes[0])} of the pool"
+    if len(sizes) > 1:
+        where = f"At {len(sizes)} sizes"
     text = f"{where}, the {label} {'; it '.join(clauses)}."
     if against[0][0].outcome == UNKNOWN:
         text += " One seed cannot tell whether another seed would say the same."
@@ -154,7 +160,9 @@ def _name_of(one: Weighed, best: str | None, num_rivals: int) -> str:
         return f"the {one.label}"
     if one.opponent == best and num_rivals > 1:
         return f'"{one.label}", the best of {num_rivals} rivals,'
-    return f'"{one.label}"' if one.opponent == best else one.label
+    if one.opponent == best:
+        return f'"{one.label}"'
+    return one.label
 
 
 def _clause(weighed: Sequence[Weighed], name: str) -> str:
@@ -176,7 +184,8 @@ def _one_size(one: Weighed, name: str) -> str:
     value, low, high = one.difference
     size = f"{abs(value):.4f} nats per token"
     if low is None or high is None:
-        return f"has a loss that is {size} {'below' if value < 0 else 'above'} that of {name}"
+        side = "below" if value < 0 else "above"
+        return f"has a loss that is {size} {side} that of {name}"
     if one.outcome == BETTER:
         return f"beats {name} by {size} [{-high:.4f}, {-low:.4f}]"
     if one.outcome == WORSE:
