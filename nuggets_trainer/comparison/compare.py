@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from nuggets_trainer.analysis.follows import describing_columns, follow_scores
 from nuggets_trainer.comparison.arms import BASE, BASE_LABEL, Arm, ChosenArm, choose_all_rows
 from nuggets_trainer.comparison.costs import arm_costs
 from nuggets_trainer.comparison.given_scores import GivenScores
+from nuggets_trainer.comparison.measure_table import make_measure_lines, write_runs
 from nuggets_trainer.comparison.options import CompareArguments
-from nuggets_trainer.comparison.result_files import ComparisonResults, write_comparison
+from nuggets_trainer.comparison.result_files import ComparisonResults, file_stem, write_comparison
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns
 from nuggets_trainer.comparison.scored_pool import ScoredPool
-from nuggets_trainer.comparison.table import ArmResult, make_lines
+from nuggets_trainer.comparison.table import ArmResult, Floats, make_lines
 from nuggets_trainer.comparison.verdict import make_verdict
+from nuggets_trainer.heldout.tasks import HarnessTasks
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.wording import counted
 
@@ -32,7 +34,7 @@ logger = logging.getLogger("nuggets_trainer.compare")
 def compare_arms(
     pool: Dataset,
     scored: ScoredPool,
-    heldout: Dataset,
+    heldout: Mapping[str, Dataset],
     args: SFTConfig,
     model: ModelConfig,
     template_name: str,
@@ -45,7 +47,7 @@ def compare_arms(
     Args:
         pool: all rows.
         scored: what was computed about them.
-        heldout: rows to measure on.
+        heldout: rows to measure on, by the name of their set; the verdict is about the first one.
         args: training arguments.
         model: model arguments.
         template_name: template of rows with Alpaca columns, as `NuggetsConfig.template`.
@@ -58,7 +60,10 @@ def compare_arms(
     if options.generation_metric is not None:
         generation = (options.generation_metric, options.num_generations)
     candidates = scored.evidence.usable.tolist()
-    runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation)
+    tasks = None
+    if options.lm_eval_tasks is not None:
+        tasks = HarnessTasks(options.lm_eval_tasks, options.task_options)
+    runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation, tasks)
     scored = dataclasses.replace(scored, evidence=scored.evidence.restricted_to(runs.usable))
     # What cannot be measured or chosen fails here, before any arm is trained.
     follows = _follow(pool, scored, options, given)
@@ -74,6 +79,7 @@ def compare_arms(
     found = ComparisonResults(
         verdict=make_verdict(results, bootstrap, [arm.name for arm in arms if arm.is_rival]),
         lines=make_lines(results, bootstrap, num_devices),
+        measures=make_measure_lines(results, runs.measures.weights, options.num_seeds, options.num_resamples),
         costs=arm_costs(results, full_steps, num_devices),
         follows=follows,
         reliability_of_scores=reliability,
@@ -83,6 +89,8 @@ def compare_arms(
         num_devices=num_devices,
     )
     Ranks().on_main(lambda: write_comparison(found, options, output_dir))
+    stem = file_stem(options)
+    Ranks().on_main(lambda: write_runs(results, seeds, runs.measures.weights, output_dir / f"{stem}_runs.parquet"))
     return found
 
 
@@ -167,7 +175,24 @@ def _result(
         training_seconds=training_seconds,
         steps=finished[0].steps,
         generation=generation or None,
+        measures=_measures(finished),
     )
+
+
+def _measures(finished: Sequence[TuningRun]) -> dict[str, Floats]:
+    """Collect the measures of the runs of one arm, `(seeds, values)` each.
+
+    A run of an earlier version kept no more than the mean of the generation metric; then the means stand for all.
+    """
+    found = {}
+    for name in dict.fromkeys(name for run in finished for name in run.measures):
+        values = []
+        for run in finished:
+            values.append(run.measures.get(name, [run.generation or 0.0]))
+        if len({len(own) for own in values}) > 1:
+            values = [[float(np.mean(own))] for own in values]
+        found[name] = np.array(values)
+    return found
 
 
 def _log(

@@ -25,7 +25,7 @@ def parse_given_scores(texts: Sequence[str]) -> list[ScoreFile]:
     Raises:
         ValueError: if one is written otherwise, or if a name is taken.
     """
-    files = [parse_score_file(text) for text in texts]
+    files = list(map(parse_score_file, texts))
     taken = {BASE, *ARMS}
     for file in files:
         names = {file.name, f"{file.name}{LENGTH}"}
@@ -83,7 +83,10 @@ class GivenScores:
     @classmethod
     def read(cls, files: Sequence[ScoreFile], pool: Pool) -> GivenScores:
         """Read the files; see `read_row_scores` for what is refused."""
-        return cls({file.name: read_row_scores(file, pool) for file in files})
+        found = {}
+        for file in files:
+            found[file.name] = read_row_scores(file, pool)
+        return cls(found)
 
     def select(self, rows: Indices) -> GivenScores:
         """Keep these rows of the pool, in this order."""

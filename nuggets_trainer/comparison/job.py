@@ -46,14 +46,16 @@ def run_comparison(
     mapping = nuggets.column_mapping
     pool = map_columns(take_pool(load_pool_rows(script), nuggets.pool_size, "dataset_name"), mapping, "dataset_name")
     heldout = map_each(load_eval_rows(script, args), mapping, "eval_dataset_name")
-    if not isinstance(heldout, Dataset):
-        raise ValueError(f"`eval_dataset_name` must be one set for `nuggets compare`, got {', '.join(heldout)}.")
+    if not isinstance(heldout, dict):
+        heldout = {"": heldout}
     given = _read_scores(pool, args, nuggets, options)
     race_fraction = None
     if options.quick:
         kept = draw_places(len(pool), QUICK_ROWS, "the pool")
         pool, given = pool.select(kept), given.select(kept)
-        heldout = heldout.select(draw_places(len(heldout), QUICK_HELDOUT, "the held-out rows"))
+        for name, own in heldout.items():
+            places = draw_places(len(own), QUICK_HELDOUT, f"the held-out rows {name}".rstrip())
+            heldout[name] = own.select(places)
         race_fraction = options.golden_fractions[0]
     scored = given.add_to(score_for_arms(pool, args, model, nuggets, arms, race_fraction))
     return compare_arms(pool, scored, heldout, args, model, nuggets.template, options, arms, given)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trl import ModelConfig, SFTConfig
 
 from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, FILTERED, QUICK_ARMS, Arm
-from nuggets_trainer.comparison.generation import METRICS
 from nuggets_trainer.comparison.given_scores import arms_of_scores, parse_given_scores
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.heldout.generation import METRICS
+from nuggets_trainer.heldout.tasks import TASK_OPTIONS, check_task_options
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
 BUDGETS = ("steps", "epochs")
@@ -86,7 +88,22 @@ class CompareArguments:
         },
     )
     num_generations: int = field(
-        default=100, metadata={"help": "Number of held-out rows to complete: the first ones."}
+        default=100, metadata={"help": "Number of held-out rows of each set to complete: the first ones."}
+    )
+    lm_eval_tasks: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tasks of lm-evaluation-harness that every arm is measured by too, by their names there "
+            "(`pip install nuggets_trainer[lm_eval]`). Tasks of the package load their data from the hub."
+        },
+    )
+    lm_eval_args: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": f"How the tasks are run, in the words of lm-evaluation-harness: {', '.join(TASK_OPTIONS)}. "
+            "`include_path` is a folder with your own task files. On the command line it is JSON in quotes: "
+            '{"include_path": "tasks", "limit": 200}.'
+        },
     )
 
     def __post_init__(self) -> None:
@@ -110,6 +127,26 @@ class CompareArguments:
             check_int(name, getattr(self, name), minimum=1)
         if self.generation_metric is not None:
             check_choice("generation_metric", self.generation_metric, METRICS)
+        if self.lm_eval_tasks is not None:
+            _check_different("lm_eval_tasks", self.lm_eval_tasks)
+        check_task_options(self.lm_eval_tasks, self.task_options)
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """Options of the tasks of lm-evaluation-harness.
+
+        Raises:
+            TypeError: if they are no mapping.
+        """
+        options = self.lm_eval_args
+        if isinstance(options, str):  # the command line gives JSON
+            try:
+                options = json.loads(options)
+            except ValueError as error:
+                raise TypeError(f"`lm_eval_args` must be a mapping, got {self.lm_eval_args!r} ({error}).") from error
+        if options is not None and not isinstance(options, dict):
+            raise TypeError(f"`lm_eval_args` must be a mapping, got {self.lm_eval_args!r}.")
+        return options or {}
 
 
 def quick_options(options: CompareArguments, given: Collection[str]) -> CompareArguments:

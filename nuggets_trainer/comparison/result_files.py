@@ -12,6 +12,7 @@ from typing import Any
 
 from nuggets_trainer.comparison.costs import ArmCost, costs_to_markdown
 from nuggets_trainer.comparison.given_scores import describe_reliability
+from nuggets_trainer.comparison.measure_table import MeasureLine, measures_to_markdown
 from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.comparison.plot import draw_losses
 from nuggets_trainer.comparison.table import TableLine, to_markdown
@@ -20,6 +21,12 @@ from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger("nuggets_trainer.compare")
+
+EXPLAIN_MEASURES = (
+    "Other measures: the mean over rows or documents and over seeds, and behind it the mean minus that of random rows "
+    "of the same number, with the 95% interval. A loss is good if it is low; an exact match, ROUGE-L or an accuracy "
+    "is good if it is high."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +44,7 @@ class ComparisonResults:
         num_devices: number of devices.
         reliability_of_scores: reliability of the scores of other programs that are given by anchor, by their names and
             for each size.
+        measures: everything else that the models are measured by.
     """
 
     verdict: Verdict
@@ -48,6 +56,7 @@ class ComparisonResults:
     num_candidates: int
     num_devices: int
     reliability_of_scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    measures: Sequence[MeasureLine] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results ready for JSON."""
@@ -63,6 +72,7 @@ class ComparisonResults:
             "signal_check": self.signal_check,
             "follows": follows,
             "reliability_of_scores": self.reliability_of_scores,
+            "measures": [dataclasses.asdict(line) for line in self.measures],
         }
 
     def describe(self, options: CompareArguments) -> str:
@@ -73,6 +83,8 @@ class ComparisonResults:
             to_markdown(self.lines),
             explain_table(options, self.num_heldout),
         ]
+        if self.measures:
+            parts += [measures_to_markdown(self.measures), EXPLAIN_MEASURES]
         if self.follows is not None and self.follows["text"]:
             parts.append(self.follows["text"])
         if self.reliability_of_scores:
@@ -113,9 +125,14 @@ def explain_costs(num_devices: int) -> str:
     )
 
 
+def file_stem(options: CompareArguments) -> str:
+    """Return how the names of the files begin; a quick comparison leaves those of the full one alone."""
+    return "compare_quick" if options.quick else "compare"
+
+
 def write_comparison(found: ComparisonResults, options: CompareArguments, output_dir: Path) -> None:
     """Write compare.json, compare.md and compare.svg; a quick comparison, compare_quick.json and so on."""
-    stem = "compare_quick" if options.quick else "compare"
+    stem = file_stem(options)
     content = {**found.to_dict(), "budget": options.budget}
     write_atomically(output_dir / f"{stem}.json", json.dumps(content, indent=2).encode())
     write_atomically(output_dir / f"{stem}.md", f"{found.describe(options)}\n".encode())

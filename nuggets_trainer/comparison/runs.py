@@ -12,7 +12,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from nuggets_trainer.comparison.generation import generated_quality
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import base_weights, holds_adapters, inner_model
-from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.heldout.measures import Measures
+from nuggets_trainer.heldout.tasks import HarnessTasks
 from nuggets_trainer.prompts.generated import find_turn_end
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from nuggets_trainer.ranks import Ranks
@@ -60,13 +60,23 @@ QUIET = {
 
 @dataclasses.dataclass(frozen=True)
 class TuningRun:
-    """Result of one run; `losses` are those of the held-out rows, `(h,)`, nats per completion token."""
+    """Result of one run.
+
+    Attributes:
+        losses: losses of the rows of the first held-out set, `(h,)`, nats per completion token.
+        steps: number of optimizer steps.
+        training_seconds: wall time of training.
+        evaluation_seconds: wall time of measuring.
+        generation: mean of the generation metric; None if nothing was generated.
+        measures: values of everything else that the model is measured by, by name (see `heldout.measures`).
+    """
 
     losses: list[float]
     steps: int
     training_seconds: float
     evaluation_seconds: float
     generation: float | None
+    measures: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
 
 class TuningRuns:
@@ -78,12 +88,13 @@ class TuningRuns:
         template_name: template of rows with Alpaca columns, as `NuggetsConfig.template`.
         pool: all rows.
         candidates: pool indices of the rows that an arm can take.
-        heldout: rows to measure on.
+        heldout: rows to measure on, by the name of their set; the first set is the one that verdicts are about.
         directory: directory of the finished runs.
-        generation: metric, and number of held-out rows to complete; None if nothing is generated.
+        generation: metric, and number of rows of each set to complete; None if nothing is generated.
+        tasks: tasks of lm-evaluation-harness to measure by; None if there are none.
 
     Raises:
-        ValueError: if no held-out row can be measured, or if the model would be sharded.
+        ValueError: if no row of a held-out set can be measured, or if the model would be sharded.
     """
 
     def __init__(
@@ -93,21 +104,23 @@ class TuningRuns:
         template_name: str,
         pool: Dataset,
         candidates: list[int],
-        heldout: Dataset,
+        heldout: Mapping[str, Dataset],
         directory: Path,
         generation: tuple[str, int] | None,
+        tasks: HarnessTasks | None = None,
     ) -> None:
         self._args, self._model_config, self._directory, self._generation = args, model, directory, generation
         self._path = resolve_demo(model.model_name_or_path)
         self._load_options = load_options(args, model)
         shared = {name: self._load_options[name] for name in ("revision", "trust_remote_code")}
         self._tokenizer = AutoTokenizer.from_pretrained(self._path, **shared)
-        self._engine_path: str | None = None
         self._ranks = Ranks()
         rows = pool.select(candidates).add_column(POOL_INDEX, candidates)
         with hidden_bars():
             train_rows = rows_for_trl(rows, template_name, args, self._tokenizer)
-            heldout_rows = rows_for_trl(heldout, template_name, args, self._tokenizer)
+            heldout_rows = {}
+            for name, own in heldout.items():
+                heldout_rows[name] = rows_for_trl(own, template_name, args, self._tokenizer)
         trainer = self._trainer(train_rows, 0, {"packing": False}, heldout_rows)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("A comparison needs the whole model on each device. Launch without FSDP and DeepSpeed.")
@@ -115,10 +128,17 @@ class TuningRuns:
         # Pool indices of the prepared rows: TRL leaves out rows without a completion token within `max_length`.
         self.usable = np.array(self._prepared[POOL_INDEX])
         self._place_of = {int(index): place for place, index in enumerate(self.usable)}
-        self.segments = [_segment(row, trainer.data_collator) for row in trainer.eval_dataset]
-        if not self.segments:
-            raise ValueError("No held-out row has a completion token in `max_length`. Raise it, or give shorter rows.")
-        self.num_tokens = np.array([segment.num_completion_tokens for segment in self.segments])
+        sets = {}
+        for name, own in trainer.eval_dataset.items():
+            sets[name] = [_segment(row, trainer.data_collator) for row in own]
+            if not sets[name]:
+                which = f" of {name}" if name else ""
+                raise ValueError(
+                    f"No held-out row{which} has a completion token in `max_length`. Raise it, or give shorter rows."
+                )
+        self.measures = Measures(sets, self._tokenizer, generation, tasks)
+        self.segments = self.measures.first
+        self.num_tokens = self.measures.weights(None, len(self.segments))
         self._deciding = self._what_decides(trainer)
 
     def run(self, rows: npt.NDArray[np.int64], seed: int, max_steps: int | None) -> tuple[TuningRun, bool]:
@@ -155,32 +175,12 @@ class TuningRuns:
             trainer.train()
         trained = time.monotonic()
         model = trainer.accelerator.unwrap_model(trainer.model)
-        losses = self._losses(model)
-        measured = time.monotonic()
-        quality = None
-        if self._generation is not None:
-            metric, number = self._generation
-            quality = generated_quality(model, self._tokenizer, self.segments[:number], metric)
-        return TuningRun(losses, trainer.state.global_step, trained - started, measured - trained, quality)
-
-    def _losses(self, model: Any) -> list[float]:
-        """Measure the loss of every held-out row; each rank measures its share."""
-        engine = LogProbEngine(inner_model(model), path=self._engine_path)
-        own = self._ranks.share(range(len(self.segments)))
-
-        def measure() -> list[tuple[int, float]]:
-            log_probs = engine.score([], [self.segments[i] for i in own])
-            return list(zip(own, log_probs.tolist(), strict=True))
-
-        measured = self._ranks.gather_from(measure)
-        self._engine_path = engine.path  # all runs have the same architecture: one check is enough
-        losses = [0.0] * len(self.segments)
-        for i, log_prob in measured:
-            losses[i] = -log_prob
-        return losses
+        found = self.measures.measure(model)
+        seconds = trained - started, time.monotonic() - trained
+        return TuningRun(found.losses, trainer.state.global_step, *seconds, found.generation, found.measures)
 
     def _trainer(
-        self, rows: Dataset, seed: int, changes: dict[str, Any], heldout: Dataset | None = None
+        self, rows: Dataset, seed: int, changes: dict[str, Any], heldout: dict[str, Dataset] | None = None
     ) -> SFTTrainer:
         # A comparison is many short jobs: each has one line, and no bars.
         with hidden_bars(), tempfile.TemporaryDirectory() as output_dir:
@@ -207,7 +207,6 @@ class TuningRuns:
                 args[name] = value
         model = trainer.accelerator.unwrap_model(trainer.model)
         adapter = get_peft_config(self._model_config)
-        heldout = [[segment.ids, list(segment.positions)] for segment in self.segments]
         packages = (accelerate, peft, torch, transformers, trl)
         key = {
             "model_sha256": weights_hash(base_weights(model)),
@@ -215,8 +214,7 @@ class TuningRuns:
             "tokenizer_sha256": tokenizer_hash(self._tokenizer),
             "adapter": None if adapter is None else adapter.to_dict(),
             "training": args,
-            "heldout_sha256": _digest(heldout),
-            "generation": self._generation,
+            **self.measures.key,
             "processes": self._ranks.world,
             "device": self._ranks.device.type,
             "versions": {package.__name__: package.__version__ for package in packages},

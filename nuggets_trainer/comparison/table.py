@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ class ArmResult:
         training_seconds: wall time of one run, mean over seeds.
         steps: number of optimizer steps.
         generation: generation metric of each seed; None if nothing was generated.
+        measures: values of everything else that the models are measured by, `(seeds, values)`, by name.
     """
 
     arm: str
@@ -41,6 +42,7 @@ class ArmResult:
     training_seconds: float
     steps: int
     generation: list[float] | None = None
+    measures: Mapping[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,7 @@ def _make_line(
 
 def to_markdown(lines: Sequence[TableLine]) -> str:
     """Write the table, padded so that a terminal shows it well too."""
-    rows = [_cells(line) for line in lines]
-    if not any(row["generated"] for row in rows):
-        for row in rows:
-            del row["generated"]  # nothing was generated
-    return padded_table(rows)
+    return padded_table([_cells(line) for line in lines])
 
 
 def padded_table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -161,10 +159,9 @@ def _cells(line: TableLine) -> dict[str, str]:
         "tuned on": line.label,
         "rows": f"{line.num_rows:,}",
         "held-out loss": _loss(line),
-        "minus random": _difference(line.minus_random),
-        "minus full": _difference(line.minus_full),
+        "minus random": format_difference(line.minus_random),
+        "minus full": format_difference(line.minus_full),
         "golden": _formatted(line.golden_share, ".0f", percent=True),
-        "generated": _formatted(line.generation, ".3f"),
     }
 
 
@@ -179,7 +176,8 @@ def _loss(line: TableLine) -> str:
     return f"{line.loss:.4f}{deviation}"
 
 
-def _difference(found: Difference | None) -> str:
+def format_difference(found: Difference | None) -> str:
+    """Write a difference and its interval; nothing if there is none."""
     if found is None:
         return ""
     value, low, high = found

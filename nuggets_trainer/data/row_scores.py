@@ -139,17 +139,18 @@ def _only_column(source: ScoreFile, flat: Dataset, pool: Pool) -> str:
 
 def _numbers(values: Sequence[Any], where: str) -> Floats:
     """Turn a column into numbers, `(lines,)`, or `(lines, m)` if it holds lists; NaN where there is none."""
-    is_list = any(isinstance(value, list) for value in values)
-    if not is_list:
+    lengths = set()
+    for value in values:
+        if isinstance(value, list):
+            lengths.add(len(value))
+    if not lengths:
         return np.array([_number(value, line, where) for line, value in enumerate(values)])
-    lengths = {len(value) for value in values if value is not None}
-    if len(lengths) != 1 or lengths == {0}:
+    if len(lengths) > 1 or lengths == {0}:
         raise ValueError(f"{where} holds lists of {min(lengths)} to {max(lengths)} numbers. Expected as many in each.")
-    width = lengths.pop()
-    numbers = np.full((len(values), width), np.nan)
+    numbers = np.full((len(values), lengths.pop()), np.nan)
     for line, value in enumerate(values):
-        if value is not None:
-            numbers[line] = [_number(part, line, where) for part in value]
+        for place, part in enumerate(value or []):
+            numbers[line, place] = _number(part, line, where)
     return numbers
 
 
@@ -170,8 +171,8 @@ def _places(source: ScoreFile, lines: Dataset, numbers: Floats, pool: Pool) -> n
         pool_keys, line_keys = keys, lines[CONTENT_HASH][:]
     elif fitting_formats(lines.column_names, pool.text_field):
         written = Pool(lines, f"--scores {source.name}", text_field=pool.text_field)
-        line_keys = [written.texts.get(key) for key in written.read_keys()[0]]
-        pool_keys = [pool.texts.get(key) for key in keys]
+        line_keys = list(map(written.texts.get, written.read_keys()[0]))
+        pool_keys = list(map(pool.texts.get, keys))
     elif INDEX in lines.column_names:
         line_keys = _indices(source, lines[INDEX][:], len(pool))
     elif len(lines) == len(pool):
@@ -239,4 +240,5 @@ def _check_complete(
 def _unreadable(pool: Pool) -> npt.NDArray[np.bool_]:
     """Return which rows cannot be read, `(n,)`: no arm takes them."""
     keys, _ = pool.read_keys()
-    return np.array([key == "" for key in keys])
+    found: npt.NDArray[np.bool_] = np.array(keys) == ""
+    return found

@@ -159,20 +159,34 @@ def _values_of(
     name: str, task: Any, samples: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
 ) -> dict[str, list[float]]:
     """Return the values of one task by metric; a filter that is not the only one stands behind it."""
-    filters = list(dict.fromkeys(sample["filter"] for sample in samples))
+    by_filter: dict[str, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        by_filter.setdefault(sample["filter"], []).append(sample)
     found = {}
     for metric, aggregate in task.aggregation().items():
-        for own_filter in filters:
+        for own_filter, own_samples in by_filter.items():
             result = results.get(f"{metric},{own_filter}")
             if not isinstance(result, (int, float)):
                 continue
-            label = f"{name} {metric}" if len(filters) == 1 else f"{name} {metric} ({own_filter})"
-            values: list[Any] = [sample.get(metric) for sample in samples if sample["filter"] == own_filter]
-            is_mean = getattr(aggregate, "__name__", "") == "mean"
-            if not is_mean or not all(isinstance(value, (bool, int, float, np.number)) for value in values):
-                values = [result]
-            found[label] = [float(value) for value in values]
+            label = f"{name} {metric}"
+            if len(by_filter) > 1:
+                label += f" ({own_filter})"
+            values = _numbers(own_samples, metric)
+            if values is None or getattr(aggregate, "__name__", "") != "mean":
+                values = [float(result)]
+            found[label] = values
     return found
+
+
+def _numbers(samples: Sequence[Mapping[str, Any]], metric: str) -> list[float] | None:
+    """Return the value of each document; None if a document has no number of its own."""
+    values = []
+    for sample in samples:
+        value = sample.get(metric)
+        if not isinstance(value, (bool, int, float, np.number)):
+            return None
+        values.append(float(value))
+    return values
 
 
 @contextlib.contextmanager

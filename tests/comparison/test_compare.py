@@ -25,6 +25,7 @@ from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, QUICK_ARMS
 from nuggets_trainer.comparison.job import draw_places
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns, read_run
 from nuggets_trainer.demo import demo_path
+from tests.support.harness_tasks import write_tasks
 from tests.support.launch import ONE_PROCESS, ROOT, run, start
 
 
@@ -103,7 +104,10 @@ def test_the_table_is_the_one_of_the_json(finished):
     assert [line["loss"] for line in stored["lines"]] == [line.loss for line in lines]
     report = (output_dir / "compare.md").read_text()
     rows = [row.split("|")[1:-1] for row in report.splitlines() if row.startswith("|")]
-    rows, costs = rows[: 2 + len(lines)], rows[2 + len(lines) :]
+    size = 2 + len(lines)
+    rows, measures, costs = rows[:size], rows[size : 2 * size], rows[2 * size :]
+    assert measures[0][2].strip() == "exact_match"
+    assert [row[1].strip() for row in measures[2:]] == [row[1].strip() for row in rows[2:]]
     for row, line in zip(rows[2:], stored["lines"], strict=True):
         cells = [cell.strip() for cell in row]
         assert cells[1] == line["label"] and cells[3] == f"{line['loss']:.4f}"  # one seed
@@ -258,6 +262,39 @@ def test_ifd_of_another_program_end_to_end(program, files, finished, tmp_path):
     assert found["other_ifd"] * found["ifd"] > 0  # both see the same thing
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of lm_eval
+def test_several_heldout_sets_and_tasks_end_to_end(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(line + "\n" for line in (files / "pool.jsonl").read_text().splitlines()[:5]))
+    changes = {"arms": "golden random", "num_seeds": 2, "max_steps": 1, "signal_check": "false"}
+    words = arguments(files, tmp_path / "out", **changes)
+    words[words.index("--eval_dataset_name") + 1] = json.dumps(
+        {"in_domain": str(files / "heldout.jsonl"), "other": str(other)}
+    )
+    expected = ["loss of other", "exact_match of in_domain", "exact_match of other"]
+    if importlib.util.find_spec("lm_eval") is not None:
+        options = json.dumps({"include_path": write_tasks(tmp_path), "limit": 4, "apply_chat_template": True})
+        words += ["--lm_eval_tasks", "tiny_choice", "tiny_answer", "--lm_eval_args", options]
+        expected += ["tiny_choice acc", "tiny_choice acc_norm", "tiny_answer exact_match"]
+    found = compare.run(*compare.parse(words))
+    assert list(dict.fromkeys(line.measure for line in found.measures)) == expected
+    by_name = {(line.measure, line.arm): line for line in found.measures}
+    assert by_name["loss of other", "golden"].minus_random[1] is not None
+    assert by_name["loss of other", "base"].mean != found.lines[0].loss
+    assert found.lines[0].generation == by_name["exact_match of in_domain", "base"].mean
+    report = (tmp_path / "out" / "compare.md").read_text()
+    assert all(name in report for name in expected) and "Other measures: the mean over rows" in report
+    raw = pq.read_table(tmp_path / "out" / "compare_runs.parquet")
+    assert set(raw["measure"].to_pylist()) == {"loss", *expected} and raw.num_rows == 3 * 2 * (1 + len(expected))
+    monkeypatch.setattr(TuningRuns, "_compute", lambda *_: pytest.fail("everything is on disk"))
+    again = compare.run(*compare.parse(words))
+    assert [dataclasses.asdict(line) for line in again.measures] == [
+        dataclasses.asdict(line) for line in found.measures
+    ]
+
+
 def test_an_arm_without_rows_stops_before_any_run(files, tmp_path, finished, monkeypatch):
     """Arms were chosen one by one, so that the last one failed when all others were trained."""
     nothing = dataclasses.replace(ARMS["ifd"], choose=lambda *_: np.array([], dtype=np.int64))
@@ -325,7 +362,7 @@ def test_a_quick_comparison_finds_the_golden_set_by_a_race(files, tmp_path, caps
     assert [line.arm for line in found.lines] == ["base", "full", *(arm for arm in QUICK_ARMS if arm != "full")]
     assert capsys.readouterr().out.startswith(found.verdict.sentence) and found.follows is None
     assert sorted(path.name for path in (tmp_path / "out").glob("compare*")) == [
-        "compare_quick.json", "compare_quick.md", "compare_quick.svg"
+        "compare_quick.json", "compare_quick.md", "compare_quick.svg", "compare_quick_runs.parquet"
     ]  # fmt: skip
     run_info = json.loads((tmp_path / "out" / "nuggets" / "run.json").read_text())
     assert run_info["config"]["schedule"] == "race" and run_info["config"]["top_fraction"] == 0.1
@@ -370,6 +407,7 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"golden_fractions": "10"}, r"`golden_fractions` must be between 0 and 1, got 10.0. Write 0.1 for 10%"),
         ({"scores": "ifd=a.parquet"}, "must have names that no other arm has, got 'ifd'. Call it my_ifd"),
         ({"scores": "mine=a.txt"}, "`scores` must be NAME=FILE or NAME=FILE:COLUMN"),
+        ({"lm_eval_args": '{"limit":3}'}, "`lm_eval_args` needs `lm_eval_tasks`"),
         ({"num_seeds": 0}, "`num_seeds` must be at least 1"),
         ({"budget": "tokens"}, "`budget` must be one of steps, epochs|invalid choice"),
         ({"top_k": 5}, "`top_k` is not supported .*, got 5: it gives one size. Set `golden_fractions`"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from nuggets_trainer.comparison.generation import compare_texts, generated_quality
+from nuggets_trainer.heldout.generation import compare_texts, generated_quality
 from nuggets_trainer.prompts.segment import Segment
 from tests.support.models import chat_model
 
@@ -28,4 +28,4 @@ def test_completions_stop_where_the_template_ends(eos_token, shared):
         Segment(prompt + tokenizer(text, add_special_tokens=False)["input_ids"], len(prompt))
         for text in ("blue!<|im_end|>", "blue and green and red and white and black!<|im_end|>")
     )
-    assert generated_quality(model, tokenizer, [right, longer], "exact_match") == 0.5
+    assert generated_quality(model, tokenizer, [right, longer], "exact_match") == [1.0, 0.0]

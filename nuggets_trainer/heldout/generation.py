@@ -14,8 +14,8 @@ METRICS = ("exact_match", "rouge_l")
 BATCH = 32  # prompts that are completed together
 
 
-def generated_quality(model: Any, tokenizer: Any, segments: Sequence[Segment], metric: str) -> float:
-    """Complete held-out prompts and return the mean metric, in [0, 1].
+def generated_quality(model: Any, tokenizer: Any, segments: Sequence[Segment], metric: str) -> list[float]:
+    """Complete held-out prompts and return the metric of each, in [0, 1].
 
     White space at both ends and special tokens do not count.
 
@@ -25,14 +25,14 @@ def generated_quality(model: Any, tokenizer: Any, segments: Sequence[Segment], m
         segments: held-out rows; the tokens before the completion are the prompt.
         metric: metric, one of `METRICS`.
     """
-    total = 0.0
+    values = []
     for start in range(0, len(segments), BATCH):
         batch = segments[start : start + BATCH]
         texts = _complete(model, tokenizer, batch)
         for text, segment in zip(texts, batch, strict=True):
             target = tokenizer.decode(segment.ids[segment.start :], skip_special_tokens=True)
-            total += compare_texts(text.strip(), target.strip(), metric)
-    return total / len(segments)
+            values.append(compare_texts(text.strip(), target.strip(), metric))
+    return values
 
 
 def compare_texts(text: str, target: str, metric: str) -> float:
