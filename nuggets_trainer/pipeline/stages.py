@@ -90,8 +90,8 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
     signals: Signals = {}
     if config.wants_row_signals:
         contexts = None
-    if config.wants_ica:
-        contexts = ExampleContexts(session, rendered.anchor_set)
+        if config.wants_ica:
+            contexts = ExampleContexts(session, rendered.anchor_set)
         signals |= row_signals(session, rendered.anchor_set, rendered.candidates) or {}
         if contexts is not None:
             in_context = in_context_losses(session, contexts, rendered.candidates)

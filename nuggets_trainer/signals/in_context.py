@@ -185,7 +185,7 @@ def _group(
         row = asked.row
         header = [list(map(id, shown)), system_messages(row.prompt), row.tools, row.template_kwargs]
         groups.setdefault(str(header), {})[place] = segment
-    found = []
+    found: list[tuple[PrefixedSegments, list[int]]] = []
     for members in groups.values():
         segments = list(members.values())
         shared = _shared_length(segments)

@@ -12,7 +12,7 @@ from datasets import Dataset
 from nuggets_trainer import NuggetsConfig, load_rows, load_scorer, score_pool, score_shard
 from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.select_again import select_again
-from nuggets_trainer.pipeline.stages import render_selectable, signals_if_wanted
+from nuggets_trainer.pipeline.stages import render_selectable, signals_of_rows
 from nuggets_trainer.scoring.anchors import find_anchors
 from nuggets_trainer.scoring.session import open_session
 from nuggets_trainer.signals import examples, in_context
@@ -31,7 +31,7 @@ def ica(model, tokenizer, rows, anchors, score_dir, **options) -> np.ndarray:
     request = read_request(model, tokenizer, *pools, config, score_dir)
     with open_session(model, request) as session:
         rendered = render_selectable(session, find_anchors(session), range(len(rows)))
-        return signals_if_wanted(session, rendered)["ica"]
+        return signals_of_rows(session, rendered)["ica"]
 
 
 def score(model, tokenizer, rows, anchors, score_dir, **options):
