@@ -88,6 +88,8 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
     """
     config = session.config
     signals: Signals = {}
+    if session.ranks.is_main:
+        signals["repetition"] = repetitions(session.pool, rendered.candidates)
     if config.wants_row_signals:
         contexts = None
         if config.wants_ica:
@@ -97,8 +99,6 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
             in_context = in_context_losses(session, contexts, rendered.candidates)
             if in_context is not None:
                 signals["ica"] = signals["loss"] - in_context
-    if session.ranks.is_main:
-        signals["repetition"] = repetitions(session.pool, rendered.candidates)
     return signals
 
 

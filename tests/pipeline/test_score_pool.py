@@ -221,14 +221,14 @@ def test_result_files_have_the_documented_columns(llama, tokenizer, pool_rows, a
     scores = pq.read_table(tmp_path / "scores.parquet")
     assert scores.schema.names == [
         "index", "golden_score", "standard_error", "mean_gain", "num_anchors", "upper_bound", "dropped", "rank",
-        "selected", "mean_gain_error", "gain", "gain_error",
+        "selected", "mean_gain_error", "gain", "gain_error", "repetition",
     ]  # fmt: skip
     rows = scores.to_pylist()
     assert [row["index"] for row in rows] == list(range(12))
     assert rows[6] == {
         "index": 6, "golden_score": None, "standard_error": None, "mean_gain": None, "num_anchors": 0,
         "upper_bound": None, "dropped": "empty_completion", "rank": None, "selected": False,
-        "mean_gain_error": None, "gain": None, "gain_error": None,
+        "mean_gain_error": None, "gain": None, "gain_error": None, "repetition": None,
     }  # fmt: skip
     by_rank = sorted((row["rank"], row["index"]) for row in rows if row["rank"] is not None)
     assert [rank for rank, _ in by_rank] == list(range(1, 12))
