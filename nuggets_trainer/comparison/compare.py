@@ -97,7 +97,7 @@ def compare_arms(
 def _steps(runs: TuningRuns, scored: ScoredPool, args: SFTConfig, options: CompareArguments) -> int:
     """Return `max_steps`, or the steps of the epochs over all rows; a quick comparison takes those of its size."""
     if args.max_steps > 0:
-        return args.max_steps
+        return int(args.max_steps)
     num_rows = len(runs.usable)
     if options.quick:
         num_rows = scored.evidence.num_chosen(options.golden_fractions[0])

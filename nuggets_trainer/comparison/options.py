@@ -160,7 +160,7 @@ def quick_options(options: CompareArguments, given: Collection[str]) -> CompareA
         ValueError: if several sizes are given.
     """
     quick = {"arms": None, "golden_fractions": [QUICK_FRACTION], "num_seeds": QUICK_SEEDS, "budget": "steps"}
-    changes = {name: value for name, value in quick.items() if name not in given}
+    changes: dict[str, Any] = {name: value for name, value in quick.items() if name not in given}
     options = dataclasses.replace(options, **changes)
     if len(options.golden_fractions) > 1:
         raise ValueError(f"`quick` compares one size, got {len(options.golden_fractions)} `golden_fractions`.")
