@@ -82,6 +82,25 @@ def test_the_look_changes_no_result(schedule, llama, tokenizer, rows, tmp_path, 
     assert look["num_rows"] == {"exact": 25, "race": 10}[schedule] and look["num_anchors"] == NUM_ANCHORS
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("schedule", "rank_by"), [("exact", "gain"), ("race", "golden_score"), ("race", "gain")])
+def test_the_look_at_a_large_pool_changes_no_result(schedule, rank_by, llama, tokenizer, tmp_path):
+    """From 1,600 rows on the signal check has its full size, 40 candidates on all anchors."""
+    pool = Pool(Dataset.from_list(alpaca_rows(1610, seed=43)))
+    anchors = Pool(Dataset.from_list(alpaca_rows(2, seed=44)), "anchors")
+    results = {}
+    for checked in (None, False):
+        place = tmp_path / str(checked)
+        config = NuggetsConfig(template="plain", schedule=schedule, rank_by=rank_by, signal_check=checked)
+        scores, _ = score_pool(llama, tokenizer, pool, anchors, config=config, score_dir=place)
+        results[checked] = [(place / name).read_bytes() for name in ("scores.parquet", "pairs.parquet")]
+        if checked is None:
+            num_with_check = scores.num_pairs_scored
+    assert results[None] == results[False]
+    # Two copies each on two anchors; a copy that equals its row is no pair.
+    assert 150 <= num_with_check - scores.num_pairs_scored <= 160
+
+
 def test_the_look_is_the_same_after_a_restart(llama, tokenizer, rows, tmp_path):
     config = NuggetsConfig(template="plain", top_k=10, schedule="exact")
     score_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path)
