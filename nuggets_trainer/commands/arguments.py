@@ -149,16 +149,12 @@ class SelectArguments:
     with_scores: bool = field(
         default=False,
         metadata={
-            "help": "Add columns to the rows of `output_file`: `rank` (1 is best), `pool_index`, the value that rows "
-            "are ranked by, and its standard error if it has one."
+            "help": "Add columns: `rank` (1 is best), `pool_index`, the ranked value, its standard error if any."
         },
     )
     entry_for: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Programs to write a dataset entry for, beside `output_file`: `llama_factory`, `axolotl`, "
-            "`ms_swift`. Each then reads the file without further work."
-        },
+        metadata={"help": "Programs to write a dataset entry for: `llama_factory`, `axolotl`, `ms_swift`."},
     )
     pool_size: int | None = field(
         default=None, metadata={"help": "The `pool_size` that the pool was scored with. Default: all rows."}
