@@ -1,4 +1,4 @@
-"""Make the rows of the study on real models: four pools, their anchors, and held-out rows that are in no pool.
+r"""Make the rows of the study on real models: four pools, their anchors, and held-out rows that are in no pool.
 
 ```bash
 python recipes/study/pools.py --output_dir pools --alpaca first.jsonl second.jsonl --lima lima.jsonl \
@@ -185,8 +185,8 @@ def _length(row: TextRow) -> int:
     return _prompt_length(row) + len(row["output"])
 
 
-def main(argv: Sequence[str]) -> None:
-    """Make the files."""
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--alpaca", type=Path, nargs=2, required=True, help="two files of Alpaca rows")
     parser.add_argument("--lima", type=Path, required=True, help="rows of LIMA")
@@ -194,7 +194,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--gsm8k", type=Path, required=True, help="rows with `source_model` and `is_correct`")
     parser.add_argument("--alpaca_eval", type=Path, required=True, help="answers of GPT-4 to AlpacaEval, held out")
     parser.add_argument("--output_dir", type=Path, required=True)
-    options = parser.parse_args(list(argv))
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Make the files."""
+    options = make_parser().parse_args(list(argv))
     first, second = (without_other_columns(read_rows(path)) for path in options.alpaca)
     lima, alpaca_eval = (without_other_columns(read_rows(path)) for path in (options.lima, options.alpaca_eval))
     further = [row for path in options.anchors for row in without_other_columns(read_rows(path))]

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nuggets_trainer.commands.compare import parse
+from nuggets_trainer.comparison.options import arms_to_run
 from tests.support.documented import recipe
 
 NAMES = ("half_spoilt", "mixture", "natural", "anchors", "gsm8k", "gsm8k_anchors")
@@ -95,3 +97,14 @@ def test_natural_rows_come_from_three_sources(made):
         "alpaca_second": 600,
         "lima": 400,
     }
+
+
+def test_the_config_of_the_study_is_read():
+    rows = ["--dataset_name", "pool.jsonl", "--eval_dataset_name", '{"near": "a.jsonl", "far": "b.jsonl"}']
+    scores = ["--scores", "gemma_golden=scores.parquet:golden_score", "gemma_gain=scores.parquet:gain"]
+    _, args, _, nuggets, options, _ = parse(["--config", "recipes/study/study.yaml", *rows, *scores])
+    names = [arm.name for arm in arms_to_run(options, nuggets)]
+    assert {"golden", "gain_filtered", "random_length", "lowest_loss", "ica", "gemma_golden", "gemma_gain"} <= set(
+        names
+    )
+    assert args.max_steps == 30 and nuggets.require is not None

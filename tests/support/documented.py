@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from accelerate.commands.launch import launch_command_parser
 from markdown_it import MarkdownIt
 
 from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
+from nuggets_trainer.commands.compare import make_compare_parser
+from nuggets_trainer.comparison.options import CompareArguments
 from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
@@ -306,13 +309,18 @@ def _check_keywords(called: Any, given: set[str], where: str) -> None:
 
 
 def check_yaml(block: Block, place: Path) -> None:
-    """Read a YAML block with its program: accelerate, or recipes/train.py and `nuggets`."""
+    """Read a YAML block with its program: accelerate, `nuggets compare`, or recipes/train.py and other commands."""
     content = yaml.safe_load(block.text)
     assert isinstance(content, dict), block.where
     file = place / "shown.yaml"
     file.write_text(block.text)
     if "distributed_type" in content:
         load_config_from_file(str(file))
+    elif content.keys() & {option.name for option in dataclasses.fields(CompareArguments)}:
+        if find_spec("lm_eval") is None:  # an extra, without which its options are refused
+            content = {name: value for name, value in content.items() if not name.startswith("lm_eval")}
+            file.write_text(yaml.safe_dump(content))
+        parse_arguments(make_compare_parser(), ["--config", str(file), *CPU])
     else:
         parse_arguments(recipe_parser(), ["--config", str(file), *CPU])
 
