@@ -31,7 +31,7 @@ class PromptOptions(OptionGroup):
     columns: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036 - TRL's parser takes the type before None
         default=None,
         metadata={
-            "help": "Which column of the rows is which, for scoring and training alike: words such as "
+            "help": "Columns of the rows by their standard names, for scoring and training alike: words such as "
             "`prompt=question completion=answer`, in YAML and Python also a mapping. Standard names are `prompt`, "
             "`completion`, `messages`, `system`, `text`, `instruction`, `input`, `output` and `tools`; inside "
             "messages `role` and `content`; roles are `role.user=customer,client`, `role.assistant`, `role.system` "

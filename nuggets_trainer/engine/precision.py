@@ -1,4 +1,4 @@
-"""Float32 that is float32: products in fewer bits, which a trainer may have switched on, are off while scoring."""
+"""Arithmetic that libraries change on their own: float32 products in fewer bits, and 4-bit weights packed anew."""
 
 from __future__ import annotations
 
@@ -27,6 +27,29 @@ def full_float32() -> Iterator[None]:
         else:  # torch before 2.9
             stack.enter_context(_changed(torch.backends.cuda.matmul, "allow_tf32", False))
         yield
+
+
+def keep_weights_packed_as_loaded(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16.
+
+    It does so at the first forward pass in evaluation mode. `state_dict`, which the fingerprint hashes, then packs the
+    weights back but not what is stored about them: the next forward pass is wrong (bitsandbytes 0.50).
+
+    Args:
+        model: a model, quantized or not.
+
+    Raises:
+        ValueError: if its weights are repacked already.
+    """
+    for module in model.modules():
+        if not hasattr(module, "support_avx512bf16_for_cpu"):
+            continue
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "The model's 4-bit weights were repacked by bitsandbytes at a forward pass on the CPU, and cannot be "
+                "hashed without damage. Load the model again, and score before any other forward pass."
+            )
+        module.support_avx512bf16_for_cpu = False
 
 
 @contextlib.contextmanager

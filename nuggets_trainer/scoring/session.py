@@ -15,6 +15,7 @@ from nuggets_trainer.engine.adapters import base_model, holds_adapters
 from nuggets_trainer.engine.in_step import ForwardPassesInStep, is_sharded, outer_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import check_causal_lm, context_length
+from nuggets_trainer.engine.precision import keep_weights_packed_as_loaded
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import Place
@@ -116,10 +117,14 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
     Args:
         model: model that scores; it scores without its adapters, unless the request says otherwise.
         request: what is to be scored and how.
+
+    Raises:
+        ValueError: if the model cannot score, or a row has a token id that it lacks.
     """
     ranks = Ranks()
     keys, _ = request.pool.read_keys()
     sharded = is_sharded(model)
+    keep_weights_packed_as_loaded(model)
 
     def describe() -> dict[str, str]:
         return fingerprint_fields(

@@ -70,7 +70,10 @@ def test_unknown_columns_are_shown_with_the_expected():
     expected = (
         r"\['question', 'response'\].*no known format.*`prompt` \+ `completion`.*`messages`.*`instruction` \+ `output`"
     )
-    with pytest.raises(ValueError, match=rf"`train_dataset` has the columns {expected}.*rename_columns"):
+    with pytest.raises(
+        ValueError,
+        match=rf"`train_dataset` has the columns {expected}.*--columns instruction=question output=response",
+    ):
         Pool(Dataset.from_list([{"response": "b", "question": "a"}]))
     with pytest.raises(ValueError, match=r"columns \['instruction'\]"):  # half of a format is none
         Pool(Dataset.from_list([{"instruction": "a"}]))
