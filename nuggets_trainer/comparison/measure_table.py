@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.analysis.bootstrap import Bootstrap, Difference, Interval
 from nuggets_trainer.comparison.table import ArmResult, Floats, format_difference, make_lines, padded_table
+from nuggets_trainer.store.files import write_atomically
 
 Weights = Callable[[str | None, int], npt.NDArray[np.int64]]  # as `heldout.measures.Measures.weights`
 
@@ -119,4 +120,6 @@ def write_runs(results: Sequence[ArmResult], seeds: Sequence[int], weights: Weig
                         "weights": own.tolist(),
                     }
                 )
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    write_atomically(path, sink.getvalue())

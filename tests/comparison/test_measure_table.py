@@ -65,3 +65,17 @@ def test_every_run_is_a_row_of_the_parquet_file(results, tmp_path):
     assert row["mean"] == pytest.approx(np.average(results[1].losses[1], weights=TOKENS))
     assert row["values"] == results[1].losses[1].tolist() and row["weights"] == TOKENS.tolist()
     assert {row["fraction"] for row in rows} == {None, 0.1}
+
+
+def test_runs_are_written_as_a_whole_or_not_at_all(results, tmp_path, monkeypatch):
+    path = tmp_path / "runs.parquet"
+    write_runs(results[:1], range(7, 10), weights, path)
+    before = path.read_bytes()
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_runs(results, range(7, 10), weights, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
