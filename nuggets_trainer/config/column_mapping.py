@@ -84,7 +84,8 @@ def read_column_mapping(value: Any) -> ColumnMapping | None:
         The mapping; None without one.
 
     Raises:
-        ValueError, TypeError: if a name is no standard name, if two formats are mixed, or if it is something else.
+        ValueError, TypeError: if a name is no standard name, if two formats are mixed, if rows that are mapped twice
+            would change again, or if it is something else.
 
     Example:
         >>> read_column_mapping(["prompt=question", "completion=answer"]).columns
@@ -111,6 +112,13 @@ def read_column_mapping(value: Any) -> ColumnMapping | None:
                 f"`columns` takes `{name}` from the column {own!r}, and gives that name to another column. Rename one "
                 "of the two in the dataset first."
             )
+    for kind, renamed in (("key", keys), ("role", roles)):
+        for own, standard in renamed.items():
+            if own != standard and own in renamed.values():  # the same
+                raise ValueError(
+                    f"`columns` reads the {kind} {own!r} as {standard!r}, and another {kind} as {own!r}. Rename one "
+                    "of the two in the dataset first."
+                )
     mapping = ColumnMapping(_format(columns), columns, keys, roles)
     if (keys or roles) and mapping.format in ("text", "alpaca"):
         raise ValueError(

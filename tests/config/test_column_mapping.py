@@ -34,6 +34,7 @@ def test_all_forms_give_one_mapping(tmp_path):
     assert first.keys == {"who": "role"} and first.roles == {"customer": "user", "client": "user"}
     assert all(config.column_mapping == first for config in configs)
     assert NuggetsConfig().column_mapping is None
+    assert NuggetsConfig(columns="role.user=user,client").column_mapping.roles == {"user": "user", "client": "user"}
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,12 @@ def test_all_forms_give_one_mapping(tmp_path):
         ("prompt=a prompt=b", "`prompt` twice"),
         ([], "is empty"),
         ("prompt=completion completion=prompt", "takes `prompt` from the column 'completion', and gives"),
+        (
+            "role.user=assistant role.assistant=user",
+            "reads the role 'assistant' as 'user', and another role as 'assist",
+        ),
+        ("role.user=bot role.assistant=user", "reads the role 'user' as 'assistant', and another role as 'user'"),
+        ("role=content content=role", "reads the key 'content' as 'role', and another key as 'content'"),
     ],
 )
 def test_what_cannot_be_mapped_is_refused(columns, message):
