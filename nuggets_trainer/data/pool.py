@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nuggets_trainer.config.column_mapping import read_column_mapping
+from nuggets_trainer.data.columns import map_columns
 from nuggets_trainer.data.dataset import check_dataset, check_text_alone, hub_sources
 from nuggets_trainer.data.formats import detect_format
 from nuggets_trainer.data.messages import log_renamed_roles, unknown_roles_error
@@ -36,6 +38,7 @@ class Pool:
         row_format: key of `FORMATS` to read; None for the first that fits.
         eos_token: EOS that TRL wrote at the end of each row's text, which is not read; None if TRL has not prepared
             the rows.
+        columns: columns of the dataset by their standard names, as in `NuggetsConfig`; None if they have these names.
 
     Attributes:
         format: key of `FORMATS` that is read, or `formatting_func`.
@@ -63,8 +66,10 @@ class Pool:
         completion_only_loss: bool | None = None,
         row_format: str | None = None,
         eos_token: str | None = None,
+        columns: Mapping[str, Any] | Sequence[str] | str | None = None,
     ) -> None:
-        self.dataset = check_dataset(dataset, name)
+        dataset = check_dataset(map_columns(dataset, read_column_mapping(columns), name), name)
+        self.dataset = dataset
         self.name = name
         self.formatting_func = formatting_func
         self.response_field = response_field

@@ -41,7 +41,8 @@ def keep_weights_packed_as_loaded(model: torch.nn.Module) -> None:
     Raises:
         ValueError: if its weights are repacked already.
     """
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()  # bitsandbytes declares no types
+    for module in modules:
         if not hasattr(module, "support_avx512bf16_for_cpu"):
             continue
         if getattr(module.weight.quant_state, "packing_format_for_cpu", False):

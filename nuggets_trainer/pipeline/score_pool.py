@@ -32,6 +32,7 @@ from nuggets_trainer.pipeline.stages import (
     prepare_run,
     render_selectable,
     signals_of_rows,
+    signals_of_the_model,
 )
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
@@ -264,7 +265,8 @@ def score_shard(
     with open_session(model, request) as session:
         rendered = render_selectable(session, anchors_of(session).anchor_set, rows)
         with exit_on_sigterm():
-            signals_of_rows(session, rendered)
+            if config.wants_row_signals:
+                signals_of_the_model(session, rendered)  # the store keeps them
             run = ExactRun(session, rendered, Watch())
             run.score()
             run.read_outcome()  # says if the other ranks' pairs are not there

@@ -86,19 +86,42 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
     Raises:
         ValueError: if `ica` is wanted and no anchor fits half of the model's context.
     """
-    config = session.config
-    signals: Signals = {}
-    if session.ranks.is_main:
-        signals["repetition"] = repetitions(session.pool, rendered.candidates)
-    if config.wants_row_signals:
-        contexts = None
-        if config.wants_ica:
-            contexts = ExampleContexts(session, rendered.anchor_set)
-        signals |= row_signals(session, rendered.anchor_set, rendered.candidates) or {}
-        if contexts is not None:
-            in_context = in_context_losses(session, contexts, rendered.candidates)
-            if in_context is not None:
-                signals["ica"] = signals["loss"] - in_context
+    signals = repetitions_of_rows(session, rendered.candidates)
+    if session.config.wants_row_signals:
+        signals |= signals_of_the_model(session, rendered)
+    return signals
+
+
+def repetitions_of_rows(session: ScoringSession, candidates: Sequence[int]) -> Signals:
+    """Compute `repetition`, each rank for its share of the candidates; all ranks must call it.
+
+    A row of 300 words takes 0.13 ms, one of 1,500 Chinese characters 0.6 ms: on one rank of a large pool, the others
+    would wait until their collective times out.
+    """
+
+    def own_shares() -> list[tuple[int, float]]:
+        own = session.ranks.share(candidates)
+        return list(zip(own, repetitions(session.pool, own)[own].tolist(), strict=True))
+
+    found = session.ranks.gather_from(own_shares)
+    if not session.ranks.is_main:
+        return {}
+    column = np.full(len(session.pool), np.nan)
+    for i, share in found:
+        column[i] = share
+    return {"repetition": column}
+
+
+def signals_of_the_model(session: ScoringSession, rendered: Rendered) -> Signals:
+    """Compute the signals that take forward passes; all ranks must call it."""
+    contexts = None
+    if session.config.wants_ica:
+        contexts = ExampleContexts(session, rendered.anchor_set)
+    signals: Signals = row_signals(session, rendered.anchor_set, rendered.candidates) or {}
+    if contexts is not None:
+        in_context = in_context_losses(session, contexts, rendered.candidates)
+        if in_context is not None:
+            signals["ica"] = signals["loss"] - in_context
     return signals
 
 

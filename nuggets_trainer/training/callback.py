@@ -105,6 +105,11 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         if self._selection is not None:
             raise ValueError("This NuggetsDataCallback is attached already. Make one callback for each trainer.")
         check_attachable(trainer)
+        if self._config.columns is not None:
+            raise ValueError(
+                "`columns` is for SelectedSFTTrainer: the rows of this trainer are prepared already. Rename the "
+                "columns before the trainer is made, or leave `columns` out."
+            )
         for other in trainer.callback_handler.callbacks:
             if isinstance(other, NuggetsDataCallback) and other._is_attached_to(trainer):
                 raise ValueError("Another NuggetsDataCallback selects for this trainer already. Attach only one.")
@@ -257,6 +262,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
             trainer.args.output_dir = str(directory)
             try:
                 trainer.create_model_card(model_name=(args.hub_model_id or Path(args.output_dir).name).split("/")[-1])
+            except (OSError, ValueError, ImportError) as error:  # the model matters more
+                logger.warning("The model card in %s could not be written: %s", directory, error)
             finally:
                 trainer.args = args
         yield

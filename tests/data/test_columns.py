@@ -175,3 +175,11 @@ def test_no_guess_is_made_where_two_columns_may_be_meant():
     for columns in (["question", "answer", "response"], ["a", "b"], ["title", "body"]):
         with pytest.raises(ValueError, match="Say which column is which, such as `--columns prompt=question"):
             Pool(Dataset.from_dict({column: ["x"] for column in columns}))
+
+
+def test_a_pool_takes_columns_of_other_names():
+    rows = Dataset.from_list([{"question": "One?", "answer": "1"}])
+    own = Pool(rows, columns="instruction=question output=answer")
+    assert own.read_keys() == Pool(Dataset.from_list([{"instruction": "One?", "output": "1"}])).read_keys()
+    with pytest.raises(ValueError, match="columns instruction=question"):
+        Pool(rows)

@@ -137,6 +137,21 @@ def test_what_it_cannot_select_from_is_refused(model_dir, tmp_path):
         callback().attach(SelectedSFTTrainer(model_dir, arguments(tmp_path), train_dataset=CHAT_POOL, **SELECT))
     with pytest.raises(ValueError, match="processing_class=tokenizer"):
         callback().attach(plain_trainer(model_dir, tmp_path, processing_class=None))
+    with pytest.raises(ValueError, match="`columns` is for SelectedSFTTrainer"):
+        callback(columns={"instruction": "question"}).attach(sft_trainer(model_dir, tmp_path))
     stream = SFTTrainer(model_dir, arguments(tmp_path, max_steps=2), train_dataset=CHAT_POOL.to_iterable_dataset())
     with pytest.raises(TypeError, match="IterableDataset"):
         callback().attach(stream)
+
+
+def test_a_card_that_fails_does_not_keep_the_model(model_dir, tmp_path, caplog, monkeypatch):
+    trainer, nuggets = sft_trainer(model_dir, tmp_path, save_strategy="no", max_steps=1), callback()
+    nuggets.attach(trainer)
+    trainer.train()
+
+    def fail(**options):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(trainer, "create_model_card", fail)
+    trainer.save_model()
+    assert (tmp_path / "adapter_model.safetensors").is_file() and "no space left on device" in caplog.text
