@@ -27,7 +27,9 @@ from nuggets_trainer.store.score_store import PartWriter
 
 logger = logging.getLogger(__name__)
 
-IN_CONTEXT = "=loss_in_context"  # name in the store, before the hash of the examples
+# Names in the store, before the hash of the examples: behind one context, and behind several.
+IN_CONTEXT = "=loss_in_context"
+IN_CONTEXTS = "=mean_loss_in_contexts"
 PREFIX_SHARE = 1 / 32  # most that the tokens of the shared prefix may be, beside those of the rows of one call
 
 
@@ -56,8 +58,8 @@ def in_context_losses(
         candidates: pool indices of the candidates.
 
     Returns:
-        Mean negative log-prob per token, averaged over the contexts, nats, `(n,)` over the pool's rows, on the main
-        process; NaN for a row that cannot be rendered alone or behind examples.
+        Mean negative log-prob per token, averaged over the contexts that the row can be rendered behind, nats, `(n,)`
+        over the pool's rows, on the main process; NaN for a row that cannot be rendered alone or behind any context.
     """
     name = in_context_name(contexts)
     if session.ranks.is_main:
@@ -84,7 +86,13 @@ def in_context_losses(
 
 
 def in_context_name(contexts: ExampleContexts) -> str:
-    """Return the name of the losses in the store; it depends on the anchors that are shown."""
+    """Return the name of the losses in the store; it depends on the anchors that are shown.
+
+    Means over several contexts have a name that earlier versions did not use: these stored NaN for a row if one of the
+    contexts could not stand before it, and a stored NaN counts as known.
+    """
+    if len(contexts.contexts) > 1:
+        return f"{IN_CONTEXTS} {contexts.key}"
     return f"{IN_CONTEXT} {contexts.key}"
 
 
@@ -113,9 +121,12 @@ def _compute(
 ) -> None:
     """Compute the losses of this rank's rows into the store."""
     for batch in _batches(session, contexts, own, writer):
-        losses = np.zeros(len(batch))
+        totals, counts = np.zeros(len(batch)), np.zeros(len(batch))
         for examples in contexts.contexts:
-            losses -= _log_probs(session, contexts, examples, batch) / len(contexts.contexts)
+            log_probs, is_scored = _log_probs(session, contexts, examples, batch)
+            totals[is_scored] -= log_probs[is_scored]
+            counts += is_scored
+        losses = np.where(counts > 0, totals / np.maximum(counts, 1), np.nan)
         for asked, loss in zip(batch, losses, strict=True):
             writer.add(session.keys[asked.wanted.index], asked.wanted.names, np.array([loss], dtype=np.float32))
         writer.end_candidates(len(batch))
@@ -154,15 +165,16 @@ def _ask(session: ScoringSession, wanted: Wanted) -> _Asked | None:
 
 def _log_probs(
     session: ScoringSession, contexts: ExampleContexts, examples: list[Row], batch: list[_Asked]
-) -> npt.NDArray[np.float64]:
-    """Return the mean log-prob of each row's completion behind the examples of one context; NaN if it has none."""
-    found = np.full(len(batch), np.nan)
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return the mean log-prob of each row's completion behind one context's examples, and which rows have one."""
+    found, is_scored = np.full(len(batch), np.nan), np.zeros(len(batch), dtype=bool)
     groups = _group(contexts, examples, batch)
     if groups:
         values = session.engine.score_prefixed([prefixed for prefixed, _ in groups])
         for (_, places), own in zip(groups, values, strict=True):
             found[places] = own
-    return found
+            is_scored[places] = True
+    return found, is_scored
 
 
 def _group(

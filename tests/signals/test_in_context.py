@@ -127,6 +127,20 @@ def test_a_small_context_averages_over_several(tokenizer, pool_rows, anchor_rows
     assert f"behind 5 anchors, shown in {len(contexts)} contexts" in caplog.text
 
 
+def test_a_row_that_is_an_anchor_is_averaged_over_the_other_contexts(tokenizer, tmp_path):
+    """The context that shows it alone has no example left for it, which made the whole mean NaN."""
+    model = tiny_model("llama", len(tokenizer))
+    anchors = [{"instruction": f"Say {i}?", "input": "", "output": "one " * (20 + i)} for i in range(3)]
+    sizes = [num_tokens(tokenizer, anchor, []) for anchor in anchors]
+    model.config.max_position_embeddings = 2 * max(sizes) + 2
+    assert sizes[0] + sizes[1] > max(sizes) + 1  # each context has one example
+    other = {"instruction": "Count?", "input": "", "output": "two three"}
+    found = ica(model, tokenizer, [anchors[1], other], anchors, tmp_path, template="plain")
+    for value, row, shown in zip(found, (anchors[1], other), (anchors[::2], anchors), strict=True):
+        expected = oracle.ica(model, tokenizer, "plain", row, [[anchor] for anchor in shown])
+        assert value == pytest.approx(expected, abs=TOLERANCE)
+
+
 def test_a_long_row_has_fewer_anchors_before_it(tokenizer, pool_rows, anchor_rows, tmp_path):
     model = tiny_model("llama", len(tokenizer))
     shown = in_drawn_order(anchor_rows)
