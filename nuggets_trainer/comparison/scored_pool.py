@@ -17,6 +17,7 @@ from trl import ModelConfig, SFTConfig
 from nuggets_trainer.analysis.follows import read_log_probs
 from nuggets_trainer.comparison.arms import Arm
 from nuggets_trainer.comparison.evidence import Evidence
+from nuggets_trainer.comparison.stage_costs import Spent, update_costs
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
@@ -30,7 +31,7 @@ from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_losses, in_context_name
 from nuggets_trainer.signals.row_signals import row_signals, signal_names
 from nuggets_trainer.signals.stored_values import share_missing
-from nuggets_trainer.store.files import Place, join, make_directory, read_bytes, write_atomically
+from nuggets_trainer.store.files import Place, join, make_directory, read_bytes
 from nuggets_trainer.training.job_arguments import load_options
 from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
 
@@ -101,10 +102,11 @@ def score_for_arms(
         raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")
     spent = _compute_signals(scorer, request)
     scores, _ = score_request(scorer, request)
-    scored_share = min(1.0, scores.num_pairs_scored / int(scores.num_anchors.sum()))
+    num_pairs = int(scores.num_anchors.sum())
+    scored_share = min(1.0, scores.num_pairs_scored / num_pairs)
     stage = "scoring" if config.schedule == "exact" else "race"  # a race costs less than all pairs
-    spent[stage] = scores.seconds, scored_share
-    costs = Ranks().on_main(lambda: _update_costs(Path(args.output_dir) / "costs.json", spent))
+    spent[stage] = Spent(scores.seconds, scored_share, num_pairs)
+    costs = Ranks().on_main(lambda: update_costs(Path(args.output_dir) / "costs.json", spent))
     costs["scoring"] = costs[stage]
     zero_shot, one_shot = read_log_probs(score_dir)
     evidence = Evidence(
@@ -120,13 +122,13 @@ def score_for_arms(
     return ScoredPool(evidence, costs, _read_signal_check(score_dir))
 
 
-def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, tuple[float, float]]:
+def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, Spent]:
     """Compute the signals of each row into the store, by themselves, because the arms that need no pair cost no more.
 
     All ranks must call it.
 
     Returns:
-        Seconds, and the share of the rows that this job computed, by stage.
+        What this job spent, by stage; sizes are in rows.
     """
     with open_session(scorer, request) as session:
         rendered = render_selectable(session, anchors_of(session).anchor_set, range(len(request.pool)))
@@ -134,13 +136,13 @@ def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, tuple[fl
         share = share_missing(session, candidates, signal_names(anchor_set))
         started = time.monotonic()
         row_signals(session, anchor_set, candidates)
-        spent = {"signals": (time.monotonic() - started, share)}
+        spent = {"signals": Spent(time.monotonic() - started, share, len(candidates))}
         if request.config.wants_ica:
             contexts = ExampleContexts(session, anchor_set)
             share = share_missing(session, candidates, [in_context_name(contexts)])
             started = time.monotonic()
             in_context_losses(session, contexts, candidates)
-            spent["ica"] = time.monotonic() - started, share
+            spent["ica"] = Spent(time.monotonic() - started, share, len(candidates))
     return spent
 
 
@@ -168,27 +170,3 @@ def _make_request(
         training_chat_template=find_training_chat_template(tokenizer, training_options),
         training_dtype=find_training_dtype(args.bf16, args.fp16),
     )
-
-
-def _update_costs(path: Path, spent: dict[str, tuple[float, float]]) -> dict[str, float | None]:
-    """Keep the seconds of the job that computed most of a stage, and scale them to the whole stage.
-
-    Args:
-        path: path of costs.json.
-        spent: seconds, and share of the stage that this job computed, by stage.
-
-    Returns:
-        Seconds of each whole stage; None if no job of this directory computed any of it.
-    """
-    try:
-        kept = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        kept = {}
-    costs: dict[str, float | None] = {}
-    for stage, (seconds, share) in spent.items():
-        before = kept.get(stage)
-        if share > (before["share"] if before else 0.0):
-            kept[stage] = {"seconds": seconds, "share": share}
-        costs[stage] = kept[stage]["seconds"] / kept[stage]["share"] if stage in kept else None
-    write_atomically(path, json.dumps(kept, indent=2).encode())
-    return costs
