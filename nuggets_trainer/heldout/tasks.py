@@ -83,7 +83,7 @@ class HarnessTasks:
         self.key = {"version": lm_eval.__version__, "options": self._options, "tasks": hashes}
 
     def measure(self, model: Any, tokenizer: Any) -> dict[str, list[float]]:
-        """Measure a model.
+        """Measure a model; each gets the same examples in few-shot prompts.
 
         Args:
             model: model that answers.
@@ -98,6 +98,8 @@ class HarnessTasks:
 
         options = dict(self._options)
         was_training = model.training
+        for task in self._loaded["tasks"].values():
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)  # the draw goes on from model to model otherwise
         with _quiet():
             # The package gives the tokenizer a padding token.
             language_model = HFLM(
@@ -139,7 +141,6 @@ def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
         task.set_config(key="num_fewshot", value=num_fewshot)
     elif own is None:
         task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
 def _hash_of(task: Any) -> str:

@@ -44,6 +44,28 @@ def test_a_local_folder_of_tasks_measures_a_model(tmp_path, monkeypatch, capfd):
         HarnessTasks(["no_such_task"], {"include_path": folder})
 
 
+@needs_lm_eval
+@pytest.mark.filterwarnings("ignore")  # of the package
+def test_each_model_gets_the_same_examples(tmp_path, monkeypatch):
+    """The package draws examples with one state of random numbers for all calls."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    prompts = []
+
+    def answer(self, requests, **kwargs):
+        prompts.append([request.args for request in requests])
+        return [(0.0, True)] * len(requests)
+
+    monkeypatch.setattr(HFLM, "loglikelihood", answer)
+    model, tokenizer = (kind.from_pretrained(demo_path("model")) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    tasks = HarnessTasks(["tiny_choice"], {"include_path": write_tasks(tmp_path), "num_fewshot": 2})
+    tasks.measure(model, tokenizer)
+    tasks.measure(model, tokenizer)
+    assert prompts[0] == prompts[1] and prompts[0][0][0].count("\n\n") == 2
+
+
 @pytest.mark.parametrize(
     ("tasks", "options", "error", "message"),
     [
