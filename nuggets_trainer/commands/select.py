@@ -74,7 +74,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
         if rows.dataset_name is None:
             raise ValueError("`output_file` needs the rows of the pool. Name the pool with --dataset_name.")
     elif choice.with_scores or choice.entry_for:
-        raise ValueError("`with_scores` and `entry_for` belong to a file of rows. Name it with --output_file.")
+        raise ValueError("`with_scores` and `entry_for` need a file of rows. Name it with --output_file.")
     check_programs(choice.entry_for or [])
     config = NuggetsConfig(**vars(rule), pool_size=choice.pool_size, columns=choice.columns)
     return choice, config, rows, row_options, output

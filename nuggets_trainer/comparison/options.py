@@ -163,7 +163,9 @@ def quick_options(options: CompareArguments, given: Collection[str]) -> CompareA
     changes: dict[str, Any] = {name: value for name, value in quick.items() if name not in given}
     options = dataclasses.replace(options, **changes)
     if len(options.golden_fractions) > 1:
-        raise ValueError(f"`quick` compares one size, got {len(options.golden_fractions)} `golden_fractions`.")
+        raise ValueError(
+            f"`quick` compares one size, got {len(options.golden_fractions)} `golden_fractions`. Give one."
+        )
     return options
 
 
@@ -184,8 +186,8 @@ def arms_to_run(options: CompareArguments, nuggets: NuggetsConfig) -> list[Arm]:
                 raise ValueError(f'The arm `{name}` needs a condition. Give `require`, such as "ifd < 0.98".')
     elif not set(names) & set(FILTERED):
         raise ValueError(
-            f"`require` acts on the arms {', '.join(FILTERED)} alone, and none of them is in `arms`. Add one of them, "
-            "or drop `require`."
+            f"`require` only applies to the arms {', '.join(FILTERED)}, but none of them is in `arms`. Add one of "
+            "them, or drop `require`."
         )
     given = arms_of_scores(parse_given_scores(options.scores or []), with_length_control="random_length" in names)
     return [ARMS[name] for name in names] + given

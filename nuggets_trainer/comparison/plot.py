@@ -11,7 +11,7 @@ import numpy as np
 from nuggets_trainer.comparison.table import TableLine
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")  # of sizes, the smallest first
-MARKERS = ("o", "s", "^", "D", "v", "P")  # colours alone are not for all eyes
+MARKERS = ("o", "s", "^", "D", "v", "P")  # not everybody can tell the colours apart
 
 
 def draw_losses(

@@ -73,7 +73,7 @@ class NuggetsConfig(
 
     @property
     def wants_ica(self) -> bool:
-        """Whether each row is scored behind anchors too."""
+        """Whether each row is scored after anchors too."""
         return self.ica or "ica" in self._required_columns
 
     @property

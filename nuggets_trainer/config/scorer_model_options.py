@@ -17,8 +17,8 @@ TUNED = re.compile(r"(?i)(?:^|[-_/.])(instruct|chat|it|sft|dpo|rlhf|assistant)(?
 def hint_on_tuned_scorer(model_name: str) -> str | None:
     """Point to the base model, if the name of a scorer model says that it was tuned on instructions.
 
-    Measured (docs/log/signal_check.md): a base model of 270M parameters tells clean rows from spoilt ones in 66% of
-    the pairs, and in 52%, which is chance, after it was tuned on 384 instructions. It then needs no example any more.
+    Measured with one model (docs/log/signal_check.md): Gemma 3 270M ranks 66% of the pairs of a clean and a spoilt row
+    right, and 52%, which is chance, after it was tuned on 384 rows like the anchors. Few examples help it then.
 
     Args:
         model_name: name or path of the model that scores.
@@ -33,9 +33,9 @@ def hint_on_tuned_scorer(model_name: str) -> str | None:
     if not parts or not TUNED.search(parts[-1]):
         return None
     return (
-        f"{'/'.join(parts[-2:])} is instruction-tuned by its name: name its base model as `scorer_model`. A base "
-        "model of 270M parameters told clean rows from spoilt ones in 66% of the pairs, and in 52%, which is chance, "
-        "after it was tuned on instructions"
+        f"{'/'.join(parts[-2:])} is instruction-tuned by its name. Tuning can make a scorer worse: Gemma 3 270M "
+        "ranked 66% of the pairs of a clean and a spoilt row right, and 52%, which is chance, after it was tuned on "
+        "rows like the anchors. To compare, name its base model as `scorer_model`"
     )
 
 

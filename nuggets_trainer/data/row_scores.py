@@ -77,8 +77,8 @@ def parse_score_file(text: str) -> ScoreFile:
     found = re.fullmatch(r"(\w[\w.+-]*)=(.+?\.(?:parquet|csv|jsonl|json))(?::(-?)(.+))?", text)
     if found is None:
         raise ValueError(
-            f"`scores` must be {SPELLING}, got {text!r}. The file ends in .parquet, .csv, .jsonl or .json; the name "
-            "has letters, digits and `_.+-`."
+            f"`scores` must be {SPELLING}, got {text!r}. The file must end in .parquet, .csv, .jsonl or .json; the "
+            "name may have letters, digits and `_.+-`."
         )
     name, file, sign, column = found.groups()
     return ScoreFile(name, file, column, sign == "-")
@@ -233,7 +233,7 @@ def _check_complete(
             shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
             raise ValueError(
                 f"`{source}`: {len(rows):,} of {counted(len(pool), 'row')} of the pool {what}: {shown}. Each row "
-                "needs a score. Give the worst value to rows that shall not be chosen."
+                "needs a score. Give the worst value to rows that should not be chosen."
             )
 
 

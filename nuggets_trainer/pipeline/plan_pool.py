@@ -163,7 +163,7 @@ def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float)
             share = float(requirement.passes(signals)[rows].mean())
             parts.append(f"{share:.0%} of {counted(len(rows), 'random row')} meet `{requirement.text}`")
             if config.schedule_in_force == "race":
-                parts[-1] += ", and a race scores pairs of such rows alone"
+                parts[-1] += ", and a race scores only the pairs of such rows"
         return "; ".join(parts)
 
     return session.ranks.on_main(describe) or None

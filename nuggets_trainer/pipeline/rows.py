@@ -54,7 +54,7 @@ def read_pool(
     mapping = config.column_mapping
     if mapping is not None and formatting_func is not None:
         raise ValueError(
-            "`columns` does not go with `formatting_func`, which reads the columns by their own names. Keep one."
+            "`columns` cannot be used with `formatting_func`, which reads the columns by their own names. Keep one."
         )
     if mapping is not None and mapping.format == "text" and options.dataset_text_field != "text":
         raise ValueError(

@@ -112,8 +112,8 @@ def _trust(verdict: Mapping[str, Any]) -> list[str]:
     said = verdict["sentence"]
     if verdict["reliability"] is not None:
         said += (
-            f" The reliability of the ranking is {verdict['reliability']:.2f}: so high is the expected correlation "
-            f"with a ranking by as many other anchors, told from {counted(verdict['num_rows'], 'random row')}."
+            f" The reliability of the ranking is {verdict['reliability']:.2f}: this is its expected correlation "
+            f"with a ranking by as many other anchors, estimated from {counted(verdict['num_rows'], 'random row')}."
         )
     facts = []
     for fact in verdict["facts"]:

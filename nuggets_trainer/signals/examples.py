@@ -80,7 +80,7 @@ class ExampleContexts:
             raise ValueError(
                 f"`ica` shows anchors before each row, but none of the {counted(len(rows), 'anchor')} fits half of "
                 f"the model's context, which is {most} tokens.{shortest} Give shorter anchors, or score with a model "
-                "of a longer context."
+                "with a longer context."
             )
         return sized
 
@@ -93,7 +93,7 @@ class ExampleContexts:
     def describe(self) -> str:
         """Say how many examples are shown, and in how many contexts."""
         num_examples = sum(map(len, self.contexts))
-        text = f"ica: each row is scored behind {counted(num_examples, 'anchor')}"
+        text = f"ica: each row is scored after {counted(num_examples, 'anchor')}"
         if len(self.contexts) == 1:
             return f"{text} ({self.most_tokens:,} tokens)"
         return (

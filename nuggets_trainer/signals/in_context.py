@@ -45,7 +45,7 @@ class _Asked:
 def in_context_losses(
     session: ScoringSession, contexts: ExampleContexts, candidates: list[int]
 ) -> npt.NDArray[np.float64] | None:
-    """Compute the loss of each candidate's completion behind anchors as examples, as far as it is not stored.
+    """Compute the loss of each candidate's completion after anchors as examples, as far as it is not stored.
 
     All ranks must call it. The loss of the same tokens without examples, minus this one, is the ICA score
     ("Holdout-Loss-Based Data Selection", arXiv 2510.14459). The paper chooses other examples for each row; here all
@@ -71,7 +71,7 @@ def in_context_losses(
         own = session.ranks.share(wanted)
         with (
             PartWriter(session.store) as writer,
-            show_phase("Rows behind anchors", "rows", len(own), session.ranks.is_main) as phase,
+            show_phase("Rows after anchors", "rows", len(own), session.ranks.is_main) as phase,
         ):
 
             def compute() -> list[None]:

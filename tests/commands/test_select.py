@@ -67,8 +67,8 @@ def test_other_programs_get_an_entry(scored, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--with_scores"], "belong to a file of rows. Name it with --output_file"),
-        (["--entry_for", "axolotl"], "belong to a file of rows. Name it with --output_file"),
+        (["--with_scores"], "need a file of rows. Name it with --output_file"),
+        (["--entry_for", "axolotl"], "need a file of rows. Name it with --output_file"),
         (["--output_file", "a.jsonl", "--dataset_name", "p", "--entry_for", "trl"], "`entry_for` must be one of"),
     ],
 )

@@ -416,7 +416,7 @@ def test_a_killed_process_continues(finished, files, tmp_path):
         ({"rank_by": "gain"}, "`rank_by` is not supported .* add the arm `gain` to `arms`"),
         ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
         ({"arms": "golden golden_filtered"}, "The arm `golden_filtered` needs a condition. Give `require`"),
-        ({"arms": "golden", "require": "ifd<1"}, "`require` acts on the arms golden_filtered, .* alone"),
+        ({"arms": "golden", "require": "ifd<1"}, "`require` only applies to the arms golden_filtered, "),
         ({"require": "ifd ~ 1"}, "`require`"),
         ({"golden_fractions": "0.1 0.2", "quick": "true"}, "`quick` compares one size, got 2 `golden_fractions`"),
     ],

@@ -29,6 +29,6 @@ def test_a_plan_tells_what_signals_take_and_a_condition_keeps(llama, tokenizer, 
     for num_measured in (8, 4):  # an earlier plan has stored the others
         (note,) = notes(schedule="race", require=both)
         assert re.match(rf"the signals of each row take about .* more; \d+% of {num_measured} random rows meet", note)
-        assert note.endswith("`, and a race scores pairs of such rows alone")
+        assert note.endswith("`, and a race scores only the pairs of such rows")
     (note,) = notes(row_signals=True, require="golden_score > 0.1")
     assert note.endswith("more")

@@ -99,7 +99,7 @@ def test_scores_of_one_name_serve_another_on_the_command_line(model_dir, tmp_pat
 def test_what_does_not_go_with_columns_is_refused(model_dir, tmp_path):
     dataset = Dataset.from_list(CASES["alpaca"][0])
     config = NuggetsConfig(columns="instruction=question output=answer")
-    with pytest.raises(ValueError, match="`columns` does not go with `formatting_func`"):
+    with pytest.raises(ValueError, match="`columns` cannot be used with `formatting_func`"):
         read_pool(dataset, config, formatting_func=lambda row: row["question"])
     model, tokenizer = load_scorer(model_dir)
     pool = read_pool(dataset, config)
