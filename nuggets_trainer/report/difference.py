@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, read_optional, read_scores
 from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.wording import counted, tally
+
+logger = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 
@@ -116,7 +119,8 @@ def difference(score_dir: Place, other_dir: Place) -> Difference:
 
     Raises:
         FileNotFoundError: if scores are not there; the error says what to run.
-        ValueError: if the runs scored different pools.
+        ValueError: if the runs scored different pools. Files of earlier versions do not say which pool they belong to;
+            a warning says so if the number of rows is the same.
     """
     scores = read_scores(score_dir), read_scores(other_dir)
     _check_same_pool(scores, (score_dir, other_dir))
@@ -143,14 +147,27 @@ def difference(score_dir: Place, other_dir: Place) -> Difference:
 
 
 def _check_same_pool(scores: tuple[StoredScores, StoredScores], names: tuple[Place, Place]) -> None:
-    """Refuse two pools: a pool index would mean two rows."""
-    first, second = scores
-    if len(first) != len(second) or first.pool_sha256 != second.pool_sha256:
+    """Refuse two pools: a pool index would mean two rows. Files of earlier versions may lack the pool's hash."""
+    hashes = [each.pool_sha256 for each in scores]
+    if len(scores[0]) != len(scores[1]) or (None not in hashes and hashes[0] != hashes[1]):
+        pools = []
+        for name, each in zip(names, scores, strict=True):
+            pools.append(f"{name} has {len(each):,} rows with {_describe_hash(each.pool_sha256)}")
         raise ValueError(
-            f"Both golden sets must come from one pool, but {names[0]} has {len(first):,} rows with the hash "
-            f"{first.pool_sha256}, and {names[1]} has {len(second):,} rows with the hash {second.pool_sha256}. Score "
-            "the same rows in the same order into both."
+            f"Both golden sets must come from one pool, but {pools[0]}, and {pools[1]}. Score the same rows in the "
+            "same order into both."
         )
+    if None in hashes:
+        unknown = " and ".join(str(name) for name, own in zip(names, hashes, strict=True) if own is None)
+        logger.warning(
+            "The pools were compared by their number of rows only: the scores.parquet in %s is of an earlier version "
+            "and has no hash of its pool. Other rows in the same number would not be noticed.",
+            unknown,
+        )
+
+
+def _describe_hash(pool_sha256: str | None) -> str:
+    return "an unknown hash" if pool_sha256 is None else f"the hash {pool_sha256}"
 
 
 def _reasons(scores: StoredScores, indices: Ints) -> dict[str, int]:

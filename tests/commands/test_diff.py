@@ -71,6 +71,23 @@ def test_rows_without_a_rank_have_a_reason(scored, changed, capsys):
     assert f"in A alone: 1 row; no rank in B: too_long 1\n  row {best:,}: no rank in B" in shown
 
 
+def test_scores_of_earlier_versions_are_compared_by_their_length(scored, changed, capsys, caplog):
+    """They have no hash of the pool: two of them passed as one pool, and one beside a new file was refused."""
+    old, new = changed(), scored / "exact"
+    table = pq.read_table(old / "scores.parquet")
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"pool_sha256"}
+    table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, old / "scores.parquet")
+    for pair, named in (((old, new), f"{old}"), ((new, old), f"{old}"), ((old, old), f"{old} and {old}")):
+        assert main(["diff", *map(str, pair)]) == 0
+        assert "shared: 3 (100% of A" in capsys.readouterr().out
+        assert f"compared by their number of rows only: the scores.parquet in {named} is of" in caplog.text
+        caplog.clear()
+    pq.write_table(table.slice(0, 39), old / "scores.parquet")
+    assert main(["diff", str(old), str(new)]) == 1
+    assert "has 39 rows with an unknown hash, and" in capsys.readouterr().err
+
+
 def test_two_pools_are_refused(scored, tmp_path, capsys):
     shutil.copytree(scored / "exact", tmp_path / "other")
     table = pq.read_table(tmp_path / "other" / "scores.parquet")
