@@ -82,7 +82,7 @@ def score_for_arms(
         nuggets: options of scoring; its selection rule is not used.
         arms: arms that will be run.
         race_fraction: share of the pool whose golden set a race finds; None scores every pair. An arm that needs every
-            pair wins over it.
+            pair, or the condition `require`, wins over it.
 
     Raises:
         ValueError: if the arm `ifd` is wanted and the rows have no prompts.
@@ -92,7 +92,7 @@ def score_for_arms(
     changes: dict[str, Any] = {"schedule": "exact", "coverage_weight": None, "row_signals": True}
     if any("ica" in arm.columns for arm in arms):
         changes["ica"] = True
-    if race_fraction is not None and not any(arm.needs_every_pair for arm in arms):
+    if race_fraction is not None and race_is_enough(nuggets, arms):
         changes.update(schedule="race", top_fraction=race_fraction)
     config = dataclasses.replace(nuggets, score_dir=str(score_dir), **changes)
     own = load_options(args, model)
@@ -120,6 +120,14 @@ def score_for_arms(
         meets_require=scores.meets_require,
     )
     return ScoredPool(evidence, costs, _read_signal_check(score_dir))
+
+
+def race_is_enough(nuggets: NuggetsConfig, arms: Sequence[Arm]) -> bool:
+    """Return whether all arms can choose their rows after a race.
+
+    A race drops the rows that do not meet `require`, but arms such as `full` and `random` take those too.
+    """
+    return nuggets.require is None and not any(arm.needs_every_pair for arm in arms)
 
 
 def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, Spent]:
