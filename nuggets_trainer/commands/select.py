@@ -32,7 +32,14 @@ from nuggets_trainer.pipeline.select_again import (
     check_same_pool,
     select_again,
 )
-from nuggets_trainer.report.dataset_entries import RowFile, check_format, check_programs, how_to_use, write_entry
+from nuggets_trainer.report.dataset_entries import (
+    RowFile,
+    check_entry,
+    check_format,
+    check_programs,
+    how_to_use,
+    write_entry,
+)
 from nuggets_trainer.store.read_results import read_scores
 from nuggets_trainer.wording import counted
 
@@ -100,6 +107,8 @@ def run(
                 logger.warning("%s", unchecked)
             if choice.output_file is not None:
                 entries = [(name, described_rows(pool, choice.output_file)) for name in choice.entry_for or []]
+                for entry in entries:
+                    check_entry(*entry)
                 write_rows(pool.dataset, golden_set, choice.output_file, choice.with_scores)
                 text += f"\n{counted(len(golden_set), 'row')}, best first: {choice.output_file}"
                 for name, written in entries:

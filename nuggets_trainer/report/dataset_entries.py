@@ -66,6 +66,15 @@ def check_format(rows: RowFile) -> None:
         )
 
 
+def check_entry(program: str, rows: RowFile) -> None:
+    """Refuse what `write_entry` would refuse, before the rows are written.
+
+    Raises:
+        ValueError: if there is a `dataset_info.json` that does not list datasets by name.
+    """
+    _WRITERS[program](rows)
+
+
 def write_entry(program: str, rows: RowFile) -> Path:
     """Write the entry of one program beside the rows, and return its file.
 
@@ -103,10 +112,21 @@ def _llama_factory(rows: RowFile) -> tuple[Path, str]:
         columns = {"messages": column, **rows.present(system="system", tools="tools")}
         entry |= {"formatting": "sharegpt", "columns": columns, "tags": {**tags, "system_tag": "system"}}
     path = rows.path.with_name("dataset_info.json")
-    listed: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    listed = {**_listed_datasets(path), rows.path.stem: entry}
+    return path, json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
+
+
+def _listed_datasets(path: Path) -> dict[str, Any]:
+    """Return the entries of a `dataset_info.json`; none if it is not there."""
+    if not path.exists():
+        return {}
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}. Mend or remove it, or write to another directory.") from error
     if not isinstance(listed, dict):
         raise ValueError(f"{path} must list datasets by name, as LLaMA-Factory reads it. Write to another directory.")
-    return path, json.dumps({**listed, rows.path.stem: entry}, indent=2, ensure_ascii=False) + "\n"
+    return listed
 
 
 def _axolotl(rows: RowFile) -> tuple[Path, str]:

@@ -64,6 +64,15 @@ def test_other_programs_get_an_entry(scored, tmp_path, capsys):
     assert not (tmp_path / "golden.axolotl.yaml").exists()
 
 
+def test_a_broken_list_of_datasets_is_refused_before_rows_are_written(scored, tmp_path, capsys):
+    out, listed = tmp_path / "golden.jsonl", tmp_path / "dataset_info.json"
+    listed.write_text('{"mine": ')
+    options = ["--dataset_name", str(scored / "pool.jsonl"), "--output_file", str(out)]
+    assert main(["select", str(scored / "exact"), *options, "--entry_for", "llama_factory"]) == 1
+    assert f"{listed} is no JSON: Expecting value" in capsys.readouterr().err
+    assert not out.exists() and listed.read_text() == '{"mine": '
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
