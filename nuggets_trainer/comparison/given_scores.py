@@ -12,6 +12,7 @@ import numpy as np
 from nuggets_trainer.comparison.arms import ARMS, BASE, Arm, Choose, as_long_as
 from nuggets_trainer.comparison.evidence import Evidence, Indices
 from nuggets_trainer.comparison.scored_pool import ScoredPool
+from nuggets_trainer.config.column_mapping import ColumnMapping
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row_scores import RowScores, ScoreFile, parse_score_file, read_row_scores
 from nuggets_trainer.golden.reliability import FEWEST_ANCHORS, measure_reliability
@@ -81,11 +82,11 @@ class GivenScores:
     by_name: dict[str, RowScores]
 
     @classmethod
-    def read(cls, files: Sequence[ScoreFile], pool: Pool) -> GivenScores:
-        """Read the files; see `read_row_scores` for what is refused."""
+    def read(cls, files: Sequence[ScoreFile], pool: Pool, mapping: ColumnMapping | None = None) -> GivenScores:
+        """Read the files, whose rows may have the columns of `mapping`; see `read_row_scores` for what is refused."""
         found = {}
         for file in files:
-            found[file.name] = read_row_scores(file, pool)
+            found[file.name] = read_row_scores(file, pool, mapping)
         return cls(found)
 
     def select(self, rows: Indices) -> GivenScores:

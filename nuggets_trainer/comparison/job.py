@@ -66,7 +66,8 @@ def _read_scores(pool: Dataset, args: SFTConfig, nuggets: NuggetsConfig, options
     files = parse_given_scores(options.scores or [])
     if not files:
         return GivenScores({})
-    return GivenScores.read(files, read_pool(pool, nuggets, row_options(args), name="dataset_name"))
+    read = read_pool(pool, nuggets, row_options(args), name="dataset_name")
+    return GivenScores.read(files, read, nuggets.column_mapping)
 
 
 def draw_places(num_rows: int, most: int, name: str) -> npt.NDArray[np.int64]:

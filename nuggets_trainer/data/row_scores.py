@@ -5,7 +5,7 @@ A file says in one of four ways which row of the pool a line is about; the first
 1. the column `content_hash`, the hash of `Row.key`;
 2. the rows themselves, in any format that a pool may have; rows of the same text are the same row;
 3. the column `index`, places in the pool from 0 on, as in scores.parquet;
-4. the order of the pool, if there is none of these.
+4. the order of the pool, if there is none of these, and no other column that seems to name rows.
 """
 
 from __future__ import annotations
@@ -18,18 +18,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.data.columns import map_columns
 from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
+
+    from nuggets_trainer.config.column_mapping import ColumnMapping
 
 Floats = npt.NDArray[np.float64]
 SPELLING = "NAME=FILE or NAME=FILE:COLUMN, and NAME=FILE:-COLUMN where low values are best"
 INDEX, CONTENT_HASH, DROPPED = "index", "content_hash", "dropped"
 SHOWN = 5  # rows that an error names
+# Columns by which a file may name its rows; pandas calls its own index `__index_level_0__` and `Unnamed: 0`.
+IDENTIFIER = re.compile(
+    r"(.*[._-])?(id|ids|idx|index|uid|uuid|guid|row|line|key|hash|md5|sha\d*)|__index_level_\d+__|unnamed: 0|", re.I
+)
 
 
 class ScoreFile(NamedTuple):
@@ -84,19 +92,21 @@ def parse_score_file(text: str) -> ScoreFile:
     return ScoreFile(name, file, column, sign == "-")
 
 
-def read_row_scores(source: ScoreFile, pool: Pool) -> RowScores:
+def read_row_scores(source: ScoreFile, pool: Pool, mapping: ColumnMapping | None = None) -> RowScores:
     """Read the scores of a pool's rows.
 
     Args:
         source: file and column.
         pool: rows that the scores belong to.
+        mapping: which column of the rows is which, as for the pool; a file without such columns is read as it is.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the column is not there or holds other things than numbers, or if a row of the pool has no
-            score, or two. The error names the first such rows.
+        ValueError: if the column is not there or holds other things than numbers, if it is not sure which row a line
+            is about, or if a row of the pool has no score, or two. The error names the first such rows.
     """
-    lines = load_rows(source.file, option=f"--scores {source.name}")
+    option = f"--scores {source.name}"
+    lines = map_columns(load_rows(source.file, option=option), mapping, option, is_pool=False)
     flat = lines.flatten()
     column = source.column or _only_column(source, flat, pool)
     if column not in flat.column_names:
@@ -107,14 +117,18 @@ def read_row_scores(source: ScoreFile, pool: Pool) -> RowScores:
     was_dropped = np.zeros(len(lines), dtype=np.bool_)
     if DROPPED in lines.column_names:
         was_dropped = np.array([reason not in (None, "") for reason in lines[DROPPED]])
-    places = _places(source, lines, numbers, pool)
+    places = _places(source, lines, column, numbers, pool)
     is_missing = np.isnan(numbers.reshape(len(numbers), -1)).any(axis=1)
     _check_complete(source, column, pool, places, is_missing & ~was_dropped)
     scored = np.full((len(pool), *numbers.shape[1:]), np.nan)
     scored[places >= 0] = numbers[places[places >= 0]]
     scored[_unreadable(pool)] = np.nan
+    if np.isnan(scored).all():
+        raise ValueError(
+            f"`{source}`: no row of the pool has a number in {column!r}. Give scores of at least two rows."
+        )
     if np.nanmax(scored) == np.nanmin(scored):
-        raise ValueError(f"`{source}`: all rows have the score {numbers.flat[0]:g} in {column!r}, which ranks none.")
+        raise ValueError(f"`{source}`: all rows have the score {np.nanmin(scored):g} in {column!r}, which ranks none.")
     if scored.ndim == 1:
         return RowScores(scored)
     return RowScores(scored.mean(axis=1), scored)
@@ -163,7 +177,7 @@ def _number(value: Any, line: int, where: str) -> float:
         raise ValueError(f"{where} must hold numbers, got {value!r} in row {line}.") from None
 
 
-def _places(source: ScoreFile, lines: Dataset, numbers: Floats, pool: Pool) -> npt.NDArray[np.int64]:
+def _places(source: ScoreFile, lines: Dataset, column: str, numbers: Floats, pool: Pool) -> npt.NDArray[np.int64]:
     """Return the line of the file that is about each row of the pool, `(n,)`; -1 where there is none."""
     keys, _ = pool.read_keys()
     pool_keys: Sequence[Hashable] = range(len(pool))
@@ -176,6 +190,7 @@ def _places(source: ScoreFile, lines: Dataset, numbers: Floats, pool: Pool) -> n
     elif INDEX in lines.column_names:
         line_keys = _indices(source, lines[INDEX][:], len(pool))
     elif len(lines) == len(pool):
+        _check_order_is_meant(source, lines, column)
         line_keys = list(range(len(pool)))
     else:
         raise ValueError(
@@ -195,6 +210,51 @@ def _places(source: ScoreFile, lines: Dataset, numbers: Floats, pool: Pool) -> n
             )
     line_of.pop(None, None)  # lines that cannot be read as rows
     return np.array([line_of.get(key, -1) for key in pool_keys], dtype=np.int64)
+
+
+def _check_order_is_meant(source: ScoreFile, lines: Dataset, column: str) -> None:
+    """Refuse columns that seem to say which row a line is about: the lines may be in another order than the pool."""
+    naming = []
+    flat = lines.flatten()
+    types = flat.features.arrow_schema
+    for name in flat.column_names:
+        if name in (column, DROPPED):
+            continue
+        if IDENTIFIER.fullmatch(name):
+            is_naming = not _counts_up(flat[name][:])
+        else:
+            is_naming = _holds_text(types.field(name).type) and not _are_numbers(flat[name][:])
+        if is_naming:
+            naming.append(name)
+    if naming:
+        raise ValueError(
+            f"`{source}`: the columns {naming} do not say which row of the pool a line is about. Give the whole rows, "
+            f"`{INDEX}` or `{CONTENT_HASH}`; or the scores alone, in the pool's order."
+        )
+
+
+def _counts_up(values: Sequence[Any]) -> bool:
+    """Return whether values are 0, 1, 2 and so on, as numbers or texts: then the lines are in order."""
+    return list(map(str, values)) == list(map(str, range(len(values))))
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    """Return whether there is text in values of this type, or inside their lists and mappings."""
+    import pyarrow.types as is_type
+
+    if is_type.is_string(kind) or is_type.is_large_string(kind):
+        return True
+    return any(_holds_text(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """Return whether all values are numbers, also such as a .csv writes, or missing."""
+    try:
+        for line, value in enumerate(values):
+            _number(value, line, "")
+    except ValueError:
+        return False
+    return True
 
 
 def _indices(source: ScoreFile, values: Sequence[Any], num_rows: int) -> list[int]:

@@ -368,6 +368,24 @@ def test_a_quick_comparison_finds_the_golden_set_by_a_race(files, tmp_path, caps
     assert run_info["config"]["schedule"] == "race" and run_info["config"]["top_fraction"] == 0.1
 
 
+def test_files_of_scores_have_the_columns_of_the_pool(files, tmp_path):
+    """Rows under names of their own are matched by their texts, not by the order of the lines."""
+    rows = [json.loads(line) for line in (files / "pool.jsonl").read_text().splitlines()]
+    lines = []
+    for i, row in enumerate(rows):
+        lines.append(
+            {"question": row["instruction"], "input": row.get("input", ""), "answer": row["output"], "own": i}
+        )
+    pool, scores = tmp_path / "pool.jsonl", tmp_path / "scores.jsonl"
+    pool.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines[0] = {**lines[0], "question": "Who is not in the pool?"}
+    scores.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    columns = "instruction=question input=input output=answer"
+    words = arguments(files, tmp_path / "out", columns=columns, dataset_name=pool, scores=f"mine={scores}:own")
+    with pytest.raises(ValueError, match=f"1 of {len(rows)} rows of the pool are not in the file: 0"):
+        compare.run(*compare.parse(words))
+
+
 def test_a_quick_comparison_draws_rows_from_the_whole_pool():
     """The first rows of a sorted pool are of one kind."""
     drawn = draw_places(100, 20, "the pool").tolist()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from nuggets_trainer.config.column_mapping import read_column_mapping
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row_scores import ScoreFile, parse_score_file, read_row_scores
 from tests.support.rows import alpaca_rows
@@ -26,7 +27,7 @@ def pool():
     return Pool(Dataset.from_list(ROWS))
 
 
-def read(directory, pool, lines, ending="jsonl", column=None, lowest_first=False):
+def read(directory, pool, lines, ending="jsonl", column=None, lowest_first=False, mapping=None):
     path = directory / f"scores.{ending}"
     if ending == "jsonl":
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -34,7 +35,7 @@ def read(directory, pool, lines, ending="jsonl", column=None, lowest_first=False
         Dataset.from_list(lines).to_csv(str(path))
     else:
         Dataset.from_list(lines).to_parquet(str(path))
-    return read_row_scores(ScoreFile("mine", str(path), column, lowest_first), pool)
+    return read_row_scores(ScoreFile("mine", str(path), column, lowest_first), pool, mapping)
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
@@ -91,6 +92,53 @@ def test_rows_that_cannot_be_read_or_were_dropped_need_no_score(tmp_path):
     assert np.flatnonzero(np.isnan(found)).tolist() == [2, 6] and found[5] == SCORES[5]
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_rows_with_columns_of_other_names_are_matched_by_their_texts(ending, pool, tmp_path):
+    """A file sorted by its scores has as many lines as the pool, but not in the order of the pool."""
+    lines = []
+    for i in np.argsort(SCORES):
+        row = ROWS[i]
+        lines.append(
+            {"question": row["instruction"], "input": row["input"], "answer": row["output"], "quality": SCORES[i]}
+        )
+    mapping = read_column_mapping(["instruction=question", "input=input", "output=answer"])
+    assert read(tmp_path, pool, lines, ending, mapping=mapping).values.tolist() == SCORES
+    with pytest.raises(ValueError, match="do not say which row of the pool a line is about"):
+        read(tmp_path, pool, lines, ending, column="quality")
+    in_order = [{"quality": score} for score in SCORES]
+    assert read(tmp_path, pool, in_order, ending, mapping=mapping).values.tolist() == SCORES
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("instruction", [row["instruction"] for row in ROWS]),
+        ("id", [3, 0, 5, 1, 4, 2]),
+        ("sample_id", list("abcdef")),
+        ("Unnamed: 0", [3, 0, 5, 1, 4, 2]),
+    ],
+)
+def test_the_order_of_the_pool_is_not_taken_where_columns_seem_to_name_rows(name, values, ending, pool, tmp_path):
+    lines = [{name: value, "quality": score} for value, score in zip(values, SCORES, strict=True)]
+    with pytest.raises(
+        ValueError, match=rf"the columns \['{name}'\] do not say which row of the pool a line is about"
+    ):
+        read(tmp_path, pool, lines, ending, column="quality")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_several_scores_and_a_count_of_lines_leave_the_order_of_the_pool(ending, pool, tmp_path):
+    lines = [{"id": i, "quality": score, "length": 2.0 * i, "flag": None} for i, score in enumerate(SCORES)]
+    assert read(tmp_path, pool, lines, ending, column="quality").values.tolist() == SCORES
+
+
+def test_messages_with_other_keys_are_not_taken_for_the_order_of_the_pool(pool, tmp_path):
+    lines = [{"dialog": [{"who": "user", "says": "x"}], "quality": score} for score in SCORES]
+    with pytest.raises(ValueError, match=r"\['dialog'\] do not say"):
+        read(tmp_path, pool, lines, column="quality")
+
+
 ORDERED = [{"quality": score} for score in SCORES]
 INDEXED = [{"index": i, "quality": score} for i, score in enumerate(SCORES)]
 
@@ -116,6 +164,11 @@ INDEXED = [{"index": i, "quality": score} for i, score in enumerate(SCORES)]
         ([{"quality": "good"}] * 6, "quality", "must hold numbers, got 'good' in row 0"),
         ([{"quality": 1.0}] * 6, None, "all rows have the score 1 in 'quality', which ranks none"),
         ([{**row, "quality": 1.0} for row in alpaca_rows(3, seed=9)], None, "none of its rows is a row of the pool"),
+        (
+            [{"index": i, "quality": None, "dropped": "too_long"} for i in range(6)],
+            "quality",
+            "no row of the pool has a number in 'quality'",
+        ),
         ([{"quality": [1.0, 2.0]}] * 5 + [{"quality": [1.0]}], None, "lists of 1 to 2 numbers"),
     ],
 )
