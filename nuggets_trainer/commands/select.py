@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ def run(
             if unchecked is not None:
                 logger.warning("%s", unchecked)
             if choice.output_file is not None:
-                entries = [(name, described_rows(pool, choice.output_file)) for name in choice.entry_for or []]
+                entries = []
+                for name in choice.entry_for or []:
+                    entries.append((name, described_rows(pool, choice.output_file, golden_set.indices[:1])))
                 for entry in entries:
                     check_entry(*entry)
                 write_rows(pool.dataset, golden_set, choice.output_file, choice.with_scores)
@@ -117,8 +119,13 @@ def run(
         write_result(stdout, result, text, output.json)
 
 
-def described_rows(pool: Pool, file: str) -> RowFile:
+def described_rows(pool: Pool, file: str, first: Iterable[int] = ()) -> RowFile:
     """Describe the rows of a file for the entries of other programs.
+
+    Args:
+        pool: rows of the pool.
+        file: file of the chosen rows.
+        first: pool index of the first row of the file, if it has one.
 
     Raises:
         ValueError: if the other programs cannot read rows like these.
@@ -126,6 +133,8 @@ def described_rows(pool: Pool, file: str) -> RowFile:
     from datasets import Value  # late: a config file may set variables that datasets reads when it is imported
 
     nested = {name for name, feature in pool.dataset.features.items() if not isinstance(feature, Value)}
-    described = RowFile(Path(file), pool.format, frozenset(pool.dataset.column_names), frozenset(nested))
+    columns = frozenset(pool.dataset.column_names)
+    record = next((pool.record(int(i)) for i in first), None)
+    described = RowFile(Path(file), pool.format, columns, frozenset(nested), record)
     check_format(described)
     return described

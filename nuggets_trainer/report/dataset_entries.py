@@ -7,12 +7,13 @@ prompt is its own choice, and can differ from the prompt that was scored.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PROGRAMS = {"llama_factory": "LLaMA-Factory", "axolotl": "axolotl", "ms_swift": "ms-swift"}
+MESSAGES, SHAREGPT = ("role", "content", "user", "assistant"), ("from", "value", "human", "gpt")
 READABLE = ("alpaca", "messages", "prompt_completion", "sharegpt")
 
 
@@ -25,12 +26,35 @@ class RowFile:
         row_format: format of the rows, see `data.formats.FORMATS`.
         columns: names of the columns.
         nested: names of the columns that hold lists or records.
+        first: values of the first row by column, which says how its messages call keys and roles; None if unknown.
     """
 
     path: Path
     row_format: str
     columns: frozenset[str]
     nested: frozenset[str]
+    first: Mapping[str, Any] | None = None
+
+    @property
+    def conversation(self) -> str:
+        """Name of the column with messages."""
+        return "conversations" if self.row_format == "sharegpt" else "messages"
+
+    @property
+    def message_names(self) -> tuple[str, str, str, str]:
+        """What messages call the keys of role and content, and the roles of user and assistant."""
+        names = SHAREGPT if self.row_format == "sharegpt" else MESSAGES
+        messages = (self.first or {}).get(self.conversation)
+        if not isinstance(messages, list):
+            return names
+        in_sharegpt = any(message.get("from") is not None for message in messages)
+        role, content = (SHAREGPT if in_sharegpt else MESSAGES)[:2]
+        roles = {message.get(role) for message in messages}
+        asks, answers = names[2:]
+        for own in (MESSAGES, SHAREGPT):
+            asks = own[2] if own[2] in roles else asks
+            answers = own[3] if own[3] in roles else answers
+        return role, content, asks, answers
 
     def present(self, **columns: str) -> dict[str, str]:
         """Return those of some columns that the file has, by what a program calls them."""
@@ -105,11 +129,8 @@ def _llama_factory(rows: RowFile) -> tuple[Path, str]:
     elif rows.row_format == "prompt_completion":
         entry |= {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
     else:
-        is_sharegpt = rows.row_format == "sharegpt"
-        column = "conversations" if is_sharegpt else "messages"
-        names = ("from", "value", "human", "gpt") if is_sharegpt else ("role", "content", "user", "assistant")
-        tags = dict(zip(("role_tag", "content_tag", "user_tag", "assistant_tag"), names, strict=True))
-        columns = {"messages": column, **rows.present(system="system", tools="tools")}
+        tags = dict(zip(("role_tag", "content_tag", "user_tag", "assistant_tag"), rows.message_names, strict=True))
+        columns = {"messages": rows.conversation, **rows.present(system="system", tools="tools")}
         entry |= {"formatting": "sharegpt", "columns": columns, "tags": {**tags, "system_tag": "system"}}
     path = rows.path.with_name("dataset_info.json")
     listed = {**_listed_datasets(path), rows.path.stem: entry}
@@ -138,10 +159,9 @@ def _axolotl(rows: RowFile) -> tuple[Path, str]:
         lines += ["    type:", "      field_instruction: prompt", "      field_output: completion"]
         lines += ['      format: "{instruction}"', '      no_input_format: "{instruction}"']
     else:
-        column, role, content = "messages", "role", "content"
-        if rows.row_format == "sharegpt":
-            column, role, content = "conversations", "from", "value"
-        lines += ["    type: chat_template", f"    field_messages: {column}", "    message_property_mappings:"]
+        role, content, _, _ = rows.message_names
+        lines += ["    type: chat_template", f"    field_messages: {rows.conversation}"]
+        lines += ["    message_property_mappings:"]
         lines += [f"      role: {role}", f"      content: {content}"]
     return rows.path.with_suffix(".axolotl.yaml"), "".join(f"{line}\n" for line in lines)
 

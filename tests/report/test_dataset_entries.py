@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
 
+from nuggets_trainer.commands.select import described_rows
+from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.report.dataset_entries import (
     PROGRAMS,
     READABLE,
@@ -100,6 +103,28 @@ def test_an_entry_names_the_columns(row_format, tmp_path):
     assert entry == {"path": str(tmp_path / "golden.jsonl"), "ds_type": "json", **AXOLOTL[row_format]}
     (entry,) = json.loads((tmp_path / "golden.ms_swift.json").read_text())
     assert entry == {"dataset_path": "golden.jsonl", **MS_SWIFT[row_format]}
+
+
+@pytest.mark.parametrize(
+    ("row_format", "names"),
+    [
+        ("messages", ("from", "value", "human", "gpt")),
+        ("messages", ("role", "content", "human", "gpt")),
+        ("sharegpt", ("from", "value", "user", "assistant")),
+        ("messages", ("from", "value", "user", "assistant")),
+    ],
+)
+def test_an_entry_has_the_names_that_the_messages_use(row_format, names, tmp_path):
+    """The name of the column decided, so a column `messages` with ShareGPT's names got the wrong tags."""
+    role, content, asks, answers = names
+    column = {"messages": "messages", "sharegpt": "conversations"}[row_format]
+    first = {column: [{role: asks, content: "Which?"}, {role: answers, content: "This."}]}
+    rows = described_rows(Pool(Dataset.from_list([{"number": "1", **first}])), str(tmp_path / "golden.jsonl"), [0])
+    assert rows.row_format == row_format
+    tags = json.loads(write_entry("llama_factory", rows).read_text())["golden"]["tags"]
+    assert tuple(tags[f"{name}_tag"] for name in ("role", "content", "user", "assistant")) == names
+    (entry,) = yaml.safe_load(write_entry("axolotl", rows).read_text())["datasets"]
+    assert entry["message_property_mappings"] == {"role": role, "content": content}
 
 
 def test_other_datasets_stay_listed(tmp_path):
