@@ -29,8 +29,9 @@ def full_float32() -> Iterator[None]:
         yield
 
 
-def keep_weights_packed_as_loaded(model: torch.nn.Module) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights on a CPU with AVX512-BF16.
+@contextlib.contextmanager
+def weights_as_loaded(model: torch.nn.Module) -> Iterator[None]:
+    """Keep bitsandbytes from repacking 4-bit weights inside, as it does on a CPU with AVX512-BF16.
 
     It does so at the first forward pass in evaluation mode. `state_dict`, which the fingerprint hashes, then packs the
     weights back but not what is stored about them: the next forward pass is wrong (bitsandbytes 0.50).
@@ -42,15 +43,17 @@ def keep_weights_packed_as_loaded(model: torch.nn.Module) -> None:
         ValueError: if its weights are repacked already.
     """
     modules: Iterator[Any] = model.modules()  # bitsandbytes declares no types
-    for module in modules:
-        if not hasattr(module, "support_avx512bf16_for_cpu"):
-            continue
-        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
-            raise ValueError(
-                "The model's 4-bit weights were repacked by bitsandbytes at a forward pass on the CPU, and cannot be "
-                "hashed without damage. Load the model again, and score before any other forward pass."
-            )
-        module.support_avx512bf16_for_cpu = False
+    with contextlib.ExitStack() as stack:
+        for module in modules:
+            if not hasattr(module, "support_avx512bf16_for_cpu"):
+                continue
+            if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+                raise ValueError(
+                    "The model's 4-bit weights were repacked by bitsandbytes at a forward pass on the CPU, and cannot "
+                    "be hashed without damage. Load the model again, and score before any other forward pass."
+                )
+            stack.enter_context(_changed(module, "support_avx512bf16_for_cpu", False))
+        yield
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from nuggets_trainer.engine.adapters import base_model, holds_adapters
 from nuggets_trainer.engine.in_step import ForwardPassesInStep, is_sharded, outer_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import check_causal_lm, context_length
-from nuggets_trainer.engine.precision import keep_weights_packed_as_loaded
+from nuggets_trainer.engine.precision import weights_as_loaded
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.store.files import Place
@@ -124,33 +124,38 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
     ranks = Ranks()
     keys, _ = request.pool.read_keys()
     sharded = is_sharded(model)
-    keep_weights_packed_as_loaded(model)
 
     def describe() -> dict[str, str]:
         return fingerprint_fields(
             model, request.tokenizer, request.template.describe(), request.autocast_dtype, request.adapter
         )
 
-    # Weights that are spread over the ranks are gathered by all of them.
-    fields = describe() if sharded else ranks.on_main(describe)
-    if ranks.is_main and holds_adapters(model) and not request.adapter:
+    with weights_as_loaded(model):
+        # Weights that are spread over the ranks are gathered by all of them.
+        fields = describe() if sharded else ranks.on_main(describe)
+        if ranks.is_main and not request.adapter:
+            _warn_of_adapters(model)
+        with base_model(model, request.adapter) as base, outer_weights(model, base):
+            check_causal_lm(base.config, base)
+            _check_token_ids(request, base, ranks)
+            yield ScoringSession(
+                request=request,
+                ranks=ranks,
+                engine=LogProbEngine(base, request.config.tokens_per_batch, request.autocast_dtype, sharded=sharded),
+                passes=ForwardPassesInStep(model, base, ranks),
+                store=ScoreStore(request.score_dir, fields, written_with(model)),
+                scratch=Scratch(request.score_dir),
+                max_length=context_length(base.config),
+                keys=keys,
+            )
+
+
+def _warn_of_adapters(model: Any) -> None:
+    if holds_adapters(model):
         logger.warning(
             "The model has loaded the adapter %s. It is switched off while the base model scores. To score with it, "
             "merge it: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`.",
             ", ".join(model.peft_config),
-        )
-    with base_model(model, request.adapter) as base, outer_weights(model, base):
-        check_causal_lm(base.config, base)
-        _check_token_ids(request, base, ranks)
-        yield ScoringSession(
-            request=request,
-            ranks=ranks,
-            engine=LogProbEngine(base, request.config.tokens_per_batch, request.autocast_dtype, sharded=sharded),
-            passes=ForwardPassesInStep(model, base, ranks),
-            store=ScoreStore(request.score_dir, fields, written_with(model)),
-            scratch=Scratch(request.score_dir),
-            max_length=context_length(base.config),
-            keys=keys,
         )
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from nuggets_trainer.demo import resolve_demo
-from nuggets_trainer.engine.precision import keep_weights_packed_as_loaded
+from nuggets_trainer.engine.precision import weights_as_loaded
 from nuggets_trainer.store.fingerprint import weights_hash
 
 
@@ -25,9 +25,8 @@ IDS = torch.arange(10, 30)[None]
 
 
 def test_weights_stay_as_they_were_loaded(quantized):
-    keep_weights_packed_as_loaded(quantized)
     found = weights_hash(quantized.state_dict())
-    with torch.no_grad():
+    with weights_as_loaded(quantized), torch.no_grad():
         first = quantized(IDS).logits
         assert weights_hash(quantized.state_dict()) == found
         torch.testing.assert_close(quantized(IDS).logits, first)
@@ -36,5 +35,8 @@ def test_weights_stay_as_they_were_loaded(quantized):
 def test_weights_that_were_packed_anew_are_refused(quantized):
     with torch.no_grad():
         quantized(IDS)
-    with pytest.raises(ValueError, match="Load the model again, and score before any other forward pass"):
-        keep_weights_packed_as_loaded(quantized)
+    with (
+        pytest.raises(ValueError, match="Load the model again, and score before any other forward pass"),
+        weights_as_loaded(quantized),
+    ):
+        pass

@@ -118,6 +118,8 @@ def test_a_quantized_scorer_gives_its_own_naive_log_probs(quantization, tmp_path
     assert np.abs(found - expected).max() < 0.1
     assert np.abs(found - exact).max() > 1e-3  # it was quantized
     pool, anchors = (Pool(load_rows(f"nuggets-demo/{n}").select(range(4))) for n in ("pool", "anchors"))
+    # Loaded again: after the forward passes above, 4-bit weights may be packed in another way.
+    model, _ = load_scorer(SCORER, quantization_config=config, device_map={"": "cpu"}, dtype=torch.bfloat16)
     scores, _ = score_pool(model, tokenizer, pool, anchors, config=NuggetsConfig(top_k=1), score_dir=tmp_path)
     assert np.isfinite(scores.golden_score).all()
 

@@ -124,7 +124,7 @@ def test_a_small_context_averages_over_several(tokenizer, pool_rows, anchor_rows
     assert len(contexts) > 1 and max(map(len, contexts)) > 1
     expected = [oracle.ica(model, tokenizer, "plain", row, contexts) for row in pool_rows]
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
-    assert f"behind 5 anchors, shown in {len(contexts)} contexts" in caplog.text
+    assert f"after 5 anchors, shown in {len(contexts)} contexts" in caplog.text
 
 
 def test_a_row_that_is_an_anchor_is_averaged_over_the_other_contexts(tokenizer, tmp_path):
