@@ -70,7 +70,12 @@ def simulated_scores(num_candidates: int, num_anchors: int) -> tuple[PoolScores,
     tokens = generator.integers(10, 200, num_anchors)
     scale = anchor_scale(zero_shot, one_shot)
     anchors = AnchorScores(
-        *([None] * num_anchors, zero_shot, tokens, [None] * num_anchors, 0, [""] * num_anchors),
+        pool_index=[None] * num_anchors,
+        zero_shot=zero_shot,
+        num_tokens=tokens,
+        dropped=[None] * num_anchors,
+        num_cut=0,
+        set_names=[""] * num_anchors,
         gain_mean=scale.mean,
         gain_deviation=scale.deviation,
     )

@@ -120,7 +120,9 @@ def gsm8k(rows: list[TextRow], generator: random.Random) -> tuple[list[TextRow],
     generator.shuffle(problems)
     anchor_problems = set(problems[:GSM8K_ANCHORS])
     heldout_problems = set(problems[GSM8K_ANCHORS : GSM8K_ANCHORS + GSM8K_HELDOUT])
-    pool, anchors, heldout = [], [], []
+    pool: list[TextRow] = []
+    anchors: list[TextRow] = []
+    heldout: list[TextRow] = []
     for row in rows:
         if row["instruction"] not in anchor_problems | heldout_problems:
             pool.append(row)

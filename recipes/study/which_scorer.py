@@ -80,7 +80,7 @@ def tune(options: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * share
         loss = completion_loss(model.base_model.model, [segments[i] for i in batch])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
         optimizer.step()
         optimizer.zero_grad()
         seconds = time.process_time() - started
