@@ -145,7 +145,7 @@ def _sentence(label: str, against: Sequence[list[Weighed]], best: str | None, nu
     clauses = []
     for weighed in against:
         name = _name_of(weighed[0], best, num_rivals)
-        clauses.append(_clause(weighed, name))
+        clauses.append(_clause(weighed, name).removesuffix(","))  # a name in commas may end the clause
     where = f"At {_percent(sizes[0])} of the pool"
     if len(sizes) > 1:
         where = f"At {len(sizes)} sizes"

@@ -418,6 +418,28 @@ def test_a_killed_process_continues(finished, files, tmp_path):
     assert runs_of(tmp_path / "out") == runs_of(expected)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_comparison_killed_in_every_run_continues(files, tmp_path):
+    """SIGKILL, again and again: each time one more run is done, so that every arm was killed once and continued."""
+    changes = {"arms": " ".join(ARMS), "require": "ifd<1.5"}
+    expected = tmp_path / "expected"
+    compare_in_process(files, expected, **changes)
+    command = [*ONE_PROCESS, "recipes/compare.py", *arguments(files, tmp_path / "out", **changes)]
+    num_runs = len(runs_of(expected))
+    for done in range(num_runs):
+        process = start(command)
+        while len(list((tmp_path / "out").glob("runs/*.json"))) < done:
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)  # into the next run, or, at first, into the scoring
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not (tmp_path / "out" / "compare.json").exists()
+    run(command)
+    assert runs_of(tmp_path / "out") == runs_of(expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

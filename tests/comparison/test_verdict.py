@@ -50,6 +50,14 @@ def test_a_known_tie_is_no_win(seed):
     assert 'it is not different from "lowest loss", the best of 2 rivals' in found.sentence
 
 
+@pytest.mark.parametrize("num_seeds", [1, 3])
+@pytest.mark.parametrize("fractions", [(0.1,), (0.1, 0.2)])
+def test_no_comma_stands_before_a_full_stop(num_seeds, fractions):
+    levels = {"golden": 1.0, "random": 1.0, "lowest_loss": 1.0, "ifd": 1.6}
+    sentence = verdict_on(levels, 0, num_seeds, fractions).sentence
+    assert '"lowest loss", the best of 2 rivals' in sentence and ",." not in sentence and ",;" not in sentence
+
+
 def test_ties_are_rarely_called_wins():
     """The best rival is chosen by its loss, so its interval has to allow for the choice."""
     tie = dict.fromkeys(("golden", "random", "full", "lowest_loss", "ifd"), 1.0)
