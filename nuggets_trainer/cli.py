@@ -1,7 +1,7 @@
 """`nuggets`: finds the command, runs it, and turns an error into a message and an exit code.
 
-It imports nothing heavy, so that `nuggets --help` does not wait for torch. `accelerate launch -m nuggets_trainer.cli
-<command>` runs a command on several processes.
+It imports nothing heavy, so that `nuggets --help` does not wait for torch. `--num_processes N` runs a command on
+several processes, and so does `accelerate launch -m nuggets_trainer.cli <command>`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import log_to_stderr, rank
+from nuggets_trainer.launch.processes import COMMANDS_LAUNCHED, HELP, is_launched, split_launch
 
 WIDTH = max(map(len, COMMANDS)) + 2
 TABLE = "\n".join(f"  {name:<{WIDTH}}{summary}" for name, summary in COMMANDS.items())
@@ -31,7 +32,7 @@ options:
   --version    print the version
   --debug      show where an error came from (or set NUGGETS_DEBUG=1)
 
-Several processes: `accelerate launch -m nuggets_trainer.cli <command> ...`.
+{HELP}
 
 {EXIT_CODES}
 """
@@ -70,6 +71,12 @@ def _unknown_command(command: str) -> str:
 
 def _run(command: str, arguments: list[str], debug: bool) -> int:
     """Run a command with its arguments; return the exit code."""
+    try:
+        launched, arguments = _launched(command, arguments, debug)
+    except Exception as error:  # noqa: BLE001 - reported below, whatever it is
+        return _report_error(error, command, 2, debug)
+    if launched is not None:
+        return launched
     module = import_module(f"nuggets_trainer.commands.{command}")
     try:
         options = module.parse(arguments)
@@ -91,6 +98,32 @@ def _run(command: str, arguments: list[str], debug: bool) -> int:
     except Exception as error:  # noqa: BLE001 - reported below, whatever it is
         return _report_error(error, command, getattr(error, "exit_code", 1), debug)
     return 0
+
+
+def _launched(command: str, words: list[str], debug: bool) -> tuple[int | None, list[str]]:
+    """Start a command on several processes where its command line or config file asks for it.
+
+    Returns:
+        The exit code, or None where this process runs the command itself; and the words of the command alone.
+    """
+    given, rest = split_launch(words)
+    if given and (command not in COMMANDS_LAUNCHED or is_launched()):
+        options = ", ".join(f"--{name}" for name in given)
+        why = "a launcher has started the processes already" if is_launched() else "it runs in one process"
+        raise ValueError(f"`nuggets {command}` does not take {options}: {why}. Drop it.")
+    if command not in COMMANDS_LAUNCHED or is_launched() or {"-h", "--help"} & set(rest):
+        return None, rest
+    from nuggets_trainer.commands.config_file import config_path, texts_on
+
+    given, _ = split_launch(words, texts_on(rest))
+    if not given or given == {"num_processes": "1"}:
+        return None, rest
+    from nuggets_trainer.launch.processes import find_device, launch, launcher_words
+
+    launcher, variables = launcher_words(given, find_device(), config_path)
+    if debug:
+        variables["NUGGETS_DEBUG"] = "1"
+    return launch(command, rest, launcher, variables), rest
 
 
 def _report_error(error: Exception, command: str, code: int, debug: bool) -> int:

@@ -50,7 +50,8 @@ ROOMS = {
     "analysis": Room(may={"golden", "data", "store"}, never={*MODEL_LIBRARIES}),
     "heldout": Room(may={"prompts", "engine"}, never={"trl"}),
     "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis", "heldout"}),
-    "commands": Room(may={*BELOW_PIPELINE, "pipeline", "training", "comparison", "evaluation"}),
+    "launch": Room(may=set(), never={"trl", "transformers", "datasets", "numpy", "pandas"}),
+    "commands": Room(may={*BELOW_PIPELINE, "pipeline", "training", "comparison", "evaluation", "launch"}),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}
 COLLECTIVES_IN = {"ranks", "engine.in_step"}
@@ -160,8 +161,9 @@ def test_rooms_import_only_what_the_table_says():
     assert wrong == []
 
 
-def test_cli_imports_the_commands_alone():
-    assert {room_of(target) for module, target, _ in arrows() if module == "cli"} <= {"commands", *EVERYWHERE}
+def test_cli_imports_the_commands_and_the_launcher():
+    rooms = {room_of(target) for module, target, _ in arrows() if module == "cli"}
+    assert rooms <= {"commands", "launch", *EVERYWHERE}
 
 
 def test_the_import_check_sees_all_kinds_of_imports():

@@ -1,4 +1,4 @@
-"""The command line: plan, score, select, diff, report, train, compare and configs.
+"""The command line: plan, score, select, diff, report, train, compare, evaluate and configs.
 
 One module per command: `parse(argv)` reads the command line, `run(...)` does the work. Whatever `parse` raises is a
 mistake in the command line (exit code 2). `run` prints its result on stdout and everything else on stderr. This file
@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "write the report of a scored pool as one HTML page",
     "train": "score a pool, keep its golden set and tune on it with TRL SFT and PEFT, in one job",
     "compare": "find out whether selection pays: tune on the golden set, on random rows and on other rows",
+    "evaluate": "run AlpacaEval and MT-Bench on tuned models: answers, judgments, the paper's table",
     "configs": "list the config files that ship with the package, or print the path of one",
 }
 

@@ -221,7 +221,15 @@ def parse_arguments(
     if config is not None:
         _take_defaults(parser, config, given_options(rest), others())
     rest = [_word_with_home(word) for word in rest]
-    *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(args=rest, return_remaining_strings=True)
+    except ValueError as error:
+        if "bf16/gpu" not in str(error):  # transformers names `use_cpu` there, which would train in bfloat16
+            raise
+        raise ValueError(
+            "No GPU was found on this machine, and TRL trains in bfloat16 by default. Add `--bf16 false` to train in "
+            "float32 on the CPU."
+        ) from error
     if unknown:
         raise ValueError(unknown_options(unknown, parser))
     return tuple(parsed)

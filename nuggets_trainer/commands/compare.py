@@ -23,7 +23,7 @@ EPILOG = f"""examples:
   nuggets compare --demo --quick
   nuggets compare --quick --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name pool.jsonl \\
       --anchors anchors.jsonl --eval_dataset_name heldout.jsonl --use_peft --output_dir compare
-  accelerate launch --num_processes 8 -m nuggets_trainer.cli compare --config my.yaml
+  nuggets compare --num_processes 8 --config my.yaml
 
 The table is printed, and written with its numbers and a plot to <output_dir>: compare.md, compare.json, compare.svg
 (compare_quick.* with --quick). Without a model, rows and a config it compares on the embedded demo, as with --demo. If

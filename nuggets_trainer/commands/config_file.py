@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.config.removed import refuse_removed
+from nuggets_trainer.launch.processes import LAUNCH_OPTIONS
 
 CONFIGS = Path(str(files("nuggets_trainer"))) / "configs"
 ENVIRONMENT = "env"  # the key, as in TRL, whose mapping becomes environment variables
@@ -41,16 +42,8 @@ def set_environment(argv: Sequence[str]) -> None:
     It must come before huggingface_hub, transformers and torch are imported, because they read some variables only
     then. What is wrong with the file is left to the parser.
     """
-    import yaml
-
     name, _ = split_config(argv)
-    if name is None:
-        return
-    try:
-        texts = read_texts(config_path(name))
-    except (OSError, ValueError, yaml.YAMLError):
-        return
-    variables = texts.get(ENVIRONMENT) if isinstance(texts, dict) else None
+    variables = texts_on(argv).get(ENVIRONMENT)
     if not isinstance(variables, dict):
         return
     late = []
@@ -68,6 +61,20 @@ def set_environment(argv: Sequence[str]) -> None:
             ", ".join(late),
             late[0],
         )
+
+
+def texts_on(argv: Sequence[str]) -> dict[str, Any]:
+    """Read the config file on a command line as texts; empty without one, and where the parser will refuse it."""
+    import yaml
+
+    name, _ = split_config(argv)
+    if name is None:
+        return {}
+    try:
+        texts = read_texts(config_path(name))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return texts if isinstance(texts, dict) else {}
 
 
 def read_texts(path: Path) -> Any:
@@ -116,7 +123,7 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
 
     Args:
         path: path of the file.
-        known: keys that it may have, besides `env`.
+        known: keys that it may have, besides `env` and those of the launcher.
 
     Raises:
         ValueError: if the file is not a mapping, or has a key that was removed or is unknown. The error says what
@@ -132,7 +139,7 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"Config file {path}: {error}") from error
     for key in config:
-        if key not in known and key != ENVIRONMENT:
+        if key not in known and key != ENVIRONMENT and key not in LAUNCH_OPTIONS:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean `{near[0]}`?" if near else "See `--help` for the names."
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has. {hint}")

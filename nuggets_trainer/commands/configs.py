@@ -17,8 +17,7 @@ INDENT = 26
 EPILOG = """examples:
   nuggets configs
   nuggets train --config qwen3_lora
-  accelerate launch --config_file "$(nuggets configs accelerate/fsdp2)" \\
-      -m nuggets_trainer.cli train --config my.yaml"""
+  nuggets train --accelerate_config fsdp2 --config my.yaml"""
 
 
 def make_configs_parser() -> argparse.ArgumentParser:

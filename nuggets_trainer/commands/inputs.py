@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
+from nuggets_trainer.commands.config_file import texts_on, with_home
+from nuggets_trainer.commands.output import rank
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.loading import check_paths, load_rows
@@ -27,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:
-    """Refuse a command line without a model, a pool or a place for the scores.
+    """Refuse a command line without a model or a pool.
 
     Raises:
         ValueError: if one is missing; the error names the options.
@@ -35,11 +41,36 @@ def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, conf
     required = {
         "model_name_or_path": config.scorer_model or scorer.model_name_or_path,
         "dataset_name": rows.dataset_name,
-        "score_dir": config.score_dir,
     }
     missing = [f"--{name}" for name, value in required.items() if value is None]
     if missing:
         raise ValueError(f"`{program}` needs {', '.join(missing)}.")
+
+
+def with_score_dir(
+    rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig, argv: Sequence[str]
+) -> NuggetsConfig:
+    """Return the options with a place for the scores; where none was given, the main process prints the default.
+
+    The default is that of training, `<output_dir>/nuggets`, where the config file has an `output_dir`. Otherwise it is
+    named by the pool and the model.
+    """
+    if config.score_dir is not None:
+        return config
+    output_dir = texts_on(argv).get("output_dir")
+    if output_dir:
+        place = f"{str(with_home(output_dir)).rstrip('/')}/nuggets"
+    else:
+        place = f"scores-{_short(rows.dataset_name)}-{_short(config.scorer_model or scorer.model_name_or_path)}"
+    if rank() == 0:
+        print(f"No `score_dir` was given: scores go to {place}.", file=sys.stderr)
+    return dataclasses.replace(config, score_dir=place)
+
+
+def _short(name: str | None) -> str:
+    """Return the last part of a name or path, without an extension and without characters that a file cannot have."""
+    last = str(name).rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]+", "_", re.sub(r"\.(jsonl?|csv|parquet)$", "", last))
 
 
 def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:

@@ -17,7 +17,7 @@ from nuggets_trainer.commands.arguments import (
     parse_arguments,
     training_parsers,
 )
-from nuggets_trainer.commands.inputs import check_given, check_places, load
+from nuggets_trainer.commands.inputs import check_given, check_places, load, with_score_dir
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -25,14 +25,14 @@ from nuggets_trainer.config.row_options import RowOptions
 
 # Options of `nuggets score` that change nothing in a plan: accepted, but not listed in `--help`.
 IGNORED_BY_PLAN = {"combine_anchor_sets", "group_quota", "signal_check", "stop_if_unreliable"}
-USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
+USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D [--score_dir S] [options]"
 EPILOG = f"""examples:
   nuggets plan --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
       --anchors nuggets-demo/anchors --score_dir scores
   nuggets plan --config my.yaml --score_dir scores --price_per_hour 3.5 --json
 
-The options are those of `nuggets score`, which finds in <score_dir> what was scored here. For several processes, start
-both through `accelerate launch -m nuggets_trainer.cli`.
+The options are those of `nuggets score`, which finds in <score_dir> what was scored here. --num_processes N starts N
+processes of both.
 
 {EXIT_CODES}"""
 
@@ -47,13 +47,14 @@ def make_plan_parser() -> TrlParser:
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
     parsed = parse_arguments(make_plan_parser(), argv, training_parsers)
-    rows, _, scorer, plan, _, config = parsed
+    *others, config = parsed
+    rows, _, scorer, plan, _ = others
     check_given("nuggets plan", rows, scorer, config)
     for name in ("measure_seconds", "price_per_hour"):
         value = getattr(plan, name)
         if value is not None and not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}.")
-    return parsed
+    return (*others, with_score_dir(rows, scorer, config, argv))
 
 
 def run(

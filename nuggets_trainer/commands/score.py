@@ -17,7 +17,7 @@ from nuggets_trainer.commands.arguments import (
     parse_arguments,
     training_parsers,
 )
-from nuggets_trainer.commands.inputs import check_given, check_places, load
+from nuggets_trainer.commands.inputs import check_given, check_places, load, with_score_dir
 from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.store.results import PoolScores
 
-USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D --score_dir S [options]"
+USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D [--score_dir S] [options]"
 EPILOG = f"""examples:
   nuggets score --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
       --anchors nuggets-demo/anchors --score_dir scores
-  accelerate launch --num_processes 8 -m nuggets_trainer.cli score --config my.yaml --score_dir scores
+  nuggets score --num_processes 8 --config my.yaml --score_dir scores
 
 If it is killed, the same command continues: scores are kept in <score_dir>. `nuggets plan` takes the same options.
 
@@ -48,11 +48,12 @@ def make_score_parser() -> TrlParser:
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
     parsed = parse_arguments(make_score_parser(), argv, training_parsers)
-    rows, _, scorer, part, _, config = parsed
+    *others, config = parsed
+    rows, _, scorer, part, _ = others
     check_given("nuggets score", rows, scorer, config)
     if part.shard is not None:
         parse_shard(part.shard)
-    return parsed
+    return (*others, with_score_dir(rows, scorer, config, argv))
 
 
 def run(

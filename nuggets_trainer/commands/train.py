@@ -17,7 +17,7 @@ EPILOG = f"""examples:
   nuggets train --demo
   nuggets train --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name pool.jsonl --anchors anchors.jsonl \\
       --top_fraction 0.1 --use_peft --output_dir out
-  accelerate launch --num_processes 8 -m nuggets_trainer.cli train --config my.yaml
+  nuggets train --num_processes 8 --config my.yaml
 
 Without a model, rows and a config it runs the embedded demo, as with --demo: about a minute and a half on 2 cores.
 If it is killed, the same command continues. On a machine without a GPU add `--bf16 false`: TRL's default is bfloat16.

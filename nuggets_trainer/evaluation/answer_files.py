@@ -122,4 +122,4 @@ def read_mt_bench_answers(path: Path, questions: Sequence[MtBenchQuestion]) -> d
 
 def _check_answered(path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}. Make the answers first: `recipes/evaluate.py generate`.")
+        raise FileNotFoundError(f"There is no {path}. Make the answers first: `nuggets evaluate generate`.")

@@ -1,9 +1,9 @@
-"""The options of `recipes/evaluate.py`. One YAML file can hold the options of all its steps."""
+"""The options of `nuggets evaluate`. One YAML file can hold the options of all its steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nuggets_trainer.config.checks import check_choice, check_int
 from nuggets_trainer.evaluation.alpaca_eval import JUDGE_MODELS
@@ -22,6 +22,8 @@ def _option(text: str, default: Any = None) -> Any:
 class EvaluationArguments:
     """Options of all steps."""
 
+    title: ClassVar[str] = "all steps"
+
     output_dir: str = _option("Directory of all runs.", "outputs/evaluation")
     benchmarks: list[str] = field(
         default_factory=lambda: list(BENCHMARKS), metadata={"help": "alpaca_eval, mt_bench, or both."}
@@ -39,6 +41,8 @@ class EvaluationArguments:
 @dataclass
 class GenerateArguments:
     """Options of the step `generate`."""
+
+    title: ClassVar[str] = "the model that answers"
 
     model_name_or_path: str | None = _option("Tuned model, or an adapter alone: hub name or local directory.")
     adapter_name_or_path: str | None = _option("Adapter to put on the model: hub name or local directory.")
@@ -68,6 +72,8 @@ class GenerateArguments:
 @dataclass
 class JudgeArguments:
     """Options of the steps `judge`, `pairwise` and `table`."""
+
+    title: ClassVar[str] = "runs and the judge"
 
     names: list[str] = field(default_factory=list, metadata={"help": "Runs to judge; two of them for `pairwise`."})
     judge_model: str | None = _option(

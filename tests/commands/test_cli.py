@@ -34,7 +34,10 @@ def test_a_wrong_command_line_ends_with_code_2(argv, capsys):
         (["--reselect", "epoch"], "There is no option --reselect"),  # of training alone
         (["--top_fraction", "2"], "`top_fraction` must be in"),
         (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
-        ([*DEMO, "--dataset_name", "p.jsonl"], "needs --score_dir"),
+        (DEMO, "needs --dataset_name"),
+        ([*DEMO, "--num_processes", "x"], "`num_processes` must be a whole number from 1 on, got 'x'"),
+        ([*DEMO, "--num_processes"], "num-processes: expected one argument"),
+        ([*DEMO, "--accelerate_config", "fspd2"], "`accelerate_config` must be a file or the name of a config"),
     ],
 )
 def test_a_mistake_in_an_option_is_one_message(options, told, capsys):
@@ -74,6 +77,14 @@ def test_a_value_that_trl_refuses_is_one_message(capsys):
     assert main([*command, "--logging_steps", "0", "--output_dir", "o", "--use_cpu", "true", "--bf16", "false"]) == 2
     told = capsys.readouterr().err
     assert "requires non-zero --logging_steps" in told and "Traceback" not in told
+
+
+def test_training_without_a_gpu_names_the_option(capsys, monkeypatch):
+    """It was a traceback that told of `use_cpu`, with which training would go on in bfloat16."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main(["train", *DEMO, "--dataset_name", "nuggets-demo/pool", "--output_dir", "o"]) == 2
+    told = capsys.readouterr().err
+    assert "No GPU was found" in told and "Add `--bf16 false`" in told and "Traceback" not in told
 
 
 def test_a_missing_file_is_found_before_torch_loads(tmp_path):

@@ -26,7 +26,10 @@ from markdown_it import MarkdownIt
 
 from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
 from nuggets_trainer.commands.compare import make_compare_parser
+from nuggets_trainer.commands.config_file import config_path
+from nuggets_trainer.commands.evaluate import STEPS
 from nuggets_trainer.comparison.options import CompareArguments
+from nuggets_trainer.launch.processes import COMMANDS_LAUNCHED, LAUNCH_OPTIONS, Device, launcher_words, split_launch
 from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
@@ -182,7 +185,10 @@ def _nuggets(rest: list[str]) -> tuple[str, Any]:
         assert rest in (["--help"], ["--version"]), rest
         return "nuggets", rest
     module = import_module(f"nuggets_trainer.commands.{rest[0]}")
-    return f"nuggets {rest[0]}", module.parse([*rest[1:], *(CPU if rest[0] in ("train", "compare") else [])])
+    given, words = split_launch(rest[1:])
+    assert not given or rest[0] in COMMANDS_LAUNCHED, rest
+    launcher_words(given, Device(num_gpus=8, num_cores=8), config_path)
+    return f"nuggets {rest[0]}", module.parse([*words, *(CPU if rest[0] in ("train", "compare") else [])])
 
 
 def _python(rest: list[str]) -> tuple[str, Any]:
@@ -193,6 +199,8 @@ def _python(rest: list[str]) -> tuple[str, Any]:
     script, options = Path(rest[0]), rest[1:]
     assert script.parts[0] == "recipes", f"no entry for {script} in tests/support/documented.py"
     module = recipe(script.stem, script.parent)
+    if script.stem == "evaluate":
+        return str(script), module.parse(options)
     if script.stem in ("train", "control", "compare"):
         return str(script), module.parse([*options, *CPU])
     if hasattr(module, "make_parser"):
@@ -344,8 +352,9 @@ def known_options() -> set[str]:
     options = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     options |= {option for path in (ROOT / "recipes").rglob("*.py") for option in _literals(path)}
     types = [recipe("control").ControlArguments]
-    types += [each for step in recipe("evaluate").STEPS.values() for each in step]
+    types += [each for step in STEPS.values() for each in step]
     options |= {f"--{field.name}" for each in types for field in dataclasses.fields(each)}
+    options |= {f"--{name}" for name in LAUNCH_OPTIONS}
     return options | SERVE_OPTIONS | FOREIGN_OPTIONS | {"--debug", "--help", "--version", "--demo", "--config"}
 
 

@@ -1,0 +1,113 @@
+"""`--num_processes` and `--accelerate_config`: what is passed on to accelerate's launcher, and two real processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from accelerate.commands.launch import launch_command_parser
+
+from nuggets_trainer.cli import main
+from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
+from nuggets_trainer.commands.config_file import config_path
+from nuggets_trainer.commands.inputs import with_score_dir
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, launcher_words, split_launch
+from tests.support.launch import BIN, environment
+
+CPUS, GPUS = Device(num_gpus=0, num_cores=8), Device(num_gpus=4, num_cores=8)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_given(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def chosen(device: Device, **given: str):
+    """What accelerate's own parser reads from the words that are chosen for it, and the variables."""
+    words, variables = launcher_words(given, device, config_path)
+    return launch_command_parser().parse_args([*words, "--module", "script"]), variables
+
+
+def test_several_processes_share_the_cpus_without_a_gpu():
+    """`accelerate launch --cpu --num_processes 2` starts one process."""
+    read, variables = chosen(CPUS, num_processes="2")
+    assert (read.num_processes, read.multi_gpu, read.cpu) == (2, True, False)
+    assert read.num_cpu_threads_per_process == 4 and variables == {"ACCELERATE_USE_CPU": "true"}
+
+
+def test_on_gpus_accelerate_decides_alone():
+    read, variables = chosen(GPUS, num_processes="2")
+    assert (read.num_processes, read.multi_gpu, read.num_cpu_threads_per_process) == (2, False, None)
+    assert variables == {}
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "accelerate/fsdp2", "configs/accelerate/fsdp2.yaml"])
+def test_a_config_is_found_by_its_name_or_its_file(name):
+    read, _ = chosen(GPUS, accelerate_config=name, num_processes="4")
+    assert read.config_file.endswith("configs/accelerate/fsdp2.yaml") and read.num_processes == 4
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "message"),
+    [
+        (GPUS, {"num_processes": "5"}, "`num_processes` must be at most 4, the number of GPUs"),
+        (CPUS, {"num_processes": "0"}, "`num_processes` must be a whole number from 1 on, got '0'"),
+        (CPUS, {"accelerate_config": "fsdp2"}, "fsdp2 spreads the weights over GPUs, but no GPU .* give --num_proc"),
+        (CPUS, {"accelerate_config": "ddp"}, "ddp starts 8 processes on GPUs, but no GPU .* Give --num_processes N"),
+        (CPUS, {"accelerate_config": "no_such"}, "must be a file or the name .* got 'no_such'"),
+        (CPUS, {"accelerate_config": str(config_path("demo"))}, "has no key `distributed_type`"),
+    ],
+)
+def test_what_a_machine_cannot_start_is_one_message(device, given, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        launcher_words(given, device, config_path)
+
+
+def test_the_config_file_may_have_the_launchers_keys(tmp_path):
+    given, rest = split_launch(["--config", "my.yaml", "--num-processes=3"], {"num_processes": 2, "gpu_ids": "0,1,2"})
+    assert given == {"num_processes": "3", "gpu_ids": "0,1,2"} and rest == ["--config", "my.yaml"]
+    assert set(given) <= set(LAUNCH_OPTIONS)
+
+
+def test_commands_of_one_process_refuse_the_launchers_options(capsys, monkeypatch):
+    assert main(["select", "s", "--num_processes", "2"]) == 2
+    assert "`nuggets select` does not take --num_processes: it runs in one process" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["score", "--num_processes", "2"]) == 2
+    assert "a launcher has started the processes already" in capsys.readouterr().err
+
+
+def test_scores_have_a_default_place(capsys, tmp_path):
+    rows, scorer = PoolArguments("rows/my pool.jsonl"), ScorerArguments("Qwen/Qwen3-0.6B-Base")
+    config = with_score_dir(rows, scorer, NuggetsConfig(), [])
+    assert config.score_dir == "scores-my_pool-Qwen3-0.6B-Base"
+    assert f"scores go to {config.score_dir}" in capsys.readouterr().err
+    (tmp_path / "my.yaml").write_text("output_dir: out/\n")
+    assert with_score_dir(rows, scorer, NuggetsConfig(), ["--config", str(tmp_path / "my.yaml")]).score_dir == (
+        "out/nuggets"  # where `nuggets train` has them
+    )
+    assert with_score_dir(rows, scorer, NuggetsConfig(score_dir="mine"), []).score_dir == "mine"
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_write_the_same_scores(tmp_path):
+    """And their exit code is that of the process which failed, with one message."""
+    words = ["--model_name_or_path", "nuggets-demo/model", "--dataset_name", "nuggets-demo/pool", "--pool_size", "60"]
+    words += ["--anchors", "nuggets-demo/anchors", "--schedule", "exact"]
+
+    def nuggets(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "nuggets"), "score", *words, *more]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=500, cwd=tmp_path, env=environment()
+        )
+
+    assert nuggets("--score_dir", "one").returncode == 0
+    two = nuggets("--score_dir", "two", "--num_processes", "2", "--json")
+    assert two.returncode == 0 and two.stdout.startswith("{") and len(two.stdout.splitlines()) == 1
+    assert '"processes": 2' in (tmp_path / "two/run.json").read_text()
+    assert (tmp_path / "one/scores.parquet").read_bytes() == (tmp_path / "two/scores.parquet").read_bytes()
+    wrong = nuggets("--num_processes", "2", "--top_frction", "0.1")
+    assert wrong.returncode == 2 and len(re.findall("Did you mean --top_fraction", wrong.stderr)) == 1
+    assert "Traceback" not in wrong.stderr and "ChildFailedError" not in wrong.stderr
