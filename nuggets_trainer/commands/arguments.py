@@ -20,6 +20,7 @@ from nuggets_trainer.commands.config_file import (
 )
 from nuggets_trainer.commands.parser import make_parser, unknown_options
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.rule_options import RULES
 from nuggets_trainer.config.training_options import TrainingOptions
 from nuggets_trainer.training.job_arguments import RecipeArguments
 
@@ -176,7 +177,7 @@ class OutputArguments:
 
 
 # Options of which one may be given. One on the command line takes the place of its partners in the config file.
-EXCLUSIVE = ({"top_fraction", "top_k", "threshold"}, {"anchors", "num_anchors"})
+EXCLUSIVE = (set(RULES), {"anchors", "num_anchors"})
 # Options of selection that act during training alone; `response_field` goes with a Python function.
 TRAINING_ONLY = {"response_field", *(field.name for field in fields(TrainingOptions))}
 

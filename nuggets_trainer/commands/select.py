@@ -46,12 +46,13 @@ from nuggets_trainer.wording import counted
 logger = logging.getLogger(__name__)
 
 USAGE = (
-    "nuggets select S [--top_fraction F | --top_k K | --threshold T] [--rank_by VALUE] "
+    "nuggets select S [--top_fraction F | --top_k K | --threshold T | --max_tokens N] [--rank_by VALUE] "
     "[--dataset_name D --output_file FILE [--with_scores] [--entry_for PROGRAM ...]]"
 )
 EPILOG = f"""examples:
   nuggets select scores --top_k 500
   nuggets select scores --top_fraction 0.05 --require "ifd < 0.9"
+  nuggets select scores --max_tokens 500000
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
   nuggets select scores --top_k 500 --dataset_name pool.jsonl --output_file golden.jsonl --entry_for llama_factory
   nuggets select scores --top_k 500 --rank_by gain

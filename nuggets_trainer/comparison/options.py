@@ -14,6 +14,7 @@ from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, FILTERED, QUICK_
 from nuggets_trainer.comparison.given_scores import arms_of_scores, parse_given_scores
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.rule_options import RULES
 from nuggets_trainer.heldout.generation import METRICS
 from nuggets_trainer.heldout.tasks import TASK_OPTIONS, check_task_options
 from nuggets_trainer.training.job_arguments import RecipeArguments
@@ -210,7 +211,7 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
             missing.append(f"--{name}")
     if missing:
         raise ValueError(f"`nuggets compare` needs {', '.join(missing)} (or no arguments at all, for the demo).")
-    for name in ("top_fraction", "top_k", "threshold"):
+    for name in RULES:
         if getattr(nuggets, name) is not None:
             raise ValueError(
                 f"`{name}` is not supported by `nuggets compare`, got {getattr(nuggets, name)}: it gives one size. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from nuggets_trainer.config.anchor_options import AnchorOptions
 from nuggets_trainer.config.diversity_options import DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
 from nuggets_trainer.config.removed import explain_removed
-from nuggets_trainer.config.requirement import MODEL_SIGNALS
+from nuggets_trainer.config.requirement import MODEL_SIGNALS, TOTAL_TOKENS
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.config.scorer_model_options import ScorerModelOptions
 from nuggets_trainer.config.scoring_options import ScoringOptions
@@ -30,7 +31,7 @@ class NuggetsConfig(
 ):
     """How a pool is scored and which part of it is kept (Nuggets, arXiv 2312.10302).
 
-    One selection rule is used: `top_fraction`, `top_k` or `threshold`; with none given, the top
+    One selection rule is used: `top_fraction`, `top_k`, `threshold` or `max_tokens`; with none given, the top
     10% are kept. The golden score of a candidate is the share of anchors whose one-shot log-prob
     (the candidate shown before the anchor) is above their zero-shot log-prob.
 
@@ -72,6 +73,11 @@ class NuggetsConfig(
         return self.row_signals or self.ica or any(name in MODEL_SIGNALS for name in self._required_columns)
 
     @property
+    def wants_total_tokens(self) -> bool:
+        """Whether the tokens of each row by itself are counted."""
+        return self.max_tokens is not None or self.row_signals or TOTAL_TOKENS in self._required_columns
+
+    @property
     def wants_ica(self) -> bool:
         """Whether each row is scored after anchors too."""
         return self.ica or "ica" in self._required_columns
@@ -88,12 +94,22 @@ class NuggetsConfig(
             return self.schedule
         return "exact" if self.every_pair_for else "race"
 
+    def with_top_k(self, top_k: int) -> NuggetsConfig:
+        """Return the same options with another rule: this number of rows."""
+        return dataclasses.replace(self, top_fraction=None, threshold=None, max_tokens=None, top_k=top_k)
+
     def _check_groups_together(self) -> None:
         for name in ("coverage_weight", "group_by"):
             if self.threshold is not None and getattr(self, name) is not None:
                 raise ValueError(
                     f"`{name}` chooses which rows fill the golden set, but `threshold={self.threshold}` takes every "
                     "row above it. Use `top_fraction` or `top_k`."
+                )
+            if self.max_tokens is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` chooses which rows fill a number of places, but `max_tokens={self.max_tokens}` leaves "
+                    "open how many rows there are. Use `top_k`: `nuggets plan` says how many rows the budget has room "
+                    "for. Or drop it."
                 )
         if self.schedule == "race" and self.every_pair_for:
             raise ValueError(

@@ -13,7 +13,8 @@ from typing import Any
 
 # Signals of a row by itself: those that take forward passes, and all.
 MODEL_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens", "ica")
-ROW_SIGNALS = (*MODEL_SIGNALS, "repetition")
+TOTAL_TOKENS = "total_tokens"
+ROW_SIGNALS = (*MODEL_SIGNALS, "repetition", TOTAL_TOKENS)
 SCORE_COLUMNS = (
     *("golden_score", "standard_error", "mean_gain", "mean_gain_error", "gain", "gain_error"),
     "num_anchors",

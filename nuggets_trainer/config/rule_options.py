@@ -1,4 +1,4 @@
-"""The number that rows are ranked by, and the rule: a fraction of the rows, a number of rows, or a threshold."""
+"""The number that rows are ranked by, and the rule: a fraction of the rows, a number, a threshold, a token budget."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nuggets_trainer.config.checks import check_choice, check_int, check_number,
 from nuggets_trainer.config.option_group import OptionGroup
 from nuggets_trainer.config.requirement import Requirement
 
+RULES = ("top_fraction", "top_k", "threshold", "max_tokens")
 RANK_BY = ("golden_score", "gain", "mean_gain")
 RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # of a row by itself, for `nuggets select`
 # Cherry LLM takes the highest IFD up to 1: above it, a prompt makes its own completion less likely.
@@ -39,6 +40,14 @@ class RuleOptions(OptionGroup):
             "33%% of another."
         },
     )
+    max_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Keep the best candidates until the next one would pass this number of tokens: those of prompt "
+            "and completion, as the template and the scorer's tokenizer write the row alone. It must have room for "
+            "the longest candidate. A run with it writes the column `total_tokens` of scores.parquet."
+        },
+    )
     rank_by: str = field(
         default="golden_score",
         metadata={
@@ -61,7 +70,8 @@ class RuleOptions(OptionGroup):
             'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". Columns: `loss`, '
             "`loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (two short forward passes a row give them), "
             "`ica` (one pass more), `repetition` (share of the completion that repeats what it said before, by its "
-            "text alone), and the scores, such as `golden_score` and `mean_gain`. A row without a value in a column "
+            "text alone), `total_tokens` (of prompt and "
+            "completion), and the scores, such as `golden_score` and `mean_gain`. A row without a value in a column "
             "that is named does not meet it. `top_fraction` counts the rows that do. Default: no condition."
         },
     )
@@ -87,6 +97,8 @@ class RuleOptions(OptionGroup):
             return "top_k", self.top_k
         if self.threshold is not None:
             return "threshold", self.threshold
+        if self.max_tokens is not None:
+            return "max_tokens", self.max_tokens
         return "top_fraction", DEFAULT_TOP_FRACTION if self.top_fraction is None else self.top_fraction
 
     def check(self) -> None:
@@ -95,8 +107,7 @@ class RuleOptions(OptionGroup):
         if self.requirement is not None:
             self.requirement.check_names()
         check_choice("rank_by", self.rank_by, (*RANK_BY, *RANK_BY_SIGNALS))
-        values = {"top_fraction": self.top_fraction, "top_k": self.top_k, "threshold": self.threshold}
-        given = [f"`{name}={value}`" for name, value in values.items() if value is not None]
+        given = [f"`{name}={getattr(self, name)}`" for name in RULES if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"Expected one selection rule, got {' and '.join(given)}. Keep one and drop the others.")
         if self.top_fraction is not None:
@@ -110,6 +121,8 @@ class RuleOptions(OptionGroup):
             check_int("top_k", self.top_k, minimum=1)
         if self.threshold is not None:
             self._check_threshold(self.threshold)
+        if self.max_tokens is not None:
+            check_int("max_tokens", self.max_tokens, minimum=1)
 
     def _check_threshold(self, threshold: float) -> None:
         check_number("threshold", threshold)

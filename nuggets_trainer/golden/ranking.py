@@ -97,7 +97,41 @@ def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score", signal:
     return order[~np.isnan(values[order])].astype(np.int64)
 
 
-def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str, float], ranked: RankedValue) -> int:
+def written_rule(rule: tuple[str, float]) -> str:
+    """Write a selection rule.
+
+    Example:
+        >>> written_rule(("top_fraction", 0.1)), written_rule(("max_tokens", 2000000))
+        ('top_fraction=0.1', 'max_tokens=2,000,000')
+    """
+    name, value = rule
+    return f"{name}={value:,}" if isinstance(value, int) else f"{name}={value:g}"
+
+
+def most_within(tokens: Floats, max_tokens: float) -> int:
+    """Count the rows of the largest set that a token budget has room for: the shortest rows.
+
+    No golden set within the budget has more rows, whatever their order.
+
+    Args:
+        tokens: tokens of each row, `(n,)`.
+        max_tokens: the budget.
+
+    Example:
+        >>> most_within(np.array([50, 10, 20, 30]), 60)
+        3
+    """
+    return int((np.cumsum(np.sort(tokens)) <= max_tokens).sum())
+
+
+def num_kept(
+    values: Floats,
+    num_rows: int,
+    num_candidates: int,
+    rule: tuple[str, float],
+    ranked: RankedValue,
+    tokens: Floats | None = None,
+) -> int:
     """Count the candidates that a rule keeps.
 
     Args:
@@ -106,6 +140,7 @@ def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str
         num_candidates: number of rows that have a value or were eliminated by a race.
         rule: name and value of the rule, see `select_golden_set`.
         ranked: names and unit of the values.
+        tokens: tokens of the candidates that have a value, best first; None for a rule other than `max_tokens`.
 
     Raises:
         ValueError: if the rule asks for more rows than have a value, or for none.
@@ -127,6 +162,8 @@ def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str
         return int(value)
     if name == "top_fraction":
         return max(1, round(value * num_candidates))
+    if name == "max_tokens":
+        return _num_within_budget(tokens, value)
     assert name == "threshold", name
     kept = int((ranked.sign * values > ranked.sign * value).sum())
     if kept == 0:
@@ -135,5 +172,18 @@ def num_kept(values: Floats, num_rows: int, num_candidates: int, rule: tuple[str
         raise ValueError(
             f"`threshold` must be {side} the best {ranked.words} ({best}), got {value}. {change} it, or use "
             "`top_fraction`."
+        )
+    return kept
+
+
+def _num_within_budget(tokens: Floats | None, max_tokens: float) -> int:
+    """Count the rows before the first one that would pass the budget."""
+    if tokens is None or np.isnan(tokens).any():
+        raise ValueError(f"`max_tokens={max_tokens:,}` needs the tokens of every candidate (`total_tokens`).")
+    kept = int((np.cumsum(tokens) <= max_tokens).sum())
+    if kept == 0:
+        raise ValueError(
+            f"`max_tokens` must be at least the tokens of the best row ({int(tokens[0]):,}), got {int(max_tokens):,}. "
+            "Raise it, or use `require` to leave long rows out: `total_tokens <= 2000`."
         )
     return kept

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from nuggets_trainer.golden.arrays import Bools, FloatArray, Floats, Ints
-from nuggets_trainer.golden.coverage import cover, gain_spread
-from nuggets_trainer.golden.limits import FAILS_REQUIRE, Limits, quotas
-from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, num_kept, rank_candidates, ranked_value
+from nuggets_trainer.golden.arrays import Bools, Floats, Ints
+from nuggets_trainer.golden.diversity import Choice, Diversity, choose_diverse
+from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.golden.ranking import (
+    RANKED_VALUES,
+    RankedValue,
+    num_kept,
+    rank_candidates,
+    ranked_value,
+    written_rule,
+)
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.wording import counted
-
-
-@dataclass(frozen=True, eq=False)
-class Diversity:
-    """What a golden set is chosen by besides the ranking; arrays have one entry per pool row.
-
-    Attributes:
-        gains: one-shot minus zero-shot log-prob, `(n, m)`, nats per token, NaN where a pair is not scored; None if
-            `coverage_weight` is 0.
-        coverage_weight: weight of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
-        groups: group of each row, for its quota; None without quotas.
-        group_quota: `proportional` or `equal`, see `limits.quotas`.
-        embeddings: embedding of each row, `(n, d)`; None if near-duplicates may stay.
-        max_similarity: cosine above which a row is a near-duplicate.
-    """
-
-    gains: FloatArray | None = None
-    coverage_weight: float = 0.0
-    groups: Sequence[str] | None = None
-    group_quota: str = "proportional"
-    embeddings: npt.NDArray[np.float32] | None = None
-    max_similarity: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -69,6 +50,7 @@ class GoldenSet:
         rank_by: value that the rows are ranked by: `golden_score`, `gain` or `mean_gain`, or a signal.
         pool_mean: mean of that value over all candidates; None after a race.
         signal: signal that the rows are ranked by, of each candidate kept, `(k,)`; None for the other values.
+        num_tokens: number of tokens of the rows kept, where the rule is a token budget; None for the other rules.
     """
 
     indices: Ints
@@ -92,6 +74,7 @@ class GoldenSet:
     rank_by: str = "golden_score"
     pool_mean: float | None = None
     signal: Floats | None = None
+    num_tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -117,14 +100,15 @@ class GoldenSet:
 
     def describe(self) -> str:
         """Return the selection in one line."""
-        name, value = self.rule
-        amount = f"{value:,}" if name == "top_k" else f"{value:g}"
+        rule = written_rule(self.rule)
+        if self.num_tokens is not None:
+            rule += f": {self.num_tokens:,} tokens"
         ties = counted(self.ties_at_cut, "candidate ties", "candidates tie")
         what, how = "this", f"by {RANKED_VALUES[self.ranked.tie_breaker].words}, then index"
         if self.spread:
             what, how = "coverage", "by coverage"
         parts = [
-            f"golden set: {len(self):,} of {counted(self.num_candidates, 'candidate')} ({name}={amount}), "
+            f"golden set: {len(self):,} of {counted(self.num_candidates, 'candidate')} ({rule}), "
             f"{self._describe_values()}",
             f"{ties} at the cut, {self.ties_kept:,} kept ({how})",
         ]
@@ -163,6 +147,8 @@ class GoldenSet:
             "num_candidates": self.num_candidates,
             "num_dropped": self.num_rows - self.num_candidates,
         }
+        if self.num_tokens is not None:
+            numbers["golden_set_tokens"] = self.num_tokens
         if self.pool_golden_score_mean is not None:
             numbers["pool_golden_score_mean"] = self.pool_golden_score_mean
         if self.pool_mean is not None:
@@ -192,26 +178,29 @@ def select_golden_set(
     rank_by: str = "golden_score",
     passes: Bools | None = None,
     signal: Floats | None = None,
+    total_tokens: Floats | None = None,
 ) -> GoldenSet:
     """Keep the best candidates by one rule.
 
     Args:
         scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race.
         rule: name and value of the rule. `("top_fraction", f)` keeps `max(1, round(f * candidates))` rows,
-            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t.
+            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t, `("max_tokens", b)` the
+            best rows until the next one would pass b tokens.
         num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
         diversity: further criteria of the choice; None for a ranking.
         rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or a signal.
         passes: whether each row may be chosen, `(n,)`; None if all may. `num_candidates` counts rows that may, and
             what the golden set says of all candidates is said of these.
         signal: the signal that `rank_by` names, `(n,)`, NaN for rows without one; None for the other values.
+        total_tokens: tokens of each row, `(n,)`, prompt and completion; read for `max_tokens` alone.
 
     Returns:
         The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
 
     Raises:
         ValueError: if k is larger than the number of candidates with a score, if no candidate is above the threshold,
-            or if no candidate has a score.
+            if the best row passes the budget, or if no candidate has a score.
 
     Example:
         >>> import numpy as np
@@ -235,14 +224,17 @@ def select_golden_set(
         pool_mean, pool_golden_score_mean = float(values[order].mean()), float(scores.golden_score[order].mean())
         if np.isnan(pool_golden_score_mean):  # a race left out scores, but not the signal
             pool_golden_score_mean = None
-    k = num_kept(values[order], len(values), num_candidates, rule, ranked)
+    tokens = None
+    if rule[0] == "max_tokens" and total_tokens is not None:
+        tokens = total_tokens[order]
+    k = num_kept(values[order], len(values), num_candidates, rule, ranked, tokens)
     if rule[0] == "threshold":
         order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
     num_unlike_ranking = None
     if diversity is None:
-        chosen = _Choice(np.arange(k))
+        chosen = Choice(np.arange(k))
     else:
-        chosen = _choose_diverse(values, order, k, diversity, rank_by)
+        chosen = choose_diverse(values, order, k, diversity, rank_by, tokens, rule[1])
         num_unlike_ranking = k - int((chosen.places < k).sum())
     kept = order[chosen.places]
     cut = float(values[kept[-1]])
@@ -268,48 +260,5 @@ def select_golden_set(
         rank_by=rank_by,
         pool_mean=pool_mean,
         signal=None if signal is None else signal[kept],
+        num_tokens=None if tokens is None else int(tokens[chosen.places].sum()),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """Places in the ranking that are kept, in its order, and fields of `GoldenSet` that explain the choice."""
-
-    places: Ints
-    passed_over: dict[str, int] = field(default_factory=dict)
-    spread: dict[str, float] = field(default_factory=dict)
-    groups: dict[str, dict[str, int]] = field(default_factory=dict)
-
-
-def _choose_diverse(values: Floats, order: Ints, k: int, diversity: Diversity, rank_by: str) -> _Choice:
-    """Choose k places of the ranking `order`, within the limits and by coverage if it has a weight."""
-    groups = places_by_group = embeddings = None
-    if diversity.groups is not None:
-        groups = [diversity.groups[i] for i in order]
-        places_by_group = quotas(groups, k, diversity.group_quota)
-    if diversity.embeddings is not None:
-        embeddings = diversity.embeddings[order]
-    limits = Limits(groups, places_by_group, embeddings, diversity.max_similarity)
-    if not diversity.coverage_weight:
-        admitted = filter(limits.admit, range(len(order)))
-        places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
-        return _Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places))
-    assert diversity.gains is not None
-    gains = diversity.gains[order]
-    quality = values[order]
-    if rank_by != "golden_score":
-        # Coverage needs a quality of 0 or more. Counted from the worst candidate, a gain keeps the order of the rows.
-        quality = quality - quality.min()
-    places = np.sort(cover(gains, quality, k, diversity.coverage_weight, limits.admit))
-    spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
-    for name, value in vars(gain_spread(gains, np.arange(k))).items():
-        spread[f"ranking_{name}"] = value
-    return _Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places))
-
-
-def _group_counts(groups: Sequence[str] | None, places: Ints) -> dict[str, dict[str, int]]:
-    """Count the candidates of each group, and those kept, largest group first; empty without groups."""
-    if groups is None:
-        return {}
-    kept = Counter(groups[place] for place in places)
-    return {name: {"candidates": number, "kept": kept[name]} for name, number in Counter(groups).most_common()}

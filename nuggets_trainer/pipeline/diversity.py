@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.golden.selection import Diversity
+from nuggets_trainer.golden.diversity import Diversity
 
 
 def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:

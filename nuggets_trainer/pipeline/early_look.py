@@ -244,7 +244,7 @@ def expected_fraction(config: NuggetsConfig, num_candidates: int, values: Floats
     """Return which share of the candidates the rule is expected to keep.
 
     Args:
-        config: options of the user; the selection rule is read.
+        config: options of the user; the selection rule is read. A token budget is given as a number of rows.
         num_candidates: number of candidates of the pool.
         values: values of random candidates to rank by, `(p,)`.
     """

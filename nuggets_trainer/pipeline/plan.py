@@ -64,6 +64,8 @@ class Plan:
         notes: further remarks.
         price_per_hour: price of the whole machine, in any currency; None if it was not given.
         row_tokens: number of tokens of all rows that can be scored; None if it is not known.
+        rows_in_budget: number of rows that `max_tokens` has room for, about (`expected`) and at most (`most`); None
+            without a budget.
     """
 
     num_rows: int
@@ -82,6 +84,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     price_per_hour: float | None = None
     row_tokens: float | None = None
+    rows_in_budget: dict[str, int] | None = None
 
     @property
     def selection_to_training(self) -> float | None:
@@ -200,6 +203,7 @@ class Plan:
             "expected_cut": measurement.cut,
             "standard_error": self.standard_error(workload.num_anchors),
             "reliability": self.reliabilities(),
+            "rows_in_budget": self.rows_in_budget,
             "notes": list(self.notes),
             "device": self.device,
             "num_processes": self.num_processes,

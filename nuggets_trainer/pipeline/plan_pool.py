@@ -21,7 +21,14 @@ from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
-from nuggets_trainer.pipeline.stages import prepare_run, render_selectable, signals_of_rows
+from nuggets_trainer.pipeline.stages import (
+    RowsInBudget,
+    prepare_run,
+    render_selectable,
+    rows_in_budget,
+    signals_of_rows,
+    with_top_k,
+)
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
 from nuggets_trainer.scoring.exact import ExactRun
@@ -33,6 +40,7 @@ from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
 from nuggets_trainer.signals.row_signals import signal_names
 from nuggets_trainer.signals.stored_values import find_missing
+from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.score_store import ZERO_SHOT
 from nuggets_trainer.wording import counted, duration
@@ -85,9 +93,14 @@ def plan_pool(
             session = with_number(session, decide_number(session)[0]["num_anchors"])
         anchor_set, stand_in = anchors_for_plan(session, pool)
         rendered = render_selectable(session, anchor_set, range(len(sample)))
-        signals_note = _look_at_signals(session, rendered, factor)
+        notes = [hint_on_tuned_scorer(model.config._name_or_path), _look_at_signals(session, rendered, factor)]
         watch = Watch(measure_seconds)
-        run = prepare_run(session, rendered, watch)
+        budget = _rows_in_budget(session, rendered, factor)
+        raced = session
+        if budget is not None:
+            raced = with_top_k(session, max(1, round(budget.most / factor)))
+            notes.append(budget.describe())
+        run = prepare_run(raced, rendered, watch)
         with exit_on_sigterm():
             run.score()
         num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
@@ -110,7 +123,8 @@ def plan_pool(
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         agreement=agreement,
-        notes=tuple(filter(None, [hint_on_tuned_scorer(model.config._name_or_path), signals_note])),
+        notes=tuple(filter(None, notes)),
+        rows_in_budget=None if budget is None else budget.to_dict(),
         price_per_hour=price_per_hour,
         row_tokens=factor * row_tokens,
     )
@@ -167,6 +181,13 @@ def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float)
         return "; ".join(parts)
 
     return session.ranks.on_main(describe) or None
+
+
+def _rows_in_budget(session: ScoringSession, rendered: Rendered, factor: float) -> RowsInBudget | None:
+    """Count the rows of the whole pool that the token budget has room for, on all ranks; None without a budget."""
+    if session.config.max_tokens is None:
+        return None
+    return rows_in_budget(session, rendered, total_tokens(session, rendered), factor)
 
 
 def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.config.requirement import BY_SET, MODEL_SIGNALS, ROW_SIGNALS, Requirement
+from nuggets_trainer.config.requirement import BY_SET, MODEL_SIGNALS, ROW_SIGNALS, TOTAL_TOKENS, Requirement
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.store.read_results import StoredScores
@@ -104,7 +104,9 @@ def check_computed(stored: StoredScores, columns: Iterable[str], what: str) -> N
     if not missing:
         return
     how = ": it writes them, and computes no pair."  # an earlier version wrote no `repetition`
-    if not {*missing}.isdisjoint(MODEL_SIGNALS):
+    if missing == [TOTAL_TOKENS]:
+        how = f", and with {what}: it counts the tokens of each row, and reuses all stored pairs."
+    elif not {*missing}.isdisjoint(MODEL_SIGNALS):
         option = "row_signals"
         if "ica" in missing:
             option = "ica"

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
@@ -31,8 +32,10 @@ from nuggets_trainer.pipeline.stages import (
     num_choosable,
     prepare_run,
     render_selectable,
+    rows_in_budget,
     signals_of_rows,
     signals_of_the_model,
+    with_top_k,
 )
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.collect import Collected, Outcome, collect
@@ -135,8 +138,9 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
         with exit_on_sigterm():
             signals = signals_of_rows(session, rendered)
             rendered = leave_out_failing(session, rendered, signals)
-            look = PilotLook(session, rendered, may_stop)
-            run = prepare_run(session, rendered, Watch())
+            by_number, raced = _in_rows(session, rendered, signals)
+            look = PilotLook(by_number, rendered, may_stop)
+            run = prepare_run(raced, rendered, Watch())
             run.score(after_pilot=look)
             outcome = run.read_outcome()
             embeddings = None
@@ -152,6 +156,19 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
         return _choose_and_write(result, embeddings, model.config._name_or_path)
 
     return session.ranks.on_main(finish)
+
+
+def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:
+    """Give a token budget as numbers of rows: about as many as it will keep, and the most that it can keep.
+
+    A race has to tell apart the most: a golden set within the budget is the beginning of their ranking.
+    """
+    budget = rows_in_budget(session, rendered, signals)
+    if budget is None:
+        return session, session
+    if session.ranks.is_main:
+        tell(logger, "%s", budget.describe())
+    return with_top_k(session, budget.expected), with_top_k(session, budget.most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +213,7 @@ def _choose_and_write(
         diversity,
         config.rank_by,
         scores.meets_require,
+        total_tokens=scores.signals.get(TOTAL_TOKENS),
     )
     about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
     write_results(score_dir, scores, collected.one_shot, golden_set, about)

@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS
+from nuggets_trainer.config.requirement import TOTAL_TOKENS
+from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RULES
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
-from nuggets_trainer.golden.ranking import RANKED_VALUES, SIGNAL_VALUES, RankedValue
+from nuggets_trainer.golden.ranking import RANKED_VALUES, SIGNAL_VALUES, RankedValue, most_within, written_rule
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.row_filter import check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
 
-RULES = ("top_fraction", "top_k", "threshold")
 BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
 
 
@@ -63,6 +63,7 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
     check_computed(stored, [config.rank_by], f"`rank_by={config.rank_by}`")
     passes = rows_that_pass_stored(stored, config.requirement, run_config, need_pairs=False)
     signal, rule = stored.signals[config.rank_by], config.selection_rule
+    tokens = _tokens_for(stored, rule)
     # A row that failed the condition of the run was dropped for that alone.
     is_dropped = (stored.reason >= 0) & ~stored.dropped_as(FAILS_REQUIRE)
     signal = np.where(is_dropped, np.nan, signal)
@@ -76,7 +77,19 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
         if config.requirement is not None:
             condition = f" and meet `{config.requirement.text}`"
         raise ValueError(f"`{rule[0]}={rule[1]:g}` is too much: {num_choosable:,} rows have a {words}{condition}.")
-    return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, signal=signal)
+    return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, signal=signal, total_tokens=tokens)
+
+
+def _tokens_for(stored: StoredScores, rule: tuple[str, float]) -> npt.NDArray[np.float64] | None:
+    """Return the tokens of each row, `(n,)`, if the rule is a token budget.
+
+    Raises:
+        ValueError: if the run did not count them.
+    """
+    if rule[0] != "max_tokens":
+        return None
+    check_computed(stored, [TOTAL_TOKENS], f"`{written_rule(rule)}`")
+    return stored.signals[TOTAL_TOKENS]
 
 
 def _beyond_ranking(config: dict[str, Any]) -> str:
@@ -104,6 +117,7 @@ def choose_by_rule(
         ValueError: if a row that a race stopped could be in the golden set, or if rows lack the value.
     """
     name, value = rule
+    tokens = _tokens_for(stored, rule)
     all_stored = stored
     if passes is not None:
         stored = stored.without(~passes, FAILS_REQUIRE)
@@ -116,12 +130,24 @@ def choose_by_rule(
         )
     if rank_by != "golden_score":
         _check_all_have(stored, RANKED_VALUES[rank_by])
-        _check_recall(stored, rule, run_config, RANKED_VALUES[rank_by])
+        _check_recall(stored, _in_rows(stored, rule, rank_by, tokens), run_config, RANKED_VALUES[rank_by])
     else:
-        reason = _why_not_enough(stored, rule)
+        reason = _why_not_enough(stored, rule, tokens)
         if reason is not None:
             raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
-    return select_golden_set(all_stored, rule, stored.num_candidates, rank_by=rank_by, passes=passes)
+    return select_golden_set(
+        all_stored, rule, stored.num_candidates, rank_by=rank_by, passes=passes, total_tokens=tokens
+    )
+
+
+def _in_rows(
+    stored: StoredScores, rule: tuple[str, float], rank_by: str, tokens: npt.NDArray[np.float64] | None
+) -> tuple[str, float]:
+    """Give a token budget as the number of rows that it keeps; any other rule comes back as it is."""
+    if tokens is None:
+        return rule
+    kept = select_golden_set(stored, rule, stored.num_candidates, rank_by=rank_by, total_tokens=tokens)
+    return "top_k", len(kept)
 
 
 def _check_all_have(stored: StoredScores, ranked: RankedValue) -> None:
@@ -163,12 +189,19 @@ def _check_recall(
         raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
 
 
-def _why_not_enough(stored: StoredScores, rule: tuple[str, float]) -> str | None:
+def _why_not_enough(
+    stored: StoredScores, rule: tuple[str, float], tokens: npt.NDArray[np.float64] | None
+) -> str | None:
     """Say why the scores do not decide a rule; None if they do."""
-    name, value = rule
     bounds = stored.upper_bound[stored.eliminated]
     if not len(bounds):
         return None
+    name, value = rule
+    if tokens is not None:
+        # The row that would pass the budget must be known too: in its place, a shorter one might fit.
+        name, value = _in_rows(stored, rule, "golden_score", tokens)
+        candidates = stored.complete | stored.eliminated
+        value = min(value + 1, most_within(tokens[candidates], rule[1]))
     if name == "threshold":
         cut = value
         within = bounds > cut
@@ -177,7 +210,7 @@ def _why_not_enough(stored: StoredScores, rule: tuple[str, float]) -> str | None
         needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
         if needed > num_scored:
             return f"the rule keeps {needed:,.0f} rows, but only {num_scored:,} have a golden score"
-        cut = select_golden_set(stored, rule, stored.num_candidates).cut
+        cut = select_golden_set(stored, (name, value), stored.num_candidates).cut
         within = bounds >= cut  # at the cut the mean gain decides, and that of a stopped row is not known
     if not within.any():
         return None
@@ -189,11 +222,11 @@ def _refusal(rule: tuple[str, float], run_config: dict[str, Any], num_stopped: i
     in_place = ""
     for own in RULES:
         if run_config.get(own) is not None:
-            in_place = f" in place of `--{own} {run_config[own]:g}`"
+            in_place = f" in place of `--{own} {run_config[own]}`"
     return (
-        f"The scores do not decide `{name}={value:g}`: a race stopped {num_stopped:,} rows before their last "
+        f"The scores do not decide `{written_rule(rule)}`: a race stopped {num_stopped:,} rows before their last "
         f"anchor, and {reason}. Run the command that scored the pool again, on the same `score_dir`, with "
-        f"`--{name} {value:g}`{in_place}: it scores what this rule needs, reuses the rest, and writes this golden "
+        f"`--{name} {value}`{in_place}: it scores what this rule needs, reuses the rest, and writes this golden "
         "set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then `nuggets "
         "select` again."
     )

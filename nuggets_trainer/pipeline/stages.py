@@ -6,11 +6,14 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.golden.ranking import most_within
 from nuggets_trainer.pipeline.request import check_selectable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
@@ -23,6 +26,7 @@ from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_losses
 from nuggets_trainer.signals.repetition import repetitions
 from nuggets_trainer.signals.row_signals import Signals, row_signals
+from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.wording import counted
 
@@ -80,13 +84,15 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
     All ranks must call it.
 
     Returns:
-        Each signal by name, `(n,)`, see `row_signals`, `in_context_losses` and `repetitions`; empty on all ranks but
-        the main one.
+        Each signal by name, `(n,)`, see `row_signals`, `in_context_losses`, `repetitions` and `total_tokens`; empty
+        on all ranks but the main one.
 
     Raises:
         ValueError: if `ica` is wanted and no anchor fits half of the model's context.
     """
     signals = repetitions_of_rows(session, rendered.candidates)
+    if session.config.wants_total_tokens:
+        signals |= total_tokens(session, rendered)
     if session.config.wants_row_signals:
         signals |= signals_of_the_model(session, rendered)
     return signals
@@ -160,6 +166,86 @@ def leave_out_failing(session: ScoringSession, rendered: Rendered, signals: Sign
             keys.append(key)
     prompts = {i: prompt for i, prompt in rendered.prompts.items() if i not in failing}
     return dataclasses.replace(rendered, candidates=candidates, keys=keys, prompts=prompts, dropped=dropped)
+
+
+@dataclass(frozen=True)
+class RowsInBudget:
+    """How many rows a token budget has room for.
+
+    Attributes:
+        max_tokens: the budget.
+        num_candidates: number of rows that can be chosen.
+        expected: number of rows of average length.
+        most: number of rows if the shortest ones were the best; no golden set within the budget has more.
+    """
+
+    max_tokens: int
+    num_candidates: int
+    expected: int
+    most: int
+
+    def describe(self) -> str:
+        """Say how many rows the budget has room for."""
+        return (
+            f"max_tokens={self.max_tokens:,} has room for about {self.expected:,} of "
+            f"{counted(self.num_candidates, 'candidate')}, for {self.most:,} at most; a race finds the best "
+            f"{self.most:,}"
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the two numbers of rows, for JSON."""
+        return {"expected": self.expected, "most": self.most}
+
+
+def rows_in_budget(
+    session: ScoringSession, rendered: Rendered, signals: Signals, factor: float = 1.0
+) -> RowsInBudget | None:
+    """Count the rows that the token budget has room for; on all ranks.
+
+    Rows that fail a condition on these signals do not count. Which rows meet one on scores is not known yet.
+
+    Args:
+        session: open session of the pool.
+        rendered: anchors and candidates.
+        signals: signals of the candidates, `(n,)`, on the main process; with `total_tokens`.
+        factor: number of times as many rows that the whole pool has.
+
+    Returns:
+        The numbers for the whole pool; None without a budget.
+
+    Raises:
+        ValueError: if the budget has no room for the longest row: it could be the best.
+    """
+    config = session.config
+    if config.max_tokens is None:
+        return None
+
+    def count() -> RowsInBudget:
+        assert config.max_tokens is not None
+        requirement, candidates = config.requirement, np.array(rendered.candidates)
+        is_known = requirement is None or signals.keys() >= set(requirement.columns)
+        if requirement is not None and is_known:
+            candidates = candidates[requirement.passes(signals)[candidates]]
+        tokens = signals[TOTAL_TOKENS][candidates]
+        longest = int(tokens.argmax())
+        if tokens[longest] > config.max_tokens and is_known:  # else the longest row may fail
+            raise ValueError(
+                f"`max_tokens={config.max_tokens:,}` must have room for the longest row, which could be the best: row "
+                f"{candidates[longest]:,} has {int(tokens[longest]):,} tokens. Raise it, or leave out long rows: "
+                f'`require="total_tokens <= {config.max_tokens}"`.'
+            )
+        most = round(factor * most_within(tokens, config.max_tokens / factor))
+        num_candidates = round(factor * len(tokens))
+        expected = min(num_candidates, int(config.max_tokens / tokens.mean()))
+        return RowsInBudget(config.max_tokens, num_candidates, max(expected, 1), max(most, 1))
+
+    return session.ranks.on_main(count)
+
+
+def with_top_k(session: ScoringSession, top_k: int) -> ScoringSession:
+    """Return the same session with another rule: this number of rows."""
+    request = dataclasses.replace(session.request, config=session.config.with_top_k(top_k))
+    return dataclasses.replace(session, request=request)
 
 
 def num_choosable(config: NuggetsConfig, scores: PoolScores, dropped: Mapping[int, str]) -> int:

@@ -150,6 +150,11 @@ class ChatTemplate:
             header = segment.ids[shared : segment.start]
         return RowAlone(segment, opening_of(segment.ids, self._tokenizer.bos_token_id, header))
 
+    def num_tokens(self, row: Row) -> int:
+        """Count the tokens of the row's own conversation, rendered once and not checked."""
+        prompt, completion = conversation(row)
+        return len(self._renderer.encode([*prompt, *completion], _rendering(row.tools, row.template_kwargs)).ids)
+
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Whether there is a special token: the text on its two sides is tokenized apart, and elsewhere may merge."""
         special = {*self._tokenizer.all_special_ids, *self._tokenizer.get_added_vocab().values()}

@@ -79,6 +79,10 @@ class NuggetsTemplate:
         bos = [self._tokenizer.bos_token_id]
         return RowAlone(checked(Segment(ids, start)).behind(bos), [*bos, *encode(self._tokenizer, RESPONSE)])
 
+    def num_tokens(self, row: Row) -> int:
+        """Count the tokens of `row_alone`."""
+        return len(self.row_alone(row).segment.ids)
+
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True

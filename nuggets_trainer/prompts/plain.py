@@ -73,6 +73,10 @@ class PlainTemplate:
         """Return the row as in `zero_shot`; BOS opens its completion."""
         return RowAlone(self.zero_shot(row), self._bos)
 
+    def num_tokens(self, row: Row) -> int:
+        """Count the tokens of `row_alone`."""
+        return len(self.row_alone(row).segment.ids)
+
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True

@@ -64,6 +64,10 @@ class TokensTemplate:
         segment = self.zero_shot(row)
         return RowAlone(segment, opening_of(segment.ids, self._bos, []))
 
+    def num_tokens(self, row: Row) -> int:
+        """Count the tokens of `row_alone`."""
+        return len(self.row_alone(row).segment.ids)
+
     def boundary_is_safe(self, boundary: list[int]) -> bool:
         """Return True: candidate and anchor are tokenized apart."""
         return True

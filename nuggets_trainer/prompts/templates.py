@@ -49,6 +49,9 @@ class Template(Protocol):
     def row_alone(self, row: Row) -> RowAlone:
         """Render a whole row alone, and say what stands before its completion where its prompt is left out."""
 
+    def num_tokens(self, row: Row) -> int:
+        """Count the tokens of a whole row alone, prompt and completion; a row may have some that cannot be scored."""
+
 
 def resolve_template(name: str, *, has_chat_template: bool, row_format: str, is_conversational: bool = False) -> str:
     """Return the template that `auto` stands for; any other name comes back as it is.

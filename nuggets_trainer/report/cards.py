@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
-from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, written_rule
 from nuggets_trainer.report.card_fields import dataset_head, with_fields
 from nuggets_trainer.store.hub_cache import hub_model_name
 from nuggets_trainer.store.results import count_reasons
@@ -65,12 +65,11 @@ def selection_section(
         sources: datasets on the hub that the rows come from.
         verdict: verdict of the report, as in `PoolScores.verdict`; None or empty if there is none.
     """
-    rule, value = golden_set.rule
     ranked = golden_set.ranked
     num_failing = golden_set.passed_over.get(FAILS_REQUIRE, 0)
     num_dropped = golden_set.num_rows - golden_set.num_candidates - num_failing
     lines = {
-        "selection rule": _rule(rule, value, ranked),
+        "selection rule": _rule(golden_set.rule, ranked, golden_set.num_tokens),
         f"{ranked.words} at the cut": (
             f"{ranked.write(golden_set.cut)}{ranked.unit}, standard error {ranked.write(golden_set.value_error[-1])}"
         ),
@@ -122,9 +121,12 @@ def _trust(verdict: Mapping[str, Any]) -> list[str]:
     return [said, "\n".join(facts)]
 
 
-def _rule(rule: str, value: float, ranked: RankedValue) -> str:
-    """Write the rule, and the value that it ranks by where that is not the golden score."""
-    written = f"{rule}={value:g}"
+def _rule(rule: Sequence[Any], ranked: RankedValue, num_tokens: int | None) -> str:
+    """Write the rule, the tokens kept under a budget, and the value that it ranks by if not by the golden score."""
+    name, value = rule
+    written = written_rule((name, value))
+    if num_tokens is not None:
+        written += f" ({num_tokens:,} tokens kept)"
     return written if ranked.name == "golden_score" else f"{written}, rank_by={ranked.name}"
 
 
@@ -219,11 +221,10 @@ def dataset_card(figures: dict[str, Any], title: str, sources: Mapping[str, str]
     """
     sources = sources or {}
     run, cut = figures["run"], figures["cut"]
-    rule, value = run["rule"]
     ranked = RANKED_VALUES[figures["ranked"]["name"]]
     scorer = f"the scorer model {public_name(run['model'])}"
     lines = {
-        "selection rule": _rule(rule, value, ranked),
+        "selection rule": _rule(run["rule"], ranked, run["golden_set"].get("golden_set_tokens")),
         f"{ranked.words} at the cut": (
             f"{ranked.write(cut['score'])} \u00b1 {decimal(cut['standard_error'], ranked.decimals)}{ranked.unit}"
         ),

@@ -47,8 +47,12 @@ def what_is_kept(run: dict[str, Any]) -> str:
         "top_fraction": f"the best {value * 100:g}% of the candidates",
         "top_k": f"the best {value:,} rows",
         "threshold": f"all rows above {value:g}",
+        "max_tokens": f"the best rows that {value:,} tokens have room for",
     }
     parts = [f"The golden set is {kept[rule]}"]
+    num_tokens = run.get("golden_set", {}).get("golden_set_tokens")
+    if num_tokens is not None:
+        parts[0] += f" ({num_tokens:,} are used)"
     ranked = ranked_by(run)
     if ranked.name != "golden_score":
         parts[0] += f" by {ranked.words}"

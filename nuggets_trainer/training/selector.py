@@ -110,7 +110,7 @@ class Selector:
             ValueError: if fewer rows can be scored.
         """
         rule, value = self._config.selection_rule
-        config = _with_size(self._config, size)
+        config = self._config.with_top_k(size)
         try:
             scores, golden_set = self._score_with_own_model(self._anchors, config, self.score_dir)
         except ValueError as error:
@@ -142,7 +142,7 @@ class Selector:
         anchors = self._anchors
         if anchor_indices is not None:
             anchors = {"": anchors_like(self._pool.dataset.select(anchor_indices), self._pool)}
-        config = _with_size(self._config, size)
+        config = self._config.with_top_k(size)
         score_dir = str(join(self.score_dir, f"step-{step}"))
         try:
             chosen = self._score_with_own_model(anchors, config, score_dir, adapter=True)
@@ -203,7 +203,3 @@ class Selector:
         """Find the dtype that scoring autocasts to; None computes in the dtype of the weights."""
         training_dtype = find_training_dtype(self._trainer.args.bf16, self._trainer.args.fp16)
         return resolve_autocast_dtype(self._config.score_dtype, inner_model(model).dtype, training_dtype)
-
-
-def _with_size(config: NuggetsConfig, size: int) -> NuggetsConfig:
-    return dataclasses.replace(config, top_fraction=None, threshold=None, top_k=size)

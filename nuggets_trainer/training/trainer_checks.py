@@ -86,9 +86,10 @@ def _check_sharded(config: NuggetsConfig, fsdp_plugin: Any) -> None:
             f"Selection under FSDP needs FSDP version 2, got version {fsdp_plugin.fsdp_version}. Launch with "
             "`--config_file configs/accelerate/fsdp2.yaml`, or set `fsdp_version: 2` in your own file."
         )
-    if config.selection_rule[0] == "threshold":
+    rule, value = config.selection_rule
+    if rule in ("threshold", "max_tokens"):
         raise ValueError(
-            f"`threshold={config.threshold}` leaves open how many rows are kept, but under FSDP and DeepSpeed the "
+            f"`{rule}={value}` leaves open how many rows are kept, but under FSDP and DeepSpeed the "
             "model can score only after training is planned for a fixed number of rows. Use `top_k` or "
             "`top_fraction`. Or run `nuggets score` in one process, and train on the rows that are `selected` in "
             "scores.parquet."

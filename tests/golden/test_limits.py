@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from nuggets_trainer.golden.diversity import Diversity
 from nuggets_trainer.golden.limits import Limits, quotas
 from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores
-from nuggets_trainer.golden.selection import Diversity, select_golden_set
+from nuggets_trainer.golden.selection import select_golden_set
 
 
 def scores_of(golden_score, mean_gain=None) -> GoldenScores:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from nuggets_trainer.config.rule_options import RANK_BY
+from nuggets_trainer.golden.diversity import Diversity
 from nuggets_trainer.golden.ranking import RANKED_VALUES, rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores, golden_scores
-from nuggets_trainer.golden.selection import Diversity, select_golden_set
+from nuggets_trainer.golden.selection import select_golden_set
 
 
 def tied_scores(seed: int, n: int = 80) -> GoldenScores:

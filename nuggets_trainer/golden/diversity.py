@@ -1,0 +1,114 @@
+"""A golden set chosen by more than the ranking: within quotas, without near-duplicates, by coverage of the anchors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
+from nuggets_trainer.golden.coverage import cover, gain_spread
+from nuggets_trainer.golden.limits import Limits, quotas
+
+
+@dataclass(frozen=True, eq=False)
+class Diversity:
+    """What a golden set is chosen by besides the ranking; arrays have one entry per pool row.
+
+    Attributes:
+        gains: one-shot minus zero-shot log-prob, `(n, m)`, nats per token, NaN where a pair is not scored; None if
+            `coverage_weight` is 0.
+        coverage_weight: weight of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
+        groups: group of each row, for its quota; None without quotas.
+        group_quota: `proportional` or `equal`, see `limits.quotas`.
+        embeddings: embedding of each row, `(n, d)`; None if near-duplicates may stay.
+        max_similarity: cosine above which a row is a near-duplicate.
+    """
+
+    gains: FloatArray | None = None
+    coverage_weight: float = 0.0
+    groups: Sequence[str] | None = None
+    group_quota: str = "proportional"
+    embeddings: npt.NDArray[np.float32] | None = None
+    max_similarity: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Places in the ranking that are kept, in its order, and fields of `GoldenSet` that explain the choice."""
+
+    places: Ints
+    passed_over: dict[str, int] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def choose_diverse(
+    values: Floats,
+    order: Ints,
+    k: int,
+    diversity: Diversity,
+    rank_by: str,
+    tokens: Floats | None = None,
+    max_tokens: float = math.inf,
+) -> Choice:
+    """Choose places of the ranking, within the limits and by coverage if it has a weight.
+
+    Args:
+        values: value of each row, `(n,)`.
+        order: pool indices of the candidates, best first, `(c,)`.
+        k: number of rows that the ranking alone keeps.
+        diversity: the further criteria.
+        rank_by: name of the value.
+        tokens: tokens of each candidate, in the order of the ranking, `(c,)`, under a token budget. The rows are then
+            taken until the next one would pass it, in place of k rows. None without a budget.
+        max_tokens: the budget.
+    """
+    groups = places_by_group = embeddings = None
+    if diversity.groups is not None:
+        groups = [diversity.groups[i] for i in order]
+        places_by_group = quotas(groups, k, diversity.group_quota)
+    if diversity.embeddings is not None:
+        embeddings = diversity.embeddings[order]
+    limits = Limits(groups, places_by_group, embeddings, diversity.max_similarity)
+    if not diversity.coverage_weight:
+        admitted = filter(limits.admit, range(len(order)))
+        if tokens is None:
+            places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
+        else:
+            places = np.fromiter(_until_full(admitted, tokens, max_tokens), dtype=np.int64)
+        return Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places))
+    assert diversity.gains is not None
+    gains = diversity.gains[order]
+    quality = values[order]
+    if rank_by != "golden_score":
+        # Coverage needs a quality of 0 or more. Counted from the worst candidate, a gain keeps the order of the rows.
+        quality = quality - quality.min()
+    places = np.sort(cover(gains, quality, k, diversity.coverage_weight, limits.admit))
+    spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
+    for name, value in vars(gain_spread(gains, np.arange(k))).items():
+        spread[f"ranking_{name}"] = value
+    return Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places))
+
+
+def _until_full(places: Iterable[int], tokens: Floats, max_tokens: float) -> Iterator[int]:
+    """Yield places until the next one would pass the budget."""
+    total = 0.0
+    for place in places:
+        total += float(tokens[place])
+        if total > max_tokens:
+            return
+        yield place
+
+
+def _group_counts(groups: Sequence[str] | None, places: Ints) -> dict[str, dict[str, int]]:
+    """Count the candidates of each group, and those kept, largest group first; empty without groups."""
+    if groups is None:
+        return {}
+    kept = Counter(groups[place] for place in places)
+    return {name: {"candidates": number, "kept": kept[name]} for name, number in Counter(groups).most_common()}
