@@ -86,24 +86,32 @@ class PackedRow:
         kernel: `sdpa_loop`, `eager_loop` or `flex_row`.
 
     Attributes:
-        block_masks: masks of flex attention, by window.
+        last_prefix: number of the prefix that the row ends with: the only one that a later row may go on with.
+        block_masks: masks of flex attention, by window and device.
     """
 
     def __init__(self, pieces: Sequence[Piece], prefixes: Sequence[Prefix], kernel: Kernel) -> None:
         self.pieces, self.prefixes, self.kernel = list(pieces), list(prefixes), kernel
-        self.block_masks: dict[int | None, BlockMask] = {}
+        self.last_prefix = self.pieces[-1].prefix
+        self.block_masks: dict[tuple[int | None, torch.device], BlockMask] = {}
 
     @property
     def length(self) -> int:
         """Number of tokens in the row."""
         return self.pieces[-1].start + self.pieces[-1].length
 
-    def fill_up(self, length: int) -> None:
-        """Add a piece that is never read, so that rows have few different lengths."""
-        rest = length - self.length
-        if rest:
-            self.pieces.append(Piece(len(self.prefixes), 0, rest, self.length))
-            self.prefixes.append(Prefix(0, rest))
+    def fill_up(self, length: int, block: int) -> None:
+        """Add pieces that are never read, so that rows have few different lengths.
+
+        Args:
+            length: length of the filled row, in tokens.
+            block: tokens after which a piece ends at the latest, so that it attends to little.
+        """
+        while self.length < length:
+            start = self.length
+            piece_length = min(length, (start // block + 1) * block) - start
+            self.pieces.append(Piece(len(self.prefixes), 0, piece_length, start))
+            self.prefixes.append(Prefix(0, piece_length))
 
 
 _ROW: ContextVar[PackedRow] = ContextVar("packed row")
@@ -152,6 +160,15 @@ def current_row(row: PackedRow) -> Iterator[None]:
         yield
     finally:
         _ROW.reset(token)
+
+
+def one_token_row() -> PackedRow:
+    """Return the row of a pass whose result nobody reads: one token, which sees itself alone."""
+    return PackedRow([Piece(0, 0, 1, 0)], [Prefix(0, 1)], _own_values)
+
+
+def _own_values(row: PackedRow, module: Any, query: torch.Tensor, _: Any, value: torch.Tensor, *rest: Any) -> Any:
+    return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1).transpose(1, 2)
 
 
 @contextlib.contextmanager

@@ -1,18 +1,28 @@
-"""Elementwise work of a decoder layer, fused by torch.compile: norms and feed-forward blocks, nothing else."""
+"""Elementwise work of a model, fused by torch.compile: norms, feed-forward blocks, and the head's log-sum-exp."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Ends of the names of the classes that are compiled.
 PIECES = ("RMSNorm", "LayerNorm", "MLP")
+# In place of PIECES: whole layers but for their attention, which also fuses rotations and residuals. Only a GPU can
+# tell what it gains and how long it compiles, so it is off: `recipes/bench/gpu.py` measures it.
+WHOLE_LAYERS = ("DecoderLayer", "RMSNorm", "LayerNorm")
 # Compiling takes about half a minute. Fused layers save some microseconds per token on a GPU, but only a tenth of the
 # time on a CPU.
 MIN_TOKENS = 20_000_000
+
+_IN_USE: ContextVar[bool] = ContextVar("compiled parts are in use", default=False)
 
 
 def compiling_pays(model: PreTrainedModel, num_tokens: int) -> bool:
@@ -20,15 +30,49 @@ def compiling_pays(model: PreTrainedModel, num_tokens: int) -> bool:
     return model.device.type == "cuda" and num_tokens >= MIN_TOKENS
 
 
-@contextlib.contextmanager
-def compiled_layers(model: PreTrainedModel) -> Iterator[None]:
-    """Run the model's norms and feed-forward blocks compiled; afterwards they are as they were before."""
-    pieces = [module for module in model.modules() if type(module).__name__.endswith(PIECES)]
-    before = [module._compiled_call_impl for module in pieces]
-    for module in pieces:
-        module.compile(dynamic=True)
-    try:
-        yield
-    finally:
-        for module, call in zip(pieces, before, strict=True):
-            module._compiled_call_impl = call
+class CompiledParts:
+    """The parts of a model that are compiled, once: setting up `torch.compile` takes a millisecond for each module.
+
+    Args:
+        model: the model, which stays as it is.
+        names: ends of the names of the modules' classes.
+    """
+
+    def __init__(self, model: PreTrainedModel, names: tuple[str, ...] = PIECES) -> None:
+        self._modules = [module for module in model.modules() if type(module).__name__.endswith(names)]
+        self._calls = []
+        for module in self._modules:
+            before = module._compiled_call_impl
+            module.compile(dynamic=True)
+            self._calls.append(module._compiled_call_impl)
+            module._compiled_call_impl = before
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Run these parts, and what `compiled_in_use` is asked for, compiled; afterwards as before."""
+        before = [module._compiled_call_impl for module in self._modules]
+        token = _IN_USE.set(True)
+        try:
+            for module, call in zip(self._modules, self._calls, strict=True):
+                module._compiled_call_impl = call
+            yield
+        finally:
+            _IN_USE.reset(token)
+            for module, call in zip(self._modules, before, strict=True):
+                module._compiled_call_impl = call
+
+
+def compiling() -> bool:
+    """Whether compiled parts are in use."""
+    return _IN_USE.get()
+
+
+def compiled_in_use(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of the package compiled, where compiled parts are in use, else as it is."""
+    return _compiled(function) if compiling() else function
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
+    return compiled

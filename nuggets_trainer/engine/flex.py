@@ -6,7 +6,9 @@ lengths, because a kernel is compiled for each length.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, cast
 
@@ -15,11 +17,13 @@ import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from nuggets_trainer.engine.attention import PackedRow, refuse_beyond_sdpa
+from nuggets_trainer.engine.attention import PackedRow, refuse_beyond_sdpa, sdpa_loop
+from nuggets_trainer.engine.memory import to_device
 
 BLOCK = 128  # queries and keys in a flex attention block
 MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two
 GRAPHS = 64  # kernels that may be compiled, one per row length, number of keys and window; fewer than ten are needed
+MIN_HEAD_DIM = 16  # below it torch has no CUDA kernel
 
 
 def flex_row(
@@ -36,6 +40,8 @@ def flex_row(
     The keys are those of prefixes in earlier rows, padding, and the row's own.
     """
     refuse_beyond_sdpa(kwargs)
+    if query.is_cuda and min(query.shape[-1], value.shape[-1]) < MIN_HEAD_DIM:
+        return sdpa_loop(row, module, query, key, value, scaling, kwargs)
     layer, window = module.layer_idx, kwargs.get("sliding_window")
     earlier = earlier_prefixes(row)
     keys, values = key, value
@@ -44,18 +50,43 @@ def flex_row(
         keys = _with_earlier([prefix_keys for prefix_keys, _ in kept], key)
         values = _with_earlier([prefix_values for _, prefix_values in kept], value)
     for piece in row.pieces:
-        if piece.segment is None:
+        if piece.segment is None and piece.prefix == row.last_prefix:
             span = slice(piece.start, piece.start + piece.length)
             # A copy, because a view would keep the keys and values of the whole row alive.
             row.prefixes[piece.prefix].layers[layer] = key[:, :, span].clone(), value[:, :, span].clone()
-    if window not in row.block_masks:
-        row.block_masks[window] = block_mask(row, earlier, keys.shape[2], window, query.device)
-    grouped = key.shape[1] != query.shape[1]
+    # The layers of a model that is spread over devices need a mask on each.
+    if (window, query.device) not in row.block_masks:
+        row.block_masks[window, query.device] = block_mask(row, earlier, keys.shape[2], window, query.device)
     flex = _compiled_flex() if query.is_cuda else cast("Callable[..., torch.Tensor]", flex_attention)
-    # Beyond its limit torch would silently take an unfused kernel, which holds all attention scores in memory.
-    with torch._dynamo.config.patch(cache_size_limit=GRAPHS):
-        output = flex(query, keys, values, block_mask=row.block_masks[window], scale=scaling, enable_gqa=grouped)
+    output = flex(
+        query,
+        keys,
+        values,
+        block_mask=row.block_masks[window, query.device],
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+        kernel_options=kernel_options(query.dtype, query.shape[-1]),
+    )
     return output.transpose(1, 2)
+
+
+def enough_graphs() -> AbstractContextManager[None]:
+    """Let torch compile `GRAPHS` kernels: beyond its own limit it takes one that holds all scores in memory."""
+    patch: AbstractContextManager[None] = torch._dynamo.config.patch(cache_size_limit=GRAPHS)
+    return patch
+
+
+def kernel_options(dtype: torch.dtype, head_dim: int) -> dict[str, int] | None:
+    """Return the sizes of the kernel's tiles where torch's own do not suit; None takes torch's.
+
+    Read off the kernels as compiled for sm_80 to sm_90: torch's tiles keep up to 7 KB of each thread outside registers
+    in float32, and in bfloat16 with a head dimension of 256 they do not fit the shared memory of 24 GB cards.
+    """
+    if dtype == torch.float32:
+        return {"BLOCK_M": 32, "BLOCK_N": 32 if head_dim <= 64 else 16, "num_warps": 4, "num_stages": 2}
+    if head_dim > 128:
+        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 3}
+    return None
 
 
 def _with_earlier(kept: list[torch.Tensor], own: torch.Tensor) -> torch.Tensor:
@@ -119,15 +150,25 @@ def block_mask(
         device: device of the mask.
     """
     arrays, occupied = _token_arrays(row, earlier, num_keys)
-    num_blocks = torch.from_numpy(occupied.sum(axis=1).astype(np.int32)).to(device)
-    indices = torch.from_numpy(np.argsort(~occupied, axis=1, kind="stable").astype(np.int32)).to(device)
+    num_blocks = to_device(occupied.sum(axis=1).astype(np.int32), device)
+    indices = to_device(np.argsort(~occupied, axis=1, kind="stable").astype(np.int32), device)
+    # One copy for all arrays.
+    on_device = torch.split(to_device(np.concatenate(arrays), device), [len(array) for array in arrays])
     return BlockMask.from_kv_blocks(
         num_blocks[None, None],
         indices[None, None],
         BLOCK_SIZE=BLOCK,
-        mask_mod=_mask_mod([torch.from_numpy(array).to(device) for array in arrays], window),
+        mask_mod=_mask_mod(on_device, window),
         seq_lengths=(row.length, num_keys),
+        **_forward_only(),
     )
+
+
+@cache
+def _forward_only() -> dict[str, Any]:
+    """Leave out the blocks of the backward pass, where torch can: finding them launches some fifteen kernels."""
+    known = "compute_q_blocks" in inspect.signature(BlockMask.from_kv_blocks).parameters
+    return {"compute_q_blocks": False} if known else {}
 
 
 def _token_arrays(
@@ -171,7 +212,7 @@ def _token_arrays(
                 behind[span] = piece.prefix
                 _occupy(occupied, queries, prefix_keys[piece.prefix])
         position[span] = np.arange(first, first + piece.length)
-        _occupy(occupied, queries, keys)
+        _occupy_causally(occupied, queries, offset)
     key_owner[offset:], key_position[offset:] = own, position
     return [own, behind, position, key_owner, key_position], occupied
 
@@ -181,6 +222,21 @@ def _occupy(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], keys: tup
     query_blocks = slice(queries[0] // BLOCK, (queries[1] - 1) // BLOCK + 1)
     key_blocks = slice(keys[0] // BLOCK, (keys[1] - 1) // BLOCK + 1)
     occupied[query_blocks, key_blocks] = True
+
+
+def _occupy_causally(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], offset: int) -> None:
+    """Mark the blocks in which a query of a piece sees a key of the piece, up to the diagonal.
+
+    Args:
+        occupied: blocks of queries and keys.
+        queries: the piece, from its first token to behind its last.
+        offset: position of the key of the row's first token.
+    """
+    start, end = queries
+    while start < end:
+        block_end = min(end, (start // BLOCK + 1) * BLOCK)
+        _occupy(occupied, (start, block_end), (offset + queries[0], offset + block_end))
+        start = block_end
 
 
 def _mask_mod(arrays: Sequence[torch.Tensor], window: int | None) -> Callable[..., torch.Tensor]:

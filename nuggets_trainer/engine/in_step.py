@@ -16,6 +16,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from nuggets_trainer.engine.attention import current_row, one_token_row
 from nuggets_trainer.ranks import OtherRankFailedError
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ class ForwardPassesInStep:
         self._unfinished = True
         try:
             module = self._base if agreed == WHOLE else self._base.base_model
-            _pass_one_token(module, self._ranks.device)
+            # This rank may be inside a packed row of its own, whose attention knows the tokens of that row alone.
+            with current_row(one_token_row()):
+                _pass_one_token(module, self._ranks.device)
         finally:
             self._within_pass = False
         self._unfinished = False

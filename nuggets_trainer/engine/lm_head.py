@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
+
+from nuggets_trainer.engine.compiled import compiled_in_use, compiling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,7 +20,11 @@ CPU_BLOCK = (512, 4096)
 DEVICE_BLOCK = (4096, 16384)
 
 
-def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> npt.NDArray[np.float64]:
+# Logits that a head is asked for at a time if it must be called whole.
+WHOLE_LOGITS = 2**26
+
+
+def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the log-prob of each target without holding all logits at once.
 
     It equals `log_softmax(logits)[r, targets[r]]` with `logits` from the model's own head.
@@ -30,15 +35,51 @@ def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torc
         targets: token ids, `(R,)`, on the same device.
 
     Returns:
-        Log-probs, `(R,)`, nats, computed in float32, whatever the dtype of the hidden states.
+        Log-probs, `(R,)`, nats, in float32, whatever the dtype of the hidden states, on the device of the head.
+        Nothing waits for the device.
     """
-    blocks = []
+    head = model.get_output_embeddings()
+    if not _can_be_cut(head):
+        return _through_whole_head(model, head, hidden, targets)
+    # The head of a model that is spread over devices need not be where the last layer is.
+    hidden, targets = hidden.to(head.weight.device), targets.to(head.weight.device)
     num_rows, num_entries = CPU_BLOCK if hidden.device.type == "cpu" else DEVICE_BLOCK
-    for first in range(0, len(targets), num_rows):
-        rows = slice(first, first + num_rows)
-        blocks.append(_row_log_probs(_logit_blocks(model, hidden[rows], num_entries), targets[rows]))
-    # To float64 on the host: MPS has none.
-    return torch.cat(blocks).cpu().double().numpy()
+    add_block, scale = compiled_in_use(_add_block), _logits_scale(model)
+    blocks = []
+    for first_row in range(0, len(targets), num_rows):
+        rows, wanted = hidden[first_row : first_row + num_rows], targets[first_row : first_row + num_rows]
+        num_wanted = len(wanted)
+        if compiling():  # code is compiled for each number of rows
+            rows, wanted = pad(rows, (0, 0, 0, num_rows - num_wanted)), pad(wanted, (0, num_rows - num_wanted))
+        total, found = _nothing_seen(wanted)
+        for first in range(0, head.weight.shape[0], num_entries):
+            entries = slice(first, first + num_entries)
+            bias = None if head.bias is None else head.bias[entries]
+            total, found = add_block(total, found, rows, head.weight[entries], bias, wanted - first, scale)
+        blocks.append((found - total)[:num_wanted])
+    return torch.cat(blocks)
+
+
+def _can_be_cut(head: Any) -> bool:
+    """Whether the logits of some entries of the vocabulary can be computed from rows of the weight.
+
+    That of a quantized, adapted or otherwise changed head cannot be cut, and one that is kept on disk is not there.
+    """
+    return type(head) is torch.nn.Linear and head.weight.is_floating_point() and not head.weight.is_meta
+
+
+def _through_whole_head(
+    model: PreTrainedModel, head: Any, hidden: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Do what `target_log_probs` does by calling the head, on so few rows that their logits need no more memory."""
+    num_rows = max(1, WHOLE_LOGITS // model.config.get_text_config().vocab_size)
+    blocks = []
+    for first_row in range(0, len(targets), num_rows):
+        logits = head(hidden[first_row : first_row + num_rows])
+        wanted = targets[first_row : first_row + num_rows].to(logits.device)
+        total, found = _add_logits(*_nothing_seen(wanted), logits, wanted, _logits_scale(model))
+        blocks.append(found - total)
+    return torch.cat(blocks)
 
 
 def segment_means(token_log_probs: npt.NDArray[np.float64], counts: list[int]) -> npt.NDArray[np.float64]:
@@ -48,48 +89,66 @@ def segment_means(token_log_probs: npt.NDArray[np.float64], counts: list[int]) -
     return means
 
 
-def _row_log_probs(logit_blocks: Iterator[torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
-    """Return the log-probs of the targets, `(R,)`, from blocks of logits that cover the vocabulary in order."""
-    total = targets.new_full(targets.shape, -torch.inf, dtype=torch.float32)  # log of the sum of exp(logits) so far
-    found = total  # logits of the targets
-    first = 0
-    for logits in logit_blocks:
-        total = torch.logaddexp(total, logits.logsumexp(dim=1))
-        inside = (targets >= first) & (targets < first + logits.shape[1])
-        column = (targets - first).clamp(0, logits.shape[1] - 1)
-        found = torch.where(inside, logits.gather(1, column[:, None]).squeeze(1), found)
-        first += logits.shape[1]
-    return found - total
+def _nothing_seen(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `_add_logits` starts from: no sum of exponentials, and no logit of a target."""
+    nothing = targets.new_full(targets.shape, -torch.inf, dtype=torch.float32)
+    return nothing, nothing
 
 
-def _logit_blocks(model: PreTrainedModel, hidden: torch.Tensor, num_entries: int) -> Iterator[torch.Tensor]:
-    """Yield the float32 logits of consecutive blocks of the vocabulary, each `(R, block)`."""
-    head, finish = model.get_output_embeddings(), _logits_transform(model)
-    # A quantized or adapted head is called whole: its weight cannot be cut into blocks.
-    if type(head) is not torch.nn.Linear or not head.weight.is_floating_point():
-        yield finish(head(hidden).float())
-        return
-    for first in range(0, head.weight.shape[0], num_entries):
-        rows = slice(first, first + num_entries)
-        bias = None if head.bias is None else head.bias[rows]
-        yield finish(linear(hidden, head.weight[rows], bias).float())
+def _add_block(
+    total: torch.Tensor,
+    found: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    scale: tuple[float, float | None],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do what `_add_logits` does for the entries of these rows of the head's weight."""
+    return _add_logits(total, found, linear(hidden, weight, bias), targets, scale)
 
 
-def _logits_transform(model: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the elementwise function that the model applies to its logits after the head.
+def _add_logits(
+    total: torch.Tensor,
+    found: torch.Tensor,
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    scale: tuple[float, float | None],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take a block of the vocabulary into account.
+
+    Args:
+        total: log of the sum of exp(logits) of earlier blocks, `(R,)`.
+        found: logits of the targets that lie in earlier blocks, `(R,)`.
+        logits: logits of the block, as the head gives them, `(R, block)`.
+        targets: targets, counted from the first entry of the block, `(R,)`.
+        scale: result of `_logits_scale`.
+
+    Returns:
+        `total` and `found` with this block.
+    """
+    logits = _scaled(logits.float(), scale)
+    total = torch.logaddexp(total, logits.logsumexp(dim=1))
+    inside = (targets >= 0) & (targets < logits.shape[1])
+    column = targets.clamp(0, logits.shape[1] - 1)
+    return total, torch.where(inside, logits.gather(1, column[:, None]).squeeze(1), found)
+
+
+def _logits_scale(model: PreTrainedModel) -> tuple[float, float | None]:
+    """Return factor and soft-cap that the model applies to its logits after the head; None without a cap.
 
     The engine compares the packed path with the model's own logits, so an unknown transform is found there.
     """
     config = model.config.get_text_config()
     factor = getattr(config, "logit_scale", None) or 1.0  # Cohere
     factor /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    return factor, getattr(config, "final_logit_softcapping", None)  # Gemma
 
-    def transform(logits: torch.Tensor) -> torch.Tensor:
-        if factor != 1.0:
-            logits = logits * factor
-        if cap is not None:
-            logits = torch.tanh(logits / cap) * cap
-        return logits
 
-    return transform
+def _scaled(logits: torch.Tensor, scale: tuple[float, float | None]) -> torch.Tensor:
+    factor, cap = scale
+    if factor != 1.0:
+        logits = logits * factor
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits

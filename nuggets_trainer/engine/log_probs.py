@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
-from nuggets_trainer.engine.compiled import compiled_layers, compiling_pays
-from nuggets_trainer.engine.memory import find_tokens_per_batch
-from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.engine.compiled import PIECES, CompiledParts, compiling_pays
+from nuggets_trainer.engine.memory import find_tokens_per_batch, ran_out_of_memory
+from nuggets_trainer.engine.packed import score_packed, splitting_tokens
 from nuggets_trainer.engine.portable import (
     embed_whole,
     score_and_embed,
@@ -33,7 +33,7 @@ from nuggets_trainer.engine.portable import (
     score_naive,
     score_whole,
 )
-from nuggets_trainer.engine.precision import full_float32
+from nuggets_trainer.engine.precision import describe_difference, full_float32, rounding_tolerances
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 from nuggets_trainer.ranks import OtherRankFailedError
 
@@ -51,8 +51,6 @@ PATHS: dict[str, Callable[[PreTrainedModel, Sequence[PrefixedSegments], int], li
     "whole": score_whole,
     "naive": score_naive,
 }
-# The largest difference, in nats per token, that rounding can explain.
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 class LogProbEngine:
@@ -83,6 +81,8 @@ class LogProbEngine:
         self.path = path
         self._rows_share_passes: bool | None = None  # whether whole rows do; the first call of `score_rows` finds out
         self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
+        self.compiled_names = PIECES  # classes of the modules that are compiled then
+        self._parts: CompiledParts | None = None
 
     def find_tokens_per_batch(self) -> int:
         """Return the upper bound on the tokens of one forward pass, as given, found or halved."""
@@ -99,13 +99,19 @@ class LogProbEngine:
         autocast = torch.autocast(
             self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         )
-        layers = compiled_layers(self._model) if self.compiles else contextlib.nullcontext()
+        compiled = self._compiled_parts().in_use() if self.compiles else contextlib.nullcontext()
         try:
-            with torch.no_grad(), full_float32(), autocast, layers:
+            with torch.no_grad(), full_float32(), autocast, compiled:
                 yield
         finally:
             for module, was_training in modes:
                 module.training = was_training
+
+    def _compiled_parts(self) -> CompiledParts:
+        """Compile the model's parts at the first use; every later call takes the same."""
+        if self._parts is None:
+            self._parts = CompiledParts(self._model, self.compiled_names)
+        return self._parts
 
     def score(self, prefix_ids: Sequence[int], segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
         """Return the mean log-prob of each segment's completion behind the prefix.
@@ -152,12 +158,12 @@ class LogProbEngine:
             results = self._within_memory(PATHS["naive"], prefixed)
         return [np.array(means, dtype=np.float32) for means in results]
 
-    @property
-    def tolerance(self) -> float:
-        """Return the largest difference, in nats per token, that rounding can explain with this model."""
+    def tolerances(self, segments: Iterable[Segment]) -> npt.NDArray[np.float64]:
+        """Return the largest difference that rounding can explain with this model, in nats per token, by segment."""
+        dtype = self._autocast_dtype or self._model.dtype
         if getattr(self._model, "is_quantized", False):
-            return TOLERANCE[torch.bfloat16]  # whatever the dtype, quantized layers compute in half precision
-        return TOLERANCE.get(self._autocast_dtype or self._model.dtype, TOLERANCE[torch.float32])
+            dtype = torch.bfloat16  # whatever the dtype, quantized layers compute in half precision
+        return rounding_tolerances(dtype, [segment.num_completion_tokens for segment in segments])
 
     def choose_path(self, prefixed: Sequence[PrefixedSegments], num_tokens: int = 0) -> str:
         """Choose the fastest path that gives the naive path's log-probs on these segments.
@@ -196,10 +202,10 @@ class LogProbEngine:
         self, prefixed: Sequence[PrefixedSegments], expected: Sequence[npt.NDArray[np.float32]]
     ) -> str | None:
         """Describe what is wrong with the present path; None if it gives the expected log-probs."""
-        tolerance = self.tolerance
+        tolerances = self.tolerances(segment for _, segments in prefixed for segment in segments)
         budget = self.tokens_per_batch
-        # First with as much in a forward pass as fits, then with as little: prefixes are then kept for later passes.
-        for tokens_per_batch in (budget, 1):
+        # First with as much in a forward pass as fits, then with little: prefixes are then kept for later passes.
+        for tokens_per_batch in (budget, splitting_tokens(self._model.device, prefixed)):
             try:
                 self.tokens_per_batch = tokens_per_batch
                 found = self.score_prefixed(prefixed)
@@ -209,7 +215,7 @@ class LogProbEngine:
                 return f"{type(error).__name__}: {error}"
             finally:
                 self.tokens_per_batch = budget  # it may have been halved, but only for this path
-            problem = describe_difference(np.concatenate(found), np.concatenate(expected), tolerance)
+            problem = describe_difference(np.concatenate(found), np.concatenate(expected), tolerances)
             if problem is not None:
                 return problem
         return None
@@ -242,7 +248,7 @@ class LogProbEngine:
         together = self._within_memory(score_and_embed, sample)
         expected = np.array([mean for mean, _ in alone], dtype=np.float32)
         found = np.array([mean for mean, _ in together], dtype=np.float32)
-        return describe_difference(found, expected, self.tolerance) is None
+        return describe_difference(found, expected, self.tolerances(sample)) is None
 
     def embed(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
         """Return the mean of the last hidden states over each sequence's tokens, `(len(sequences), d)`."""
@@ -259,7 +265,7 @@ class LogProbEngine:
             try:
                 return compute(self._model, items, tokens_per_batch)
             except Exception as error:  # each backend has its own type for a lack of memory
-                if not should_reduce_batch_size(error):
+                if not ran_out_of_memory(error):
                     raise
                 if self._sharded:
                     raise RuntimeError(
@@ -276,20 +282,3 @@ class LogProbEngine:
             self.tokens_per_batch = tokens_per_batch // 2
             clear_device_cache(garbage_collection=True)
             logger.warning("Memory ran out: going on with tokens_per_batch=%d.", self.tokens_per_batch)
-
-
-def describe_difference(
-    found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], tolerance: float
-) -> str | None:
-    """Describe how log-probs differ from the expected ones by more than rounding; None if they do not."""
-    # A NaN on both sides comes from the model, a NaN on one side from the path.
-    with np.errstate(invalid="ignore"):
-        difference = np.where(found == expected, 0, found - expected)
-    difference = difference[~(np.isnan(found) & np.isnan(expected))]
-    if not len(difference):
-        return "no log-prob is a number, so nothing can be compared"
-    # Rounding errors have both signs, so their mean is smaller: a bias is found below the tolerance of single values.
-    # Both conditions are negated because a NaN fails every comparison.
-    if not (np.abs(difference) <= tolerance).all() or not abs(difference.mean()) <= tolerance / 3:
-        return f"log-probs differ by {np.abs(difference).max():.2g} nats per token"
-    return None

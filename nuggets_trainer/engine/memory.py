@@ -1,11 +1,13 @@
-"""How many tokens one forward pass may have, found from the device's memory."""
+"""The device's memory: how many tokens of a forward pass fit, whether it has run out, and copies from the host."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -44,3 +46,22 @@ def affordable_tokens(free_bytes: float, bytes_per_token: float) -> int:
     """Return the multiple of 512, between 512 and 16,384, that fits 60% of the free memory."""
     tokens = int(SHARE_OF_FREE * free_bytes / bytes_per_token) // PROBE_TOKENS * PROBE_TOKENS
     return min(CUDA_TOKENS, max(PROBE_TOKENS, tokens))
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: in torch, in a CUDA library, or inside compiled code."""
+    if should_reduce_batch_size(error):
+        return True
+    # accelerate looks for whole types and texts. cuBLAS has its own text, and an error of compiled code quotes
+    # torch's, or has it as its cause.
+    if "CUBLAS_STATUS_ALLOC_FAILED" in str(error) or " out of memory." in str(error):
+        return True
+    return error.__cause__ is not None and ran_out_of_memory(error.__cause__)
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Copy an array to a device. The host goes on at once: the array must not be changed afterwards."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # without it the host would wait for the device's earlier work
+    return tensor.to(device, non_blocking=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from nuggets_trainer.engine.attention import (
@@ -16,13 +18,16 @@ from nuggets_trainer.engine.attention import (
     sdpa_loop,
     shared_prefix_model,
 )
-from nuggets_trainer.engine.flex import flex_row, row_length
+from nuggets_trainer.engine.flex import BLOCK, enough_graphs, flex_row, row_length
 from nuggets_trainer.engine.lm_head import segment_means, target_log_probs
-from nuggets_trainer.engine.packing import pack
-from nuggets_trainer.prompts.segment import PrefixedSegments
+from nuggets_trainer.engine.memory import to_device
+from nuggets_trainer.engine.packing import Piece, pack
+from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+CHECK_TOKENS = 512
 
 
 def score_packed(
@@ -42,23 +47,43 @@ def score_packed(
     Raises:
         NotImplementedError: if the model's attention cannot be expressed.
     """
+    if not prefixed:
+        return []
     lengths: list[tuple[int, list[int]]] = []
     prefixes: list[Prefix] = []
-    means: list[list[float]] = []
     for prefix_ids, segments in prefixed:
         segment_lengths = [len(s.ids) - 1 for s in segments]  # the last token is a target only
         lengths.append((len(prefix_ids), segment_lengths))
         prefixes.append(Prefix(len(prefix_ids), max(segment_lengths)))
-        means.append([float("nan")] * len(segments))
-    with shared_prefix_model(model) as implementation:
+    # The host queues all rows without waiting for the device, and so prepares each while earlier ones compute.
+    on_device: list[torch.Tensor] = []
+    scored: list[Piece] = []
+    with shared_prefix_model(model) as implementation, enough_graphs():
         kernel = kernel or _kernel(implementation, model.device)
-        for pieces in pack(lengths, tokens_per_batch):
+        # Rows of flex attention are filled up anyway: only the last one is then short.
+        for pieces in pack(lengths, tokens_per_batch, even=kernel is not flex_row):
             row = PackedRow(pieces, prefixes, kernel)
-            for (number, segment), mean in _score_row(model, row, prefixed, tokens_per_batch):
-                means[number][segment] = mean
-            for prefix in prefixes[: pieces[-1].prefix]:
+            own = [piece for piece in pieces if piece.segment is not None]
+            if row.kernel is flex_row:
+                row.fill_up(row_length(row.length, tokens_per_batch), BLOCK)
+            hidden = _run_row(model, row, prefixed)
+            if own:
+                on_device.append(_token_log_probs(model, hidden, own, prefixed))
+                scored += own
+            for prefix in prefixes[: row.last_prefix]:
                 prefix.layers.clear()  # all its segments are scored
-    return means
+    return _means(torch.cat(on_device), scored, prefixed)
+
+
+def splitting_tokens(device: torch.device, prefixed: Sequence[PrefixedSegments]) -> int:
+    """Return a budget of a row that parts a prefix from some of its segments.
+
+    On CUDA it is not the smallest one: a kernel is compiled for each length of a row.
+    """
+    if device.type != "cuda":
+        return 1
+    most = max(len(ids) + sum(len(s.ids) - 1 for s in segments) for ids, segments in prefixed)
+    return min(most - 1, CHECK_TOKENS)
 
 
 def _kernel(implementation: str, device: torch.device) -> Kernel:
@@ -67,48 +92,56 @@ def _kernel(implementation: str, device: torch.device) -> Kernel:
     return flex_row if device.type == "cuda" else sdpa_loop
 
 
-def _score_row(
-    model: PreTrainedModel, row: PackedRow, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int
-) -> list[tuple[tuple[int, int], float]]:
-    """Return the mean log-probs of the segments in a row, each with the numbers of its prefix and of itself."""
-    ids, positions = _inputs(row, prefixed)
-    own_pieces = list(row.pieces)
-    if row.kernel is flex_row:
-        row.fill_up(row_length(row.length, tokens_per_batch))
-    filler = [0] * (row.length - len(ids))
-    batch = torch.tensor([ids + filler, positions + filler], device=model.device)
-    with current_row(row):
-        output = model.base_model(input_ids=batch[:1], position_ids=batch[1:], attention_mask=None, use_cache=False)
-    rows: list[int] = []
-    targets: list[int] = []
-    scored: list[tuple[int, int]] = []
-    counts: list[int] = []
-    for piece in own_pieces:
-        if piece.segment is None:
-            continue
-        segment = prefixed[piece.prefix][1][piece.segment]
-        rows += [piece.start + position - 1 for position in segment.positions]
-        targets += segment.targets
-        scored.append((piece.prefix, piece.segment))
-        counts.append(segment.num_completion_tokens)
-    if not scored:
-        return []
-    index = torch.tensor([rows, targets], device=model.device)
-    token_log_probs = target_log_probs(model, output.last_hidden_state[0, index[0]], index[1])
-    return list(zip(scored, segment_means(token_log_probs, counts), strict=True))
-
-
-def _inputs(row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> tuple[list[int], list[int]]:
-    """Return the token ids and positions of a row; each segment's positions continue those of its prefix."""
-    ids: list[int] = []
-    positions: list[int] = []
+def _run_row(model: PreTrainedModel, row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> torch.Tensor:
+    """Run a row through the model's decoder, `(S, d)`; the positions of each segment continue those of its prefix."""
+    batch = np.zeros((2, row.length), dtype=np.int64)
+    ids, positions = batch
     for piece in row.pieces:
-        prefix_ids, segments = prefixed[piece.prefix]
-        if piece.segment is None:
-            first = 0
-            ids += prefix_ids
-        else:
-            first = len(prefix_ids)
-            ids += segments[piece.segment].ids[:-1]
-        positions += range(first, first + piece.length)
-    return ids, positions
+        span = slice(piece.start, piece.start + piece.length)
+        first = 0
+        if piece.prefix < len(prefixed):  # else it only fills the row
+            prefix_ids, segments = prefixed[piece.prefix]
+            if piece.segment is None:
+                ids[span] = prefix_ids
+            else:
+                first = len(prefix_ids)
+                ids[span] = segments[piece.segment].ids[:-1]
+            positions[span] = np.arange(first, first + piece.length)
+    with current_row(row):
+        inputs = to_device(batch, model.device)
+        output = model.base_model(input_ids=inputs[:1], position_ids=inputs[1:], attention_mask=None, use_cache=False)
+    hidden: torch.Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def _token_log_probs(
+    model: PreTrainedModel, hidden: torch.Tensor, pieces: Sequence[Piece], prefixed: Sequence[PrefixedSegments]
+) -> torch.Tensor:
+    """Return the log-probs of all targets of these segments, in order, from their row's hidden states."""
+    rows: list[npt.NDArray[np.int64]] = []
+    targets: list[npt.NDArray[np.int64]] = []
+    for piece in pieces:
+        segment = _segment(piece, prefixed)
+        rows.append(np.array(segment.positions, dtype=np.int64) + (piece.start - 1))
+        targets.append(np.array(segment.targets, dtype=np.int64))
+    index = to_device(np.stack([np.concatenate(rows), np.concatenate(targets)]), hidden.device)
+    return target_log_probs(model, hidden[index[0]], index[1])
+
+
+def _segment(piece: Piece, prefixed: Sequence[PrefixedSegments]) -> Segment:
+    assert piece.segment is not None
+    return prefixed[piece.prefix][1][piece.segment]
+
+
+def _means(
+    token_log_probs: torch.Tensor, pieces: Sequence[Piece], prefixed: Sequence[PrefixedSegments]
+) -> list[list[float]]:
+    """Return the means of the segments' log-probs by prefix and segment; here the host waits for the device."""
+    counts = [_segment(piece, prefixed).num_completion_tokens for piece in pieces]
+    means = [[float("nan")] * len(segments) for _, segments in prefixed]
+    # To float64 on the host: MPS has none.
+    values = token_log_probs.cpu().double().numpy()
+    for piece, mean in zip(pieces, segment_means(values, counts), strict=True):
+        assert piece.segment is not None
+        means[piece.prefix][piece.segment] = float(mean)
+    return means

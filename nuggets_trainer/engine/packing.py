@@ -23,8 +23,8 @@ class Piece:
     start: int
 
 
-def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> list[list[Piece]]:
-    """Lay prefixes and segments, in order, into as few rows as the budget admits, about equally long.
+def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int, even: bool = True) -> list[list[Piece]]:
+    """Lay prefixes and segments, in order, into as few rows as the budget admits.
 
     A prefix comes before its segments: in the same row, or in an earlier one. Nothing is cut or padded; a piece that
     is longer than the budget has a row of its own.
@@ -32,6 +32,7 @@ def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> 
     Args:
         prefixed: length of each prefix (0 for none) and lengths of its segments, in tokens.
         tokens_per_row: budget of a row, in tokens.
+        even: whether the rows are about equally long; otherwise all but the last are as full as can be.
 
     Returns:
         The rows, each a list of pieces.
@@ -40,18 +41,20 @@ def pack(prefixed: Sequence[tuple[int, Sequence[int]]], tokens_per_row: int) -> 
         >>> [[(p.segment, p.start, p.length) for p in row] for row in pack([(4, [3, 3, 2])], 8)]
         [[(None, 0, 4), (0, 4, 3)], [(1, 0, 3), (2, 3, 2)]]
     """
+    if not even:
+        return _fill(prefixed, tokens_per_row)
     lengths: list[int] = []
     for prefix_length, segment_lengths in prefixed:
         if prefix_length:
             lengths.append(prefix_length)
         lengths += segment_lengths
     num_rows = _num_rows(lengths, tokens_per_row)
-    even = -(-sum(lengths) // max(num_rows, 1))
+    average = -(-sum(lengths) // max(num_rows, 1))
     # The smallest limit that needs no further row: matrix products suit rows of one length, and a short last row
     # would waste a pass.
-    limit = even
+    limit = average
     while limit < tokens_per_row and _num_rows(lengths, limit) > num_rows:
-        limit += max(1, even // 32)
+        limit += max(1, average // 32)
     return _fill(prefixed, min(limit, tokens_per_row))
 
 

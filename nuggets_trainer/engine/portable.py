@@ -6,6 +6,7 @@ prefix and segment together, for models whose cache cannot be repeated (recurren
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Sequence
@@ -76,16 +77,11 @@ def score_and_embed(
         ids, mask = pad([s.ids for s in own], model.device)
         first = min(s.start for s in own) - 1  # no completion of this batch is predicted before this position
         kept = ids.shape[1] - first
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            output_hidden_states=True,
-            use_cache=False,
-            **logits_to_keep(model, kept),
-        )
+        with _last_hidden_states(model) as last:
+            output = model(input_ids=ids, attention_mask=mask, use_cache=False, **logits_to_keep(model, kept))
         means = _mean_log_probs(output.logits[:, -kept:], own, offset=first)
         weights = mask * torch.arange(1, ids.shape[1] + 1, device=mask.device)
-        hidden = output.hidden_states[-1].float() * weights[..., None]
+        hidden = last[0].to(weights.device).float() * weights[..., None]
         embeddings = (hidden.sum(dim=1) / weights.sum(dim=1, keepdim=True)).cpu().numpy()
         for i, mean, embedding in zip(batch, means, embeddings, strict=True):
             results[i] = mean, embedding
@@ -106,18 +102,26 @@ def embed_whole(
     rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
     for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
         ids, mask = pad([sequences[i] for i in batch], model.device)
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            output_hidden_states=True,
-            use_cache=False,
-            **logits_to_keep(model, 1),
-        )
-        hidden = output.hidden_states[-1].float() * mask[..., None]
+        last = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = last.to(mask.device).float() * mask[..., None]
         means = (hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().numpy()
         for i, mean in zip(batch, means, strict=True):
             rows[i] = mean
     return rows
+
+
+@contextlib.contextmanager
+def _last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Keep the last hidden states of the decoder while the whole model runs.
+
+    They are the last of `hidden_states`, but `output_hidden_states` keeps those of all layers until the pass ends.
+    """
+    last: list[torch.Tensor] = []
+    hook = model.base_model.register_forward_hook(lambda _, __, output: last.append(output.last_hidden_state))
+    try:
+        yield last
+    finally:
+        hook.remove()
 
 
 def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -> Iterator[list[int]]:

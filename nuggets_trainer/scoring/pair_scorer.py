@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -97,15 +97,14 @@ class PairScorer:
         self._watch.restart_clock()
 
     def _sample_for_path(self) -> list[PrefixedSegments]:
-        """Return pairs to compare the paths on: the longest and the shortest prefix, with the longest anchors."""
+        """Return pairs to compare the paths on: the longest and the shortest prefix, with long and usual anchors."""
         rendered = self._rendered
-        sample: list[PrefixedSegments] = [([], rendered.anchor_set.segments[:3])]
+        sample: list[PrefixedSegments] = [([], _longest_and_usual(rendered.anchor_set.segments))]
         by_length = sorted(rendered.prompts, key=lambda i: (-rendered.prompts[i].num_tokens(), i))
         for i in by_length[:1] + by_length[-1:]:
             parts = rendered.shared.parts(rendered.prompts[i])
             for prefix, positions, segments in itertools.islice(parts, 3):
-                by_size = [segments[j] for j in sorted(positions, key=lambda j: (-len(segments[j].ids), j))]
-                sample.append((prefix, by_size[:1] + by_size[-2:]))
+                sample.append((prefix, _longest_and_usual([segments[j] for j in positions])))
         return sample
 
     def score_zero_shot(self) -> None:
@@ -209,6 +208,13 @@ class PairScorer:
         for some, block in blocks(keys):
             found[block] = self.excluded(some)
         return found
+
+
+def _longest_and_usual(segments: Sequence[Segment]) -> list[Segment]:
+    """Return the longest segment and two of about the median length: the shortest have the most noise in bfloat16."""
+    by_length = sorted(segments, key=lambda segment: -len(segment.ids))
+    middle = len(by_length) // 2
+    return by_length[:1] + by_length[1:][max(middle - 1, 0) :][:2]
 
 
 class Batch:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.engine.log_probs import describe_difference
+from nuggets_trainer.engine.precision import describe_difference
 from nuggets_trainer.prompts.segment import PrefixedSegments
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession
@@ -62,10 +62,10 @@ def check_stored_pairs(session: ScoringSession, rendered: Rendered, key_of: Mapp
     found = np.concatenate(session.engine.score_plainly(prefixed))
     if np.isnan(found).all() and np.isnan(expected).all():
         return
-    tolerance = 2 * session.engine.tolerance
-    problem = describe_difference(found, expected, tolerance)
+    tolerances = 2 * session.engine.tolerances(segment for _, segments in prefixed for segment in segments)
+    problem = describe_difference(found, expected, tolerances)
     if problem is not None:
-        raise ValueError(_refusal(session, len(found), problem, tolerance))
+        raise ValueError(_refusal(session, len(found), problem))
 
 
 def _candidates(rendered: Rendered, key_of: Mapping[int, str]) -> list[int]:
@@ -85,13 +85,13 @@ def _sample(rendered: Rendered, stored: npt.NDArray[np.bool_], number: int) -> n
     return np.array(list(dict.fromkeys(longest + by_hash))[:number], dtype=np.int64)
 
 
-def _refusal(session: ScoringSession, number: int, problem: str, tolerance: float) -> str:
+def _refusal(session: ScoringSession, number: int, problem: str) -> str:
     store = session.store
     reason = "Something has changed that its fingerprint does not name."
     if store.differences:
         reason = f"It was written with other versions and differs in {store.differences}."
     return (
         f"The scores in {store.directory} must be those of this model and template, but {counted(number, 'pair')} of "
-        f"it were computed again, and {problem} (rounding explains {tolerance:.2g}). {reason} Use another `score_dir` "
+        f"it were computed again, and {problem}. {reason} Use another `score_dir` "
         "to score again, or go back to the model, tokenizer, template and versions that the scores were computed with."
     )

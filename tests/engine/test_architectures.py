@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from transformers.utils import logging as transformers_logging
 
 from nuggets_trainer.engine.flex import flex_row
@@ -48,6 +49,11 @@ def test_log_probs_and_wins_equal_the_oracles(name, caplog):
     assert np.abs(gains).mean() > 0.05 and (gains > 0).any() and (gains < 0).any()
     differ = (np.stack(found) > found_zero) != (gains > 0)
     assert not (differ & (np.abs(gains) >= 2e-5)).any()
+
+    # Embeddings are read from the decoder alone, without the hidden states of all layers.
+    with torch.no_grad():
+        hidden = model(torch.tensor([prefixes[0]]), output_hidden_states=True).hidden_states[-1][0]
+    np.testing.assert_allclose(engine.embed([prefixes[0]])[0], hidden.mean(dim=0).numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -8,10 +8,10 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from nuggets_trainer.engine import flex
-from nuggets_trainer.engine.attention import PackedRow, Prefix, shared_prefix_model
+from nuggets_trainer.engine.attention import PackedRow, Prefix, sdpa_loop, shared_prefix_model
 from nuggets_trainer.engine.flex import block_mask, earlier_keys, earlier_prefixes, flex_row, row_length
 from nuggets_trainer.engine.packed import score_packed
-from nuggets_trainer.engine.packing import pack
+from nuggets_trainer.engine.packing import Piece, pack
 from nuggets_trainer.prompts.segment import Segment
 from tests.support.architectures import VOCAB, random_model
 
@@ -26,7 +26,7 @@ def test_the_block_mask_is_that_of_the_pieces(window, tokens_per_row):
     assert (len(rows) > 5) == (tokens_per_row == 400)
     for pieces in rows:
         row = PackedRow(pieces, prefixes, flex_row)
-        row.fill_up(row_length(row.length, tokens_per_row))
+        row.fill_up(row_length(row.length, tokens_per_row), flex.BLOCK)
         earlier = earlier_prefixes(row)
         kept = sum(row.prefixes[prefix].length for prefix in earlier)
         num_keys = (earlier_keys(kept) if earlier else 0) + row.length
@@ -38,6 +38,49 @@ def test_the_block_mask_is_that_of_the_pieces(window, tokens_per_row):
         computed = found.to_dense()[0, 0].bool().repeat_interleave(128, 0).repeat_interleave(128, 1)
         assert computed[: row.length, :num_keys][mask].all()
         assert not computed.all() or num_keys < 1024
+
+
+def test_blocks_that_nobody_sees_are_left_out():
+    """The blocks above the diagonal of a piece were computed, and what fills a row saw all of itself."""
+    prefixed = [(150, [127] * 100)]
+    prefixes = [Prefix(length, max(lengths)) for length, lengths in prefixed]
+    row = PackedRow(pack(prefixed, 16384)[0], prefixes, flex_row)
+    used = row.length
+    computed = [computed_blocks(row)]
+    row.fill_up(16384, flex.BLOCK)
+    computed.append(computed_blocks(row))
+    filler = 16384 // 128 - used // 128
+    assert computed[1] - computed[0] <= 2 * filler  # at 11k tokens it was 1,763 more
+    assert computed[0] < 5 * used / 128  # a piece lies in two blocks, and sees itself and two blocks of its prefix
+    long_row = PackedRow([Piece(0, None, 1280, 0)], [Prefix(1280, 1)], flex_row)
+    assert computed_blocks(long_row) == 10 * 11 / 2
+
+
+def computed_blocks(row):
+    return int(block_mask(row, [], row.length, None, torch.device("cpu")).to_dense().sum())
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_only_the_last_prefix_of_a_row_is_kept():
+    """Rows are packed in order: no other prefix is read again, and each took two copies in every layer."""
+    model, rng = random_model("Llama"), np.random.default_rng(0)
+    segments = [Segment(rng.integers(0, VOCAB, 30).tolist(), 1) for _ in range(3)]
+    prefixed = [(rng.integers(0, VOCAB, 40).tolist(), segments) for _ in range(6)]
+    own, kept = [], []
+
+    def recorded(row, *arguments):
+        output = flex_row(row, *arguments)
+        own.append({piece.prefix for piece in row.pieces})
+        kept.append({number for number, prefix in enumerate(row.prefixes) if prefix.layers})
+        return output
+
+    with torch.no_grad():
+        found = score_packed(model, prefixed, 420, recorded)
+        expected = score_packed(model, prefixed, 420, sdpa_loop)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert max(map(len, own)) > 2 and len(own) >= 4
+    for prefixes, with_keys in zip(own, kept, strict=True):
+        assert len(with_keys) <= 2 and max(prefixes) in with_keys  # that of the row before, and its own last
 
 
 def slow_mask(row, earlier, num_keys, window):

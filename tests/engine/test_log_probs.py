@@ -14,6 +14,7 @@ from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.memory import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.engine.portable import batches
+from nuggets_trainer.engine.precision import describe_difference, rounding_tolerances
 from nuggets_trainer.prompts.segment import Segment, scored_at
 from tests.support.models import tiny_model
 from tests.support.oracle import mean_log_prob, mean_log_prob_at
@@ -146,6 +147,35 @@ def test_out_of_memory_halves_the_budget_and_goes_on(path, caplog):
     assert engine.tokens_per_batch in (62, 125)  # it remembers
 
 
+def caused(message):
+    error = RuntimeError("compiled code failed")
+    error.__cause__ = RuntimeError(message, "and what is known of it")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        caused("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=["cuBLAS", "compiled"],
+)
+def test_memory_that_runs_out_in_a_library_is_survived(error):
+    """Such an error ended the job: only torch's own were known."""
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(9, seed=12), random_prefix()
+    expected = LogProbEngine(model).score(prefix, segments)
+
+    def fail(module, args, kwargs):
+        if kwargs["input_ids"].numel() > 90:
+            raise error
+
+    model.base_model.register_forward_pre_hook(fail, with_kwargs=True)
+    engine = LogProbEngine(model, tokens_per_batch=1000, path="packed")
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    assert engine.tokens_per_batch < 1000
+
+
 def test_out_of_memory_for_one_pair_says_what_to_do():
     model = tiny_model("llama", VOCAB)
     out_of_memory_above(model, 1)
@@ -264,6 +294,19 @@ def test_a_bias_in_half_precision_is_not_rounding():
     assert engine.choose_path([(prefix, segments)]) == "cached"
 
 
+def test_the_noise_of_a_short_completion_is_not_taken_for_a_fault():
+    """One tolerance for all lengths refused the packed path in 9 of 30 checks on completions of one token."""
+    expected, noise = np.full(4, -2.0, dtype=np.float32), np.array([0.25, -0.2, 0.01, -0.02], dtype=np.float32)
+    short = rounding_tolerances(torch.bfloat16, [1, 1, 40, 200])
+    assert describe_difference(expected + noise, expected, short) is None
+    long = rounding_tolerances(torch.bfloat16, [16, 20, 40, 200])
+    assert "differ by 0.25 nats per token, and rounding explains 0.1" in describe_difference(
+        expected + noise, expected, long
+    )
+    assert "0.3 nats per token on average" in describe_difference(expected + 0.3, expected, np.full(4, 0.4))
+    assert rounding_tolerances(torch.float32, [1, 200]).tolist() == [1e-4, 1e-4]
+
+
 def test_scoring_leaves_the_model_in_its_mode():
     model = tiny_model("llama", VOCAB).train()
     LogProbEngine(model).score([], random_segments(2, seed=7))
@@ -298,14 +341,19 @@ def test_float32_products_are_exact_whatever_training_has_set(way, product_setti
         for place, precision in zip(product_settings, ("tf32", "bf16"), strict=True):
             place.fp32_precision = precision
     chosen = [place.fp32_precision for place in product_settings]
-    seen = []
-    hook = model.base_model.register_forward_pre_hook(
-        lambda *_: seen.append([place.fp32_precision for place in product_settings])
-    )
+    seen, by_name = [], []
+
+    def look(*_):
+        seen.append([place.fp32_precision for place in product_settings])
+        # The compiler reads both: each raised RuntimeError where only the settings of the devices were changed.
+        by_name.append((torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32))
+
+    hook = model.base_model.register_forward_pre_hook(look)
     engine = LogProbEngine(model)
     np.testing.assert_array_equal(engine.score(prefix, segments), expected)
     hook.remove()
     assert engine.path == "packed" and seen and all(one == ["ieee", "ieee"] for one in seen)
+    assert set(by_name) == {("highest", False)}
     assert [place.fp32_precision for place in product_settings] == chosen == ["tf32", "bf16"]
 
 

@@ -38,3 +38,8 @@ def test_evening_out_costs_no_row(prefixed, budget):
 def test_rows_are_about_equally_long():
     totals = [sum(p.length for p in row) for row in pack([(150, [20] * 100)], 1024)]
     assert len(totals) == 3 and max(totals) - min(totals) <= 40
+
+
+def test_all_rows_but_the_last_are_full_where_asked():
+    totals = [sum(p.length for p in row) for row in pack([(150, [20] * 100)], 1024, even=False)]
+    assert len(totals) == 3 and min(totals[:-1]) > 1024 - 20 and totals[-1] < 200

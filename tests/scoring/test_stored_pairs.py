@@ -13,7 +13,9 @@ import torch
 from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
-from nuggets_trainer.engine.log_probs import TOLERANCE, LogProbEngine
+from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.precision import TOLERANCE
+from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.store.fingerprint import fingerprint_id
 from nuggets_trainer.store.score_store import ScoreStore
 from tests.support.models import tiny_model
@@ -136,5 +138,7 @@ def test_a_store_of_an_earlier_version_is_read(score, tmp_path):
 
 
 def test_the_tolerance_follows_the_dtype(llama):
-    assert LogProbEngine(llama).tolerance == TOLERANCE[torch.float32]
-    assert LogProbEngine(llama, autocast_dtype=torch.bfloat16).tolerance == TOLERANCE[torch.bfloat16]
+    segments = [Segment([1] * 40, 1), Segment([1, 2], 1)]
+    assert LogProbEngine(llama).tolerances(segments).tolist() == [TOLERANCE[torch.float32]] * 2
+    half = LogProbEngine(llama, autocast_dtype=torch.bfloat16).tolerances(segments)
+    assert half.tolist() == [TOLERANCE[torch.bfloat16], 4 * TOLERANCE[torch.bfloat16]]  # one token: all its noise
