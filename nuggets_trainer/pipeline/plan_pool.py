@@ -32,12 +32,13 @@ from nuggets_trainer.pipeline.stages import (
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
 from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.quick_measure import measure_quickly, seconds_before_measuring
 from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.render_workers import RenderingTime
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.timing import Measurement
-from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
+from nuggets_trainer.scoring.watch import UNKNOWN, Watch, exit_on_sigterm
 from nuggets_trainer.signals.row_signals import signal_names
 from nuggets_trainer.signals.stored_values import find_missing
 from nuggets_trainer.signals.total_tokens import total_tokens
@@ -45,6 +46,12 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.score_store import ZERO_SHOT
 from nuggets_trainer.wording import counted, duration
 
+PATIENCE = 15.0  # seconds that a plan may spend before its measurement, so that it answers in about 30
+SLOW_SIGNAL_ROWS = 8  # on a slow device
+SLOW_NOTE = (
+    "this device is slow: a few short passes were timed, and nothing was stored. A longer `measure_seconds` scores "
+    "pairs for the run and follows a race"
+)
 SIGNAL_ROWS = 64  # rows whose signals are computed; a share of them is off by 12 points at most, mostly
 MOST_IN_SAMPLE = 256  # rows that the reliability is measured on
 MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
@@ -75,7 +82,9 @@ def plan_pool(
         anchors: the anchors, as in `score_pool`.
         config: options that the run will have.
         score_dir: directory or URL that the run will have.
-        measure_seconds: seconds to score for; a race is followed up to six times as long, until its pilot is through.
+        measure_seconds: seconds to score for; a race is followed up to twice as long, until its pilot is through. On
+            a device where the steps before the first pair would take much longer, a few short passes are timed in
+            their place, and nothing is stored.
         price_per_hour: price of the whole machine per hour, in any currency.
         options: further keyword arguments of `score_pool`.
 
@@ -93,21 +102,28 @@ def plan_pool(
             session = with_number(session, decide_number(session)[0]["num_anchors"])
         anchor_set, stand_in = anchors_for_plan(session, pool)
         rendered = render_selectable(session, anchor_set, range(len(sample)))
-        notes = [hint_on_tuned_scorer(model.config._name_or_path), _look_at_signals(session, rendered, factor)]
+        is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
+        signals_note = _look_at_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)
+        notes = [hint_on_tuned_scorer(model.config._name_or_path), signals_note, SLOW_NOTE if is_slow else None]
         watch = Watch(measure_seconds)
         budget = _rows_in_budget(session, rendered, factor)
         raced = session
         if budget is not None:
             raced = with_top_k(session, max(1, round(budget.most / factor)))
             notes.append(budget.describe())
-        run = prepare_run(raced, rendered, watch)
+        run = ExactRun(session, rendered, watch) if is_slow else prepare_run(raced, rendered, watch)
         with exit_on_sigterm():
-            run.score()
+            if isinstance(run, ExactRun) and is_slow:
+                measure_quickly(session, rendered, run, watch)
+            else:
+                run.score()
         num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
         agreement = session.ranks.on_main(lambda: _agreement_so_far(session, rendered, run))
         row_tokens = sum(session.ranks.gather([sum(prompt.row_tokens() for prompt in rendered.prompts.values())]))
     measured = watch.measure(session.ranks, started)
     device, config = session.ranks.device, request.config
+    if is_slow:
+        measured = _nothing_stored(measured, config.schedule_in_force)
     counts = Counter(rendered.dropped.values()).most_common()
     return Plan(
         num_rows=len(pool),
@@ -144,7 +160,7 @@ def _agreement_so_far(session: ScoringSession, rendered: Rendered, run: ExactRun
     return None if agreement.reliability is None else agreement
 
 
-def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float) -> str | None:
+def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float, most_rows: int) -> str | None:
     """Compute the signals of some random rows into the store, where an option wants signals; all ranks must call it.
 
     Returns:
@@ -162,7 +178,7 @@ def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float)
     key_of: dict[str, int] = {}
     for i in candidates:
         key_of.setdefault(session.keys[i], i)  # equal rows count once
-    rows = sorted(map(key_of.__getitem__, sorted(key_of)[:SIGNAL_ROWS]))
+    rows = sorted(map(key_of.__getitem__, sorted(key_of)[:most_rows]))
     part = dataclasses.replace(rendered, candidates=rows)
     started = time.monotonic()
     signals = signals_of_rows(session, part)
@@ -181,6 +197,15 @@ def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float)
         return "; ".join(parts)
 
     return session.ranks.on_main(describe) or None
+
+
+def _nothing_stored(measured: Measurement, schedule: str) -> Measurement:
+    """Return what a quick measurement has shown of a run that finds none of its pairs in the store."""
+    all_tokens = tuple(left + measured.tokens_done for left in measured.tokens_left)
+    if schedule == "race":  # nothing is known of its pilot
+        all_tokens = tuple(share * tokens for share, tokens in zip(UNKNOWN, all_tokens, strict=True))
+    low, expected, high = all_tokens
+    return dataclasses.replace(measured, tokens_left=(low, expected, high), tokens_done=0.0)
 
 
 def _rows_in_budget(session: ScoringSession, rendered: Rendered, factor: float) -> RowsInBudget | None:

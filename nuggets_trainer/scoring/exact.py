@@ -62,9 +62,8 @@ class ExactRun:
             self._score(writer, after_pilot)
 
     def _score(self, writer: PartWriter, after_pilot: AfterPilot | None) -> None:
-        session, rendered, ranks = self._session, self._rendered, self._session.ranks
-        missing = self._missing_pairs()
-        tokens = sum(rendered.shared.num_tokens(rendered.prompts[i], anchors) for i, anchors in missing)
+        ranks = self._session.ranks
+        missing, tokens = self.missing()
         num_needed, all_tokens = np.sum(ranks.gather([(missing.num_pairs, tokens)]), axis=0).tolist()
         name = "Scoring" if ranks.world == 1 else f"Scoring (share of 1 of {ranks.world} processes)"
         with show_phase(name, "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
@@ -76,7 +75,7 @@ class ExactRun:
             results = self.scorer.score(missing, writer, stoppable=True)
             if after_pilot is not None:
                 ranks.gather_from(partial(self._score_pilot, results, missing, writer))
-                after_pilot(session.only_on_main(self._read_pilot))
+                after_pilot(self._session.only_on_main(self._read_pilot))
                 self._watch.skip()
             ranks.gather_from(partial(self._score_rest, results, missing, writer))  # all have written, or all fail
 
@@ -113,6 +112,12 @@ class ExactRun:
         pairs, _ = self._session.store.read([ZERO_SHOT, *rows], self._rendered.anchor_set.keys)
         one_shot = np.where(self.scorer.excluded(list(rows)), np.float32(np.nan), pairs[1:])
         return Pilot(pairs[0], one_shot, list(rows.values()))
+
+    def missing(self) -> tuple[MissingPairs, int]:
+        """Find the pairs that this rank has to score, and the forward tokens that they take."""
+        rendered = self._rendered
+        pairs = self._missing_pairs()
+        return pairs, sum(rendered.shared.num_tokens(rendered.prompts[i], anchors) for i, anchors in pairs)
 
     def _missing_pairs(self) -> MissingPairs:
         """Find the pairs that this rank has to score; equal rows are scored once.

@@ -24,9 +24,8 @@ from nuggets_trainer.scoring.timing import Measurement, Range, Workload, describ
 logger = logging.getLogger(__name__)
 
 TELL_AFTER_SECONDS = 5.0  # scoring time after which the speed is known well enough to log a forecast
-WAIT_FOR_PILOT = (
-    6  # a plan waits up to this many times as long for the pilot of a race, whose end it cannot tell before
-)
+# A plan waits up to this many times as long for the pilot of a race, whose end it cannot tell before.
+WAIT_FOR_PILOT = 2
 UNKNOWN = (0.2, 0.5, 1.0)  # assumed share of the tokens that a race takes, before its pilot is scored
 LOOK_SECONDS = 1.0  # time between two looks at a race: counting what a large one has left takes a moment
 

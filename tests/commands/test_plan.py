@@ -66,3 +66,18 @@ def test_a_plan_of_a_sample_counts_the_whole_pool(scored, tmp_path, capsys, monk
     assert json_result(capsys)["num_pairs_scored"] == 270
     assert main(["plan", *options]) == 0
     assert json_result(capsys)["finished"]
+
+
+@pytest.mark.parametrize("schedule", ["exact", "race"])
+def test_a_plan_on_a_slow_device_stores_nothing(schedule, scored, tmp_path, capsys, monkeypatch):
+    """It took minutes: the engine's first call alone is eight forward passes."""
+    monkeypatch.setattr("nuggets_trainer.pipeline.plan_pool.PATIENCE", 0.0)
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
+    options += ["--score_dir", str(tmp_path / "s"), "--schedule", schedule, "--json", "--measure_seconds", "0.001"]
+    assert main(["plan", *options]) == 0
+    plan = json_result(capsys)
+    assert plan["num_pairs_scored"] == 0 and plan["num_pairs"] == 360 and not plan["finished"]
+    assert any("this device is slow" in note for note in plan["notes"])
+    shares = {"exact": 1.0, "race": 0.5}
+    assert plan["tokens_left"]["expected"] == pytest.approx(shares[schedule] * plan["tokens"])
+    assert plan["seconds"]["expected"] > 0
