@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.engine.loading import load_scorer
     from nuggets_trainer.golden.scores import GoldenScores, golden_scores
     from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+    from nuggets_trainer.inspection.inspect_pool import inspect_pool
     from nuggets_trainer.pipeline.plan_pool import plan_pool
     from nuggets_trainer.pipeline.score_pool import score_pool, score_shard
     from nuggets_trainer.pipeline.select_again import select_again
@@ -34,6 +35,7 @@ _MODULES = {
     "PoolScores": "store.results",
     "SelectedSFTTrainer": "training.trainer",
     "golden_scores": "golden.scores",
+    "inspect_pool": "inspection.inspect_pool",
     "load_rows": "data.loading",
     "load_scorer": "engine.loading",
     "plan_pool": "pipeline.plan_pool",
@@ -55,6 +57,7 @@ __all__ = [
     "PoolScores",
     "SelectedSFTTrainer",
     "golden_scores",
+    "inspect_pool",
     "load_rows",
     "load_scorer",
     "plan_pool",

@@ -46,12 +46,19 @@ ROOMS = {
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
+    "inspection": Room(
+        may={"config", "demo", "data", "prompts", "engine", "store", "report", "pipeline"},
+        types_only={"scoring"},
+        never={"torch", "trl", "peft", "accelerate"},
+    ),
     "training": Room(may={*BELOW_PIPELINE, "pipeline"}),
     "analysis": Room(may={"golden", "data", "store"}, never={*MODEL_LIBRARIES}),
     "heldout": Room(may={"prompts", "engine"}, never={"trl"}),
     "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis", "heldout"}),
     "launch": Room(may=set(), never={"trl", "transformers", "datasets", "numpy", "pandas"}),
-    "commands": Room(may={*BELOW_PIPELINE, "pipeline", "training", "comparison", "evaluation", "launch"}),
+    "commands": Room(
+        may={*BELOW_PIPELINE, "pipeline", "inspection", "training", "comparison", "evaluation", "launch"}
+    ),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}
 COLLECTIVES_IN = {"ranks", "engine.in_step"}

@@ -1,4 +1,4 @@
-"""The command line: plan, score, select, diff, report, train, compare, evaluate and configs.
+"""The command line: inspect, plan, score, select, diff, report, train, compare, evaluate and configs.
 
 One module per command: `parse(argv)` reads the command line, `run(...)` does the work. Whatever `parse` raises is a
 mistake in the command line (exit code 2). `run` prints its result on stdout and everything else on stderr. This file
@@ -8,6 +8,7 @@ imports nothing, so that `nuggets --help` needs this table alone.
 from __future__ import annotations
 
 COMMANDS = {
+    "inspect": "look at your rows before anything is loaded: what is read, scored and dropped, and what repeats",
     "plan": "measure how long scoring takes, what it costs and what would make it cheaper",
     "score": "score a pool with a base model and choose its golden set, without training",
     "select": "choose a golden set by another rule from stored scores; write it as a dataset",

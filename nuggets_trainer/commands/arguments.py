@@ -131,6 +131,18 @@ class PlanArguments:
 
 
 @dataclass
+class InspectArguments:
+    """Which rows `nuggets inspect` shows."""
+
+    title: ClassVar[str] = "the rows that are shown"
+
+    num_rows: int = field(default=10, metadata={"help": "Number of rows to show, evenly spread over the pool."})
+    indices: list[int] | None = field(
+        default=None, metadata={"help": "Rows to show in their place, by their numbers from 0 on."}
+    )
+
+
+@dataclass
 class SelectArguments:
     """The scores that `nuggets select` reads, and the file that it writes."""
 

@@ -97,7 +97,7 @@ def _missing_error(mapping: ColumnMapping, missing: list[str], names: list[str],
     if column is not None:
         return ValueError(
             f"`columns` has {first}={column}, but `{name}` has no such column. Its columns are {names}. Name the one "
-            "that is meant."
+            "that is meant; `nuggets inspect` shows what each holds."
         )
     return ValueError(
         f"`columns` does not say which column of `{name}` is `{first}`. Its columns are {names}. Add e.g. "

@@ -20,6 +20,15 @@ FORMATS = {
     "text": ("text",),
     "alpaca": ("instruction", "output"),
 }
+# Columns that are read beside them, where they are there.
+OPTIONAL = {
+    "tokenized": ("labels", "completion_mask", "assistant_masks", "attention_mask"),
+    "prompt_completion": ("tools", "chat_template_kwargs"),
+    "messages": ("tools", "chat_template_kwargs"),
+    "sharegpt": ("system", "tools", "chat_template_kwargs"),
+    "text": (),
+    "alpaca": ("input", "system", "history", "tools", "chat_template_kwargs"),
+}
 
 
 def formats_help(text_field: str = "text") -> str:
@@ -82,12 +91,12 @@ def _how_to_map(column_names: list[str], features: Any) -> str:
     if not words:
         return (
             "Say which column is which, such as `--columns prompt=question completion=answer` (`columns` in YAML and "
-            "Python), or pass a `formatting_func` in Python."
+            "Python), or pass a `formatting_func` in Python. `nuggets inspect` shows what each column holds."
         )
     return (
         f"Is it `--columns {' '.join(words)}`? (In YAML and Python: `columns`.) `instruction` and `output` are "
         "written with the chat template, or with a blank line between them; `prompt` and `completion` are joined as "
-        "they are. In Python a `formatting_func` works too."
+        "they are. In Python a `formatting_func` works too. `nuggets inspect` shows the rows as they would be read."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nuggets_trainer.config.column_mapping import read_column_mapping
 from nuggets_trainer.data.columns import map_columns
@@ -169,6 +170,12 @@ class Pool:
         """Sort rows by their size, so that every n-th of them is about an n-th of the work."""
         self.read_keys()
         return sorted(indices, key=lambda i: (-int(self._sizes[i]), i))
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Size of each row, as `Row.size` counts it, `(n,)`; 0 for a row that cannot be read."""
+        self.read_keys()
+        return self._sizes
 
     @property
     def texts(self) -> dict[str, str]:

@@ -51,8 +51,8 @@ def run_python(page, root, monkeypatch) -> None:
 
 def test_the_commands_of_the_readme_run_in_their_order(root):
     ran = run_page(README, root)
-    assert ran[:4] == ["nuggets plan", "nuggets score", "nuggets select", "nuggets report"]
-    assert ran[4:] == ["nuggets train", "nuggets train", "nuggets compare"]
+    assert ran[:5] == ["nuggets inspect", "nuggets plan", "nuggets score", "nuggets select", "nuggets report"]
+    assert ran[5:] == ["nuggets train", "nuggets train", "nuggets compare"]
 
 
 def test_the_python_blocks_of_the_readme_run(root, monkeypatch):

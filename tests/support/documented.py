@@ -346,7 +346,7 @@ def known_options() -> set[str]:
     parsers: Sequence[Any] = [recipe_parser(), launch_command_parser()]
     modules = [
         import_module(f"nuggets_trainer.commands.{name}")
-        for name in ("plan", "score", "select", "diff", "report", "compare")
+        for name in ("inspect", "plan", "score", "select", "diff", "report", "compare")
     ]
     parsers = [*parsers, *(getattr(module, f"make_{module.__name__.split('.')[-1]}_parser")() for module in modules)]
     options = {option for parser in parsers for action in parser._actions for option in action.option_strings}

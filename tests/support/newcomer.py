@@ -53,7 +53,15 @@ SMALLER = {
 }
 # The stand-ins have few rows, and none of them reaches the paper's thresholds.
 OF_STAND_INS = {r"recipes/train\.py --config configs/(paper/)?alpaca_": "--threshold 0.2 --num_anchors 20"}
-RUN = {"nuggets", "nuggets configs", "nuggets diff", "nuggets report", "nuggets score", "nuggets select"}
+RUN = {
+    "nuggets",
+    "nuggets configs",
+    "nuggets diff",
+    "nuggets inspect",
+    "nuggets report",
+    "nuggets score",
+    "nuggets select",
+}
 RUN |= {"recipes/follows.py", "source", *APPENDED}
 # Patterns of commands and of statements of Python blocks. The first pattern that matches counts.
 NOT_RUN = {

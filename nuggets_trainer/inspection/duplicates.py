@@ -1,0 +1,38 @@
+"""Rows that say the same as others: as another row of the pool, or as an anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import Row
+from nuggets_trainer.inspection.facts import Repeats
+
+NUM_GROUPS, NUM_OF_GROUP = 3, 4  # groups that are named, and rows of each
+
+
+def exact_repeats(keys: Sequence[str]) -> Repeats:
+    """Find rows with equal content.
+
+    Args:
+        keys: content hash of each row; "" for a row that cannot be read.
+
+    Example:
+        >>> exact_repeats(["a", "b", "a", "", "", "a"])
+        Repeats(num_rows=2, num_groups=1, examples=((0, 2, 5),))
+    """
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        if key:
+            groups.setdefault(key, []).append(i)
+    repeated = [group for group in groups.values() if len(group) > 1]
+    num_rows = sum(map(len, repeated)) - len(repeated)
+    examples = [tuple(group[:NUM_OF_GROUP]) for group in repeated[:NUM_GROUPS]]
+    return Repeats(num_rows, len(repeated), tuple(examples))
+
+
+def same_texts(pool: Pool, anchors: Sequence[Row]) -> int:
+    """Count the rows of a pool that have the text of an anchor."""
+    texts = {anchor.text_key for anchor in anchors}
+    keys, _ = pool.read_keys()
+    return sum(pool.texts.get(key) in texts for key in keys)

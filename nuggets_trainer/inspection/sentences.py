@@ -1,0 +1,137 @@
+"""The lines of an inspection, for text and HTML alike."""
+
+from __future__ import annotations
+
+from nuggets_trainer.inspection.facts import AnchorsFact, LengthFact, PoolFacts, RowView
+from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL
+from nuggets_trainer.wording import counted, tally
+
+REMARKS = {
+    "reasoning_left_out": "the template leaves out reasoning, in training too",
+    "system_left_out": "the template leaves out a system message, in training too",
+    "as_trained": "shown with its reasoning, as training shows it",
+    "parts_joined": "the contents of messages are lists of parts, which are read as one text",
+    "own_start": "the completion starts where the template shows it, behind the place that TRL finds",
+}
+LENGTH_NAMES = {"row": "rows", "prompt": "prompts", "completion": "completions", "anchor": "anchors"}
+
+
+def summary(facts: PoolFacts) -> list[tuple[str, list[str]]]:
+    """Return label and lines of each part of the summary but columns and lengths."""
+    lines: list[tuple[str, list[str]]] = []
+    if facts.format is not None:
+        lines.append(("format", _format_lines(facts)))
+    if facts.template is not None:
+        template = facts.template
+        lines.append(("template", [f"{template.name}: {template.why}", f"text: {template.source}"]))
+    if facts.anchors is not None:
+        lines.append(("anchors", _anchor_lines(facts.anchors, facts.same_as_anchor)))
+    if facts.format is not None:
+        lines.append(("dropped", _drop_lines(facts)))
+        lines.append(("repeated", _repeat_lines(facts)))
+    if facts.remarks or facts.not_anchors:
+        lines.append(("remarks", _remark_lines(facts)))
+    if facts.problem is not None:
+        lines.append(("problem", [facts.problem]))
+    return lines
+
+
+def length_lines(facts: PoolFacts) -> list[str]:
+    """Return what the lengths mean for scoring and for training."""
+    lines = []
+    if facts.context is not None:
+        lines.append(f"The model reads {facts.context:,} tokens at once: a row and the longest anchor must fit.")
+    if facts.num_cut_in_training:
+        lines.append(
+            f"{counted(facts.num_cut_in_training, 'row is', 'rows are')} longer than {MAX_LENGTH_OF_TRL:,} tokens, "
+            "where training cuts them by default (`max_length`, SFTConfig)."
+        )
+    if 0 < facts.num_rendered < facts.num_rows:
+        lines.append(f"Of {facts.num_rendered:,} rows that were drawn at random.")
+    return lines
+
+
+def length_cells(fact: LengthFact) -> list[str]:
+    """Return one line of the length table."""
+    numbers = (fact.num_rows, fact.shortest, fact.median, fact.percentile_95, fact.longest, fact.total)
+    return [LENGTH_NAMES[fact.of], *(f"{number:,}" for number in numbers)]
+
+
+def row_heading(view: RowView, unit: str) -> str:
+    """Say which row this is, how long it is, and what is scored behind it."""
+    counts = {"candidate": 0, "answer": 0, "scored": 0}
+    for span in view.spans:
+        counts[span.kind] = counts.get(span.kind, 0) + span.num_tokens
+    unit = unit.removesuffix("s")
+    heading = f"row {view.index}"
+    if view.dropped is not None:
+        return f"{heading}: dropped ({view.dropped})"
+    heading += f": prompt {counts['candidate']:,}, completion {counts['answer']:,} {unit}s"
+    if view.anchor is not None:
+        heading += f"; before anchor {view.anchor}, {counted(counts['scored'], unit)} scored"
+    return heading
+
+
+def _format_lines(facts: PoolFacts) -> list[str]:
+    assert facts.format is not None
+    lines = [f"{facts.format.name}: {facts.format.why}"]
+    if facts.format.roles:
+        lines.append(f"roles: {tally(facts.format.roles)}")
+    renamed = []
+    for role, standard in facts.format.renamed_roles.items():
+        renamed.append(f"{role} as {standard}")
+    if renamed:
+        lines.append(f"read as others: {', '.join(renamed)}")
+    return lines
+
+
+def _anchor_lines(anchors: AnchorsFact, same_as_anchor: int) -> list[str]:
+    if anchors.stand_in:
+        return [
+            "none are given, so that a run would choose them from the pool; here "
+            f"{counted(len(anchors.stand_in), 'random row')} stand in for them"
+        ]
+    lines = [f"{anchors.num_anchors:,}, the longest has {anchors.longest:,} tokens"]
+    if anchors.dropped:
+        lines.append(f"not scored: {tally(anchors.dropped)}")
+    if same_as_anchor:
+        rows = counted(same_as_anchor, "row has", "rows have")
+        lines.append(f"{rows} the text of an anchor, on which it is not scored (`exclude_self`)")
+    return lines
+
+
+def _drop_lines(facts: PoolFacts) -> list[str]:
+    if not facts.dropped:
+        of = f"of {facts.num_rendered:,} rendered rows" if facts.num_rendered else f"of {facts.num_rows:,} rows"
+        return [f"none {of}"]
+    lines = []
+    for fact in facts.dropped:
+        named = ", ".join(map(str, fact.examples))
+        more = ", ..." if fact.num_rows > len(fact.examples) else ""
+        lines.append(f"{fact.num_rows:,} {fact.reason}: {fact.meaning} (row {named}{more})")
+    return lines
+
+
+def _repeat_lines(facts: PoolFacts) -> list[str]:
+    lines = []
+    for kind, repeats in facts.duplicates.items():
+        if not repeats.num_rows:
+            lines.append(f"no row equals another one ({kind})")
+            continue
+        groups = []
+        for group in repeats.examples:
+            groups.append(" = ".join(map(str, group)))
+        more = "; ..." if repeats.num_groups > len(repeats.examples) else ""
+        of = counted(repeats.num_groups, "different row")
+        equal = counted(repeats.num_rows, "row equals", "rows equal")
+        lines.append(f"{equal} an earlier one ({kind}; {of}): {'; '.join(groups)}{more}")
+    return lines
+
+
+def _remark_lines(facts: PoolFacts) -> list[str]:
+    lines = []
+    for remark, count in facts.remarks.items():
+        lines.append(f"{counted(count, 'row')}: {REMARKS[remark]}")
+    for reason, count in facts.not_anchors.items():
+        lines.append(f"{counted(count, 'row')} cannot be an anchor ({reason})")
+    return lines
