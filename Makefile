@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 , := ,
 
-.PHONY: setup demo test test-slow lint docs clean
+.PHONY: setup demo test test-slow lint docs package clean
 .NOTPARALLEL:
 
 setup: $(VENV)/.installed
@@ -45,5 +45,11 @@ docs: setup
 	$(BIN)/python -m sphinx -b html --fail-on-warning --keep-going docs docs/_build/html
 	@echo 'The site is in docs/_build/html/index.html'
 
+# A source archive and a wheel, in dist/. The wheel is built from the archive.
+package: setup
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) outputs docs/_build
+	rm -rf $(VENV) outputs docs/_build build dist

@@ -6,7 +6,7 @@ use, so that `nuggets --help` and the pure modules do not wait for torch.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata  # late: it takes longer to import than all of `nuggets --help`
+
         return metadata.version("nuggets_trainer")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

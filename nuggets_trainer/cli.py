@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     if command == "--version":
+        from importlib import metadata
+
         print(f"nuggets_trainer {metadata.version('nuggets_trainer')}")
         return 0
     if command not in COMMANDS:

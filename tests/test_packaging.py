@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -41,6 +43,37 @@ def test_the_wheel_holds_demo_configs_licence_and_types(wheel):
     assert expected | {"nuggets_trainer/py.typed"} <= names
     assert any(name.endswith("LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "recipes/")) for name in names)
+
+
+def test_the_description_has_no_link_into_the_repository(wheel):
+    """A package index shows the README alone, where relative links lead nowhere."""
+    (name,) = [each for each in zipfile.ZipFile(wheel).namelist() if each.endswith(".dist-info/METADATA")]
+    metadata = zipfile.ZipFile(wheel).read(name).decode()
+    assert "Description-Content-Type: text/markdown" in metadata and "Project-URL: Paper" in metadata
+    assert "# nuggets_trainer" in metadata and "```bash" in metadata
+    targets = re.findall(r"\]\(([^)]+)\)", metadata.split("\n\n", 1)[1])
+    assert targets and all(target.startswith("https://") for target in targets), targets
+
+
+def test_links_lead_to_the_repository_where_it_has_an_address():
+    long_description = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["long_description"]
+    page = "![A row](docs/idea.svg) [log](docs/log/a.md#b) [paper](https://arxiv.org) [![R](docs/r.png)](docs/r.md)"
+    host = "https://host/us/it"
+    assert long_description(page, f"{host}/blob/main/") == (
+        f"![A row]({host}/raw/main/docs/idea.svg) [log]({host}/blob/main/docs/log/a.md#b) [paper](https://arxiv.org) "
+        f"[![R]({host}/raw/main/docs/r.png)]({host}/blob/main/docs/r.md)"
+    )
+    assert long_description(page, None).split() == ["log", "[paper](https://arxiv.org)"]
+
+
+def test_every_extra_is_found_by_its_name(wheel):
+    """An extra `lm_eval` was `lm-eval` in the wheel, and pip 23 did not find it."""
+    (name,) = [each for each in zipfile.ZipFile(wheel).namelist() if each.endswith(".dist-info/METADATA")]
+    metadata = zipfile.ZipFile(wheel).read(name).decode()
+    table = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]\n")[1].split("\n[")[0]
+    extras = re.findall(r"^([\w-]+) = \[", table, flags=re.MULTILINE)
+    assert len(extras) >= 8
+    assert sorted(extras) == sorted(re.findall(r"^Provides-Extra: (\S+)", metadata, flags=re.MULTILINE))
 
 
 @pytest.mark.slow

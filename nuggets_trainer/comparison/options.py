@@ -95,7 +95,7 @@ class CompareArguments:
         default=None,
         metadata={
             "help": "Tasks of lm-evaluation-harness that every arm is measured by too, by their names there "
-            "(`pip install nuggets_trainer[lm_eval]`). Tasks of the package load their data from the hub."
+            "(`pip install nuggets_trainer[lm-eval]`). Tasks of the package load their data from the hub."
         },
     )
     lm_eval_args: dict[str, Any] | str | None = field(

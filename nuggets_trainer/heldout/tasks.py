@@ -1,6 +1,6 @@
 """Tasks of lm-evaluation-harness: one value for each document, of a model that is in memory.
 
-The package `lm_eval` is an extra: `pip install nuggets_trainer[lm_eval]`. Names of tasks and of options are its own.
+The package `lm_eval` is an extra: `pip install nuggets_trainer[lm-eval]`. Names of tasks and of options are its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def check_task_options(tasks: Sequence[str] | None, options: Mapping[str, Any] |
     if tasks and importlib.util.find_spec("lm_eval") is None:
         raise ImportError(
             "`lm_eval_tasks` needs lm-evaluation-harness, which is not installed. Run `pip install "
-            "nuggets_trainer[lm_eval]`."
+            "nuggets_trainer[lm-eval]`."
         )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,6 +199,8 @@ def launch(command: str, words: Sequence[str], launcher: Sequence[str], variable
     Returns:
         The exit code of the first process that failed; 0 if none did.
     """
+    import subprocess
+
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -225,6 +225,8 @@ def _code_of(code: int, process: str, command: str) -> int:
     """Return the exit code of a process that failed; say which signal ended it, because it could not say so itself."""
     if code >= 0:
         return code
+    import signal
+
     name = signal.Signals(-code).name
     hint = " The machine may have run out of memory." if name == "SIGKILL" else ""
     print(f"nuggets {command}: {process} was ended by {name}.{hint}", file=sys.stderr)

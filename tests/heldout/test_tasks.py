@@ -12,7 +12,7 @@ from nuggets_trainer.heldout.tasks import HarnessTasks, check_task_options
 from tests.support.harness_tasks import write_tasks
 
 needs_lm_eval = pytest.mark.skipif(
-    importlib.util.find_spec("lm_eval") is None, reason="needs `pip install nuggets_trainer[lm_eval]`"
+    importlib.util.find_spec("lm_eval") is None, reason="needs `pip install nuggets_trainer[lm-eval]`"
 )
 
 

@@ -236,10 +236,10 @@ def _make(rest: list[str]) -> tuple[str, Any]:
 
 def _pip(rest: list[str]) -> tuple[str, Any]:
     table = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]\n")[1].split("\n[")[0]
-    extras = re.findall(r"^(\w+) = \[", table, flags=re.MULTILINE)
+    extras = re.findall(r"^([\w-]+) = \[", table, flags=re.MULTILINE)
     assert rest[0] == "install", rest
     for word in rest[1:]:
-        for named in re.findall(r"^(?:\.|nuggets_trainer)\[([\w,]+)\]", word):
+        for named in re.findall(r"^(?:\.|nuggets_trainer)\[([\w,-]+)\]", word):
             assert set(named.split(",")) <= set(extras), f"the extras are {extras}"
     return "pip", rest
 
