@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from nuggets_trainer.golden.scores import GoldenScores, golden_scores
     from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
     from nuggets_trainer.inspection.inspect_pool import inspect_pool
-    from nuggets_trainer.pipeline.plan_pool import plan_pool
     from nuggets_trainer.pipeline.score_pool import score_pool, score_shard
     from nuggets_trainer.pipeline.select_again import select_again
+    from nuggets_trainer.planning.plan_pool import plan_pool
     from nuggets_trainer.report import write_report
     from nuggets_trainer.report.dataset import push_to_hub, write_dataset
     from nuggets_trainer.store.results import PoolScores
@@ -38,7 +38,7 @@ _MODULES = {
     "inspect_pool": "inspection.inspect_pool",
     "load_rows": "data.loading",
     "load_scorer": "engine.loading",
-    "plan_pool": "pipeline.plan_pool",
+    "plan_pool": "planning.plan_pool",
     "push_to_hub": "report.dataset",
     "score_pool": "pipeline.score_pool",
     "score_shard": "pipeline.score_pool",

@@ -42,10 +42,11 @@ ROOMS = {
     "engine": Room(may={"prompts.segment", "demo"}, types_only={"config"}, never={"trl"}),
     "store": Room(may={"config", "golden", "data", "engine"}, types_only={"prompts"}, never={"trl"}),
     "scoring": Room(may={"config", "golden", "racing", "data", "prompts", "engine", "store"}, never={"trl"}),
-    "signals": Room(may={"config", "data", "prompts", "engine", "store", "scoring"}, never={"trl"}),
+    "signals": Room(may={"config", "golden", "data", "prompts", "engine", "store", "scoring"}, never={"trl"}),
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
+    "planning": Room(may={*BELOW_PIPELINE, "pipeline"}, never={"trl"}),
     "inspection": Room(
         may={"config", "demo", "data", "prompts", "engine", "store", "report", "pipeline"},
         types_only={"scoring"},
@@ -57,7 +58,7 @@ ROOMS = {
     "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis", "heldout"}),
     "launch": Room(may=set(), never={"trl", "transformers", "datasets", "numpy", "pandas"}),
     "commands": Room(
-        may={*BELOW_PIPELINE, "pipeline", "inspection", "training", "comparison", "evaluation", "launch"}
+        may={*BELOW_PIPELINE, "pipeline", "planning", "inspection", "training", "comparison", "evaluation", "launch"}
     ),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}

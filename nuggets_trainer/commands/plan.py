@@ -67,7 +67,7 @@ def run(
 ) -> None:
     """Measure, and print the plan."""
     check_places(rows, scorer, config)
-    from nuggets_trainer.pipeline.plan_pool import plan_pool
+    from nuggets_trainer.planning.plan_pool import plan_pool
 
     with stdout_kept_for_result() as stdout:
         model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)

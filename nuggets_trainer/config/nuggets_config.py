@@ -6,12 +6,12 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from nuggets_trainer.config.anchor_options import AnchorOptions
+from nuggets_trainer.config.anchor_options import AUTO, AnchorOptions
 from nuggets_trainer.config.diversity_options import DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
 from nuggets_trainer.config.removed import explain_removed
 from nuggets_trainer.config.requirement import MODEL_SIGNALS, TOTAL_TOKENS
-from nuggets_trainer.config.rule_options import RuleOptions
+from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RuleOptions
 from nuggets_trainer.config.scorer_model_options import ScorerModelOptions
 from nuggets_trainer.config.scoring_options import ScoringOptions
 from nuggets_trainer.config.training_options import TrainingOptions
@@ -70,26 +70,41 @@ class NuggetsConfig(
     @property
     def wants_row_signals(self) -> bool:
         """Whether the signals of each row by itself that take forward passes are computed."""
-        return self.row_signals or self.ica or any(name in MODEL_SIGNALS for name in self._required_columns)
+        return self.row_signals or self.ica or any(name in MODEL_SIGNALS for name in self._signals_read)
 
     @property
     def wants_total_tokens(self) -> bool:
         """Whether the tokens of each row by itself are counted."""
-        return self.max_tokens is not None or self.row_signals or TOTAL_TOKENS in self._required_columns
+        return self.max_tokens is not None or self.row_signals or TOTAL_TOKENS in self._signals_read
 
     @property
     def wants_ica(self) -> bool:
         """Whether each row is scored after anchors too."""
-        return self.ica or "ica" in self._required_columns
+        return self.ica or "ica" in self._signals_read
 
     @property
-    def _required_columns(self) -> tuple[str, ...]:
+    def scores_pairs(self) -> bool:
+        """Whether pairs are scored: a ranking by a signal of each row needs none."""
+        return self.rank_by not in RANK_BY_SIGNALS
+
+    @property
+    def needs_anchors(self) -> bool:
+        """Whether something is measured on anchors."""
+        signals = {"similarity", "ica"}.intersection(self._signals_read)
+        return self.scores_pairs or self.row_signals or self.ica or bool(signals)
+
+    @property
+    def _signals_read(self) -> tuple[str, ...]:
+        """Columns that the condition names, and the signal that rows are ranked by."""
         requirement = self.requirement
-        return () if requirement is None else requirement.columns
+        names = () if requirement is None else requirement.columns
+        return names if self.scores_pairs else (self.rank_by, *names)
 
     @property
     def schedule_in_force(self) -> str:
-        """`race` or `exact`."""
+        """`race` or `exact`, or `none` if no pair is scored."""
+        if not self.scores_pairs:
+            return "none"
         if self.schedule != "auto":
             return self.schedule
         return "exact" if self.every_pair_for else "race"
@@ -116,8 +131,39 @@ class NuggetsConfig(
                 f"A race leaves out pairs, but with {' and '.join(self.every_pair_for)} the golden set depends on all "
                 "of them. Leave `schedule` at `auto`."
             )
+        if not self.scores_pairs:
+            self._check_without_pairs()
         if self.reselect != "no" and self.scorer_model is not None:
             raise ValueError(
                 "`reselect` scores with the model that is being tuned, but `scorer_model` scores with another one, "
                 "whose scores never change. Drop one of the two."
+            )
+
+    def _check_without_pairs(self) -> None:
+        """Refuse options that a ranking by a signal of each row cannot obey.
+
+        Raises:
+            ValueError: for an option that needs pairs, and for a choice during training.
+        """
+        requirement = self.requirement
+        needs_pairs = {
+            f"coverage_weight={self.coverage_weight}": self.coverage_weight is not None,
+            f"schedule={self.schedule}": self.schedule != "auto",
+            f"num_anchors={AUTO}": self.num_anchors == AUTO,
+            f"combine_anchor_sets={self.combine_anchor_sets}": self.combine_anchor_sets != "mean",
+            "signal_check=True": bool(self.signal_check),
+            "stop_if_unreliable=True": self.stop_if_unreliable,
+            f"require={self.require!r}": requirement is not None and requirement.needs_scores,
+        }
+        for option, is_given in needs_pairs.items():
+            if is_given:
+                raise ValueError(
+                    f"`{option}` needs scored pairs, but `rank_by={self.rank_by}` is a signal of each row, and no "
+                    "pair is scored. Leave it out, or rank by `golden_score` or a gain."
+                )
+        if self.reselect != "no":
+            raise ValueError(
+                f"`reselect={self.reselect}` scores with the model that is being tuned, whose signals follow the rows "
+                f"that it was tuned on, so `rank_by={self.rank_by}` would choose these again. Rank by `golden_score` "
+                "or a gain, or leave `reselect` out."
             )

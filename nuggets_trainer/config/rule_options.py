@@ -12,7 +12,7 @@ from nuggets_trainer.config.requirement import Requirement
 
 RULES = ("top_fraction", "top_k", "threshold", "max_tokens")
 RANK_BY = ("golden_score", "gain", "mean_gain")
-RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # of a row by itself, for `nuggets select`
+RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # of a row by itself: no pair is scored
 # Cherry LLM takes the highest IFD up to 1: above it, a prompt makes its own completion less likely.
 MOST_IFD = "ifd <= 1"
 DEFAULT_TOP_FRACTION = 0.1  # near the paper's best region on Alpaca, 10 to 14%
@@ -57,9 +57,10 @@ class RuleOptions(OptionGroup):
             "and a model of 135M parameters, 0.94 instead of 0.89 with a base model of 270M), so take it where "
             "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
             "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
-            "`race_recall`. `nuggets select` also ranks by signals of each row, which need no pair: the lowest "
-            "`loss`, the highest `ifd` up to 1 (Cherry LLM), the highest `similarity` to the anchors, the highest "
-            "`ica`, the highest `num_tokens`.",
+            "`race_recall`. Or a signal of each row by itself, as a cheap baseline: the lowest `loss`, the highest "
+            "`ifd` up to 1 (Cherry LLM), the highest `similarity` to the anchors (RDS+), the highest `ica`, the "
+            "highest `num_tokens`. A run that ranks by a signal scores no pair and takes two short forward passes a "
+            "row; only `similarity` and `ica` need anchors.",
             "choices": [*RANK_BY, *RANK_BY_SIGNALS],
         },
     )

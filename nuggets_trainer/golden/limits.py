@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 ROUNDING = 1e-5  # more than a cosine in float32 is off by: 2.5e-7 at 64 to 8,192 dimensions
+NO_SIGNAL = "no_signal"  # reason of a row without the signal that rows are ranked by
 FAILS_REQUIRE = "fails_require"  # reason to leave out a row that does not meet the user's condition
 
 

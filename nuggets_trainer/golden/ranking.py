@@ -32,12 +32,25 @@ class RankedValue:
     decimals: int
     sign: int = 1
 
-    def of(self, scores: GoldenScores, signal: Floats | None = None) -> Floats:
-        """Return the value of each row, `(n,)`, NaN where the row has none; `signal` is the value if it is one."""
-        if signal is not None:
-            return signal
+    @property
+    def is_signal(self) -> bool:
+        """Whether it is a signal of the row itself, which no pair decides."""
+        return not self.error
+
+    def of(self, scores: GoldenScores) -> Floats:
+        """Return the value of each row, `(n,)`, NaN where the row has none; `scores.signals` has the signals."""
+        if self.is_signal:
+            signals: dict[str, Floats] = getattr(scores, "signals")  # noqa: B009 - stored scores and those of a pool
+            return signals[self.name]
         values: Floats = getattr(scores, self.name)
         return values
+
+    def error_of(self, scores: GoldenScores) -> Floats:
+        """Return the standard error of each value, `(n,)`; NaN where it is not known, as for a signal."""
+        if self.is_signal:
+            return np.full(len(scores.golden_score), np.nan)
+        errors: Floats = getattr(scores, self.error)
+        return errors
 
     def write(self, value: float) -> str:
         """Write a value or its standard error, without the unit.
@@ -69,17 +82,16 @@ def ranked_value(rank_by: str) -> RankedValue:
     return (RANKED_VALUES | SIGNAL_VALUES)[rank_by]
 
 
-def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score", signal: Floats | None = None) -> Ints:
-    """Rank all candidates that have a score.
+def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score") -> Ints:
+    """Rank all candidates that have a value.
 
     Candidates are ordered by the chosen value (highest first), then by mean gain, or by golden score if a gain is the
     chosen value (highest first), then by pool index (lowest first). This order is total, so it is the same on every
     machine.
 
     Args:
-        scores: scores of the whole pool, `(n,)`.
+        scores: scores of the whole pool, `(n,)`; for a signal, `signals` of them has it.
         rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or the name of a signal.
-        signal: the signal, `(n,)`, NaN for rows without one; None for the other values.
 
     Returns:
         Pool indices, best first.
@@ -92,7 +104,7 @@ def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score", signal:
         ([0, 1], [1, 0])
     """
     ranked = ranked_value(rank_by)
-    values, tie_breaker = ranked.of(scores, signal), getattr(scores, ranked.tie_breaker)
+    values, tie_breaker = ranked.of(scores), getattr(scores, ranked.tie_breaker)
     order = np.lexsort((np.arange(len(values)), -tie_breaker, -ranked.sign * values))
     return order[~np.isnan(values[order])].astype(np.int64)
 

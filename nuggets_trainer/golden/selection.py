@@ -105,6 +105,8 @@ class GoldenSet:
             rule += f": {self.num_tokens:,} tokens"
         ties = counted(self.ties_at_cut, "candidate ties", "candidates tie")
         what, how = "this", f"by {RANKED_VALUES[self.ranked.tie_breaker].words}, then index"
+        if np.isnan(self.golden_score).all():  # no pair was scored
+            how = "by index"
         if self.spread:
             what, how = "coverage", "by coverage"
         parts = [
@@ -177,13 +179,13 @@ def select_golden_set(
     diversity: Diversity | None = None,
     rank_by: str = "golden_score",
     passes: Bools | None = None,
-    signal: Floats | None = None,
     total_tokens: Floats | None = None,
 ) -> GoldenSet:
     """Keep the best candidates by one rule.
 
     Args:
-        scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race.
+        scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race. For a
+            signal, `signals` of them has it.
         rule: name and value of the rule. `("top_fraction", f)` keeps `max(1, round(f * candidates))` rows,
             `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t, `("max_tokens", b)` the
             best rows until the next one would pass b tokens.
@@ -192,7 +194,6 @@ def select_golden_set(
         rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or a signal.
         passes: whether each row may be chosen, `(n,)`; None if all may. `num_candidates` counts rows that may, and
             what the golden set says of all candidates is said of these.
-        signal: the signal that `rank_by` names, `(n,)`, NaN for rows without one; None for the other values.
         total_tokens: tokens of each row, `(n,)`, prompt and completion; read for `max_tokens` alone.
 
     Returns:
@@ -211,7 +212,7 @@ def select_golden_set(
         ([2], 1.0, 2, 1)
     """
     ranked = ranked_value(rank_by)
-    values, order = ranked.of(scores, signal), rank_candidates(scores, rank_by, signal)
+    values, order = ranked.of(scores), rank_candidates(scores, rank_by)
     passed_over: dict[str, int] = {}
     if passes is not None:
         passed_over[FAILS_REQUIRE] = int((~passes[order]).sum())
@@ -259,6 +260,6 @@ def select_golden_set(
         groups=chosen.groups,
         rank_by=rank_by,
         pool_mean=pool_mean,
-        signal=None if signal is None else signal[kept],
+        signal=values[kept] if ranked.is_signal else None,
         num_tokens=None if tokens is None else int(tokens[chosen.places].sum()),
     )

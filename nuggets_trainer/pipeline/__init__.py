@@ -1,4 +1,4 @@
-"""The stages composed: score a pool, plan it, check the scorer, select again.
+"""The stages composed: score a pool, check the scorer, select again.
 
 Does not know TRL, trainers or the command line.
 """

@@ -16,7 +16,6 @@ from nuggets_trainer.config.anchor_options import check_combination
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import known_columns
 from nuggets_trainer.config.row_options import RowOptions
-from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import check_adapters_act_inside, inner_model
@@ -111,18 +110,9 @@ def make_request(
         adapter: whether the model scores with its adapters as they are.
 
     Raises:
-        ValueError: if rows would be ranked by a signal alone, if anchors cannot be combined or raced as the config
+        ValueError: if anchors cannot be combined or raced as the config
             asks, if the pool lacks the column `group_by`, or if tokenizer or rows lack what the template needs.
     """
-    if config.rank_by in RANK_BY_SIGNALS:
-        option = "row_signals"
-        if config.rank_by == "ica":
-            option = "ica"
-        raise ValueError(
-            f"`rank_by={config.rank_by}` ranks by a signal of each row, which needs no pair, but a run scores pairs. "
-            f"Run it with `--{option} true` in place of `rank_by`, and then `nuggets select SCORE_DIR --rank_by "
-            f"{config.rank_by}`."
-        )
     sets = anchors or {}
     check_combination(config.combine_anchor_sets, max(1, len(sets)))
     if config.requirement is not None:
@@ -204,7 +194,7 @@ def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
 
 def _with_schedule(config: NuggetsConfig, anchors: AnchorPools) -> NuggetsConfig:
     """Set `schedule` to `exact` if there are several anchor sets, which a config need not know of."""
-    if len(anchors) <= 1 or config.schedule_in_force == "exact":
+    if len(anchors) <= 1 or config.schedule_in_force != "race":
         return config
     if config.schedule == "race":
         raise ValueError(

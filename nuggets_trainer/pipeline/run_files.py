@@ -17,14 +17,14 @@ NUM_LOOKED_THROUGH = 5000  # rows of the golden set
 
 if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
-    from nuggets_trainer.scoring.rendering import Rendered
+    from nuggets_trainer.scoring.rendering import Candidates
     from nuggets_trainer.scoring.session import ScoringSession
     from nuggets_trainer.store.results import PoolScores
 
 
 def write_run_files(
     session: ScoringSession,
-    rendered: Rendered,
+    rows: Candidates,
     scores: PoolScores,
     golden_set: GoldenSet,
     pilot: Sequence[int],
@@ -35,7 +35,7 @@ def write_run_files(
 
     Args:
         session: session that is over.
-        rendered: anchors and candidates.
+        rows: anchors and candidates.
         scores: scores of the n pool rows.
         golden_set: the golden set.
         pilot: pool indices of the random rows that a race scored on all anchors; empty after an exact run.
@@ -43,7 +43,7 @@ def write_run_files(
         found: what the run has found out besides the scores, for run.json.
     """
     score_dir, tokenizer = session.request.score_dir, session.request.tokenizer
-    anchor_set = rendered.anchor_set
+    anchor_set = rows.anchor_set
     anchor_rows = dict(zip(anchor_set.usable, anchor_set.rows, strict=True))
 
     def decode(ids: list[int]) -> str:
@@ -51,7 +51,7 @@ def write_run_files(
 
     found = {**found, "contents": _contents(session, golden_set, decode)}
     write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
-    write_run_info(score_dir, _facts(session, rendered, model_name, found), session.pool, scores, golden_set)
+    write_run_info(score_dir, _facts(session, rows, model_name, found), session.pool, scores, golden_set)
 
 
 def _contents(session: ScoringSession, golden_set: GoldenSet, decode: Callable[[list[int]], str]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _contents(session: ScoringSession, golden_set: GoldenSet, decode: Callable[[
     return look_through(texts())
 
 
-def _facts(session: ScoringSession, rendered: Rendered, model_name: str, found: dict[str, Any]) -> RunFacts:
+def _facts(session: ScoringSession, rows: Candidates, model_name: str, found: dict[str, Any]) -> RunFacts:
     return RunFacts(
         model=model_name,
         config=session.config,
@@ -82,7 +82,7 @@ def _facts(session: ScoringSession, rendered: Rendered, model_name: str, found: 
         engine_path=session.engine.path,
         tokens_per_batch=session.engine.tokens_per_batch,
         found=found,
-        remarks=rendered.remarks,
+        remarks=rows.remarks,
     )
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,38 +20,29 @@ from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
+from nuggets_trainer.pipeline.computed import Computed, compute_signals, make_pool_scores, score_pairs
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
-from nuggets_trainer.pipeline.early_look import PilotLook
 from nuggets_trainer.pipeline.request import check_selectable, read_request
-from nuggets_trainer.pipeline.row_filter import rows_that_pass
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import write_run_files
 from nuggets_trainer.pipeline.stages import (
-    leave_out_failing,
     num_choosable,
-    prepare_run,
     render_selectable,
-    rows_in_budget,
-    signals_of_rows,
     signals_of_the_model,
-    with_top_k,
 )
 from nuggets_trainer.report import log_warnings, warn_instead_of_raising, write_report
-from nuggets_trainer.scoring.collect import Collected, Outcome, collect
 from nuggets_trainer.scoring.embeddings import candidate_embeddings
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.progress import tell
-from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
-from nuggets_trainer.signals.row_signals import Signals
+from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
 
 if TYPE_CHECKING:
     import torch
 
-logger = logging.getLogger(__name__)
 result_logger = logging.getLogger(f"{__name__}.result")  # for programs that print the result themselves
 
 
@@ -132,80 +122,29 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
     started = time.monotonic()
     pool = request.pool
     check_selectable(request.config, len(pool), pool.read_keys()[1])
-    with open_session(model, request) as session:
-        anchors = anchors_of(session)
-        rendered = render_selectable(session, anchors.anchor_set, range(len(pool)))
-        with exit_on_sigterm():
-            signals = signals_of_rows(session, rendered)
-            rendered = leave_out_failing(session, rendered, signals)
-            by_number, raced = _in_rows(session, rendered, signals)
-            look = PilotLook(by_number, rendered, may_stop)
-            run = prepare_run(raced, rendered, Watch())
-            run.score(after_pilot=look)
-            outcome = run.read_outcome()
-            embeddings = None
-            if request.config.max_similarity is not None:
-                embeddings = candidate_embeddings(session, rendered.candidates)
-        num_pairs = anchors.num_pairs + look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
-    look_found = None if look.found is None else look.found.to_dict()
-    found = {"auto_anchors": anchors.why, "early_look": look_found}
+    with open_session(model, request) as session, exit_on_sigterm():
+        scores_pairs = request.config.scores_pairs
+        result = score_pairs(session, may_stop) if scores_pairs else compute_signals(session)
+        embeddings = None
+        if request.config.max_similarity is not None:
+            embeddings = candidate_embeddings(session, result.rows.candidates)
 
     def finish() -> tuple[PoolScores, GoldenSet]:
-        assert outcome is not None
-        result = _Result(session, rendered, outcome, signals, found, num_pairs, time.monotonic() - started)
-        return _choose_and_write(result, embeddings, model.config._name_or_path)
+        return _choose_and_write(result, embeddings, model.config._name_or_path, time.monotonic() - started)
 
     return session.ranks.on_main(finish)
 
 
-def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:
-    """Give a token budget as numbers of rows: about as many as it will keep, and the most that it can keep.
-
-    A race has to tell apart the most: a golden set within the budget is the beginning of their ranking.
-    """
-    budget = rows_in_budget(session, rendered, signals)
-    if budget is None:
-        return session, session
-    if session.ranks.is_main:
-        tell(logger, "%s", budget.describe())
-    return with_top_k(session, budget.expected), with_top_k(session, budget.most)
-
-
-@dataclass(frozen=True, eq=False)
-class _Result:
-    """What scoring a pool has given, on the main process."""
-
-    session: ScoringSession
-    rendered: Rendered
-    outcome: Outcome
-    signals: Signals
-    found: dict[str, Any]  # what run.json says of the anchors' number and of the early look
-    num_pairs: int
-    seconds: float
-
-
 def _choose_and_write(
-    result: _Result, embeddings: npt.NDArray[np.float32] | None, model_name: str
+    result: Computed, embeddings: npt.NDArray[np.float32] | None, model_name: str, seconds: float
 ) -> tuple[PoolScores, GoldenSet]:
-    """Make scores of the log-probs, choose the golden set, write the result files and the report."""
-    session, rendered = result.session, result.rendered
+    """Make scores of what was computed, choose the golden set, write the result files and the report."""
+    session = result.session
     pool, config, score_dir = session.pool, session.config, session.request.score_dir
-    candidates = np.array(rendered.candidates, dtype=np.int64)
-    collected = collect(
-        result.outcome,
-        rendered.anchor_set,
-        candidates,
-        rendered.keys,
-        len(pool),
-        config.combine_anchor_sets,
-        session.scratch,
-    )
-    dropped = rendered.dropped | collected.dropped
+    scores, one_shot, pilot = make_pool_scores(result, seconds)
+    dropped = {i: reason for i, reason in enumerate(scores.dropped) if reason is not None}
     check_selectable(config, len(pool), dropped)  # again: rows without a finite log-prob are dropped now
-    scores = _pool_scores(result, collected, dropped)
-    diversity = diversity_of(
-        config, row_groups(pool, config), embeddings, collected.anchors.zero_shot, collected.one_shot
-    )
+    diversity = diversity_of(config, row_groups(pool, config), embeddings, scores.anchors.zero_shot, one_shot)
     golden_set = select_golden_set(
         scores,
         config.selection_rule,
@@ -216,32 +155,16 @@ def _choose_and_write(
         total_tokens=scores.signals.get(TOTAL_TOKENS),
     )
     about = {"pool_sha256": pool.content_hash, "pool_format": pool.format}
-    write_results(score_dir, scores, collected.one_shot, golden_set, about)
+    write_results(score_dir, scores, one_shot, golden_set, about)
     for line in describe_results(scores, golden_set):
         tell(result_logger, "%s", line)
     with warn_instead_of_raising(score_dir):
-        write_run_files(session, rendered, scores, golden_set, collected.pilot, model_name, result.found)
+        write_run_files(session, result.rows, scores, golden_set, pilot, model_name, result.found)
         report = write_report(score_dir)
         result_logger.info("verdict: %s", report["verdict"]["sentence"])
         log_warnings(report["cautions"], score_dir)
         scores = dataclasses.replace(scores, cautions=report["cautions"], verdict=report["verdict"])
     return scores, golden_set
-
-
-def _pool_scores(result: _Result, collected: Collected, dropped: dict[int, str]) -> PoolScores:
-    config = result.session.config
-    by_set = {name: own.golden_score for name, own in collected.by_set.items()}
-    return PoolScores(
-        **vars(collected.scores),
-        upper_bound=collected.upper_bound,
-        dropped=[dropped.get(i) for i in range(len(result.session.pool))],
-        anchors=collected.anchors,
-        by_set=collected.by_set,
-        signals=result.signals,
-        meets_require=rows_that_pass(config.requirement, collected.scores, by_set, result.signals),
-        num_pairs_scored=result.num_pairs,
-        seconds=result.seconds,
-    )
 
 
 def score_shard(
@@ -276,19 +199,14 @@ def score_shard(
     number, num_shards = shard
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
     # Options that need the whole pool are for the job that writes the results.
-    config = dataclasses.replace(request.config, schedule="exact", max_similarity=None)
+    config = dataclasses.replace(request.config, max_similarity=None)
+    if config.scores_pairs:
+        config = dataclasses.replace(config, schedule="exact")
     request = dataclasses.replace(request, config=config)
     rows = range(number, len(request.pool), num_shards)
     check_selectable(config, len(request.pool), request.pool.read_keys()[1])
-    with open_session(model, request) as session:
-        rendered = render_selectable(session, anchors_of(session).anchor_set, rows)
-        with exit_on_sigterm():
-            if config.wants_row_signals:
-                signals_of_the_model(session, rendered)  # the store keeps them
-            run = ExactRun(session, rendered, Watch())
-            run.score()
-            run.read_outcome()  # says if the other ranks' pairs are not there
-        num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
+    with open_session(model, request) as session, exit_on_sigterm():
+        num_pairs = _score_part(session, rows)
     if session.ranks.is_main:
         tell(
             result_logger,
@@ -300,3 +218,17 @@ def score_shard(
             f"{len(rows):,}",
         )
     return num_pairs
+
+
+def _score_part(session: ScoringSession, rows: Sequence[int]) -> int:
+    """Score some rows of the pool into the store; return the number of pairs computed, by all ranks."""
+    if not session.config.scores_pairs:
+        signals_of_the_model(session, readable_rows(session, anchors_for_signals(session)[0], rows))
+        return 0
+    rendered = render_selectable(session, anchors_of(session).anchor_set, rows)
+    if session.config.wants_row_signals:
+        signals_of_the_model(session, rendered)  # the store keeps them
+    run = ExactRun(session, rendered, Watch())
+    run.score()
+    run.read_outcome()  # says if the other ranks' pairs are not there
+    return sum(session.ranks.gather([run.scorer.num_pairs]))

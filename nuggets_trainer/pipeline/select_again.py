@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import numpy.typing as npt
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RULES
-from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.golden.limits import FAILS_REQUIRE, NO_SIGNAL
 from nuggets_trainer.golden.ranking import RANKED_VALUES, SIGNAL_VALUES, RankedValue, most_within, written_rule
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
-from nuggets_trainer.pipeline.row_filter import check_computed, rows_that_pass_stored
+from nuggets_trainer.pipeline.row_filter import AGAIN, check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
@@ -54,6 +55,11 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
     stored = read_scores(score_dir)
     if config.rank_by in RANK_BY_SIGNALS:
         return _choose_by_signal(stored, config, run_config)
+    if not stored.num_anchors.any():
+        raise ValueError(
+            f"`rank_by={config.rank_by}` needs scored pairs, but the run in {score_dir} ranked rows by "
+            f"`{run_config.get('rank_by')}` and scored none. {AGAIN} and with `--rank_by {config.rank_by}`."
+        )
     passes = rows_that_pass_stored(stored, config.requirement, run_config)
     return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes)
 
@@ -64,9 +70,10 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
     passes = rows_that_pass_stored(stored, config.requirement, run_config, need_pairs=False)
     signal, rule = stored.signals[config.rank_by], config.selection_rule
     tokens = _tokens_for(stored, rule)
-    # A row that failed the condition of the run was dropped for that alone.
-    is_dropped = (stored.reason >= 0) & ~stored.dropped_as(FAILS_REQUIRE)
+    # A row that failed the condition of the run, or lacked the signal that it ranked by, was dropped for that alone.
+    is_dropped = (stored.reason >= 0) & ~stored.dropped_as(FAILS_REQUIRE) & ~stored.dropped_as(NO_SIGNAL)
     signal = np.where(is_dropped, np.nan, signal)
+    stored = dataclasses.replace(stored, signals={**stored.signals, config.rank_by: signal})
     has_value = ~np.isnan(signal)
     if passes is not None:
         has_value &= passes
@@ -77,7 +84,7 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
         if config.requirement is not None:
             condition = f" and meet `{config.requirement.text}`"
         raise ValueError(f"`{rule[0]}={rule[1]:g}` is too much: {num_choosable:,} rows have a {words}{condition}.")
-    return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, signal=signal, total_tokens=tokens)
+    return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, total_tokens=tokens)
 
 
 def _tokens_for(stored: StoredScores, rule: tuple[str, float]) -> npt.NDArray[np.float64] | None:

@@ -19,7 +19,7 @@ from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.race_run import RaceRun
-from nuggets_trainer.scoring.rendering import Rendered, render_pool
+from nuggets_trainer.scoring.rendering import Candidates, Rendered, render_pool
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.signals.examples import ExampleContexts
@@ -78,7 +78,7 @@ def _too_long_hint(session: ScoringSession, anchor_set: AnchorSet) -> str:
     return f"{hint} Shorten the rows, or score with a model of a longer context."
 
 
-def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
+def signals_of_rows(session: ScoringSession, rows: Candidates) -> Signals:
     """Compute the signals of all candidates: those of the text, and those that take forward passes if wanted.
 
     All ranks must call it.
@@ -90,11 +90,11 @@ def signals_of_rows(session: ScoringSession, rendered: Rendered) -> Signals:
     Raises:
         ValueError: if `ica` is wanted and no anchor fits half of the model's context.
     """
-    signals = repetitions_of_rows(session, rendered.candidates)
+    signals = repetitions_of_rows(session, rows.candidates)
     if session.config.wants_total_tokens:
-        signals |= total_tokens(session, rendered)
+        signals |= total_tokens(session, rows)
     if session.config.wants_row_signals:
-        signals |= signals_of_the_model(session, rendered)
+        signals |= signals_of_the_model(session, rows)
     return signals
 
 
@@ -118,14 +118,14 @@ def repetitions_of_rows(session: ScoringSession, candidates: Sequence[int]) -> S
     return {"repetition": column}
 
 
-def signals_of_the_model(session: ScoringSession, rendered: Rendered) -> Signals:
+def signals_of_the_model(session: ScoringSession, rows: Candidates) -> Signals:
     """Compute the signals that take forward passes; all ranks must call it."""
     contexts = None
     if session.config.wants_ica:
-        contexts = ExampleContexts(session, rendered.anchor_set)
-    signals: Signals = row_signals(session, rendered.anchor_set, rendered.candidates) or {}
+        contexts = ExampleContexts(session, rows.anchor_set)
+    signals: Signals = row_signals(session, rows.anchor_set, rows.candidates) or {}
     if contexts is not None:
-        in_context = in_context_losses(session, contexts, rendered.candidates)
+        in_context = in_context_losses(session, contexts, rows.candidates)
         if in_context is not None:
             signals["ica"] = signals["loss"] - in_context
     return signals
@@ -156,7 +156,7 @@ def leave_out_failing(session: ScoringSession, rendered: Rendered, signals: Sign
 
     failing = set(session.ranks.on_main(find_failing))
     dropped = rendered.dropped | dict.fromkeys(failing, FAILS_REQUIRE)
-    check_selectable(config, len(session.pool), dropped, _hint(config.require))
+    check_selectable(config, len(session.pool), dropped, _hint(requirement.text))
     if config.schedule_in_force == "exact":
         return rendered
     candidates, keys = [], []
@@ -259,17 +259,17 @@ def num_choosable(config: NuggetsConfig, scores: PoolScores, dropped: Mapping[in
     Raises:
         ValueError: if no row is left, or fewer than `top_k`.
     """
-    passes = scores.meets_require
-    if passes is None:
+    passes, requirement = scores.meets_require, config.requirement
+    if passes is None or requirement is None:
         return len(scores) - len(dropped)
     failing = dict.fromkeys(np.flatnonzero(~passes).tolist(), FAILS_REQUIRE)
     left_out = {**failing, **dropped}
-    check_selectable(config, len(scores), left_out, _hint(config.require))
+    check_selectable(config, len(scores), left_out, _hint(requirement.text))
     return len(scores) - len(left_out)
 
 
-def _hint(require: str | None) -> str:
-    return f" The rows must meet `require={require!r}`."
+def _hint(condition: str) -> str:
+    return f" The rows must meet `require={condition!r}`."
 
 
 def prepare_run(session: ScoringSession, rendered: Rendered, watch: Watch) -> ExactRun | RaceRun:

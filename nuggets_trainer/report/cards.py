@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
-from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, written_rule
+from nuggets_trainer.golden.ranking import RankedValue, ranked_value, written_rule
 from nuggets_trainer.report.card_fields import dataset_head, with_fields
 from nuggets_trainer.store.hub_cache import hub_model_name
 from nuggets_trainer.store.results import count_reasons
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 SECTION = "## How the training data was chosen"
 NUGGETS = "[Nuggets](https://arxiv.org/abs/2312.10302)"
+# What a signal of the row itself is, as a clause; the rows are ranked from the best to the worst.
+SIGNALS = {
+    "loss": "the lowest mean negative log-prob per token of {scorer} for their completions behind their prompts",
+    "ifd": "the highest loss of {scorer} behind the prompt, divided by that without it, up to 1",
+    "similarity": "the highest mean cosine between the embeddings of the row and of the anchors by {scorer}",
+    "ica": "how much more likely {scorer} finds their completions after anchors as examples",
+    "num_tokens": "the most scored tokens of the completion",
+}
 CITATION = """@inproceedings{li2024nuggets,
   title  = {One-Shot Learning as Instruction Data Prospector for Large Language Models},
   author = {Li, Yunshui and Hui, Binyuan and Xia, Xiaobo and Yang, Jiaxi and Yang, Min and Zhang, Lei and Si, Shuzheng
@@ -70,9 +78,7 @@ def selection_section(
     num_dropped = golden_set.num_rows - golden_set.num_candidates - num_failing
     lines = {
         "selection rule": _rule(golden_set.rule, ranked, golden_set.num_tokens),
-        f"{ranked.words} at the cut": (
-            f"{ranked.write(golden_set.cut)}{ranked.unit}, standard error {ranked.write(golden_set.value_error[-1])}"
-        ),
+        f"{ranked.words} at the cut": _cut(golden_set),
         "tied at the cut": f"{counted(golden_set.ties_at_cut, 'row')}, {golden_set.ties_kept:,} of them kept",
         "dropped": f"{counted(num_dropped, 'row')} that could not be scored{_reasons(scores)}",
         "anchors": _anchors(config, scores),
@@ -90,7 +96,7 @@ def selection_section(
         lines["chosen again during training"] = counted(num_reselections, "time")
     text = (
         f"Of {counted(golden_set.num_rows, 'row')}{_of_sources(sources)}, {len(golden_set):,} were kept by their "
-        f"{ranked.words} ({NUGGETS}): {_meaning(ranked, 'anchor tasks', 'the scorer model')}."
+        f"{ranked.words}{_method(ranked)}: {_meaning(ranked, 'anchor tasks', 'the scorer model')}."
     )
     parts = [SECTION, text, *_trust(verdict or {}), _table(lines), "Selected with nuggets_trainer."]
     return "\n\n".join(parts) + "\n"
@@ -130,8 +136,31 @@ def _rule(rule: Sequence[Any], ranked: RankedValue, num_tokens: int | None) -> s
     return written if ranked.name == "golden_score" else f"{written}, rank_by={ranked.name}"
 
 
+def _cut(golden_set: GoldenSet) -> str:
+    """Write the value of the last row kept, with its standard error unless it is a signal."""
+    ranked = golden_set.ranked
+    value = f"{ranked.write(golden_set.cut)}{ranked.unit}"
+    if ranked.is_signal:
+        return value
+    return f"{value}, standard error {ranked.write(golden_set.value_error[-1])}"
+
+
+def _with_error(ranked: RankedValue, cut: Mapping[str, Any]) -> str:
+    value = ranked.write(cut["score"])
+    if ranked.is_signal:
+        return value
+    return f"{value} \u00b1 {decimal(cut['standard_error'], ranked.decimals)}"
+
+
+def _method(ranked: RankedValue) -> str:
+    """Name the paper of a value in brackets, after a space; empty for a signal, which is a baseline."""
+    return "" if ranked.is_signal else f" ({NUGGETS})"
+
+
 def _meaning(ranked: RankedValue, tasks: str, scorer: str) -> str:
     """Say what a value means, as a clause."""
+    if ranked.is_signal:
+        return f"{SIGNALS[ranked.name].format(scorer=scorer)}, and no row was tried as an example"
     if ranked.name == "golden_score":
         return f"the share of {tasks} whose answer {scorer} finds more likely with the row before them as an example"
     measured = "nats per token" if ranked.name == "mean_gain" else "deviations of each task's gains"
@@ -161,6 +190,8 @@ def _anchors(config: NuggetsConfig, scores: PoolScores | None) -> str:
     if scores is None:
         return "given" if config.anchors is not None else "as in the first run"
     number = scores.anchors.dropped.count(None)
+    if not number:
+        return "none"
     if all(index is None for index in scores.anchors.pool_index):
         return f"{number:,}, given"
     return f"{number:,}, chosen from the pool ({config.anchor_selection})"
@@ -221,13 +252,11 @@ def dataset_card(figures: dict[str, Any], title: str, sources: Mapping[str, str]
     """
     sources = sources or {}
     run, cut = figures["run"], figures["cut"]
-    ranked = RANKED_VALUES[figures["ranked"]["name"]]
+    ranked = ranked_value(figures["ranked"]["name"])
     scorer = f"the scorer model {public_name(run['model'])}"
     lines = {
         "selection rule": _rule(run["rule"], ranked, run["golden_set"].get("golden_set_tokens")),
-        f"{ranked.words} at the cut": (
-            f"{ranked.write(cut['score'])} \u00b1 {decimal(cut['standard_error'], ranked.decimals)}{ranked.unit}"
-        ),
+        f"{ranked.words} at the cut": f"{_with_error(ranked, cut)}{ranked.unit}",
         "tied at the cut": f"{cut['ties']:,}, of which {cut['ties_kept']:,} are kept",
         "dropped": tally(run["dropped"]) or "none",
         "template": run["template"],
@@ -237,7 +266,7 @@ def dataset_card(figures: dict[str, Any], title: str, sources: Mapping[str, str]
     }
     text = (
         f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}{_of_sources(sources)}, kept by their "
-        f"{ranked.words} ({NUGGETS}): "
+        f"{ranked.words}{_method(ranked)}: "
         f"{_meaning(ranked, counted(run['anchors']['num_anchors'], 'anchor task'), scorer)}."
     )
     cautions = [f"- **{caution['title']}.** {caution['text']}" for caution in figures["cautions"]]

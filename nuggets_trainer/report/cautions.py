@@ -101,6 +101,8 @@ def _left_out(figures: Figures) -> Iterator[Caution]:
 
 def _low_cut(figures: Figures) -> Iterator[Caution]:
     cut, ranked = figures["cut"], figures["ranked"]
+    if ranked["is_signal"]:
+        return
     if ranked["name"] != "golden_score" and cut["mean_gain"] <= 0:
         yield _warn(
             f"The golden set goes down to a mean gain of {cut['mean_gain']:+.3f} nats per token",
@@ -119,6 +121,13 @@ def _low_cut(figures: Figures) -> Iterator[Caution]:
         )
 
 
+def _tie_breakers(ranked: Figures) -> str:
+    """Name what decides between rows of one value, and what would tell them apart."""
+    if ranked["is_signal"]:
+        return "place in the pool"
+    return f"{ranked['tie_breaker']}, then by place in the pool. More anchors would tell the rows apart"
+
+
 def _ties(figures: Figures) -> Iterator[Caution]:
     cut = figures["cut"]
     lost = cut["ties"] - cut["ties_kept"]
@@ -127,10 +136,9 @@ def _ties(figures: Figures) -> Iterator[Caution]:
         yield _warn(
             f"{cut['ties']:,} rows tie at the cut",
             f"The golden set took {cut['ties_kept']:,} of its {counted(cut['num_kept'], 'row')} from this tie; "
-            f"{rejected} rejected. A ranking breaks ties by {figures['ranked']['tie_breaker']}, then by place in the "
-            "pool. More anchors would tell the rows apart.",
+            f"{rejected} rejected. A ranking breaks ties by {_tie_breakers(figures['ranked'])}.",
         )
-    if cut["near_rejected"] > cut["num_kept"]:
+    if cut["near_rejected"] > cut["num_kept"] and not figures["ranked"]["is_signal"]:
         about = "About " if cut["num_eliminated"] else ""
         yield _note(
             f"{about}{cut['near_rejected']:,} rejected rows are within one standard error of the cut",

@@ -65,18 +65,18 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
 
     Returns:
         JSON values: `verdict` (whether to trust the golden set), `run` (run.json), `what_is_kept`, `ranked` (the value
-        that rows are ranked by, in words), `cut`, `cautions`, `scores` (the ranked values), `gains`, `golden_scores`,
-        `sets`, `groups`, `length`, `anchors`, `heat_map`, `rows`, `reselection`, `signal_check`. A number that is not
-        known is None.
+        that rows are ranked by, in words), `cut`, `cautions`, `scores` (the ranked values), `gains`, `golden_scores`
+        (None without pairs), `sets`, `groups`, `length`, `anchors`, `heat_map`, `rows`, `reselection`,
+        `signal_check`. A number that is not known is None.
 
     Raises:
         FileNotFoundError: if a file is missing; the error says what to run.
     """
     run, scores, shown = read_run_info(score_dir), read_scores(score_dir), read_shown_rows(score_dir)
     anchors = read_scored_anchors(score_dir)
-    sample = _sampled(scores, shown)
-    tally, heat, sampled = tally_pairs(score_dir, scores, anchors, sample)
     ranked = ranked_by(run)
+    sample = _sampled(scores, shown, ranked)
+    tally, heat, sampled = tally_pairs(score_dir, scores, anchors, sample)
     cut = _cut_figures(scores, sample, ranked)
     figures = {
         "run": run,
@@ -85,7 +85,7 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         "cut": cut,
         "scores": _histogram(scores, ranked),
         "gains": _gain_figures(scores),
-        "golden_scores": _histogram(scores, RANKED_VALUES["golden_score"]),
+        "golden_scores": None if ranked.is_signal else _histogram(scores, RANKED_VALUES["golden_score"]),
         "sets": set_figures(scores, anchors),
         "groups": group_figures(run),
         "length": _length_figures(run["length_unit"], scores, shown, ranked),
@@ -98,7 +98,8 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
     plain: dict[str, Any] = _plain(figures)
     fraction = cut["num_kept"] / max(1, cut["num_candidates"])
     zero_shot = np.where([anchor["zero_shot"] is None for anchor in anchors], np.nan, 0.0)  # gains are over zero-shot
-    verdict_of_all = trust_figures(plain, measure_agreement(zero_shot, sampled.gains, fraction, ranked.name))
+    value = "golden_score" if ranked.is_signal else ranked.name
+    verdict_of_all = trust_figures(plain, measure_agreement(zero_shot, sampled.gains, fraction, value))
     return {"verdict": verdict_of_all, "cautions": cautions(plain), **plain}
 
 
@@ -109,11 +110,13 @@ def _signal_check(score_dir: Place, run: dict[str, Any]) -> Any:
     return check if is_own else None
 
 
-def _sampled(scores: StoredScores, shown: pa.Table) -> Bools:
-    """Whether a row stands for all candidates, `(n,)`: every row with a golden score, or after a race its pilot.
+def _sampled(scores: StoredScores, shown: pa.Table, ranked: RankedValue) -> Bools:
+    """Whether a row stands for all candidates, `(n,)`: every row with a value, or after a race its pilot.
 
     After a race, the other rows with a golden score have it because they are good.
     """
+    if ranked.is_signal:
+        return ~np.isnan(ranked.of(scores)) & (scores.reason < 0)
     if not scores.eliminated.any():
         return scores.complete
     sample = np.zeros(len(scores), dtype=np.bool_)
@@ -127,7 +130,7 @@ def _cut_figures(scores: StoredScores, sample: Bools, ranked: RankedValue) -> di
     values = ranked.of(scores)
     kept = np.flatnonzero(scores.selected)
     last = kept[np.argmax(scores.rank[kept])]
-    score, error = float(values[last]), float(getattr(scores, ranked.error)[last])
+    score, error = float(values[last]), float(ranked.error_of(scores)[last])
     margin = np.nan_to_num(error)
     rejected = (scores.reason < 0) & ~scores.selected
     # Coverage, quotas and near-duplicates reject rows far above the cut: these are not near it.
@@ -149,7 +152,7 @@ def _cut_figures(scores: StoredScores, sample: Bools, ranked: RankedValue) -> di
         "near_kept": (values[kept] <= score + margin).sum(),
         "near_rejected": max(int(near.sum()), estimate),
         "num_sampled": sample.sum(),
-        "best": values[kept].max(),
+        "best": (ranked.sign * values[kept]).max() * ranked.sign,
         "mean_kept": values[kept].mean(),
         "mean_gain_kept": scores.mean_gain[kept].mean(),
         "mean_rejected": _mean(values[rejected & ~np.isnan(values)]),
@@ -241,6 +244,7 @@ def _row_figures(
         figures = {"index": i, "status": status, "why": why, "rank": int(scores.rank[i]) or None}
         for name in NUMBERS:
             figures[name] = getattr(scores, name)[i]
+        figures[ranked.name] = ranked.of(scores)[i]
         rows.append({**figures, **texts_of(row)})
     return sorted(rows, key=_place_on_the_page)
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
+from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, ranked_value
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, read_scores, reselections
 
 MOST_GROUPS = 30
+DIGITS = {"mean_gain": 4, "loss": 3, "ifd": 3, "similarity": 3, "ica": 4, "num_tokens": 0}  # 2 for the others
 # Meaning of each value, after "A row's golden score"; the page has named the model and the anchor tasks before.
 MEANINGS = {
     "golden_score": "is the share of these tasks whose right answer it made more likely",
     "gain": "says how much more likely it made their right answers on average, in deviations of each task's gains",
     "mean_gain": "says how much more likely it made their right answers on average, in nats per token",
+    "loss": "is the mean negative log-prob of its completion's tokens behind its prompt, in nats; the lowest are best",
+    "ifd": "is its loss behind its prompt divided by its loss without it; the highest up to 1 are best",
+    "similarity": "is the mean cosine between its embedding and those of the anchors",
+    "ica": "says how much more likely its completion became with anchors shown before it, in nats per token",
+    "num_tokens": "is the number of scored tokens of its completion",
 }
 
 
 def ranked_by(run: dict[str, Any]) -> RankedValue:
     """Return the value that a run ranked its rows by; earlier versions ranked by the golden score alone."""
-    return RANKED_VALUES[run.get("rank_by", "golden_score")]
+    return ranked_value(run.get("rank_by", "golden_score"))
 
 
 def ranked_figures(ranked: RankedValue) -> dict[str, Any]:
@@ -31,7 +37,8 @@ def ranked_figures(ranked: RankedValue) -> dict[str, Any]:
         "unit": ranked.unit,
         "meaning": MEANINGS[ranked.name],
         "tie_breaker": RANKED_VALUES[ranked.tie_breaker].words,
-        "digits": 4 if ranked.name == "mean_gain" else 2,
+        "digits": DIGITS.get(ranked.name, 2),
+        "is_signal": ranked.is_signal,
     }
 
 
@@ -43,17 +50,17 @@ def what_is_kept(run: dict[str, Any]) -> str:
         'The golden set is the best 50 rows, within quotas by source'
     """
     rule, value = run["rule"]
+    ranked = ranked_by(run)
     kept = {
         "top_fraction": f"the best {value * 100:g}% of the candidates",
         "top_k": f"the best {value:,} rows",
-        "threshold": f"all rows above {value:g}",
+        "threshold": f"all rows {'above' if ranked.sign > 0 else 'below'} {value:g}",
         "max_tokens": f"the best rows that {value:,} tokens have room for",
     }
     parts = [f"The golden set is {kept[rule]}"]
     num_tokens = run.get("golden_set", {}).get("golden_set_tokens")
     if num_tokens is not None:
         parts[0] += f" ({num_tokens:,} are used)"
-    ranked = ranked_by(run)
     if ranked.name != "golden_score":
         parts[0] += f" by {ranked.words}"
     if run["config"].get("require") is not None:

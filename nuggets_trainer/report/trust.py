@@ -43,13 +43,15 @@ def trust_figures(figures: Figures, agreement: Agreement) -> Figures:
     """Return the verdict and its facts, for report.json and the page.
 
     Args:
-        figures: the report's figures: `run`, `cut`, `length` and `signal_check`.
+        figures: the report's figures: `run`, `ranked`, `cut`, `length` and `signal_check`.
         agreement: what other anchors would change, measured on random candidates.
 
     Returns:
         `outcome` (`trust`, `trust_top`, `do_not_trust` or `unknown`), its `title`, the `sentence`, the `facts` (name
         and text of each), the numbers behind them, and `is_estimate`: whether they are those of a race's pilot.
     """
+    if figures["ranked"]["is_signal"]:
+        return _of_signal(figures)
     reasons = list(_reasons(figures, agreement))
     outcome = _outcome(agreement, reasons)
     return {
@@ -62,6 +64,28 @@ def trust_figures(figures: Figures, agreement: Agreement) -> Figures:
         "top_stays": agreement.top_stays,
         "num_rows": agreement.num_rows,
         "is_estimate": figures["cut"]["num_eliminated"] > 0,
+    }
+
+
+def _of_signal(figures: Figures) -> Figures:
+    """Return the verdict where rows are ranked by a signal of their own: nothing tells what it is worth."""
+    cut = figures["cut"]
+    ties = ""
+    if cut["ties"] == cut["num_candidates"]:
+        ties = " All rows tie."
+    return {
+        "outcome": "unknown",
+        "title": "A baseline",
+        "sentence": (
+            f"The rows were ranked by their {figures['ranked']['words']}, and no pair was scored, so this page cannot "
+            f"tell whether the golden set helps.{ties} Compare it with random rows: `nuggets compare`."
+        ),
+        "facts": [fact for fact in (_length_fact(figures), _contents_fact(figures)) if fact is not None],
+        "reliability": None,
+        "stays": None,
+        "top_stays": None,
+        "num_rows": cut["num_candidates"],
+        "is_estimate": False,
     }
 
 
@@ -112,12 +136,19 @@ def _sentence(outcome: str, agreement: Agreement, reasons: list[str]) -> str:
 def _facts(figures: Figures, agreement: Agreement) -> Iterator[dict[str, str]]:
     yield {"name": "other anchors", "text": _about_anchors(figures, agreement)}
     yield {"name": "scorer", "text": _about_scorer(figures)}
-    length = _about_length(figures["length"])
-    if length is not None:
-        yield {"name": "length", "text": length}
-    contents = _about_contents(figures["run"].get("contents"))
-    if contents is not None:
-        yield {"name": "contents", "text": contents}
+    for fact in (_length_fact(figures), _contents_fact(figures)):
+        if fact is not None:
+            yield fact
+
+
+def _length_fact(figures: Figures) -> dict[str, str] | None:
+    text = _about_length(figures["length"])
+    return None if text is None else {"name": "length", "text": text}
+
+
+def _contents_fact(figures: Figures) -> dict[str, str] | None:
+    text = _about_contents(figures["run"].get("contents"))
+    return None if text is None else {"name": "contents", "text": text}
 
 
 def _about_anchors(figures: Figures, agreement: Agreement) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.golden.limits import FAILS_REQUIRE, NO_SIGNAL
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.read_results import StoredScores
 from nuggets_trainer.wording import counted
@@ -18,6 +18,7 @@ REASONS = {
     "completion_not_text": "its completion is not text",
     "empty_completion": "its completion is empty",
     "empty_prompt": "its prompt is empty",
+    NO_SIGNAL: "it has no value of the signal that rows are ranked by",
     FAILS_REQUIRE: "it does not meet the condition `require`, and a race scores only rows that do",
     "function_call_not_a_call": "a message from `function_call` is not a call in JSON",
     "history_not_pairs": "its history is not a list of pairs of an instruction and its answer",
@@ -63,10 +64,14 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any], ranked: RankedVal
     if scores.eliminated[i] and not scores.has_score[i]:
         return "eliminated", _eliminated(float(scores.upper_bound[i]), int(scores.num_anchors[i]), cut["score"])
     score = float(ranked.of(scores)[i])
-    won = _won(float(scores.golden_score[i]), int(scores.num_anchors[i]))
+    won = ""
+    if scores.has_score[i]:
+        won = _won(float(scores.golden_score[i]), int(scores.num_anchors[i]))
     if scores.eliminated[i]:
         won = f"predicted after {counted(int(scores.num_anchors[i]), 'anchor')}"
-    if ranked.name != "golden_score":
+    if ranked.is_signal:
+        won = f"{ranked.words} {ranked.write(score)}{ranked.unit}"
+    elif ranked.name != "golden_score":
         won = f"{ranked.words} {ranked.write(score)}{ranked.unit}, {won}"
     if scores.selected[i]:
         sentence = f"Kept: rank {scores.rank[i]:,}, {won}."
@@ -79,13 +84,15 @@ def verdict(scores: StoredScores, i: int, cut: dict[str, Any], ranked: RankedVal
         others = counted(cut["ties"] - 1, "other row")
         tie_breaker = float(getattr(scores, ranked.tie_breaker)[i])
         return "tied", f"Tied at the cut with {others} ({won}): {_tie_break(tie_breaker, cut, ranked)}."
-    if score > cut["score"]:
+    if ranked.sign * score > ranked.sign * cut["score"]:
+        than_it = "lower" if ranked.sign > 0 else "higher"
         return (
             "below",
-            f"Rejected by the selection rule, although the last row kept has a lower {ranked.words} ({won}).",
+            f"Rejected by the selection rule, although the last row kept has a {than_it} {ranked.words} ({won}).",
         )
     if ranked.name != "golden_score":
-        return "below", f"Below the cut: {won}; the last row kept has {ranked.write(cut['score'])}."
+        side = "Below" if ranked.sign > 0 else "Above"
+        return "below", f"{side} the cut: {won}; the last row kept has {ranked.write(cut['score'])}."
     return (
         "below",
         f"Below the cut: {won}; its golden score is {score:.2f}, that of the last row kept {cut['score']:.2f}.",
@@ -112,6 +119,8 @@ def _eliminated(bound: float, num_anchors: int, cut: float) -> str:
 
 def _tie_break(value: float, cut: dict[str, Any], ranked: RankedValue) -> str:
     """Say what decided against a row at the cut."""
+    if ranked.is_signal:
+        return "a row of the same value is kept because it comes before it in the pool, or a limit decided against it"
     words, of_last = RANKED_VALUES[ranked.tie_breaker].words, cut["tie_breaker"]
     if value < of_last:
         return f"its {words}, {value:+.5f}, is below that of the last row kept, {of_last:+.5f}"

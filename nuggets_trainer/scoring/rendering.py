@@ -6,7 +6,7 @@ import logging
 import time
 from collections import ChainMap, Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.prompts.segment import CandidatePrompt, Remark, stored_key
@@ -30,31 +30,42 @@ BLOCK_ROWS = 100  # candidates that a worker gets at once
 
 
 @dataclass(frozen=True, eq=False)
-class Rendered:
-    """Anchors and candidates, rendered.
+class Candidates:
+    """The rows of a pool that can be scored, and the anchors.
 
     Attributes:
-        anchor_set: the anchors.
-        shared: renders a candidate before all anchors, and holds their suffixes.
+        anchor_set: the anchors; empty where nothing is measured on anchors.
         candidates: numbers of the rows that can be scored, of all processes, in order, `(c,)`: pool indices if the
             rows are those of a pool.
-        keys: keys of the candidates in the store, `(c,)`.
-        text_keys: hash of a candidate's text by key.
-        prompts: prompts of the candidates that this process rendered, by number.
         dropped: reason of each row that cannot be scored, by number.
-        time_taken: what rendering this process's share has shown about its time.
         remarks: number of `candidates` and of `anchors` with each remark on their rendering.
     """
 
     anchor_set: AnchorSet
-    shared: SharedPrefix
     candidates: list[int]
+    dropped: dict[int, str]
+    remarks: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered(Candidates):
+    """Anchors and candidates, rendered before all anchors.
+
+    Attributes:
+        shared: renders a candidate before all anchors, and holds their suffixes.
+        keys: keys of the candidates in the store, `(c,)`.
+        text_keys: hash of a candidate's text by key.
+        prompts: prompts of the candidates that this process rendered, by number.
+        time_taken: what rendering this process's share has shown about its time.
+
+    The other attributes are those of `Candidates`.
+    """
+
+    shared: SharedPrefix
     keys: list[str]
     text_keys: Mapping[str, str]
     prompts: dict[int, CandidatePrompt]
-    dropped: dict[int, str]
     time_taken: RenderingTime
-    remarks: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> Rendered:
@@ -77,6 +88,30 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     dropped |= dict(session.ranks.gather(list(own_dropped.items())))
     candidates = [i for i in rows if i not in dropped]
     remarks = _gather_remarks(session, prompts)
+    counted_remarks = count_remarks(session, anchor_set, candidates, remarks)
+    candidate_keys = [stored_key(keys[i], remarks.get(i, ())) for i in candidates]
+    anew = {stored_key(keys[i], found): pool.texts[keys[i]] for i, found in remarks.items()}
+    text_keys = ChainMap(anew, pool.texts)
+    return Rendered(
+        anchor_set,
+        candidates,
+        dropped,
+        counted_remarks,
+        shared,
+        candidate_keys,
+        text_keys,
+        prompts,
+        time_taken,
+    )
+
+
+def count_remarks(
+    session: ScoringSession,
+    anchor_set: AnchorSet,
+    candidates: Sequence[int],
+    remarks: Mapping[int, frozenset[Remark]],
+) -> dict[str, dict[str, int]]:
+    """Count the `candidates` and the `anchors` with each remark, and say once what the template leaves out."""
     counts = {
         "candidates": Counter(remark for i in candidates for remark in remarks.get(i, ())),
         "anchors": Counter(remark for segment in anchor_set.segments for remark in segment.remarks),
@@ -84,11 +119,7 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     if session.ranks.is_main:
         _tell_left_out("candidates", counts["candidates"], len(candidates))
         _tell_left_out("anchors", counts["anchors"], len(anchor_set.segments))
-    candidate_keys = [stored_key(keys[i], remarks.get(i, ())) for i in candidates]
-    anew = {stored_key(keys[i], found): pool.texts[keys[i]] for i, found in remarks.items()}
-    text_keys = ChainMap(anew, pool.texts)
-    named = {kind: {remark.value: count for remark, count in found.items()} for kind, found in counts.items()}
-    return Rendered(anchor_set, shared, candidates, candidate_keys, text_keys, prompts, dropped, time_taken, named)
+    return {kind: {remark.value: count for remark, count in found.items()} for kind, found in counts.items()}
 
 
 def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPrefix, rows: Sequence[Row]) -> Rendered:
@@ -112,7 +143,7 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
             candidates.append(number)
             keys.append(key)
             text_keys[key] = row.text_key
-    return Rendered(anchor_set, shared, candidates, keys, text_keys, prompts, dropped, time_taken)
+    return Rendered(anchor_set, candidates, dropped, {}, shared, keys, text_keys, prompts, time_taken)
 
 
 def render_share(

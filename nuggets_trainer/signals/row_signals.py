@@ -54,7 +54,7 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
 
     Args:
         session: open session of the pool.
-        anchor_set: the anchors.
+        anchor_set: the anchors; without any, rows have no `similarity`.
         candidates: pool indices of the candidates.
 
     Returns:
@@ -82,7 +82,10 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
 
 def signal_names(anchor_set: AnchorSet) -> list[str]:
     """Return the names of the signals in the store; that of the similarity depends on the anchors."""
-    return [LOSS, WITHOUT_PROMPT, NUM_TOKENS, f"{SIMILARITY} {_hash_of(anchor_set)}"]
+    names = [LOSS, WITHOUT_PROMPT, NUM_TOKENS]
+    if anchor_set.rows:
+        names.append(f"{SIMILARITY} {_hash_of(anchor_set)}")
+    return names
 
 
 def _hash_of(anchor_set: AnchorSet) -> str:
@@ -198,13 +201,10 @@ def _directions(embeddings: Vectors) -> Floats:
 
 
 def _read(session: ScoringSession, candidates: list[int], names: list[str]) -> Signals:
-    loss, without_prompt, num_tokens, similarity = read_columns(session, candidates, names)
+    loss, without_prompt, num_tokens, *similarity = read_columns(session, candidates, names)
     with np.errstate(divide="ignore", invalid="ignore"):  # a completion that is certain without its prompt
         ifd = loss / without_prompt
-    return {
-        "loss": loss,
-        "loss_without_prompt": without_prompt,
-        "ifd": ifd,
-        "similarity": similarity,
-        "num_tokens": num_tokens,
-    }
+    signals = {"loss": loss, "loss_without_prompt": without_prompt, "ifd": ifd}
+    if similarity:
+        signals["similarity"] = similarity[0]
+    return {**signals, "num_tokens": num_tokens}

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.data.row import UnusableRowError
-from nuggets_trainer.scoring.rendering import Rendered
+from nuggets_trainer.prompts.segment import CandidatePrompt
+from nuggets_trainer.scoring.rendering import Candidates, Rendered
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.signals.row_signals import Signals
 
 
-def total_tokens(session: ScoringSession, rendered: Rendered) -> Signals:
+def total_tokens(session: ScoringSession, rows: Candidates) -> Signals:
     """Count the tokens of each candidate alone, under the template and the tokenizer of the session.
 
-    Each rank counts the candidates that it has rendered; all ranks must call it. A row that cannot be rendered alone
-    counts with the tokens that it has before an anchor. What training cuts off at its `max_length` is counted too.
+    Each rank counts the candidates that it has rendered, or a share of them; all ranks must call it. A row that cannot
+    be rendered alone counts with the tokens that it has before an anchor. What training cuts off at `max_length` is
+    counted too.
 
     Args:
         session: open session of the pool.
-        rendered: anchors and candidates.
+        rows: anchors and candidates.
 
     Returns:
         `total_tokens`, `(n,)` over the pool's rows, NaN for rows that are no candidates; empty on all ranks but the
         main one.
     """
-    candidates = set(rendered.candidates)
+    candidates = set(rows.candidates)
+    prompts: Mapping[int, CandidatePrompt] = {}
+    own = list(session.ranks.share(rows.candidates))
+    if isinstance(rows, Rendered):
+        prompts = rows.prompts
+        own = [i for i in prompts if i in candidates]
 
     def count_own() -> list[tuple[int, int]]:
         counts = []
-        for i, prompt in rendered.prompts.items():
-            if i not in candidates:
-                continue
+        for i in own:
             try:
                 number = session.template.num_tokens(session.pool[i])
             except UnusableRowError:
-                number = prompt.row_tokens()
+                number = prompts[i].row_tokens()
             counts.append((i, number))
         return counts
 

@@ -98,6 +98,11 @@ class PoolScores(GoldenScores):
     def describe(self) -> str:
         """Return the totals in one line."""
         num_anchors = self.anchors.dropped.count(None)
+        if not self.num_anchors.any():
+            return (
+                f"computed the signals of {counted(self.dropped.count(None), 'candidate')}, and no pair, in "
+                f"{duration(self.seconds)}; dropped {_total_and_reasons(self.dropped)}"
+            )
         parts = [
             f"scored {counted(self.dropped.count(None), 'candidate')} x {counted(num_anchors, 'anchor')} in "
             f"{duration(self.seconds)} ({counted(self.num_pairs_scored, 'pair')} computed by this run)",
@@ -239,7 +244,7 @@ def _write_pairs(file: BinaryIO, one_shot: npt.NDArray[np.float32]) -> None:
         for start in range(0, len(one_shot), ROWS_PER_GROUP):
             block = np.asarray(one_shot[start : start + ROWS_PER_GROUP])
             n, m = block.shape
-            offsets = pa.array(np.arange(0, n * m + 1, m, dtype=np.int32))
+            offsets = pa.array(m * np.arange(n + 1, dtype=np.int32))
             values = pa.ListArray.from_arrays(offsets, _nullable(block.reshape(-1)))
             writer.write_table(pa.table([pa.array(np.arange(start, start + n)), values], schema=schema))
 

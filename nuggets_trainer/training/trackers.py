@@ -38,7 +38,7 @@ def log_selection(
     """Log a golden set at the current step. All ranks may call.
 
     Each number is logged as `nuggets/<name>`, the histogram as `nuggets/golden_scores` (`gains` or `mean_gains` where
-    rows are ranked by these), the table as `nuggets/best_rows`.
+    rows are ranked by these, or a signal's name), the table as `nuggets/best_rows`.
 
     Args:
         trainer: trainer whose training has begun, so that the runs of its `report_to` are open.
@@ -76,7 +76,8 @@ def _log_golden_set(trainer: Trainer, pool: Pool, golden_set: GoldenSet, scores:
         return
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
     ranked = golden_set.ranked
-    name, values = f"nuggets/{ranked.name}s", ranked.of(scores)
+    values = ranked.of(scores)
+    name = f"nuggets/{ranked.name}" if ranked.is_signal else f"nuggets/{ranked.name}s"
     known = values[~np.isnan(values)]
     edges = score_edges(int(scores.num_anchors.max())) if ranked.name == "golden_score" else trimmed_edges(known)
     rows = _best_rows(pool, golden_set, lambda ids: str(tokenizer.decode(ids)))
@@ -109,11 +110,14 @@ def _log_objects(tracker: Any, name: str, counts: Any, rows: Rows, step: int) ->
 def _best_rows(pool: Pool, golden_set: GoldenSet, decode: Callable[[list[int]], str]) -> Rows:
     """Return a dict for each of the best rows; the value that they are ranked by comes first of the numbers."""
     ranked = golden_set.ranked
-    names = dict.fromkeys((ranked.name, ranked.error, "golden_score", "standard_error", "mean_gain"))
+    columns = {ranked.name: golden_set.value}
+    if not ranked.is_signal:
+        for name in (ranked.error, "golden_score", "standard_error", "mean_gain"):
+            columns[name] = getattr(golden_set, name)
     rows: Rows = []
     for place, index in enumerate(golden_set.indices[:NUM_ROWS].tolist()):
         texts = display_texts(pool[index], decode)
-        numbers = {name: float(getattr(golden_set, name)[place]) for name in names}
+        numbers = {name: float(column[place]) for name, column in columns.items()}
         rows.append(
             {
                 "rank": place + 1,

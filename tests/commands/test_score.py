@@ -29,3 +29,15 @@ def test_cautions_are_logged_and_in_the_json(scored, tmp_path, capsys, caplog):
     assert {"warn", "note"} == {caution["level"] for caution in of_report["cautions"]}
     counts = [value for name, value in of_score.items() if name.startswith(("num_", "ties_", "golden_set_size"))]
     assert len(counts) >= 8 and all(isinstance(count, int) for count in counts)  # 3, and not 3.0
+
+
+def test_rows_are_ranked_by_a_signal_and_no_pair_is_scored(scored, tmp_path, capsys):
+    options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--score_dir", str(tmp_path)]
+    rule = ["--rank_by", "num_tokens", "--top_k", "3", "--json"]
+    assert main(["plan", *options, *rule]) == 0
+    assert json_result(capsys)["num_pairs"] == 0
+    assert main(["score", *options, *rule]) == 0
+    printed = json_result(capsys)
+    assert printed["num_pairs_scored"] == 0 and len(printed["indices"]) == 3
+    assert main(["select", str(tmp_path), *rule]) == 0
+    assert json_result(capsys)["indices"] == printed["indices"]

@@ -202,3 +202,15 @@ def test_bfloat16_training_scores_in_bfloat16(model_dir, tmp_path):
         manifest = next((tmp_path / score_dtype).glob("nuggets/*/manifest.json"))
         found[score_dtype] = json.loads(manifest.read_text())["fields"]["score_dtype"]
     assert found == {"auto": "bfloat16 autocast", "float32": "float32"}
+
+
+def test_a_trainer_trains_on_the_rows_of_lowest_loss(model_dir, tmp_path):
+    config = NuggetsConfig(top_k=6, rank_by="loss", score_dir=str(tmp_path / "scores"))
+    args = arguments(tmp_path / "out", max_steps=1)
+    trainer = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, nuggets_config=config)
+    trainer.train()
+    loss = trainer.scores.signals["loss"]
+    assert trainer.golden_set.indices.tolist() == np.argsort(loss, kind="stable")[:6].tolist()
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "rank_by=loss" in card and "by their loss: the lowest" in card and "| none |" in card

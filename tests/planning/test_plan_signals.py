@@ -6,8 +6,9 @@ import re
 
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, plan_pool
-from nuggets_trainer.pipeline import plan_pool as planning
+from nuggets_trainer import NuggetsConfig, plan_pool, score_pool
+from nuggets_trainer.planning import plan_pool as planning
+from nuggets_trainer.planning import signal_costs
 from tests.support.rows import alpaca_rows
 
 
@@ -32,3 +33,17 @@ def test_a_plan_tells_what_signals_take_and_a_condition_keeps(llama, tokenizer, 
         assert note.endswith("`, and a race scores only the pairs of such rows")
     (note,) = notes(row_signals=True, require="golden_score > 0.1")
     assert note.endswith("more")
+
+
+def test_a_second_plan_measures_ica_on_rows_without_it(llama, tokenizer, tmp_path, monkeypatch):
+    """Where the other signals were stored for all rows, it took rows that it had measured before, for no time."""
+    monkeypatch.setattr(signal_costs, "SIGNAL_ROWS", 5)
+    rows, anchors = Dataset.from_list(alpaca_rows(12, seed=8)), Dataset.from_list(alpaca_rows(3, seed=9))
+    place = {"score_dir": tmp_path}
+    config = {"template": "plain", "top_k": 2}
+    score_pool(llama, tokenizer, rows, anchors, NuggetsConfig(rank_by="similarity", **config), **place)
+    found = []
+    for _ in range(3):
+        plan = plan_pool(llama, tokenizer, rows, anchors, NuggetsConfig(rank_by="ica", **config), **place)
+        found.append((plan.cost.num_known, plan.cost.num_rows))
+    assert found == [(0, 5), (5, 5), (10, 2)]

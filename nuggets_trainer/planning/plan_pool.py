@@ -17,7 +17,6 @@ from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.agreement import Agreement, measure_agreement
 from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
-from nuggets_trainer.pipeline.plan import Plan
 from nuggets_trainer.pipeline.request import check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
@@ -26,9 +25,11 @@ from nuggets_trainer.pipeline.stages import (
     prepare_run,
     render_selectable,
     rows_in_budget,
-    signals_of_rows,
     with_top_k,
 )
+from nuggets_trainer.planning.plan import Plan
+from nuggets_trainer.planning.signal_costs import SIGNAL_ROWS, describe_signals, plan_without_pairs
+from nuggets_trainer.planning.signal_plan import SignalPlan
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
 from nuggets_trainer.scoring.exact import ExactRun
@@ -39,12 +40,9 @@ from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import UNKNOWN, Watch, exit_on_sigterm
-from nuggets_trainer.signals.row_signals import signal_names
-from nuggets_trainer.signals.stored_values import find_missing
 from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.score_store import ZERO_SHOT
-from nuggets_trainer.wording import counted, duration
 
 PATIENCE = 15.0  # seconds that a plan may spend before its measurement, so that it answers in about 30
 SLOW_SIGNAL_ROWS = 8  # on a slow device
@@ -52,7 +50,6 @@ SLOW_NOTE = (
     "this device is slow: a few short passes were timed, and nothing was stored. A longer `measure_seconds` scores "
     "pairs for the run and follows a race"
 )
-SIGNAL_ROWS = 64  # rows whose signals are computed; a share of them is off by 12 points at most, mostly
 MOST_IN_SAMPLE = 256  # rows that the reliability is measured on
 MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
 
@@ -68,12 +65,13 @@ def plan_pool(
     measure_seconds: float = 10.0,
     price_per_hour: float | None = None,
     **options: Any,
-) -> Plan:
+) -> Plan | SignalPlan:
     """Score real pairs for some seconds and tell how long the whole pool will take.
 
     The pairs are stored, so that the run itself finds them. Candidates come in a random order, so that their lengths
     are those of the pool. Where anchors are still to be chosen by k-means, rows drawn at random stand in for them. All
-    ranks must call it; all get the same plan.
+    ranks must call it; all get the same plan. Where rows are ranked by a signal, the signals of some random rows are
+    computed in place of pairs.
 
     Args:
         model: model that scores, as in `score_pool`.
@@ -97,14 +95,24 @@ def plan_pool(
     sample, factor = _sample(pool)
     request = dataclasses.replace(request, pool=sample, config=_for_sample(request.config, len(pool), factor))
     check_selectable(request.config, len(sample), sample.read_keys()[1])
+    hint = hint_on_tuned_scorer(model.config._name_or_path)
     with open_session(model, request) as session:
+        if not session.config.scores_pairs:
+            signal_plan = plan_without_pairs(session, pool, factor, started)
+            notes = [hint, *signal_plan.notes]
+            return dataclasses.replace(
+                signal_plan,
+                memory_bytes=_memory(session.ranks.device),
+                price_per_hour=price_per_hour,
+                notes=tuple(filter(None, notes)),
+            )
         if session.config.num_anchors == AUTO:
             session = with_number(session, decide_number(session)[0]["num_anchors"])
         anchor_set, stand_in = anchors_for_plan(session, pool)
         rendered = render_selectable(session, anchor_set, range(len(sample)))
         is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
-        signals_note = _look_at_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)
-        notes = [hint_on_tuned_scorer(model.config._name_or_path), signals_note, SLOW_NOTE if is_slow else None]
+        signals_note = describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)
+        notes = [hint, signals_note, SLOW_NOTE if is_slow else None]
         watch = Watch(measure_seconds)
         budget = _rows_in_budget(session, rendered, factor)
         raced = session
@@ -158,45 +166,6 @@ def _agreement_so_far(session: ScoringSession, rendered: Rendered, run: ExactRun
     one_shot = np.where(excluded, np.float32(np.nan), pairs[1:])[complete]
     agreement = measure_agreement(pairs[0], one_shot, 0.0, session.config.rank_by)
     return None if agreement.reliability is None else agreement
-
-
-def _look_at_signals(session: ScoringSession, rendered: Rendered, factor: float, most_rows: int) -> str | None:
-    """Compute the signals of some random rows into the store, where an option wants signals; all ranks must call it.
-
-    Returns:
-        What those of all rows will take, and how many of these rows meet `require`; None if nothing is wanted.
-    """
-    config = session.config
-    requirement = config.requirement
-    if not config.wants_row_signals and requirement is None:
-        return None
-    candidates = rendered.candidates
-    if config.wants_row_signals:  # not those that an earlier plan has measured on
-        names = signal_names(rendered.anchor_set)
-        missing = session.ranks.on_main(lambda: find_missing(session, rendered.candidates, names))
-        candidates = [row.index for row in missing] or candidates
-    key_of: dict[str, int] = {}
-    for i in candidates:
-        key_of.setdefault(session.keys[i], i)  # equal rows count once
-    rows = sorted(map(key_of.__getitem__, sorted(key_of)[:most_rows]))
-    part = dataclasses.replace(rendered, candidates=rows)
-    started = time.monotonic()
-    signals = signals_of_rows(session, part)
-    seconds = time.monotonic() - started
-
-    def describe() -> str:
-        parts = []
-        if config.wants_row_signals:
-            of_all = seconds / len(rows) * len(key_of) * factor
-            parts.append(f"the signals of each row take about {duration(of_all)} more")
-        if requirement is not None and not requirement.needs_scores:
-            share = float(requirement.passes(signals)[rows].mean())
-            parts.append(f"{share:.0%} of {counted(len(rows), 'random row')} meet `{requirement.text}`")
-            if config.schedule_in_force == "race":
-                parts[-1] += ", and a race scores only the pairs of such rows"
-        return "; ".join(parts)
-
-    return session.ranks.on_main(describe) or None
 
 
 def _nothing_stored(measured: Measurement, schedule: str) -> Measurement:

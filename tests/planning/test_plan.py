@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from nuggets_trainer.pipeline.plan import Plan
+from nuggets_trainer.planning.plan import Plan
 from nuggets_trainer.scoring.timing import Measurement, Workload
 
 

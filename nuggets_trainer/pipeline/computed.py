@@ -1,0 +1,139 @@
+"""What a run computes, pairs or signals alone, and the scores of the pool that this gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nuggets_trainer.pipeline.auto_anchors import anchors_of
+from nuggets_trainer.pipeline.early_look import PilotLook
+from nuggets_trainer.pipeline.request import check_selectable
+from nuggets_trainer.pipeline.row_filter import rows_that_pass
+from nuggets_trainer.pipeline.stages import (
+    leave_out_failing,
+    prepare_run,
+    render_selectable,
+    rows_in_budget,
+    signals_of_rows,
+    with_top_k,
+)
+from nuggets_trainer.scoring.collect import Outcome, collect
+from nuggets_trainer.scoring.progress import tell
+from nuggets_trainer.scoring.rendering import Candidates, Rendered
+from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.signals.row_signals import Signals
+from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows, scores_without_pairs
+from nuggets_trainer.store.results import PoolScores
+
+logger = logging.getLogger(__name__)
+
+Scored = tuple[PoolScores, npt.NDArray[np.float32], list[int]]  # scores, log-probs `(n, m)`, pilot of a race
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """What a run has computed; the signals and the outcome are the main process's."""
+
+    session: ScoringSession
+    rows: Candidates
+    signals: Signals
+    outcome: Outcome | None = None  # None if no pair was scored
+    keys: Sequence[str] = ()  # of the candidates
+    found: dict[str, Any] = field(default_factory=dict)  # of the anchors' number and the early look, for run.json
+    num_pairs: int = 0
+
+
+def score_pairs(session: ScoringSession, may_stop: bool) -> Computed:
+    """Score pairs by the schedule in force, and compute the signals that are wanted; on all ranks."""
+    anchors = anchors_of(session)
+    rendered = render_selectable(session, anchors.anchor_set, range(len(session.pool)))
+    signals = signals_of_rows(session, rendered)
+    rendered = leave_out_failing(session, rendered, signals)
+    by_number, raced = _in_rows(session, rendered, signals)
+    look = PilotLook(by_number, rendered, may_stop)
+    run = prepare_run(raced, rendered, Watch())
+    run.score(after_pilot=look)
+    outcome = run.read_outcome()
+    num_pairs = anchors.num_pairs + look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
+    look_found = None if look.found is None else look.found.to_dict()
+    found = {"auto_anchors": anchors.why, "early_look": look_found}
+    return Computed(session, rendered, signals, outcome, rendered.keys, found, num_pairs)
+
+
+def compute_signals(session: ScoringSession) -> Computed:
+    """Compute the signals of each row, where rows are ranked by one of them; on all ranks."""
+    rows = readable_rows(session, anchors_for_signals(session)[0], range(len(session.pool)))
+    check_selectable(session.config, len(session.pool), rows.dropped)
+    return Computed(session, rows, signals_of_rows(session, rows))
+
+
+def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:
+    """Give a token budget as numbers of rows: about as many as it will keep, and the most that it can keep.
+
+    A race has to tell apart the most: a golden set within the budget is the beginning of their ranking.
+    """
+    budget = rows_in_budget(session, rendered, signals)
+    if budget is None:
+        return session, session
+    if session.ranks.is_main:
+        tell(logger, "%s", budget.describe())
+    return with_top_k(session, budget.expected), with_top_k(session, budget.most)
+
+
+def make_pool_scores(result: Computed, seconds: float) -> Scored:
+    """Make the scores of a pool, on the main process.
+
+    Args:
+        result: what the run has computed.
+        seconds: wall time of that.
+
+    Returns:
+        The scores, the log-probs `(n, m)`, NaN for pairs that were not scored, and pool indices of a race's pilot.
+    """
+    if result.outcome is None:
+        return _of_signals(result, seconds)
+    return _of_pairs(result, result.outcome, seconds)
+
+
+def _of_signals(result: Computed, seconds: float) -> Scored:
+    """Give the scores of a pool of which no pair was scored."""
+    session = result.session
+    scores = scores_without_pairs(session, result.rows, result.signals, seconds)
+    meets_require = rows_that_pass(session.config.requirement, scores, {}, result.signals)
+    one_shot = session.scratch.full((len(session.pool), len(scores.anchors)), np.nan, np.float32)
+    return dataclasses.replace(scores, meets_require=meets_require), one_shot, []
+
+
+def _of_pairs(result: Computed, outcome: Outcome, seconds: float) -> Scored:
+    """Make scores of log-probs."""
+    session, config, num_rows = result.session, result.session.config, len(result.session.pool)
+    collected = collect(
+        outcome,
+        result.rows.anchor_set,
+        np.array(result.rows.candidates, dtype=np.int64),
+        list(result.keys),
+        num_rows,
+        config.combine_anchor_sets,
+        session.scratch,
+    )
+    dropped = result.rows.dropped | collected.dropped
+    by_set = {name: own.golden_score for name, own in collected.by_set.items()}
+    scores = PoolScores(
+        **vars(collected.scores),
+        upper_bound=collected.upper_bound,
+        dropped=[dropped.get(i) for i in range(num_rows)],
+        anchors=collected.anchors,
+        by_set=collected.by_set,
+        signals=result.signals,
+        meets_require=rows_that_pass(config.requirement, collected.scores, by_set, result.signals),
+        num_pairs_scored=result.num_pairs,
+        seconds=seconds,
+    )
+    return scores, collected.one_shot, collected.pilot
