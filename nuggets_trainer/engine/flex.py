@@ -18,7 +18,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from nuggets_trainer.engine.attention import PackedRow, refuse_beyond_sdpa, sdpa_loop
-from nuggets_trainer.engine.memory import to_device
+from nuggets_trainer.engine.device import to_device
 
 BLOCK = 128  # queries and keys in a flex attention block
 MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two

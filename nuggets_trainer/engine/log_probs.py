@@ -23,7 +23,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from nuggets_trainer.engine.compiled import PIECES, CompiledParts, compiling_pays
-from nuggets_trainer.engine.memory import find_tokens_per_batch, ran_out_of_memory
+from nuggets_trainer.engine.device import find_tokens_per_batch, ran_out_of_memory, share_of_matmul_peak
 from nuggets_trainer.engine.packed import score_packed, splitting_tokens
 from nuggets_trainer.engine.portable import (
     embed_whole,
@@ -158,12 +158,20 @@ class LogProbEngine:
             results = self._within_memory(PATHS["naive"], prefixed)
         return [np.array(means, dtype=np.float32) for means in results]
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Dtype of the arithmetic."""
+        if getattr(self._model, "is_quantized", False):
+            return torch.bfloat16  # whatever the dtype, quantized layers compute in half precision
+        return self._autocast_dtype or self._model.dtype
+
+    def share_of_peak(self, tokens_per_second: float, targets_per_token: float) -> float | None:
+        """Return the FLOP/s at this speed / the peak of the device, see `share_of_matmul_peak`."""
+        return share_of_matmul_peak(self._model, self.compute_dtype, tokens_per_second, targets_per_token)
+
     def tolerances(self, segments: Iterable[Segment]) -> npt.NDArray[np.float64]:
         """Return the largest difference that rounding can explain with this model, in nats per token, by segment."""
-        dtype = self._autocast_dtype or self._model.dtype
-        if getattr(self._model, "is_quantized", False):
-            dtype = torch.bfloat16  # whatever the dtype, quantized layers compute in half precision
-        return rounding_tolerances(dtype, [segment.num_completion_tokens for segment in segments])
+        return rounding_tolerances(self.compute_dtype, [segment.num_completion_tokens for segment in segments])
 
     def choose_path(self, prefixed: Sequence[PrefixedSegments], num_tokens: int = 0) -> str:
         """Choose the fastest path that gives the naive path's log-probs on these segments.

@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -59,6 +60,45 @@ def context_length(config: PreTrainedConfig) -> int | None:
         original = rope.get(name) or getattr(text, name, None)
         length = min(length, original or length)
     return length
+
+
+def check_attention(model: PreTrainedModel, autocast_dtype: torch.dtype | None) -> None:
+    """Refuse flash attention in float32: it has no kernels for it, and every path would fail at the first layer.
+
+    Args:
+        model: the model that scores.
+        autocast_dtype: dtype that its forward passes are autocast to; None if they compute in that of the weights.
+
+    Raises:
+        ValueError: if its attention cannot compute in this dtype.
+    """
+    name = str(model.config.get_text_config()._attn_implementation)
+    if "flash" not in name or (autocast_dtype or model.dtype) != torch.float32:
+        return
+    if getattr(model, "is_quantized", False):
+        return  # transformers casts queries and keys of quantized layers
+    raise ValueError(
+        f"`attn_implementation={name}` computes in half precision only, got weights in float32 and no "
+        "half-precision `score_dtype`. Set `score_dtype=bfloat16` or load the model with `dtype=bfloat16`; or leave "
+        "`attn_implementation` out: the packed path has an attention of its own."
+    )
+
+
+def matmul_weights(model: PreTrainedModel) -> tuple[int, int] | None:
+    """Count the weights that matrix products read: those of the decoder for each token, and those of the head.
+
+    Returns:
+        Both numbers; None if a token takes part of the weights (experts), or if they are quantized.
+    """
+    config = model.config.get_text_config()
+    experts = ("num_experts", "num_local_experts", "n_routed_experts")
+    if any(getattr(config, name, None) for name in experts) or getattr(model, "is_quantized", False):
+        return None
+    body = 0
+    for module in model.base_model.modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)):
+            body += module.weight.numel()
+    return body, model.get_output_embeddings().weight.numel()
 
 
 def resolve_autocast_dtype(

@@ -18,9 +18,9 @@ from nuggets_trainer.engine.attention import (
     sdpa_loop,
     shared_prefix_model,
 )
+from nuggets_trainer.engine.device import to_device
 from nuggets_trainer.engine.flex import BLOCK, enough_graphs, flex_row, row_length
 from nuggets_trainer.engine.lm_head import segment_means, target_log_probs
-from nuggets_trainer.engine.memory import to_device
 from nuggets_trainer.engine.packing import Piece, pack
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 

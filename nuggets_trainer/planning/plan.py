@@ -66,6 +66,8 @@ class Plan:
         row_tokens: number of tokens of all rows that can be scored; None if it is not known.
         rows_in_budget: number of rows that `max_tokens` has room for, about (`expected`) and at most (`most`); None
             without a budget.
+        share_of_peak: FLOP/s of the scorer's products with weights / the peak of its device, as measured; None if it
+            is not known.
     """
 
     num_rows: int
@@ -85,6 +87,7 @@ class Plan:
     price_per_hour: float | None = None
     row_tokens: float | None = None
     rows_in_budget: dict[str, int] | None = None
+    share_of_peak: float | None = None
 
     @property
     def selection_to_training(self) -> float | None:
@@ -198,6 +201,7 @@ class Plan:
             "finished": measurement.finished,
             "tokens_left": _by_name(measurement.tokens_left),
             "tokens_per_second": measurement.tokens_per_second,
+            "share_of_peak": self.share_of_peak,
             "seconds": _by_name(self.seconds),
             "setup_seconds": measurement.setup_seconds,
             "expected_cut": measurement.cut,
@@ -287,9 +291,17 @@ class Plan:
         tokens = rounded(measurement.workload.tokens)
         return [
             ("tokens", f"{tokens} for all pairs that were not stored before; {self._describe_share()}"),
-            ("speed", f"{measurement.tokens_per_second:,.0f} tokens per second on {device}, measured"),
+            (
+                "speed",
+                f"{measurement.tokens_per_second:,.0f} tokens per second on {device}, {self._describe_peak()}",
+            ),
             ("time", f"about {expected} ({low} to {high}), after loading"),
         ]
+
+    def _describe_peak(self) -> str:
+        if self.share_of_peak is None:
+            return "measured"
+        return f"measured: {self.share_of_peak:.0%} of its peak in matrix products"
 
     def _describe_share(self) -> str:
         """Say how many of the tokens are left to compute."""

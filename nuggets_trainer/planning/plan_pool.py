@@ -151,7 +151,20 @@ def plan_pool(
         rows_in_budget=None if budget is None else budget.to_dict(),
         price_per_hour=price_per_hour,
         row_tokens=factor * row_tokens,
+        share_of_peak=session.ranks.on_main(lambda: _share_of_peak(session, rendered, measured)),
     )
+
+
+def _share_of_peak(session: ScoringSession, rendered: Rendered, measured: Measurement) -> float | None:
+    """Compare the speed of a process with what its device reaches in matrix products; None if that tells nothing."""
+    work = measured.workload
+    segments = rendered.anchor_set.segments
+    num_needed = work.num_pairs - work.num_stored
+    if not (num_needed and segments and measured.tokens_per_second) or session.passes.sharded:
+        return None
+    targets_per_pair = sum(segment.num_completion_tokens for segment in segments) / len(segments)
+    tokens_per_second = measured.tokens_per_second / session.ranks.world
+    return session.engine.share_of_peak(tokens_per_second, targets_per_pair * num_needed / work.tokens)
 
 
 def _agreement_so_far(session: ScoringSession, rendered: Rendered, run: ExactRun | RaceRun) -> Agreement | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.engine.compiled import MIN_TOKENS
 from nuggets_trainer.engine.log_probs import PATHS
 from nuggets_trainer.prompts.segment import CandidatePrompt, PrefixedSegments, Segment
 from nuggets_trainer.racing.scored_pairs import Result
@@ -20,6 +21,8 @@ from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter
 
 CALL_BATCHES = 8  # forward passes of one call of the engine: the last one may be half empty
+
+COMPILED = {"compiled_layers": "used"}  # note in the store: pairs of it were computed with compiled layers
 
 Wanted = Iterable[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
 
@@ -82,7 +85,10 @@ class PairScorer:
             sample = session.ranks.on_main(lambda: sample)
         anchor_tokens = int(self._rendered.shared.suffix_tokens.sum())
         num_tokens = sum(map(CandidatePrompt.prefix_tokens, prompts.values())) + anchor_tokens * len(prompts)
-        engine = session.engine
+        engine, store = session.engine, session.store
+        # A job that goes on with a store rounds as the one that filled it, although less may be left.
+        if session.ranks.on_main(lambda: store.read_note(COMPILED)):
+            num_tokens = max(num_tokens, MIN_TOKENS)
 
         def choose() -> list[tuple[str, bool]]:
             with session.passes.in_step():
@@ -94,6 +100,8 @@ class PairScorer:
         for path, compiles in session.ranks.gather_from(choose):
             engine.path = path if engine.path is None else max(engine.path, path, key=slowness)
             engine.compiles = engine.compiles and compiles
+        if engine.compiles:
+            session.ranks.on_main(lambda: store.write_note(COMPILED, True))
         self._watch.restart_clock()
 
     def _sample_for_path(self) -> list[PrefixedSegments]:

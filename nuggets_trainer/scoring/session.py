@@ -14,7 +14,7 @@ from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.engine.adapters import base_model, holds_adapters
 from nuggets_trainer.engine.in_step import ForwardPassesInStep, is_sharded, outer_weights
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.model import check_causal_lm, context_length
+from nuggets_trainer.engine.model import check_attention, check_causal_lm, context_length
 from nuggets_trainer.engine.precision import weights_as_loaded
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.ranks import Ranks
@@ -137,6 +137,7 @@ def open_session(model: Any, request: ScoringRequest) -> Iterator[ScoringSession
             _warn_of_adapters(model)
         with base_model(model, request.adapter) as base, outer_weights(model, base):
             check_causal_lm(base.config, base)
+            check_attention(base, request.autocast_dtype)
             _check_token_ids(request, base, ranks)
             yield ScoringSession(
                 request=request,

@@ -20,6 +20,7 @@ def test_the_run_reuses_what_the_plan_scored(tmp_path, capsys):
     low, expected, high = plan["seconds"].values()
     assert plan["num_pairs"] == 180 and low <= expected <= high
     assert plan["cost"] == pytest.approx(expected / 1800)
+    assert plan["share_of_peak"] > 0
     assert 0 < plan["tokens_left"]["expected"] < plan["tokens"]
     assert not (tmp_path / "s" / "scores.parquet").exists()
     assert main(["score", *options]) == 0

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from nuggets_trainer.engine import device
 from nuggets_trainer.engine import log_probs as engine_module
 from nuggets_trainer.engine.compiled import compiling_pays
+from nuggets_trainer.engine.device import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.memory import affordable_tokens, find_tokens_per_batch
-from nuggets_trainer.engine.model import resolve_autocast_dtype
+from nuggets_trainer.engine.model import check_attention, resolve_autocast_dtype
 from nuggets_trainer.engine.portable import batches
 from nuggets_trainer.engine.precision import describe_difference, rounding_tolerances
 from nuggets_trainer.prompts.segment import Segment, scored_at
@@ -196,6 +197,20 @@ def test_the_budget_follows_the_free_memory():
     assert affordable_tokens(1e6, 2e6) == 512
 
 
+def test_the_share_of_the_peak_counts_products_with_weights(monkeypatch):
+    monkeypatch.setattr(device, "matmul_peak", lambda where, dtype: 1e9)
+    model = tiny_model("llama", VOCAB)
+    body = 2 * (2 * 48 * 48 + 2 * 48 * 24 + 3 * 48 * 96)  # two layers: q and o, k and v, feed-forward
+    found = LogProbEngine(model).share_of_peak(1000.0, 0.5)
+    assert found == pytest.approx(1000 * 2 * (body + 0.5 * 48 * VOCAB) / 1e9)
+    model.config.num_experts = 4
+    assert LogProbEngine(model).share_of_peak(1000.0, 0.5) is None
+
+
+def test_the_peak_of_the_device_is_measured():
+    assert 1e8 < device.matmul_peak(torch.device("cpu"), torch.float32) < 1e14
+
+
 def test_the_prefix_changes_the_log_probs():
     engine, segments = LogProbEngine(tiny_model("llama", VOCAB)), random_segments(8, seed=4)
     alone, behind = engine.score([], segments), engine.score(random_prefix(), segments)
@@ -366,6 +381,16 @@ def test_embeddings_are_means_without_padding():
             hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
         np.testing.assert_allclose(row, hidden.mean(dim=0).numpy(), rtol=0, atol=1e-5)
     assert len({len(ids) for ids in sequences}) > 1  # something was padded
+
+
+def test_flash_attention_in_float32_is_refused():
+    """All paths failed at the first layer, the last one with the kernel's own message."""
+    model = tiny_model("llama", VOCAB)
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(ValueError, match="flash_attention_2` computes in half precision only.*score_dtype=bfloat16"):
+        check_attention(model, None)
+    check_attention(model, torch.bfloat16)
+    check_attention(model.bfloat16(), None)
 
 
 def test_autocast_only_where_it_changes_arithmetic():

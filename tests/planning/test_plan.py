@@ -56,3 +56,11 @@ def test_a_plan_tells_selection_from_training():
     )
     assert plan.to_dict()["selection_to_training"] == plan.selection_to_training
     assert dataclasses.replace(plan, row_tokens=None).selection_to_training is None
+
+
+def test_a_plan_says_how_much_of_the_device_is_used():
+    plan = planned(Workload(1000, 100, 100_000, 0, 1e6), (1e6, 1e6, 1e6), 20.0)
+    assert "1,000 tokens per second on cpu, measured\n" in plan.describe()
+    plan = dataclasses.replace(plan, share_of_peak=0.62)
+    assert "on cpu, measured: 62% of its peak in matrix products" in plan.describe()
+    assert plan.to_dict()["share_of_peak"] == 0.62

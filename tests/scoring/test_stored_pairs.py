@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +15,8 @@ import torch
 from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, score_pool
+from nuggets_trainer.engine import log_probs
+from nuggets_trainer.engine.compiled import MIN_TOKENS
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.precision import TOLERANCE
 from nuggets_trainer.prompts.segment import Segment
@@ -132,6 +136,24 @@ def test_a_store_of_an_earlier_version_is_read(score, tmp_path):
     as_if_written(tmp_path / "scores")
     assert score().num_pairs_scored == 0
     assert json.loads(manifest_of(tmp_path / "scores").read_text())["written_with"]["transformers"]
+
+
+def test_a_job_that_goes_on_compiles_as_the_first_did(score, tmp_path, monkeypatch):
+    """Compiled layers round otherwise; less may be left than is worth compiling for."""
+    asked = []
+
+    def pays(model, num_tokens):
+        asked.append(num_tokens)
+        return len(asked) == 1 or num_tokens >= MIN_TOKENS
+
+    monkeypatch.setattr(log_probs, "compiling_pays", pays)
+    monkeypatch.setattr(log_probs, "CompiledParts", lambda model, names: SimpleNamespace(in_use=nullcontext))
+    first = score()
+    for path in (tmp_path / "scores").glob("*/parts/*"):
+        path.unlink()
+    again = score()
+    assert again.num_pairs_scored == first.num_pairs_scored
+    assert asked[0] < MIN_TOKENS == asked[1]
 
 
 # ---------------------------------------------------------------- what rounding can explain

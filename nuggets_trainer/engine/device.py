@@ -1,13 +1,17 @@
-"""The device's memory: how many tokens of a forward pass fit, whether it has run out, and copies from the host."""
+"""The device: how many tokens of a forward pass fit its memory, whether that ran out, copies to it, and its speed."""
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+
+from nuggets_trainer.engine.model import matmul_weights
+from nuggets_trainer.engine.precision import full_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,6 +23,9 @@ CPU_TOKENS = 1024
 CUDA_TOKENS = 16384  # kernels gain nothing from longer rows
 PROBE_TOKENS = 512
 SHARE_OF_FREE = 0.6  # the rest is for prefixes, the head's blocks and fragmentation
+# Rows of a square matrix product that keeps the device busy, and products to take the fastest of.
+PEAK_ROWS = {"cpu": 1024, "cuda": 8192}
+PEAK_ROUNDS = 5
 
 
 def find_tokens_per_batch(model: PreTrainedModel) -> int:
@@ -65,3 +72,45 @@ def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         tensor = tensor.pin_memory()  # without it the host would wait for the device's earlier work
     return tensor.to(device, non_blocking=True)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Measure the FLOP/s of a large matrix product, the fastest of five: what nothing made of products can exceed."""
+    rows = PEAK_ROWS.get(device.type, PEAK_ROWS["cpu"])
+    seconds = []
+    with torch.no_grad(), full_float32():
+        a, b = torch.randn(2, rows, rows, device=device, dtype=dtype)
+        for _ in range(PEAK_ROUNDS + 1):  # the first one sets the library up
+            _wait_for(device)
+            started = time.perf_counter()
+            a @ b
+            _wait_for(device)
+            seconds.append(time.perf_counter() - started)
+    return 2.0 * rows**3 / min(seconds[1:])
+
+
+def share_of_matmul_peak(
+    model: PreTrainedModel, dtype: torch.dtype, tokens_per_second: float, targets_per_token: float
+) -> float | None:
+    """Return the FLOP/s of a scorer's products with weights / the measured peak of its device.
+
+    Args:
+        model: model on its device.
+        dtype: dtype of its arithmetic.
+        tokens_per_second: forward tokens per second of one process.
+        targets_per_token: scored tokens, which alone go through the head, per forward token.
+
+    Returns:
+        The share; None where not every weight takes part in each token, and for quantized weights.
+    """
+    weights = matmul_weights(model)
+    if weights is None:
+        return None
+    body, head = weights
+    flops_per_token = 2 * (body + head * targets_per_token)
+    return tokens_per_second * flops_per_token / matmul_peak(model.device, dtype)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
