@@ -189,7 +189,7 @@ class OutputArguments:
 
 
 # Options of which one may be given. One on the command line takes the place of its partners in the config file.
-EXCLUSIVE = (set(RULES), {"anchors", "num_anchors"})
+EXCLUSIVE = (set(RULES),)
 # Options of selection that act during training alone; `response_field` goes with a Python function.
 TRAINING_ONLY = {"response_field", *(field.name for field in fields(TrainingOptions))}
 
@@ -280,6 +280,8 @@ def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequen
     for group in EXCLUSIVE:
         if group & given:
             replaced |= group
+    if "anchors" in given:
+        replaced.add("num_anchors")  # the file's number was said of other anchors, or of the pool
     values = {key: value for key, value in config.items() if key in options - replaced}
     if config.keys() & (ignored - options):
         values = {**_precision_of_training(options, config, given), **values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +16,18 @@ from nuggets_trainer.comparison.options import QUICK_HELDOUT, QUICK_ROWS, Compar
 from nuggets_trainer.comparison.result_files import ComparisonResults
 from nuggets_trainer.comparison.scored_pool import score_for_arms
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.anchors import anchors_like, shared_rows
 from nuggets_trainer.data.columns import map_columns, map_each
 from nuggets_trainer.data.dataset import take_pool
+from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.loading import check_paths
-from nuggets_trainer.pipeline.rows import read_pool
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.training.job import check_job_paths, load_eval_rows, load_pool_rows
 from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.rows import row_options
+from nuggets_trainer.wording import counted
 
 logger = logging.getLogger("nuggets_trainer.compare")
 
@@ -48,6 +53,7 @@ def run_comparison(
     heldout = map_each(load_eval_rows(script, args), mapping, "eval_dataset_name")
     if not isinstance(heldout, dict):
         heldout = {"": heldout}
+    _check_anchors(read_pool(pool, nuggets, row_options(args), name="dataset_name"), heldout, nuggets)
     given = _read_scores(pool, args, nuggets, options)
     race_fraction = None
     if options.quick:
@@ -59,6 +65,26 @@ def run_comparison(
         race_fraction = options.golden_fractions[0]
     scored = given.add_to(score_for_arms(pool, args, model, nuggets, arms, race_fraction))
     return compare_arms(pool, scored, heldout, args, model, nuggets.template, options, arms, given)
+
+
+def _check_anchors(pool: Pool, heldout: Mapping[str, Dataset], nuggets: NuggetsConfig) -> None:
+    """Refuse anchors that the arms are measured on: the golden set would be chosen by the test.
+
+    Raises:
+        ValueError: if a given anchor has the text of a held-out row.
+    """
+    for set_name, anchors in (read_anchors(None, nuggets, pool) or {}).items():
+        for name, rows in heldout.items():
+            if not fitting_formats(rows.column_names, pool.text_field):
+                continue  # training refuses them
+            shared = shared_rows(anchors, anchors_like(rows, pool))
+            if shared:
+                own, other = f"anchors {set_name}".rstrip(), f"eval_dataset_name {name}".rstrip()
+                raise ValueError(
+                    f"`{own}` and `{other}` must have no row in common, but {counted(len(shared), 'anchor')} of "
+                    f"{len(anchors):,} are held-out rows (anchor {shared[0][0]} is row {shared[0][1]}): the golden "
+                    "set would be chosen by the test that it is measured on. Take anchors from a training split."
+                )
 
 
 def _read_scores(pool: Dataset, args: SFTConfig, nuggets: NuggetsConfig, options: CompareArguments) -> GivenScores:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nuggets_trainer.config.checks import check_bool, check_choice, check_int
+from nuggets_trainer.config.column_mapping import ColumnMapping, read_column_mapping
 from nuggets_trainer.config.option_group import OptionGroup
 from nuggets_trainer.config.places import RowPlace, is_text, read_places
 
@@ -32,6 +33,14 @@ class AnchorOptions(OptionGroup):
             "pool (see `num_anchors`)."
         },
     )
+    anchor_columns: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036 - as `columns`
+        default=None,
+        metadata={
+            "help": "Columns of the anchors by their standard names, where they are others than those of the pool: "
+            "words as in `columns`, such as `instruction=question output=answer`. Of several sets, those that have "
+            "these columns are read by them. Default: standard names, or those that `columns` maps."
+        },
+    )
     combine_anchor_sets: str = field(
         default="mean",
         metadata={
@@ -43,9 +52,11 @@ class AnchorOptions(OptionGroup):
     num_anchors: int | str | None = field(
         default=None,
         metadata={
-            "help": "Number of anchors to choose from the pool when `anchors` is not given. Default: 100. A "
-            "golden score of 0.8 then has a standard error of 0.04; four times as many anchors halve it. `auto`: as "
-            "many as give the ranking a reliability of 0.9, from 25 to 400, told by 64 rows on 32 random anchors."
+            "help": "Number of anchors to choose from the pool when `anchors` is not given; default: 100. With "
+            "`anchors`, so many of them are drawn at random, of each set; default: all. A golden score of 0.8 has a "
+            "standard error of 0.04 with 100 anchors; four times as many anchors halve it. `auto`: as many as give "
+            "the ranking a reliability of 0.9, from 25 to 400, told by 64 rows on 32 random anchors; of given anchors "
+            "those of the 32 that decide nothing are replaced."
         },
     )
     anchor_selection: str = field(
@@ -56,7 +67,9 @@ class AnchorOptions(OptionGroup):
             "choices": list(ANCHOR_SELECTIONS),
         },
     )
-    anchor_seed: int = field(default=42, metadata={"help": "Seed for choosing anchors from the pool."})
+    anchor_seed: int = field(
+        default=42, metadata={"help": "Seed for choosing anchors from the pool, or drawing them from the given ones."}
+    )
     exclude_self: bool | None = field(
         default=None,
         metadata={
@@ -79,8 +92,14 @@ class AnchorOptions(OptionGroup):
             return sets
         return dict(zip([""], sets.values(), strict=False))  # a single set needs no name
 
+    @property
+    def anchor_mapping(self) -> ColumnMapping | None:
+        """The mapping of `anchor_columns`, read; None without one."""
+        return read_column_mapping(self.anchor_columns, "anchor_columns")
+
     def check(self) -> None:
         """Refuse anchors that are not places, and options that do nothing with these anchors."""
+        read_column_mapping(self.anchor_columns, "anchor_columns")
         check_choice("combine_anchor_sets", self.combine_anchor_sets, COMBINATIONS)
         check_choice("anchor_selection", self.anchor_selection, ANCHOR_SELECTIONS)
         check_int("anchor_seed", self.anchor_seed, minimum=0)
@@ -110,11 +129,20 @@ class AnchorOptions(OptionGroup):
                 raise ValueError(f"Each of several anchor sets needs a name, got {self.anchors!r}.")
             if not all(is_text(name) for name in sets):
                 raise TypeError(f"`anchors` must be {expected}, got {self.anchors!r}.")
-        if self.num_anchors is not None:
-            raise ValueError(
-                f"`num_anchors={self.num_anchors}` chooses anchors from the pool, but `anchors={self.anchors!r}` "
-                "gives them. Drop one of the two: given anchors are all used."
-            )
+        check_auto_number(self.num_anchors, len(sets))
+
+
+def check_auto_number(num_anchors: int | str | None, num_sets: int) -> None:
+    """Refuse `auto` for several anchor sets.
+
+    Raises:
+        ValueError: if it is `auto` and there are several sets.
+    """
+    if num_anchors == AUTO and num_sets > 1:
+        raise ValueError(
+            f"`num_anchors='auto'` tells how many anchors one set needs, but there are {num_sets} sets. Give a "
+            "number, which is drawn from each set, or leave it out to take all anchors."
+        )
 
 
 def check_combination(combine_anchor_sets: str, num_sets: int) -> None:

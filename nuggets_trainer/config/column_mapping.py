@@ -74,11 +74,12 @@ class ColumnMapping:
         return any(standard == key and own in message for own, standard in self.keys.items())
 
 
-def read_column_mapping(value: Any) -> ColumnMapping | None:
+def read_column_mapping(value: Any, option: str = "columns") -> ColumnMapping | None:
     """Read the option `columns`: words such as `prompt=question`, in a list or a text, or a mapping.
 
     Args:
         value: value of the option. A mapping has standard names as keys; `role.user` and the like may have a list.
+        option: name of the option in errors.
 
     Returns:
         The mapping; None without one.
@@ -98,7 +99,7 @@ def read_column_mapping(value: Any) -> ColumnMapping | None:
     columns: dict[str, str] = {}
     keys: dict[str, str] = {}
     roles: dict[str, str] = {}
-    for name, own in _pairs(value):
+    for name, own in _pairs(value, option):
         if name.startswith(ROLE_PREFIX):
             for role in own.split(","):
                 roles[role.strip()] = name.removeprefix(ROLE_PREFIX)
@@ -109,26 +110,27 @@ def read_column_mapping(value: Any) -> ColumnMapping | None:
     for name, own in columns.items():
         if own != name and own in columns:  # mapped twice, such rows would change again
             raise ValueError(
-                f"`columns` takes `{name}` from the column {own!r}, and gives that name to another column. Rename one "
-                "of the two in the dataset first."
+                f"`{option}` takes `{name}` from the column {own!r}, and gives that name to another column. Rename "
+                "one of the two in the dataset first."
             )
     for kind, renamed in (("key", keys), ("role", roles)):
         for own, standard in renamed.items():
             if own != standard and own in renamed.values():  # the same
                 raise ValueError(
-                    f"`columns` reads the {kind} {own!r} as {standard!r}, and another {kind} as {own!r}. Rename one "
+                    f"`{option}` reads the {kind} {own!r} as {standard!r}, and another {kind} as {own!r}. Rename one "
                     "of the two in the dataset first."
                 )
-    mapping = ColumnMapping(_format(columns), columns, keys, roles)
+    mapping = ColumnMapping(_format(columns, option), columns, keys, roles)
     if (keys or roles) and mapping.format in ("text", "alpaca"):
         raise ValueError(
-            f"`columns` names what is inside messages ({', '.join([*keys.values(), *roles.values()])}), but rows with "
-            f"the columns {' and '.join(mapping.needed)} have no messages. Map `messages`, or leave these names out."
+            f"`{option}` names what is inside messages ({', '.join([*keys.values(), *roles.values()])}), but rows "
+            f"with the columns {' and '.join(mapping.needed)} have no messages. Map `messages`, or leave these names "
+            "out."
         )
     return mapping
 
 
-def _pairs(value: Any) -> list[tuple[str, str]]:
+def _pairs(value: Any, option: str) -> list[tuple[str, str]]:
     """Return standard names and what the dataset has for them.
 
     Raises:
@@ -141,39 +143,39 @@ def _pairs(value: Any) -> list[tuple[str, str]]:
                 own = ",".join(map(str, own))
             pairs.append((str(name), str(own or "")))
     else:
-        pairs = [_pair(word) for word in _words(value)]
+        pairs = [_pair(word, option) for word in _words(value, option)]
     seen: set[str] = set()
     for name, own in pairs:
         if name not in NAMES:
             near = difflib.get_close_matches(name, NAMES, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"`columns` must map to {', '.join(NAMES)}, got {name!r}.{hint} Write e.g. `{EXAMPLE}`.")
+            raise ValueError(f"`{option}` must map to {', '.join(NAMES)}, got {name!r}.{hint} Write e.g. `{EXAMPLE}`.")
         if name in seen:
-            raise ValueError(f"`columns` names `{name}` twice. Keep one.")
+            raise ValueError(f"`{option}` names `{name}` twice. Keep one.")
         if not own.strip():
-            raise ValueError(f"`columns` must name a column for `{name}`, got nothing. Write e.g. `{EXAMPLE}`.")
+            raise ValueError(f"`{option}` must name a column for `{name}`, got nothing. Write e.g. `{EXAMPLE}`.")
         seen.add(name)
     if not pairs:
-        raise ValueError(f"`columns` is empty. Write e.g. `{EXAMPLE}`, or leave it out.")
+        raise ValueError(f"`{option}` is empty. Write e.g. `{EXAMPLE}`, or leave it out.")
     return pairs
 
 
-def _words(value: Any) -> list[str]:
+def _words(value: Any, option: str) -> list[str]:
     if isinstance(value, str):
         return shlex.split(value)
     if not isinstance(value, Iterable) or not all(isinstance(word, str) for word in value):
-        raise TypeError(f"`columns` must be words such as `{EXAMPLE}`, or a mapping, got {value!r}.")
+        raise TypeError(f"`{option}` must be words such as `{EXAMPLE}`, or a mapping, got {value!r}.")
     return list(value)
 
 
-def _pair(word: str) -> tuple[str, str]:
+def _pair(word: str, option: str) -> tuple[str, str]:
     name, equals, own = word.partition("=")
     if not equals:
-        raise ValueError(f"`columns` must be words such as `{EXAMPLE}`, got {word!r}, which has no `=`.")
+        raise ValueError(f"`{option}` must be words such as `{EXAMPLE}`, got {word!r}, which has no `=`.")
     return name.strip(), own
 
 
-def _format(columns: dict[str, str]) -> str:
+def _format(columns: dict[str, str], option: str) -> str:
     """Find the one format whose columns are mapped; names inside messages alone mean `messages`.
 
     Raises:
@@ -188,7 +190,7 @@ def _format(columns: dict[str, str]) -> str:
             formats.append(" and ".join(f"`{name}`" for name in needed))
     if len(fitting) > 1:
         raise ValueError(
-            f"`columns` maps to {', '.join(columns)}, which belong to several formats. Map to {' or '.join(formats)}, "
-            "not to both."
+            f"`{option}` maps to {', '.join(columns)}, which belong to several formats. Map to "
+            f"{' or '.join(formats)}, not to both."
         )
     return next(iter(fitting), "messages")

@@ -39,6 +39,29 @@ def anchors_like(anchor_dataset: Dataset, pool: Pool) -> Pool:
         raise ValueError(f"{error} (The pool's columns are {sorted(pool.dataset.column_names)}.)") from error
 
 
+def shared_rows(anchors: Pool, others: Pool) -> list[tuple[int, int]]:
+    """Find rows that have the same text in both.
+
+    Args:
+        anchors: anchors.
+        others: rows that they should have nothing in common with.
+
+    Returns:
+        Row number of the anchor and of the first such row among the others, for each anchor that is there.
+    """
+    keys, unreadable = others.read_keys()
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        if i not in unreadable:
+            first.setdefault(others.texts[key], i)
+    own_keys, unreadable = anchors.read_keys()
+    shared = []
+    for j, key in enumerate(own_keys):
+        if j not in unreadable and anchors.texts[key] in first:
+            shared.append((j, first[anchors.texts[key]]))
+    return shared
+
+
 def _anchor_format(fitting: list[str], pool: Pool) -> str | None:
     """Choose one of several formats; None if none fits."""
 

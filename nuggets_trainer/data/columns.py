@@ -26,7 +26,9 @@ FEW_ROWS = 5000  # rows that are rewritten within a second, so that a bar for th
 SIDES = {"prompt": "user", "completion": "assistant"}  # who says a text, if a system message makes it a turn
 
 
-def map_columns(dataset: Any, mapping: ColumnMapping | None, name: str, is_pool: bool = True) -> Any:
+def map_columns(
+    dataset: Any, mapping: ColumnMapping | None, name: str, is_pool: bool = True, option: str = "columns"
+) -> Any:
     """Give the columns of a dataset, and what is inside its messages, their standard names.
 
     A column that is not there under its own name may have the standard one already, so that rows may be mapped twice.
@@ -39,6 +41,7 @@ def map_columns(dataset: Any, mapping: ColumnMapping | None, name: str, is_pool:
         name: name of the dataset in errors.
         is_pool: whether each column of the mapping must be there. Anchors and evaluation rows that have none of them,
             or lack one that their format needs, come back as they are.
+        option: name of the option that gives the mapping, in errors.
 
     Returns:
         The dataset with standard names, one row for each row.
@@ -52,7 +55,7 @@ def map_columns(dataset: Any, mapping: ColumnMapping | None, name: str, is_pool:
         return dataset
     own, missing = _find_columns(dataset.column_names, mapping)
     if is_pool and missing:
-        raise _missing_error(mapping, missing, sorted(dataset.column_names), name)
+        raise _missing_error(mapping, missing, sorted(dataset.column_names), name, option)
     has_standard_names = bool(mapping.columns) and not own
     if not is_pool and (has_standard_names or not set(missing).isdisjoint(mapping.needed)):
         return dataset
@@ -91,16 +94,16 @@ def _find_columns(names: list[str], mapping: ColumnMapping) -> tuple[dict[str, s
     return own, missing
 
 
-def _missing_error(mapping: ColumnMapping, missing: list[str], names: list[str], name: str) -> ValueError:
+def _missing_error(mapping: ColumnMapping, missing: list[str], names: list[str], name: str, option: str) -> ValueError:
     first = missing[0]
     column = mapping.columns.get(first)
     if column is not None:
         return ValueError(
-            f"`columns` has {first}={column}, but `{name}` has no such column. Its columns are {names}. Name the one "
+            f"`{option}` has {first}={column}, but `{name}` has no such column. Its columns are {names}. Name the one "
             "that is meant; `nuggets inspect` shows what each holds."
         )
     return ValueError(
-        f"`columns` does not say which column of `{name}` is `{first}`. Its columns are {names}. Add e.g. "
+        f"`{option}` does not say which column of `{name}` is `{first}`. Its columns are {names}. Add e.g. "
         f"`{first}={names[0]}`."
     )
 

@@ -72,7 +72,7 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text", 
     if not fitting:
         raise ValueError(
             f"`{name}` has the columns {sorted(column_names)}, which match no known format. Expected "
-            f"{formats_help(text_field)}. {_how_to_map(column_names, features)}"
+            f"{formats_help(text_field)}. {_how_to_map(name, column_names, features)}"
         )
     if "prompt" in column_names and fitting[0] not in ("tokenized", "prompt_completion"):
         raise ValueError(
@@ -85,16 +85,17 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text", 
     return fitting[0]
 
 
-def _how_to_map(column_names: list[str], features: Any) -> str:
+def _how_to_map(name: str, column_names: list[str], features: Any) -> str:
     """Say which words of `columns` name the columns, with a guess if there is only one way to read them."""
+    option = "anchor_columns" if name == "anchors" else "columns"
     words = guess_columns(column_names, features)
     if not words:
         return (
-            "Say which column is which, such as `--columns prompt=question completion=answer` (`columns` in YAML and "
-            "Python), or pass a `formatting_func` in Python. `nuggets inspect` shows what each column holds."
+            f"Say which column is which, such as `--{option} prompt=question completion=answer` (`{option}` in YAML "
+            "and Python), or pass a `formatting_func` in Python. `nuggets inspect` shows what each column holds."
         )
     return (
-        f"Is it `--columns {' '.join(words)}`? (In YAML and Python: `columns`.) `instruction` and `output` are "
+        f"Is it `--{option} {' '.join(words)}`? (In YAML and Python: `{option}`.) `instruction` and `output` are "
         "written with the chat template, or with a blank line between them; `prompt` and `completion` are joined as "
         "they are. In Python a `formatting_func` works too. `nuggets inspect` shows the rows as they would be read."
     )

@@ -93,7 +93,6 @@ def measure_agreement(
     pairs = one_shot[:, anchors]
     pairs = pairs[np.isfinite(pairs).any(axis=1)]
     scored = np.isfinite(pairs)
-    won = scored & (pairs > zero_shot[anchors])
     num_rows, num_anchors = pairs.shape
     reliability, stays, top_stays = None, None, None
     if num_rows >= FEWEST_ROWS and num_anchors >= 2 * FEWEST_HALF:
@@ -101,16 +100,39 @@ def measure_agreement(
         first, second = _halves(values, tie_breaker, scored)
         reliability = spearman_brown(_mean_correlation(first[0], second[0]), 2)
         stays, top_stays = _what_stays(first, second, fraction)
-    has_pairs = scored.any(axis=0) if num_rows else np.zeros(num_anchors, dtype=np.bool_)
+    won_by_all, won_by_none = deciding_nothing(zero_shot[anchors], pairs)
     return Agreement(
         num_rows=num_rows,
         num_anchors=num_anchors,
         reliability=reliability,
         stays=stays,
         top_stays=top_stays,
-        num_won_by_all=int((has_pairs & (won | ~scored).all(axis=0)).sum()),
-        num_won_by_none=int((has_pairs & ~won.any(axis=0)).sum()),
+        num_won_by_all=int(won_by_all.sum()),
+        num_won_by_none=int(won_by_none.sum()),
     )
+
+
+def deciding_nothing(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Bools, Bools]:
+    """Find the anchors that cannot tell any two of some candidates apart.
+
+    Args:
+        zero_shot: zero-shot log-probs of the anchors, `(m,)`; NaN for dropped anchors.
+        one_shot: log-probs behind each candidate, `(p, m)`; NaN where a pair is not scored.
+
+    Returns:
+        Whether each anchor is won by all of them, and whether by none, each `(m,)`; False for an anchor without pairs.
+
+    Example:
+        >>> import numpy as np
+        >>> deciding_nothing(np.zeros(3), np.array([[1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]))
+        (array([ True, False, False]), array([False,  True, False]))
+    """
+    scored = np.isfinite(one_shot) & np.isfinite(zero_shot)
+    won = scored & (one_shot > zero_shot)
+    has_pairs: Bools = scored.any(axis=0)
+    won_by_all: Bools = has_pairs & (won | ~scored).all(axis=0)
+    won_by_none: Bools = has_pairs & ~won.any(axis=0)
+    return won_by_all, won_by_none
 
 
 def _pair_values(zero_shot: FloatArray, one_shot: FloatArray, rank_by: str) -> tuple[Floats, Floats]:

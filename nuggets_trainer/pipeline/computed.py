@@ -63,7 +63,7 @@ def score_pairs(session: ScoringSession, may_stop: bool) -> Computed:
     outcome = run.read_outcome()
     num_pairs = anchors.num_pairs + look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
     look_found = None if look.found is None else look.found.to_dict()
-    found = {"auto_anchors": anchors.why, "early_look": look_found}
+    found = {"auto_anchors": anchors.why, "drawn_anchors": anchors.drawn, "early_look": look_found}
     return Computed(session, rendered, signals, outcome, rendered.keys, found, num_pairs)
 
 

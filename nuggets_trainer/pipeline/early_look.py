@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.golden.agreement import FEWEST_ROWS, Agreement, measure_agreement
+from nuggets_trainer.golden.agreement import FEWEST_ROWS, Agreement, deciding_nothing, measure_agreement
 from nuggets_trainer.golden.arrays import Floats
 from nuggets_trainer.golden.ranking import RANKED_VALUES
 from nuggets_trainer.golden.scores import golden_scores
@@ -34,6 +34,7 @@ LOW_RELIABILITY = 0.3
 MOST_USELESS = 0.5
 FEWEST_FOR_RELIABILITY = 30  # rows; a correlation over fewer is off by 0.2 or more
 FEWEST_ANCHORS = 4
+MOST_NAMED = 8  # anchors that a line names
 NEARLY_ALL = 0.9  # share of the pairs that are won, where the missing BOS is the reason
 BOS_REASON = (
     "the template `nuggets` puts BOS before the row and not before the anchor alone, as the reference does, and this "
@@ -70,6 +71,7 @@ class EarlyLook:
         top_stays: share of the best quarter of the golden set that would stay in it; None if that is not known.
         signal: verdict of the signal check; None if there was none.
         problems: reasons against going on; empty if there are none.
+        useless: places of the anchors that decide nothing, as in anchors.parquet.
     """
 
     num_rows: int
@@ -85,6 +87,7 @@ class EarlyLook:
     top_stays: float | None
     signal: str | None
     problems: tuple[str, ...]
+    useless: tuple[int, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -112,13 +115,20 @@ class EarlyLook:
         useless = self.num_won_by_all + self.num_won_by_none
         parts.append(
             f"{useless:,} of {counted(self.num_anchors, 'anchor')} decide nothing ({self.num_won_by_all:,} won by "
-            f"every row, {self.num_won_by_none:,} by none)"
+            f"every row, {self.num_won_by_none:,} by none{self._which_useless()})"
         )
         if self.reliability is not None:
             parts.append(f"reliability {self.reliability:.2f}")
         if self.signal is not None:
             parts.append(f"corruptions seen: {self.signal}")
         return f"early look at {counted(self.num_rows, 'random row')}: {'; '.join(parts)}. {self.sentence}"
+
+    def _which_useless(self) -> str:
+        if not self.useless:
+            return ""
+        shown = ", ".join(str(place) for place in self.useless[:MOST_NAMED])
+        more = ", ..." if len(self.useless) > MOST_NAMED else ""
+        return f": anchors {shown}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, for JSON."""
@@ -167,6 +177,9 @@ class PilotLook:
         def look() -> EarlyLook:
             assert pilot is not None
             found = look_at(pilot, session, len(self._rendered.candidates), signal)
+            won_by_all, won_by_none = deciding_nothing(pilot.zero_shot, pilot.one_shot)
+            places = np.array(self._rendered.anchor_set.usable)[won_by_all | won_by_none]
+            found = dataclasses.replace(found, useless=tuple(places.tolist()))
             found.log()
             return found
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from nuggets_trainer.config.anchor_options import check_auto_number
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.anchors import anchors_like
@@ -111,36 +112,52 @@ def read_anchors(
     """
     if anchors is None:
         return _named_anchors(config, pool)
-    if config.anchors is not None or config.num_anchors is not None:
-        given = f"num_anchors={config.num_anchors}"
-        if config.anchors is not None:
-            given = f"anchors={config.anchors!r}"
-        raise ValueError(f"`{argument}` and the config's `{given}` both say what the anchors are. Keep one.")
+    if config.anchors is not None:
+        raise ValueError(
+            f"`{argument}` and the config's `anchors={config.anchors!r}` both say what the anchors are. Keep one."
+        )
     # A `DatasetDict` is one dataset whose split was forgotten; `anchors_like` says so.
     from datasets import DatasetDict
 
     if not isinstance(anchors, Mapping) or isinstance(anchors, DatasetDict):
-        return {"": _anchor_pool(anchors, pool, config)}
+        return _anchor_pools({"": anchors}, pool, config)
     if not anchors:
         raise ValueError(f"`{argument}` is an empty mapping. Give at least one set, or leave it out.")
-    return {name: _anchor_pool(rows, pool, config) for name, rows in anchors.items()}
+    return _anchor_pools(anchors, pool, config)
 
 
 def _named_anchors(config: NuggetsConfig, pool: Pool) -> AnchorPools | None:
     sets = config.anchor_sets
     if sets is None:
+        if config.anchor_columns is not None:
+            raise ValueError(
+                "`anchor_columns` names columns of given anchors, but anchors are chosen from the pool, whose columns "
+                "`columns` names. Give `anchors`, or drop it."
+            )
         return None
-    pools = {}
+    loaded = {}
     for set_name, place in sets.items():
-        rows = load_rows(place.path, place.name, place.split, option="--anchors")
-        pools[set_name] = _anchor_pool(rows, pool, config)
+        loaded[set_name] = load_rows(place.path, place.name, place.split, option="--anchors")
+    return _anchor_pools(loaded, pool, config)
+
+
+def _anchor_pools(sets: Mapping[str, Any], pool: Pool, config: NuggetsConfig) -> AnchorPools:
+    """Read each set of anchors; several are mapped by `anchor_columns` if they have these columns."""
+    check_auto_number(config.num_anchors, len(sets))
+    pools, is_only = {}, len(sets) == 1
+    for name, rows in sets.items():
+        if isinstance(rows, Pool):
+            if config.anchor_columns is not None:
+                raise ValueError(
+                    "`anchor_columns` must be given when a `Pool` is made. Pass the dataset of the anchors."
+                )
+            pools[name] = rows
+            continue
+        own = map_columns(rows, config.anchor_mapping, "anchors", is_pool=is_only, option="anchor_columns")
+        if own is rows:  # they have no such columns
+            own = map_columns(rows, config.column_mapping, "anchors", is_pool=False)
+        pools[name] = anchors_like(own, pool)
     return pools
-
-
-def _anchor_pool(rows: Any, pool: Pool, config: NuggetsConfig) -> Pool:
-    if isinstance(rows, Pool):
-        return rows
-    return anchors_like(map_columns(rows, config.column_mapping, "anchors", is_pool=False), pool)
 
 
 def scorer_tokenizer(tokenizer: Any, config: NuggetsConfig, options: RowOptions | None) -> Any:

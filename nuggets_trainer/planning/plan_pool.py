@@ -106,9 +106,11 @@ def plan_pool(
                 price_per_hour=price_per_hour,
                 notes=tuple(filter(None, notes)),
             )
+        passed_over = None
         if session.config.num_anchors == AUTO:
-            session = with_number(session, decide_number(session)[0]["num_anchors"])
-        anchor_set, stand_in = anchors_for_plan(session, pool)
+            why, _ = decide_number(session)
+            session, passed_over = with_number(session, why["num_anchors"]), why.get("replaced", [])
+        anchor_set, stand_in = anchors_for_plan(session, pool, passed_over)
         rendered = render_selectable(session, anchor_set, range(len(sample)))
         is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
         signals_note = describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,39 @@ logger = logging.getLogger(__name__)
 SHOWN_REPEATS = 5  # anchors named in a warning
 
 
-def find_anchors(session: ScoringSession) -> AnchorSet:
-    """Take the anchors of the request, or choose them from its pool; on all ranks."""
+def find_anchors(session: ScoringSession, passed_over: Collection[str] | None = None) -> AnchorSet:
+    """Take the anchors of the request, or choose them from its pool; on all ranks.
+
+    Args:
+        session: open session.
+        passed_over: keys of given anchors that are not drawn, see `drawn_places`.
+    """
     anchors = session.request.anchors
-    return chosen_anchors(session) if anchors is None else given_anchors(session, anchors)
+    return chosen_anchors(session) if anchors is None else given_anchors(session, anchors, passed_over)
 
 
-def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSet:
-    """Take the anchors that the user gave, set after set.
+def given_anchors(
+    session: ScoringSession, anchor_sets: AnchorPools, passed_over: Collection[str] | None = None
+) -> AnchorSet:
+    """Take the anchors that the user gave, set after set, or as many of them at random as the config says.
 
     An anchor that cannot be scored whole keeps its place, with the reason, and so does one that is listed twice in its
-    set.
+    set. Neither is drawn.
+
+    Args:
+        session: open session.
+        anchor_sets: the anchors by the name of their set.
+        passed_over: keys of anchors that are not drawn, see `drawn_places`.
+
+    Raises:
+        ValueError: if a set has fewer anchors that can be drawn than the config says.
     """
     rows: list[Row | str] = []
     set_names: list[str] = []
     for name, anchors in anchor_sets.items():
-        set_names += [name] * len(anchors)
-        for j in range(len(anchors)):
+        places = drawn_places(session, anchors, passed_over)
+        set_names += [name] * len(places)
+        for j in places:
             try:
                 rows.append(anchors[j])
             except UnusableRowError as error:
@@ -49,6 +66,55 @@ def given_anchors(session: ScoringSession, anchor_sets: AnchorPools) -> AnchorSe
     if session.ranks.is_main:
         _warn_of_repeats(anchor_set)
     return anchor_set
+
+
+def drawn_places(session: ScoringSession, anchors: Pool, passed_over: Collection[str] | None = None) -> Sequence[int]:
+    """Draw the anchors of a set at random; all of them, in order, where the config gives no number.
+
+    More anchors drawn with the same seed are the same ones and others, so that stored pairs are used again. As in a
+    pool, only rows of at most half the context are drawn, and of equal rows one.
+
+    Args:
+        session: open session.
+        anchors: the set.
+        passed_over: keys of anchors that are not drawn, where the number is not the user's: fewer are drawn if there
+            are not enough. None where it is.
+
+    Returns:
+        Row numbers, in order.
+
+    Raises:
+        ValueError: if there are fewer than the config says.
+    """
+    number = session.config.num_anchors
+    if not isinstance(number, int):
+        return range(len(anchors))
+    keys, unreadable = anchors.read_keys()
+    seen = set(passed_over or ())
+    drawn: list[int] = []
+    for j in np.random.default_rng(session.config.anchor_seed).permutation(len(anchors)).tolist():
+        if len(drawn) == number:
+            break
+        if j in unreadable or keys[j] in seen or not _is_eligible(session, anchors[j]):
+            continue
+        seen.add(keys[j])
+        drawn.append(j)
+    if len(drawn) < number and passed_over is None:
+        raise ValueError(
+            f"`num_anchors={number:,}` anchors must be drawn from `anchors`, but only {len(drawn):,} of "
+            f"{counted(len(anchors), 'row')} can be: each once, with a prompt and a completion, and at most half as "
+            "long as the context. Lower it, or leave it out to take all anchors."
+        )
+    return sorted(drawn)
+
+
+def _is_eligible(session: ScoringSession, anchor: Row) -> bool:
+    """Whether an anchor can be scored alone, in half of the context."""
+    try:
+        length = len(session.template.zero_shot(anchor).ids)
+    except UnusableRowError:
+        return False
+    return session.max_length is None or length <= session.max_length // 2
 
 
 def _warn_of_repeats(anchor_set: AnchorSet) -> None:
@@ -91,7 +157,9 @@ def chosen_anchors(session: ScoringSession) -> AnchorSet:
     return _from_pool(session, pool, indices)
 
 
-def anchors_for_plan(session: ScoringSession, whole: Pool) -> tuple[AnchorSet, bool]:
+def anchors_for_plan(
+    session: ScoringSession, whole: Pool, passed_over: Collection[str] | None = None
+) -> tuple[AnchorSet, bool]:
     """Find anchors for a plan, without reading all rows of a large pool.
 
     The anchors of the run are taken where they are given, or chosen already, or cheap to choose. Else rows drawn at
@@ -100,13 +168,14 @@ def anchors_for_plan(session: ScoringSession, whole: Pool) -> tuple[AnchorSet, b
     Args:
         session: session of the pool or of a sample of it.
         whole: pool that the plan is for.
+        passed_over: keys of given anchors that are not drawn, see `drawn_places`.
 
     Returns:
         The anchors, and whether they stand in for others.
     """
     pool, store, config = session.pool, session.store, session.config
     if session.request.anchors is not None:
-        return given_anchors(session, session.request.anchors), False
+        return given_anchors(session, session.request.anchors, passed_over), False
     if pool is whole and config.anchor_selection == "random":
         return chosen_anchors(session), False
     usable = _usable(session)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils.memory import clear_device_cache
 
+from nuggets_trainer.config.anchor_options import AUTO
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.pool import Pool
@@ -57,6 +58,11 @@ class Selector:
         Raises:
             ValueError: if model, tokenizer, dtype or rows do not fit the config.
         """
+        if self._anchors is not None and self._config.num_anchors == AUTO and self._config.reselect != "no":
+            raise ValueError(
+                f"`num_anchors='auto'` would be decided again at each choice of `reselect={self._config.reselect!r}`, "
+                "because the model is another one then. Give a number of anchors."
+            )
         check_selection_options(self._config, self._pool, self._trainer, self._model, self.waits_for_sharding)
         self._request(self._anchors, self._config, self.score_dir)
         if self._config.scorer_model is None:
@@ -139,10 +145,10 @@ class Selector:
         Raises:
             ValueError: if nothing can be scored any more.
         """
-        anchors = self._anchors
+        anchors, config = self._anchors, self._config.with_top_k(size)
         if anchor_indices is not None:
             anchors = {"": anchors_like(self._pool.dataset.select(anchor_indices), self._pool)}
-        config = self._config.with_top_k(size)
+            config = dataclasses.replace(config, num_anchors=None)  # all of these
         score_dir = str(join(self.score_dir, f"step-{step}"))
         try:
             chosen = self._score_with_own_model(anchors, config, score_dir, adapter=True)

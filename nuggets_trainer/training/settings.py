@@ -255,4 +255,7 @@ def _describe_anchors(config: NuggetsConfig, anchors: AnchorPools | None) -> str
         return f"{config.anchor_selection} {number}, seed {config.anchor_seed}"
     # Where an unreadable anchor stands does not change a golden score.
     hashes = [f"{name} sha256 {pool.hash_without_places}".strip() for name, pool in anchors.items()]
-    return f"given, {', '.join(hashes)}"
+    drawn = ""
+    if config.num_anchors is not None:
+        drawn = f", {config.num_anchors} of them drawn, seed {config.anchor_seed}"
+    return f"given, {', '.join(hashes)}{drawn}"

@@ -60,6 +60,18 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     assert len(load_rows("~/rows.jsonl")) == 2
 
 
+def test_options_of_the_command_line_replace_those_that_they_contradict(tmp_path):
+    """A number of anchors in the file is that of its own anchors, but one on the command line is of any anchors."""
+    text = "top_fraction: 0.2\nanchors: a.jsonl\nnum_anchors: 50"
+    nuggets = read(tmp_path, text)[-1]
+    assert (nuggets.selection_rule, nuggets.anchors, nuggets.num_anchors) == (("top_fraction", 0.2), "a.jsonl", 50)
+    nuggets = read(tmp_path, text, "--max_tokens", "9000", "--anchors", "b.jsonl")[-1]
+    assert (nuggets.selection_rule, nuggets.anchors, nuggets.num_anchors) == (("max_tokens", 9000), "b.jsonl", None)
+    nuggets = read(tmp_path, text, "--num_anchors", "auto", "--anchor_columns", "prompt=q", "completion=a")[-1]
+    assert (nuggets.anchors, nuggets.num_anchors) == ("a.jsonl", "auto")
+    assert nuggets.anchor_mapping.columns == {"prompt": "q", "completion": "a"}
+
+
 @pytest.mark.parametrize("command", ["train", "score", "plan", "select"])
 def test_the_key_env_counts_for_libraries(command, tmp_path):
     """The variables were set after the libraries had read them."""

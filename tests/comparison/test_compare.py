@@ -510,3 +510,16 @@ def test_what_scores_follow_is_read_from_disk(finished, files, capsys):
         follows.main([*options, "--group_by", "familly"])
     with pytest.raises(ValueError, match="Give the rows that were scored"):
         follows.main([*options[:3], str(files / "heldout.jsonl")])
+
+
+def test_anchors_that_are_held_out_rows_are_refused_before_scoring(files, tmp_path):
+    """The golden set would be chosen by the test that it is measured on."""
+    mixed = tmp_path / "anchors.jsonl"
+    heldout = (files / "heldout.jsonl").read_text().splitlines(keepends=True)
+    mixed.write_text((files / "anchors.jsonl").read_text() + heldout[2])
+    number = len(mixed.read_text().splitlines())
+    with pytest.raises(
+        ValueError, match=rf"1 anchor of {number} are held-out rows \(anchor {number - 1} is row 2\).*training split"
+    ):
+        compare_in_process(files, tmp_path / "out", anchors=mixed)
+    assert not (tmp_path / "out" / "nuggets").exists()

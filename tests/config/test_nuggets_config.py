@@ -117,9 +117,8 @@ def test_a_threshold_on_gains_may_be_any_number(rank_by):
     assert NuggetsConfig(rank_by=rank_by, coverage_weight=0.5).schedule_in_force == "exact"
 
 
-def test_given_anchors_and_a_number_exclude_each_other():
-    with pytest.raises(ValueError, match=r"`num_anchors=7`.*`anchors='a\.jsonl'`.*Drop one of the two"):
-        NuggetsConfig(anchors="a.jsonl", num_anchors=7)
+def test_given_anchors_may_have_a_number_to_draw():
+    assert NuggetsConfig(anchors="a.jsonl", num_anchors=7).num_anchors == 7  # so many of them
     assert NuggetsConfig(anchors="a.jsonl").num_anchors is None
     assert NuggetsConfig(num_anchors=7).anchors is None
 

@@ -22,18 +22,18 @@ def first_look(reliability, num_rows=64):
 
 def test_the_number_gives_the_reliability_that_is_wanted():
     for reliability in (0.5, 0.6, 0.8, 0.85):
-        found = number_for(first_look(reliability), 10_000)
+        found = number_for(first_look(reliability), 400)
         assert first_look(reliability).reliability_with(found["num_anchors"]) > 0.9 - 1e-9
         assert first_look(reliability).reliability_with(found["num_anchors"] - 2) < 0.9
         assert f"give {reliability:.2f}" in found["says"]
 
 
 def test_the_number_stays_within_bounds():
-    assert number_for(first_look(0.99), 10_000)["num_anchors"] == auto_anchors.FEWEST
-    assert number_for(first_look(0.1), 10_000)["num_anchors"] == auto_anchors.MOST
-    assert "more than 400 would be needed" in number_for(first_look(-0.2), 10_000)["says"]
-    assert number_for(first_look(0.1), 60)["num_anchors"] == 30  # at most half of a small pool
-    assert number_for(first_look(None, 10), 10_000)["num_anchors"] == 100  # too few rows to tell
+    assert number_for(first_look(0.99), 400)["num_anchors"] == auto_anchors.FEWEST
+    assert number_for(first_look(0.1), 400)["num_anchors"] == auto_anchors.MOST
+    assert "more than 400 would be needed" in number_for(first_look(-0.2), 400)["says"]
+    assert number_for(first_look(0.1), 30)["num_anchors"] == 30
+    assert number_for(first_look(None, 10), 400)["num_anchors"] == 100  # too few rows to tell
 
 
 def test_the_command_line_gives_the_number_as_text():
@@ -41,8 +41,8 @@ def test_the_command_line_gives_the_number_as_text():
     assert NuggetsConfig(num_anchors="auto").num_anchors == "auto"
     with pytest.raises(ValueError, match="`num_anchors` must be one of auto"):
         NuggetsConfig(num_anchors="many")
-    with pytest.raises(ValueError, match="Drop one of the two"):
-        NuggetsConfig(num_anchors="auto", anchors="rows.jsonl")
+    with pytest.raises(ValueError, match="how many anchors one set needs, but there are 2 sets"):
+        NuggetsConfig(num_anchors="auto", anchors={"a": "a.jsonl", "b": "b.jsonl"})
 
 
 def test_the_number_is_decided_once(llama, tokenizer, tmp_path, caplog, monkeypatch):

@@ -116,7 +116,9 @@ def test_it_ends_there_if_the_user_asks(schedule, tokenizer, rows, tmp_path, mon
     config = NuggetsConfig(template="plain", top_k=10, schedule=schedule, stop_if_unreliable=True)
     with pytest.raises(UnreliableScoresError, match="all 10 rows|all 25 rows") as caught:
         score_pool(model, tokenizer, *rows, config=config, score_dir=tmp_path)
-    assert "6 of 6 anchors decide nothing (0 won by every row, 6 by none)" in str(caught.value)
+    assert "6 of 6 anchors decide nothing (0 won by every row, 6 by none: anchors 0, 1, 2, 3, 4, 5)" in str(
+        caught.value
+    )
     assert not (tmp_path / "scores.parquet").exists()
     config = NuggetsConfig(template="plain", top_k=10, schedule=schedule)
     whole, _ = score_pool(model, tokenizer, *rows, config=config, score_dir=tmp_path)

@@ -63,7 +63,7 @@ def test_auto_dtype_follows_the_training_dtype(llama, tokenizer, pool, tmp_path)
         ({"match_full_steps": True}, "`match_full_steps` only applies to training"),
         ({"response_field": "output"}, "`response_field='output'` needs a `formatting_func`"),
         ({"scorer_model": "nuggets-demo/model"}, "must be the model that is passed, which is ''. Pass"),
-        ({"num_anchors": 2}, "`anchors` and the config's `num_anchors=2` both say what the anchors are"),
+        ({"anchors": "a.jsonl"}, "`anchors` and the config's `anchors='a.jsonl'` both say what the anchors are"),
         ({"group_by": "origin"}, "`group_by='origin'` is not a column of `dataset`"),
         ({"combine_anchor_sets": "worst"}, "needs several anchor sets"),
     ],

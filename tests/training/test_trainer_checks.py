@@ -40,7 +40,14 @@ def test_a_model_without_a_causal_head_is_refused(model_dir, tmp_path):
         ({"train_dataset": CHAT_POOL.to_iterable_dataset()}, "IterableDataset.*`pool_size`"),
         ({"train_dataset": None}, "`train_dataset` must be a datasets.Dataset, got NoneType"),
         ({"train_dataset": Pool(CHAT_POOL)}, "got a Pool. .* pass `pool.dataset`"),
-        ({"nuggets_config": NuggetsConfig(num_anchors=3)}, "`anchor_dataset` and the config's `num_anchors=3`"),
+        (
+            {"nuggets_config": NuggetsConfig(anchors="a.jsonl")},
+            "`anchor_dataset` and the config's `anchors='a.jsonl'`",
+        ),
+        (
+            {"nuggets_config": NuggetsConfig(num_anchors="auto", reselect="epoch")},
+            "`num_anchors='auto'` would be decided again",
+        ),
         ({"nuggets_config": None}, "`anchor_dataset` is given without `nuggets_config`"),
         ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has the columns \['q'\].*pool's columns"),
     ],
