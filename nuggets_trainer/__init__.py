@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nuggets_trainer.batches.golden_scorer import GoldenScorer
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
     from nuggets_trainer.data.loading import load_rows
     from nuggets_trainer.data.pool import Pool
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.training.trainer import SelectedSFTTrainer
 
 _MODULES = {
+    "GoldenScorer": "batches.golden_scorer",
     "GoldenScores": "golden.scores",
     "GoldenSet": "golden.selection",
     "NuggetsConfig": "config.nuggets_config",
@@ -49,6 +51,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "GoldenScorer",
     "GoldenScores",
     "GoldenSet",
     "NuggetsConfig",

@@ -52,6 +52,7 @@ ROOMS = {
         types_only={"scoring"},
         never={"torch", "trl", "peft", "accelerate"},
     ),
+    "batches": Room(may={*BELOW_PIPELINE, "pipeline"}, never={"trl"}),
     "training": Room(may={*BELOW_PIPELINE, "pipeline"}),
     "analysis": Room(may={"golden", "data", "store"}, never={*MODEL_LIBRARIES}),
     "heldout": Room(may={"prompts", "engine"}, never={"trl"}),

@@ -84,6 +84,8 @@ NOT_RUN = {
     r"^nuggets evaluate": "the official questions are on the hub: run by test_evaluate.py",
     r"recipes/evaluate\.py generate": "the official questions are on the hub: run by test_evaluate.py",
     r"recipes/evaluate\.py": "needs a judge and official files: run by test_evaluate.py",
+    r"\bray\b": "needs Ray: run by tests/batches/test_ray.py",
+    r"scored\.write_parquet": "needs Ray: run by tests/batches/test_ray.py",
     r"push_to_hub\(": "uploads: run by test_publish.py, against a stand-in for the hub",
     r"resume_from_checkpoint=True": "needs a job that was killed: run by test_callback.py",
 }
