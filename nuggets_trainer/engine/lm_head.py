@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 # caches (8 MB), elsewhere enough to keep the device busy (256 MB).
 CPU_BLOCK = (512, 4096)
 DEVICE_BLOCK = (4096, 16384)
-
-
 # Logits that a head is asked for at a time if it must be called whole.
 WHOLE_LOGITS = 2**26
+# Whether torch can keep the products of half-precision numbers in float32 on a GPU, as `torch.mm` does since 2.8.
+# Elsewhere they are rounded, and a logit of 20 is off by up to 0.06 in bfloat16.
+FLOAT32_LOGITS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 
 
 def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -43,8 +44,24 @@ def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torc
         return _through_whole_head(model, head, hidden, targets)
     # The head of a model that is spread over devices need not be where the last layer is.
     hidden, targets = hidden.to(head.weight.device), targets.to(head.weight.device)
+    scale, autocast_dtype = _logits_scale(model), _autocast_dtype(hidden.device.type)
+    if autocast_dtype is None:
+        return _through_blocks(head, hidden, targets, scale)
+    # Autocast would round the logits as well as what is multiplied.
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _through_blocks(head, hidden.to(autocast_dtype), targets, scale)
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+
+
+def _through_blocks(
+    head: torch.nn.Linear, hidden: torch.Tensor, targets: torch.Tensor, scale: tuple[float, float | None]
+) -> torch.Tensor:
+    """Do what `target_log_probs` does in blocks over positions and vocabulary."""
     num_rows, num_entries = CPU_BLOCK if hidden.device.type == "cpu" else DEVICE_BLOCK
-    add_block, scale = compiled_in_use(_add_block), _logits_scale(model)
+    add_block = compiled_in_use(_add_block)
     blocks = []
     for first_row in range(0, len(targets), num_rows):
         rows, wanted = hidden[first_row : first_row + num_rows], targets[first_row : first_row + num_rows]
@@ -105,7 +122,19 @@ def _add_block(
     scale: tuple[float, float | None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Do what `_add_logits` does for the entries of these rows of the head's weight."""
-    return _add_logits(total, found, linear(hidden, weight, bias), targets, scale)
+    return _add_logits(total, found, _logits(hidden, weight, bias), targets, scale)
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return logits of some entries; those of half-precision numbers in float32, where torch can."""
+    weight = weight.to(hidden.dtype)
+    if not FLOAT32_LOGITS or hidden.dtype not in (torch.bfloat16, torch.float16):
+        return linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    if hidden.is_cuda:
+        logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+    else:
+        logits = hidden.float() @ weight.float().t()
+    return logits if bias is None else logits + bias.float()
 
 
 def _add_logits(

@@ -64,7 +64,7 @@ def describe_difference(
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute float32 matrix products in all their bits; afterwards in as many as before.
+    """Compute float32 matrix products in all their bits, and sum half-precision ones in float32; afterwards as before.
 
     `TrainingArguments(tf32=True)` and `torch.set_float32_matmul_precision` let a GPU use TF32, with 10 bits of
     mantissa, and a CPU bfloat16. Scores would then depend on what else the process does, and stored ones would mix.
@@ -79,6 +79,8 @@ def full_float32() -> Iterator[None]:
             stack.enter_context(_changed(torch.backends.cuda.matmul, "fp32_precision", "ieee"))
             cpu: Any = torch.backends.mkldnn  # torch declares its `matmul` nowhere
             stack.enter_context(_changed(cpu.matmul, "fp32_precision", "ieee"))
+        for name in ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction"):
+            stack.enter_context(_changed(torch.backends.cuda.matmul, name, False))
         if by_name is not None:
             # Last, so that it is set back first: it sets all devices.
             torch.set_float32_matmul_precision("highest")

@@ -47,6 +47,7 @@ def on_meta(monkeypatch):
     monkeypatch.setattr(packed, "_means", means)
     monkeypatch.setattr(flex, "flex_attention", no_flex)
     monkeypatch.setattr(lm_head, "_can_be_cut", lambda head: True)
+    monkeypatch.setattr(lm_head, "_autocast_dtype", lambda device_type: None)  # which torch does not say of `meta`
     return log_probs
 
 
