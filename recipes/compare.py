@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["nuggets_trainer"]
+# ///
 """Does selection pay? Tune on the golden set, on random rows, on simple baselines and on all rows, and compare.
 
 The first command compares on the embedded demo, the second gives a first answer there in minutes, and the third

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["nuggets_trainer"]
+# ///
 """The same tuning without selection: all rows of the pool, or as many random ones as a golden set has.
 
 ```bash

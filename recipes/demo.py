@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["nuggets_trainer"]
+# ///
 """The main job on the embedded model and pool, and the same tuning on as many random rows.
 
 ```bash

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["nuggets_trainer[eval]"]
+# ///
 """AlpacaEval and MT-Bench of a tuned model: answers, judgments, one run against another, the paper's table.
 
 First the model answers, on all devices. After a kill the same command continues:

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["nuggets_trainer"]
+# ///
 """What golden scores follow, and how far they depend on the choice of anchors. Reads scores on disk, needs no model.
 
 ```bash

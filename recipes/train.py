@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["nuggets_trainer"]
+# ///
 """Score a pool with the base model, keep its golden set, tune on it with TRL SFT and PEFT: one job.
 
 The embedded demo (no arguments needed), and the same with another rule:

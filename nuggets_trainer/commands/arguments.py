@@ -104,7 +104,8 @@ class ShardArguments:
     shard: str | None = field(
         default=None,
         metadata={
-            "help": "Part of the pool to score, as `i/n`: the i-th of n parts, i from 0. Parts need no contact with "
+            "help": "Part of the pool to score, as `i/n`: the i-th of n parts, i from 0; `auto` reads it from the "
+            "variables of Slurm, SkyPilot, dstack, AWS Batch or a launcher. Parts need no contact with "
             "each other (a Slurm array, spot machines) and write no results; the same command without `shard` then "
             "scores what is missing and writes them. A part is scored exactly, because a race needs all rows."
         },

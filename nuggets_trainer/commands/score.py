@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_res
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
+from nuggets_trainer.launch.parts import AUTO, find_part
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     rows, _, scorer, part, _ = others
     check_given("nuggets score", rows, scorer, config)
     if part.shard is not None:
-        parse_shard(part.shard)
+        number, num_shards = parse_shard(part.shard)
+        others[3] = dataclasses.replace(part, shard=f"{number}/{num_shards}")
     return (*others, with_score_dir(rows, scorer, config, argv))
 
 
@@ -108,16 +112,18 @@ def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) 
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read `i/n`.
+    """Read `i/n`, or find it by the variables of a scheduler for `auto`.
 
     Raises:
-        ValueError: if it is no such pair of numbers.
+        ValueError: if it is no such pair of numbers, or if no scheduler says it.
 
     Example:
         >>> parse_shard("3/64")
         (3, 64)
     """
+    if text == AUTO:
+        return find_part(os.environ)
     number, _, num_shards = text.partition("/")
     if not (number.isdigit() and num_shards.isdigit() and int(number) < int(num_shards)):
-        raise ValueError(f"`shard` must be i/n with 0 <= i < n, such as 0/64, got {text!r}.")
+        raise ValueError(f"`shard` must be `auto` or i/n with 0 <= i < n, such as 0/64, got {text!r}.")
     return int(number), int(num_shards)
