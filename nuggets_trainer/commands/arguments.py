@@ -34,7 +34,7 @@ class PoolArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Pool: a hub dataset, a local directory, a .json, .jsonl, .csv or .parquet file, or "
+            "help": "Pool: a hub dataset, a local directory, a .json, .jsonl, .csv, .tsv or .parquet file, or "
             "`nuggets-demo/pool`."
         },
     )

@@ -1,7 +1,8 @@
 """A dataset with columns of any name -> the same rows under the names that TRL and this package read.
 
 The rows are renamed before anything else reads them, so that they are scored, trained on and stored as rows that had
-these names from the beginning.
+these names from the beginning. Values that can only mean one thing are changed too, without a mapping: messages that
+are JSON text, a text beside messages, and whole numbers where a text is expected.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.column_mapping import ColumnMapping
 from nuggets_trainer.data.dataset import hidden_dataset_bars
-from nuggets_trainer.data.formats import FORMATS
+from nuggets_trainer.data.formats import FORMATS, fitting_formats
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONVERSATIONS = {"prompt_completion": ("prompt", "completion"), "messages": ("messages",)}
+TEXTS = {
+    "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "input", "output"),
+    "text": ("text",),
+}
 FEW_ROWS = 5000  # rows that are rewritten within a second, so that a bar for them is noise
 SIDES = {"prompt": "user", "completion": "assistant"}  # who says a text, if a system message makes it a turn
 
@@ -37,7 +43,7 @@ def map_columns(
 
     Args:
         dataset: rows; what is no `Dataset` comes back as it is, for others to refuse.
-        mapping: which column is which; None changes nothing.
+        mapping: which column is which; None changes no names.
         name: name of the dataset in errors.
         is_pool: whether each column of the mapping must be there. Anchors and evaluation rows that have none of them,
             or lack one that their format needs, come back as they are.
@@ -51,8 +57,11 @@ def map_columns(
     """
     from datasets import Dataset
 
-    if mapping is None or not isinstance(dataset, Dataset):
+    if not isinstance(dataset, Dataset):
         return dataset
+    mapping = mapping or implied_mapping(dataset)
+    if mapping is None:
+        return _with_numbers_as_text(dataset)
     own, missing = _find_columns(dataset.column_names, mapping)
     if is_pool and missing:
         raise _missing_error(mapping, missing, sorted(dataset.column_names), name, option)
@@ -66,6 +75,7 @@ def map_columns(
     if own:
         mapped = mapped.rename_columns({column: standard for standard, column in own.items()})
     mapped = _with_standard_messages(mapped, mapping)
+    mapped = _with_numbers_as_text(mapped)
     if is_pool:
         _warn_of_a_bare_seam(mapped, mapping, name)
     return mapped
@@ -73,12 +83,59 @@ def map_columns(
 
 def map_each(datasets: Any, mapping: ColumnMapping | None, name: str) -> Any:
     """Do what `map_columns` does with evaluation rows: one dataset, several by name, or None."""
-    if mapping is None or not isinstance(datasets, dict):
+    if not isinstance(datasets, dict):
         return map_columns(datasets, mapping, name, is_pool=False)
     mapped = {}
     for key, rows in datasets.items():
         mapped[key] = map_columns(rows, mapping, name, is_pool=False)
     return mapped
+
+
+def implied_mapping(dataset: Dataset) -> ColumnMapping | None:
+    """Return the mapping of columns with standard names whose values have a form that TRL does not take.
+
+    The form is JSON text in place of messages, or text in one of prompt and completion and messages in the other. None
+    for all other columns.
+    """
+    fitting = fitting_formats(dataset.column_names)
+    if not fitting:
+        return None
+    features = dataset.features
+    if fitting[0] == "messages" and _is_text(features["messages"]):
+        return ColumnMapping("messages", {"messages": "messages"})
+    if fitting[0] == "sharegpt" and _is_text(features["conversations"]):
+        columns = {"messages": "conversations"}
+        if "system" in features:
+            columns["system"] = "system"
+        return ColumnMapping("messages", columns)
+    if fitting[0] == "prompt_completion" and _are_mixed(features):
+        return ColumnMapping("prompt_completion", {"prompt": "prompt", "completion": "completion"})
+    return None
+
+
+def _are_mixed(features: Any) -> bool:
+    """Whether one of prompt and completion is text and the other a list of messages."""
+    kinds = [_is_text(features[column]) for column in ("prompt", "completion")]
+    lists = [isinstance(getattr(features[column], "feature", None), dict) for column in ("prompt", "completion")]
+    return any(kinds) and any(lists)
+
+
+def _with_numbers_as_text(dataset: Dataset) -> Dataset:
+    """Write whole numbers as text where a text is expected, such as the answers of arithmetic.
+
+    Floats stay, and their rows are dropped: 42 may have become 42.0 on its way here.
+    """
+    from datasets import Value
+
+    fitting = fitting_formats(dataset.column_names)
+    if not fitting or dataset.format["type"] == "custom":
+        return dataset
+    for column in TEXTS.get(fitting[0], ()):
+        dtype = getattr(dataset.features.get(column), "dtype", None)
+        if isinstance(dtype, str) and dtype.startswith(("int", "uint")):
+            with hidden_dataset_bars(len(dataset) <= FEW_ROWS):
+                dataset = dataset.cast_column(column, Value("string"))
+    return dataset
 
 
 def _find_columns(names: list[str], mapping: ColumnMapping) -> tuple[dict[str, str], list[str]]:
@@ -131,17 +188,18 @@ def _with_standard_messages(dataset: Dataset, mapping: ColumnMapping) -> Dataset
     first = columns[0]
     has_system = "system" in mapping.columns and "system" in features
     is_json = first == "messages" and _is_text(features[first])
-    if not (has_system or is_json or mapping.keys or mapping.roles):
+    are_turns = has_system or (first == "prompt" and _are_mixed(features))
+    if not (are_turns or is_json or mapping.keys or mapping.roles):
         return dataset
     for column in columns:
-        features[column] = _message_feature(features[column], mapping, has_system)
+        features[column] = _message_feature(features[column], mapping, are_turns)
     as_parts = _has_parts(features[first])
 
     def convert(record: dict[str, Any]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
         for column in columns:
             value = _standard(record[column], mapping)
-            if has_system and column in SIDES and not isinstance(value, list):
+            if are_turns and column in SIDES and not isinstance(value, list):
                 value = [_turn(SIDES[column], value)]
             changed[column] = value
         if has_system:
@@ -208,7 +266,7 @@ def _is_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-def _message_feature(feature: Any, mapping: ColumnMapping, has_system: bool) -> Any:
+def _message_feature(feature: Any, mapping: ColumnMapping, are_turns: bool) -> Any:
     """Return the feature of a column after its messages have standard names."""
     from datasets import Json, List, Value
 
@@ -217,7 +275,7 @@ def _message_feature(feature: Any, mapping: ColumnMapping, has_system: bool) -> 
         return List(_standard_message(inner, mapping))
     if mapping.format == "messages" and _is_text(feature):
         return List(Json())  # JSON text may hold messages of any shape
-    if mapping.format == "messages" or not has_system:
+    if mapping.format == "messages" or not are_turns:
         return feature
     return List({"role": Value("string"), "content": Value("string")})
 

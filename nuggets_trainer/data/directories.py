@@ -13,7 +13,8 @@ from nuggets_trainer.demo import resolve_demo
 
 logger = logging.getLogger(__name__)
 
-FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+SEPARATORS = (",", ";", "\t")  # Excel writes a semicolon where the comma is the decimal sign
 RESULT_FILES = ("scores.parquet", "anchors.parquet")  # `score_pool` writes both into `score_dir`
 NAMES_IN_ERROR = 3
 
@@ -80,7 +81,8 @@ def read_files(directory: Path, config: str | None, streaming: bool, builder: An
 
     options = {}
     if type(builder.config).__name__ == "CsvConfig":
-        options = csv_options(files_of(builder)[0], builder.config.sep)
+        separator = None if builder.config.sep == "," else builder.config.sep  # a tab, or what README.md says
+        options = csv_options(files_of(builder)[0], separator)
     return load_dataset(str(directory), name=config, streaming=streaming, **options)
 
 
@@ -89,20 +91,35 @@ def files_of(builder: Any) -> list[str]:
     return [file for split in builder.config.data_files.values() for file in split]
 
 
-def csv_options(file: str | Path, separator: str = ",") -> dict[str, Any]:
+def csv_options(file: str | Path, separator: str | None = None) -> dict[str, Any]:
     """Return options of `load_dataset` that read every field of .csv files as the text in the file.
 
     With them `NA` is a word, `007` keeps its zeros, and an empty field is an empty text.
 
     Args:
         file: file whose first line names the columns.
-        separator: text between two fields.
+        separator: text between two fields; None finds it.
     """
     import pandas as pd
     from datasets import Features, Value
 
+    separator = separator or find_separator(file)
     columns = pd.read_csv(file, nrows=0, sep=separator).columns
-    return {"keep_default_na": False, "features": Features(dict.fromkeys(columns, Value("string")))}
+    return {
+        "sep": separator,
+        "keep_default_na": False,
+        "features": Features(dict.fromkeys(columns, Value("string"))),
+    }
+
+
+def find_separator(file: str | Path) -> str:
+    """Return what stands between the names in the first line of a .csv or .tsv file: a comma, if there is one."""
+    import pandas as pd
+
+    for separator in SEPARATORS:
+        if len(pd.read_csv(file, nrows=0, sep=separator).columns) > 1:
+            return separator
+    return SEPARATORS[0]
 
 
 def warn_of_csv_types(name: str, rows: Any) -> None:

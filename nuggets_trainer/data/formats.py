@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from nuggets_trainer.data.guess_columns import guess_columns
+from nuggets_trainer.data.guess_columns import guess_columns, wrapped_rows
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,12 @@ def _how_to_map(name: str, column_names: list[str], features: Any) -> str:
     """Say which words of `columns` name the columns, with a guess if there is only one way to read them."""
     option = "anchor_columns" if name == "anchors" else "columns"
     words = guess_columns(column_names, features)
+    inside = wrapped_rows(column_names, features)
+    if not words and inside is not None:
+        return (
+            f"Do the rows stand inside of `{inside}`? Then write them to a file of their own: "
+            f"`jq -c '.{inside}[]' FILE > rows.jsonl`."
+        )
     if not words:
         return (
             f"Say which column is which, such as `--{option} prompt=question completion=answer` (`{option}` in YAML "

@@ -38,7 +38,7 @@ def guess_columns(column_names: Iterable[str], features: Any = None) -> list[str
             asked.append(name)
         elif name.lower() in ANSWERED:
             answered.append(name)
-        elif _message_keys(features.get(name)):
+        elif _are_messages(_message_keys(features.get(name))):
             conversations.append(name)
     if sorted(asked) == ["input", "instruction"]:  # Alpaca's own pair
         asked = ["instruction"]
@@ -67,6 +67,30 @@ def _message_keys(feature: Any) -> list[str]:
     if not isinstance(inner, dict):
         return []
     return list(inner)
+
+
+def _are_messages(keys: list[str]) -> bool:
+    """Whether some key says who speaks, and some key what is said."""
+    names = {key.lower() for key in keys}
+    return not names.isdisjoint(SAID_BY) and not names.isdisjoint(SAID)
+
+
+def wrapped_rows(column_names: Iterable[str], features: Any) -> str | None:
+    """Name the column inside of which the rows stand, as in `{"data": [{"instruction": ...}, ...]}`.
+
+    Args:
+        column_names: columns of the dataset.
+        features: features of the dataset by column; None if they are not known.
+
+    Returns:
+        The only column that holds a list of objects that are no messages; None if there is none.
+    """
+    found = []
+    for name in column_names:
+        keys = _message_keys((features or {}).get(name))
+        if keys and not _are_messages(keys):
+            found.append(name)
+    return found[0] if len(found) == 1 else None
 
 
 def _guess_keys(keys: list[str]) -> list[str]:

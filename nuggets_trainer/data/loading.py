@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from nuggets_trainer.data.directories import (
 )
 from nuggets_trainer.data.unreadable import check_integers, check_no_null, errors_name_the_file
 from nuggets_trainer.demo import resolve_demo
+from nuggets_trainer.wording import first_cause
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # pyarrow's names, by the end of a file's name
 SMALL_FILE = 20_000_000  # bytes; such a file is read within about a second, and a bar for it is noise
 
 
@@ -81,9 +85,12 @@ def _check_rows(option: str, name: str) -> None:
         return
     known = ", ".join(FILE_BUILDERS)
     if path.is_file():
-        if path.suffix not in FILE_BUILDERS:
-            raise ValueError(f"`{option}`: {name!r} has an unknown file type. Expected {known}.")
-    elif path.suffix in FILE_BUILDERS:
+        if _file_type(path) not in FILE_BUILDERS:
+            raise ValueError(
+                f"`{option}`: {name!r} has an unknown file type. Expected {known}, or one of these compressed "
+                f"({', '.join(COMPRESSIONS)})."
+            )
+    elif _file_type(path) in FILE_BUILDERS:
         raise FileNotFoundError(f"`{option}`: there is no file {name!r}. Expected rows in {known}.")
     elif _must_be_path(name):
         raise FileNotFoundError(
@@ -98,9 +105,9 @@ def load_rows(
     """Load rows by name.
 
     Args:
-        name: a .json, .jsonl, .csv or .parquet file; a local directory (of such files, or saved by
-            `Dataset.save_to_disk`); a hub dataset; or `nuggets-demo/pool`, `nuggets-demo/anchors`,
-            `nuggets-demo/heldout`.
+        name: a .json, .jsonl, .csv, .tsv or .parquet file, which may be compressed (.gz, .zst, .bz2); a directory (of
+            such files, or saved by `Dataset.save_to_disk`); a hub dataset; or `nuggets-demo/pool`,
+            `nuggets-demo/anchors`, `nuggets-demo/heldout`.
         config: configuration of a hub dataset.
         split: name of the split; a single file is one split and ignores it.
         streaming: whether to return an `IterableDataset`, whose first `pool_size` rows can be a pool.
@@ -117,6 +124,7 @@ def load_rows(
     path = Path(resolve_demo(name))
     _check_rows(option, name)
     if path.is_file():
+        path = _decompressed(path, option)
         check_no_null(option, [path])
         with errors_name_the_file(option, name, path), hidden_dataset_bars(path.stat().st_size <= SMALL_FILE):
             loaded = _with_valid_text(_load_file(path, streaming))
@@ -134,6 +142,47 @@ def load_rows(
             f"{_how_to_name(option, 'split', name, next(iter(loaded), 'test'))}"
         )
     return loaded[split]
+
+
+def _file_type(path: Path) -> str:
+    """Return the end of a file's name that says its type; a compression behind it does not count."""
+    if path.suffix in COMPRESSIONS:
+        return Path(path.stem).suffix
+    return path.suffix
+
+
+def _decompressed(path: Path, option: str) -> Path:
+    """Return a file of rows; one that is compressed is written out once, into the cache of datasets.
+
+    datasets reads some compressions itself, but the checks of lines and encodings need the text.
+
+    Raises:
+        ValueError: if the file is broken.
+    """
+    import pyarrow as pa
+    from datasets import config
+
+    if path.suffix not in COMPRESSIONS:
+        return path
+    state = path.stat()
+    version = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:32]
+    plain = Path(config.HF_DATASETS_CACHE) / "nuggets_trainer" / version / path.stem
+    if plain.exists():
+        return plain
+    plain.parent.mkdir(parents=True, exist_ok=True)
+    part = plain.with_name(f"{plain.name}.{os.getpid()}")
+    try:
+        with pa.input_stream(str(path), compression=COMPRESSIONS[path.suffix]) as stream, part.open("wb") as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        part.replace(plain)  # whole, also if several processes write it
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"`{option}`: the rows in {str(path)!r} cannot be read: {first_cause(error)}. Copy or download the file "
+            "again: it is incomplete, or compressed otherwise than its name says."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return plain
 
 
 def _how_to_name(option: str, what: str, name: str, value: str = "NAME") -> str:
@@ -184,7 +233,7 @@ def _splits(loaded: Any) -> list[Any]:
 def _load_file(path: Path, streaming: bool) -> Any:
     from datasets import load_dataset
 
-    options = csv_options(path) if path.suffix == ".csv" else {}
+    options = csv_options(path) if FILE_BUILDERS[path.suffix] == "csv" else {}
     # A bare name is a pattern to datasets: `rows[1].jsonl` would be read from the file rows1.jsonl.
     file = glob.escape(str(path))
     return load_dataset(FILE_BUILDERS[path.suffix], data_files=file, split="train", streaming=streaming, **options)

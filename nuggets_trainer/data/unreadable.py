@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from nuggets_trainer.data.directories import find_separator
 from nuggets_trainer.wording import first_cause
 
-ROW_FILES = {".json", ".jsonl", ".csv", ".parquet"}
+ROW_FILES = {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SHOWN_CHARACTERS = 60
 COMPARED_FILES = 1000  # of a directory, until the one that is broken is found
@@ -158,10 +159,10 @@ def _what_is_wrong(file: Path) -> str | None:
     wrong = _wrong_encoding(file)
     if wrong is not None:
         return wrong
-    look = {".jsonl": _wrong_line, ".json": _wrong_json, ".csv": _ragged}
+    look = {".jsonl": _wrong_line, ".json": _wrong_json, ".csv": _ragged, ".tsv": _ragged}
     found = look[file.suffix](file)
     # Where smaller ones stand in an earlier block of the file, pyarrow raises an error.
-    if found is None and file.suffix != ".csv":
+    if found is None and file.suffix in (".json", ".jsonl"):
         found = _large_integer(file)
     return found
 
@@ -229,7 +230,7 @@ def _ragged(file: Path) -> str | None:
 
     num_rows = 0
     try:
-        with pd.read_csv(file, chunksize=10_000) as chunks:
+        with pd.read_csv(file, chunksize=10_000, sep=find_separator(file)) as chunks:
             for chunk in chunks:
                 num_rows += len(chunk)
     except ValueError as error:  # also pandas' ParserError and EmptyDataError

@@ -9,7 +9,7 @@ from nuggets_trainer.config.column_mapping import ColumnMapping
 from nuggets_trainer.data.formats import FORMATS, OPTIONAL, fitting_formats
 from nuggets_trainer.data.messages import SHAREGPT_ROLES
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.read_row import CONVERSATION_COLUMNS, roles_of
+from nuggets_trainer.data.read_row import roles_of
 from nuggets_trainer.inspection.facts import ColumnFact, FormatFact
 
 if TYPE_CHECKING:
@@ -46,14 +46,18 @@ def column_facts(
 
 
 def format_fact(
-    pool: Pool, columns: list[str], mapping: ColumnMapping | None, guessed: tuple[str, ...], looked_at: list[int]
+    pool: Pool,
+    mapping: ColumnMapping | None,
+    implied: ColumnMapping | None,
+    guessed: tuple[str, ...],
+    looked_at: list[int],
 ) -> FormatFact:
     """Say which format is read and why.
 
     Args:
         pool: rows under their standard names.
-        columns: names of the columns as the user has them.
         mapping: which column is which; None without a mapping.
+        implied: mapping of columns with standard names whose values have another form; None if there are none.
         guessed: words of the mapping if it was guessed; empty if the user gave it.
         looked_at: pool indices of the rows whose roles are counted.
     """
@@ -65,7 +69,7 @@ def format_fact(
     for role in roles:
         if role in SHAREGPT_ROLES:
             renamed[role] = SHAREGPT_ROLES[role]
-    return FormatFact(pool.format, _why(pool, columns, mapping, guessed), guessed, roles, renamed)
+    return FormatFact(pool.format, _why(pool, mapping, implied, guessed), guessed, roles, renamed)
 
 
 def _read_columns(row_format: str | None, text_field: str) -> set[str]:
@@ -76,16 +80,18 @@ def _read_columns(row_format: str | None, text_field: str) -> set[str]:
     return {*FORMATS[row_format], *OPTIONAL[row_format]}
 
 
-def _why(pool: Pool, columns: list[str], mapping: ColumnMapping | None, guessed: tuple[str, ...]) -> str:
+def _why(pool: Pool, mapping: ColumnMapping | None, implied: ColumnMapping | None, guessed: tuple[str, ...]) -> str:
     if pool.formatting_func is not None:
         return "a `formatting_func` writes each row"
     if guessed:
         return f"a guess from the names of the columns. A run needs `--columns {' '.join(guessed)}`"
-    if mapping is not None and mapping.renames_any_of(columns):
+    if mapping is not None:
         pairs = []
         for standard, column in mapping.columns.items():
             pairs.append(f"`{column}` is `{standard}`")
         return f"`columns` says so: {', '.join(pairs) or 'keys and roles of `messages`'}"
+    if implied is not None and implied.format == "messages":
+        return f"it has the column `{implied.columns['messages']}`, which holds messages as JSON text"
     needed = (pool.text_field,) if pool.format == "text" else FORMATS[pool.format]
     names = " and ".join(f"`{name}`" for name in needed)
     why = f"it has the column{'s' if len(needed) > 1 else ''} {names}"
@@ -93,7 +99,7 @@ def _why(pool: Pool, columns: list[str], mapping: ColumnMapping | None, guessed:
     others.remove(pool.format)
     if others:
         why += f". {', '.join(others)} would fit too, but SFTTrainer trains on {pool.format}"
-    if pool.format in CONVERSATION_COLUMNS and pool.is_conversational and pool.format == "prompt_completion":
+    if pool.format == "prompt_completion" and pool.is_conversational:
         why += ", which hold messages"
     return why
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 SPAN_KINDS = {
     "context": "what the template writes before both: BOS, a system message",
     "candidate": "the prompt of the row",
-    "answer": "the completion of the row, which training puts loss on",
+    "answer": "the completion of the row",
     "anchor": "the prompt of an anchor",
     "scored": "the completion of that anchor, which is scored",
 }
@@ -164,7 +164,9 @@ class RowView:
         record: columns of a row that is dropped, as JSON; "" for others.
         remarks: how the rendering differs from what the row says.
         token_ids: token ids of the row alone, as it is trained on; empty without a tokenizer.
-        loss_on: positions in `token_ids` of the tokens that training puts loss on.
+        scored: positions in `token_ids` of the tokens that are scored where the row is an anchor.
+        trained_on: positions in `token_ids` of the tokens that training puts loss on. The first token has no context,
+            and so no loss.
     """
 
     index: int
@@ -174,7 +176,8 @@ class RowView:
     record: str = ""
     remarks: tuple[str, ...] = ()
     token_ids: tuple[int, ...] = ()
-    loss_on: tuple[int, ...] = ()
+    scored: tuple[int, ...] = ()
+    trained_on: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -188,6 +191,8 @@ class PoolFacts:
         problem: what scoring this pool would fail with; None if it would begin.
         format: the format that is read; None if there is none.
         template: the template; None without a tokenizer.
+        loss_on: what training puts loss on: `completions`, what the `assistant` says, `all` tokens of a row, or what
+            the rows' own `labels` or masks say; None without a tokenizer.
         anchors: the anchors; None without a tokenizer.
         rows: the rows that are shown.
         dropped: rows that are dropped, by reason, most frequent first.
@@ -209,6 +214,7 @@ class PoolFacts:
     problem: str | None = None
     format: FormatFact | None = None
     template: TemplateFact | None = None
+    loss_on: str | None = None
     anchors: AnchorsFact | None = None
     rows: tuple[RowView, ...] = ()
     dropped: tuple[DropFact, ...] = ()

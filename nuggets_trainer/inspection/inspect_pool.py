@@ -11,6 +11,7 @@ import numpy as np
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.row_options import RowOptions
+from nuggets_trainer.data.columns import implied_mapping
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.guess_columns import guess_columns
@@ -22,7 +23,7 @@ from nuggets_trainer.inspection.duplicates import exact_repeats, same_texts
 from nuggets_trainer.inspection.facts import DropFact
 from nuggets_trainer.inspection.inspection import Inspection
 from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL, RowRenderer
-from nuggets_trainer.inspection.template import template_fact
+from nuggets_trainer.inspection.template import loss_on, template_fact
 from nuggets_trainer.inspection.texts import character_lengths, dropped_view, text_view
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
@@ -98,8 +99,9 @@ def inspect_pool(
             config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
         )
         source = template_fact(template.name, pool, tokenizer, config, row_options, training_chat_template)
-        found = replace(found, template=source, context=context)
-        renderer = RowRenderer(template, tokenizer, pool, _rows_of(sets), context)
+        trained = loss_on(pool, training_chat_template)
+        found = replace(found, template=source, context=context, loss_on=trained)
+        renderer = RowRenderer(template, tokenizer, pool, _rows_of(sets), context, trained)
     except ValueError as error:
         return replace(_with_texts(found, pool, shown), problem=str(error))
     return _with_prompts(found, pool, shown, renderer)
@@ -133,18 +135,19 @@ def _read(
         guessed = tuple(guess_columns(given.column_names, given.features))
         config = replace(config, columns=list(guessed) or None)
     mapping, text_field = config.column_mapping, options.dataset_text_field
+    implied = implied_mapping(given) if mapping is None and formatting_func is None else None
     try:
         pool = read_pool(dataset, config, options, formatting_func, name)
         keys, unreadable = pool.read_keys()
     except ValueError as error:
-        columns = column_facts(given, None, mapping, text_field)
+        columns = column_facts(given, None, mapping or implied, text_field)
         return Inspection(name, len(given), columns, problem=str(error)), None
     looked_at = _evenly_spread(range(len(pool)), MOST_RENDERED)
     found = Inspection(
         name,
         len(pool),
-        column_facts(given, pool.format, mapping, pool.text_field),
-        format=format_fact(pool, given.column_names, mapping, guessed, looked_at),
+        column_facts(given, pool.format, mapping or implied, pool.text_field),
+        format=format_fact(pool, mapping, implied, guessed, looked_at),
         dropped=_drop_facts(unreadable),
         duplicates={"exact": exact_repeats(keys)},
     )

@@ -19,7 +19,9 @@ from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.shown import pieces_of
 from nuggets_trainer.prompts.templates import Template
+from nuggets_trainer.prompts.tokenize import token_ids
 
+MERGED_SEAM = "merged_seam"
 NUM_STAND_INS = 10  # random rows of the pool, before anchors are chosen from it
 LONGEST_STAND_IN = 4096  # tokens, where the context is not known: each row is rendered before several of them
 MAX_LENGTH_OF_TRL = 1024  # SFTConfig's default `max_length`: training cuts longer rows
@@ -64,16 +66,23 @@ class RowRenderer:
         pool: candidates.
         anchors: anchors of all sets, a reason in place of one that cannot be read; None draws rows of the pool.
         context: tokens that the model reads at once; None without a limit.
+        loss_on: what training puts loss on, as in `PoolFacts`.
 
     Raises:
         ValueError: if no anchor can be scored.
     """
 
     def __init__(
-        self, template: Template, tokenizer: Any, pool: Pool, anchors: Sequence[Row | str] | None, context: int | None
+        self,
+        template: Template,
+        tokenizer: Any,
+        pool: Pool,
+        anchors: Sequence[Row | str] | None,
+        context: int | None,
+        loss_on: str,
     ) -> None:
         self._template, self._pool, self._context = template, pool, context
-        self._tokenizer = tokenizer
+        self._tokenizer, self._loss_on = tokenizer, loss_on
         self.stand_in: tuple[int, ...] = ()
         if anchors is None:
             self.stand_in = self._draw_stand_ins()
@@ -106,6 +115,7 @@ class RowRenderer:
             found.remarks.update(remark.value for remark in prompt.remarks)
             try:
                 alone = self._alone(row)
+                found.remarks.update(self._seam(row, alone))
             except UnusableRowError as error:
                 found.not_anchors[str(error)] += 1
                 continue
@@ -130,19 +140,22 @@ class RowRenderer:
         pair = self._template.one_shot(row, self.anchor_set.rows[position])
         alone: Segment | None = None
         ids: tuple[int, ...] = ()
-        loss_on: tuple[int, ...] = ()
+        scored: tuple[int, ...] = ()
+        seam: tuple[str, ...] = ()
         try:
             alone = self._alone(row)
-            ids, loss_on = tuple(alone.ids), tuple(alone.positions)
+            seam = self._seam(row, alone)
+            ids, scored = tuple(alone.ids), tuple(alone.positions)
         except UnusableRowError:
             pass  # it can be a candidate, and no anchor
         return RowView(
             index=index,
             anchor=self.anchor_set.usable[position],
             spans=spans_of_pair(pair, self.anchor_set.segments[position], alone, _said(row), self._decode),
-            remarks=tuple(sorted(remark.value for remark in prompt.remarks)),
+            remarks=tuple(sorted(remark.value for remark in prompt.remarks)) + seam,
             token_ids=ids,
-            loss_on=loss_on,
+            scored=scored,
+            trained_on=tuple(range(1, len(ids))) if self._loss_on == "all" else scored,
         )
 
     def _alone(self, row: Row) -> Segment:
@@ -154,6 +167,19 @@ class RowRenderer:
         if self._template.name == "nuggets":  # which cuts anchors
             return self._template.row_alone(row).segment
         return self._template.zero_shot(row)
+
+    def _seam(self, row: Row, alone: Segment) -> tuple[str, ...]:
+        """Return a remark if TRL, which tokenizes prompt and completion together, gets other tokens for a text."""
+        is_text = self._pool.format == "prompt_completion" and isinstance(row.completion, str)
+        if not is_text or self._template.name != "plain":
+            return ()
+        eos = self._tokenizer.eos_token
+        together = f"{row.prompt}{str(row.completion).removesuffix(eos)}{eos}"
+        ids = token_ids(self._tokenizer, together)
+        bos = self._tokenizer.bos_token_id
+        if _without_first(ids, bos) == _without_first(alone.ids, bos):
+            return ()
+        return (MERGED_SEAM,)
 
     def _other_than(self, row: Row, first: int) -> int:
         """Return the position of the next anchor that says something else; the first one if there is none."""
@@ -190,3 +216,8 @@ def _said(row: Row) -> list[str]:
     """List the texts of a row's completion."""
     _, completion = conversation(row)
     return [piece.text for piece in pieces_of(completion)]
+
+
+def _without_first(ids: Sequence[int], first: int | None) -> list[int]:
+    """Return token ids without BOS at their beginning."""
+    return list(ids[1:]) if ids and ids[0] == first else list(ids)

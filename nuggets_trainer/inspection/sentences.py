@@ -11,7 +11,14 @@ REMARKS = {
     "system_left_out": "the template leaves out a system message, in training too",
     "as_trained": "shown with its reasoning, as training shows it",
     "parts_joined": "the contents of messages are lists of parts, which are read as one text",
+    "merged_seam": "training joins prompt and completion to other tokens: end the prompt with a line break",
     "own_start": "the completion starts where the template shows it, behind the place that TRL finds",
+}
+LOSS = {
+    "completions": "loss on the completions alone",
+    "assistant": "loss on what the assistant says (`assistant_only_loss`)",
+    "all": "loss on all tokens of a row; an anchor is scored on its completion",
+    "labels": "loss on the tokens that the rows' own labels or masks name",
 }
 LENGTH_NAMES = {"row": "rows", "prompt": "prompts", "completion": "completions", "anchor": "anchors"}
 
@@ -24,6 +31,8 @@ def summary(facts: PoolFacts) -> list[tuple[str, list[str]]]:
     if facts.template is not None:
         template = facts.template
         lines.append(("template", [f"{template.name}: {template.why}", f"text: {template.source}"]))
+    if facts.loss_on is not None:
+        lines.append(("training", [LOSS[facts.loss_on]]))
     if facts.anchors is not None:
         lines.append(("anchors", _anchor_lines(facts.anchors, facts.same_as_anchor)))
     if facts.format is not None:
@@ -89,7 +98,7 @@ def _anchor_lines(anchors: AnchorsFact, same_as_anchor: int) -> list[str]:
     if anchors.stand_in:
         return [
             "none are given, so that a run would choose them from the pool; here "
-            f"{counted(len(anchors.stand_in), 'random row')} stand in for them"
+            f"{counted(len(anchors.stand_in), 'random row stands', 'random rows stand')} in for them"
         ]
     lines = [f"{anchors.num_anchors:,}, the longest has {anchors.longest:,} tokens"]
     if anchors.dropped:

@@ -49,6 +49,22 @@ def template_fact(
     return TemplateFact(name, _why(name, pool, tokenizer, config), source)
 
 
+def loss_on(pool: Pool, training_chat_template: str | None) -> str:
+    """Say what TRL puts loss on, as a value of `PoolFacts.loss_on`.
+
+    Args:
+        pool: candidates.
+        training_chat_template: chat template that marks what the assistant says; None without `assistant_only_loss`.
+    """
+    if training_chat_template is not None:
+        return "assistant"
+    if pool.format == "tokenized":
+        return "labels"
+    if pool.format in ("prompt_completion", "alpaca") and pool.completion_only:
+        return "completions"
+    return "all"
+
+
 def _why(name: str, pool: Pool, tokenizer: Any, config: NuggetsConfig) -> str:
     if config.template != "auto":
         return "`template` says so"

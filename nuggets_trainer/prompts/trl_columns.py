@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 AsContent = Callable[[Message], Message]  # gives a message's content the form that a chat template shows
 
+PREFERENCES = ("chosen", "rejected")
 MESSAGE_COLUMNS = ("prompt", "completion", "messages", "conversations")
 
 
@@ -36,6 +37,19 @@ def is_alpaca(column_names: list[str] | None, text_field: str = "text") -> bool:
     if column_names is None or "prompt" in column_names:  # TRL reads `prompt` even without `completion`, and fails
         return False
     return fitting_formats(column_names, text_field) == ["alpaca"]
+
+
+def without_preferences(dataset: Dataset) -> Dataset:
+    """Remove the columns of a preference dataset, by which TRL (1.16) may tell the wrong format.
+
+    Its `is_conversational` looks at one of `prompt`, `completion`, `messages`, `chosen` and `rejected`, and perhaps at
+    another one in each process: the order of a set of texts is random.
+
+    Args:
+        dataset: rows in any format, or a stream.
+    """
+    found = [name for name in dataset.column_names or () if name in PREFERENCES]
+    return dataset.remove_columns(found) if found else dataset
 
 
 def first_row_in_trl_columns(pool: Pool, template_name: str, has_chat_template: bool) -> Dataset:
@@ -55,7 +69,8 @@ def first_row_in_trl_columns(pool: Pool, template_name: str, has_chat_template: 
     if not usable:
         _, dropped = pool.read_keys()
         raise ValueError(f"No row of `{pool.name}` is usable ({tally(Counter(dropped.values()))}).")
-    return alpaca_to_trl(pool.dataset.select(usable[:1]), resolve_alpaca_template(template_name, has_chat_template))
+    first = without_preferences(pool.dataset.select(usable[:1]))
+    return alpaca_to_trl(first, resolve_alpaca_template(template_name, has_chat_template))
 
 
 def in_trl_columns(
@@ -81,6 +96,8 @@ def in_trl_columns(
     columns = dataset.column_names
     if columns is None:  # a stream that does not know them
         return dataset
+    dataset = without_preferences(dataset)
+    columns = dataset.column_names
     as_content = None
     if tokenizer is not None and tokenizer.chat_template:
         as_content = ChatRenderer(tokenizer, training_chat_template).as_content

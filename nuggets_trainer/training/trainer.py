@@ -21,7 +21,7 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.prompts.templates import resolve_alpaca_template
-from nuggets_trainer.prompts.trl_columns import first_row_in_trl_columns, in_trl_columns
+from nuggets_trainer.prompts.trl_columns import first_row_in_trl_columns, in_trl_columns, without_preferences
 from nuggets_trainer.report.card_fields import TAGS
 from nuggets_trainer.report.cards import PAPER
 from nuggets_trainer.training.callback import NuggetsDataCallback
@@ -100,7 +100,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         )
         anchors = read_anchors(anchor_dataset, nuggets_config, pool, "anchor_dataset")
         check_trainer_arguments(arguments)
-        arguments["train_dataset"] = pool.dataset
+        arguments["train_dataset"] = without_preferences(pool.dataset)
         self._formats_itself, self._text_field = pool.formatting_func is not None, pool.text_field
         if pool.format == "alpaca":
             with hidden_bars():

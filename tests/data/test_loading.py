@@ -31,6 +31,8 @@ def write(path, rows=ROWS):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif path.suffix == ".csv":
         dataset.to_csv(str(path))
+    elif path.suffix == ".tsv":
+        dataset.to_csv(str(path), sep="\t")
     else:
         dataset.to_parquet(str(path))
     return str(path)
@@ -61,8 +63,8 @@ def test_numbers_of_a_csv_stay_text(tmp_path):
     assert load_rows(str(tmp_path / "rows.csv"))["output"][:] == ["007", "2"]
 
 
-def test_the_four_file_types_are_known():
-    assert set(FILE_BUILDERS) == {".json", ".jsonl", ".csv", ".parquet"}
+def test_the_five_file_types_are_known():
+    assert set(FILE_BUILDERS) == {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -108,7 +110,7 @@ def test_a_missing_file_is_named_with_the_known_types(suffix, tmp_path):
         load_rows(str(tmp_path / f"rows{suffix}"))
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows.jsonl.gz", "rows"])
+@pytest.mark.parametrize("name", ["rows.txt", "rows.txt.gz", "rows.jsonl.xz", "rows"])
 def test_an_unknown_file_type_is_named_with_the_known(name, tmp_path):
     (tmp_path / name).write_text("x")
     known = ", ".join(FILE_BUILDERS)

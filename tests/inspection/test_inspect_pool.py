@@ -44,7 +44,7 @@ def test_a_row_is_shown_as_it_is_scored(pool, anchors, tokenizer):
         assert texts_of(view)["scored"] == tokenizer.decode(pair.targets)
         assert [span.kind for span in view.spans] == ["context", "candidate", "answer", "anchor", "scored"]
         alone = template.zero_shot(Pool(pool)[view.index])
-        assert list(view.token_ids) == alone.ids and list(view.loss_on) == list(alone.positions)
+        assert list(view.token_ids) == alone.ids and list(view.scored) == list(alone.positions)
     assert [view.index for view in found.rows] == [3, 0]
 
 
