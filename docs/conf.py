@@ -32,7 +32,7 @@ author = copyright = "The nuggets_trainer authors"
 version = release = nuggets_trainer.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "trl_proposal"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4  # links to headings as GitHub makes them
 myst_url_schemes = {"https": None, "repository": REPOSITORY + "/{{path}}#{{fragment}}"}

@@ -56,6 +56,7 @@ json.dump({
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason='needs `pip install "ray[data]"`')
 def test_scores_are_the_same_although_a_worker_of_ray_dies(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -65,7 +66,7 @@ def test_scores_are_the_same_although_a_worker_of_ray_dies(tmp_path):
         check=False,
         env=environment(RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0"),
         cwd=ROOT,
-        timeout=900,
+        timeout=1400,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -29,8 +29,11 @@ from tests.support.launch import ROOT
 
 DOCS = ROOT / "docs"
 NOTEBOOK = DOCS / "notebooks" / "first_golden_set.ipynb"
-PAGES = sorted(path for path in (*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")) if "_build" not in path.parts)
-READ_ON_ITS_OWN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
+NOT_OF_THE_SITE = {"_build", "trl_proposal"}
+PAGES = sorted(p for p in (*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")) if not NOT_OF_THE_SITE & set(p.parts))
+READ_ON_ITS_OWN = [
+    ROOT / name for name in ("README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+]
 REPOSITORY = "https://example.org/project/blob/main"
 
 

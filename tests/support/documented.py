@@ -38,7 +38,7 @@ FOREIGN = {"cd", "curl", "docker", "dstack", "git", "hf", "sbatch", "set", "sky"
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or shown by `--help`
 FOREIGN_OPTIONS = {
     *("--array", "--dependency", "--gres", "--requeue", "--time"),  # sbatch
-    *("--nproc_per_node", "--resolution"),  # torchrun, uv
+    *("--nproc_per_node", "--resolution", "--find-links"),  # torchrun, uv
     *("--custom_dataset_info", "--dataset"),  # ms-swift
 }
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
@@ -90,7 +90,7 @@ def _is_whole(text: str) -> bool:
 
 def pages() -> list[Path]:
     """Return every Markdown page of the documentation."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    found = [ROOT / "README.md", ROOT / "AGENTS.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [page for page in found if "_build" not in page.parts]
 
 
