@@ -11,6 +11,7 @@ from nuggets_trainer.commands.parser import HelpFormatter, Parser
 
 EPILOG = f"""examples:
   nuggets diff scores scores-of-another-model
+  nuggets diff scores scores-of-another-model --output_file diff.html
   nuggets diff scores scores-of-another-model --json
 
 {EXIT_CODES}"""
@@ -20,7 +21,7 @@ def make_diff_parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     parser = Parser(
         prog="nuggets diff",
-        usage="nuggets diff A B [--json]",
+        usage="nuggets diff A B [--output_file FILE.html] [--json]",
         description=description("diff"),
         epilog=EPILOG,
         formatter_class=HelpFormatter,
@@ -29,19 +30,35 @@ def make_diff_parser() -> argparse.ArgumentParser:
         parser.add_argument(name, metavar=metavar, help="Directory or URL with the scores.parquet of a run.")
     text = "Print one JSON object on stdout: the rows of both, of each alone, and their ranks in the other."
     parser.add_argument("--json", action="store_true", help=text)
+    text = "Page to write the difference to, with the texts of rows in one set alone: a file that ends in .html."
+    parser.add_argument("--output_file", metavar="FILE", help=text)
     return parser
 
 
-def parse(argv: Sequence[str]) -> tuple[str, str, bool]:
-    """Read the command line."""
+def parse(argv: Sequence[str]) -> tuple[str, str, bool, str | None]:
+    """Read the command line.
+
+    Raises:
+        ValueError: if the page is no .html file.
+    """
     options = make_diff_parser().parse_args(list(argv))
-    return options.score_dir, options.other_dir, options.json
+    if options.output_file is not None:
+        from nuggets_trainer.report.difference_page import check_page_file
+
+        check_page_file(options.output_file)
+    return options.score_dir, options.other_dir, options.json, options.output_file
 
 
-def run(score_dir: str, other_dir: str, as_json: bool) -> None:
-    """Compare the two golden sets, and print what they share."""
+def run(score_dir: str, other_dir: str, as_json: bool, output_file: str | None = None) -> None:
+    """Compare the two golden sets, print what they share, and write a page if one is named."""
     from nuggets_trainer.report.difference import difference
 
     with stdout_kept_for_result() as stdout:
         found = difference(score_dir, other_dir)
-        write_result(stdout, found.as_json(), found.describe(), as_json)
+        result, text = {**found.as_json(), "output_file": output_file}, found.describe()
+        if output_file is not None:
+            from nuggets_trainer.report.difference_page import write_difference_page
+
+            write_difference_page(found, (score_dir, other_dir), output_file)
+            text += f"\npage: {output_file}"
+        write_result(stdout, result, text, as_json)

@@ -64,10 +64,8 @@ class Plan:
         notes: further remarks.
         price_per_hour: price of the whole machine, in any currency; None if it was not given.
         row_tokens: number of tokens of all rows that can be scored; None if it is not known.
-        rows_in_budget: number of rows that `max_tokens` has room for, about (`expected`) and at most (`most`); None
-            without a budget.
-        share_of_peak: FLOP/s of the scorer's products with weights / the peak of its device, as measured; None if it
-            is not known.
+        rows_in_budget: rows that `max_tokens` has room for, about (`expected`) and at most (`most`); None without it.
+        share_of_peak: FLOP/s of the products with weights / the device's peak, as measured; None if it is not known.
     """
 
     num_rows: int

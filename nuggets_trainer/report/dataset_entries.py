@@ -117,7 +117,10 @@ def how_to_use(program: str, rows: RowFile, entry: Path) -> str:
     if program == "llama_factory":
         return f"LLaMA-Factory: `dataset_dir: {entry.parent}`, `dataset: {rows.path.stem}`"
     if program == "axolotl":
-        return f"axolotl: copy the lines of {entry} into the config"
+        left_out = ""
+        if rows.row_format == "alpaca" and "history" in rows.columns:
+            left_out = "; it reads no `history`, so earlier turns are not trained on"
+        return f"axolotl: copy the lines of {entry} into the config{left_out}"
     return f"ms-swift: `swift sft --custom_dataset_info {entry} --dataset {rows.path} ...`"
 
 
@@ -129,12 +132,35 @@ def _llama_factory(rows: RowFile) -> tuple[Path, str]:
     elif rows.row_format == "prompt_completion":
         entry |= {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
     else:
+        _check_tools(rows)
         tags = dict(zip(("role_tag", "content_tag", "user_tag", "assistant_tag"), rows.message_names, strict=True))
+        # A tag that is not given is no tag, and LLaMA-Factory skips a conversation with a role that has none.
+        tags |= {"observation_tag": "observation" if tags["role_tag"] == "from" else "tool"}
+        tags |= {"function_tag": "function_call", "system_tag": "system"}
         columns = {"messages": rows.conversation, **rows.present(system="system", tools="tools")}
-        entry |= {"formatting": "sharegpt", "columns": columns, "tags": {**tags, "system_tag": "system"}}
+        entry |= {"formatting": "sharegpt", "columns": columns, "tags": tags}
     path = rows.path.with_name("dataset_info.json")
     listed = {**_listed_datasets(path), rows.path.stem: entry}
     return path, json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
+
+
+def _check_tools(rows: RowFile) -> None:
+    """Refuse tools that LLaMA-Factory does not read: it parses a text, and takes calls from what a message says.
+
+    Raises:
+        ValueError: if the column of tools is no text, or the first row has calls beside its text.
+    """
+    if "tools" in rows.nested:
+        raise ValueError(
+            "`entry_for llama_factory` needs `tools` as JSON text, but the column holds lists. Write them with "
+            "`json.dumps` in the pool, or drop the column."
+        )
+    messages = (rows.first or {}).get(rows.conversation)
+    if isinstance(messages, list) and any(message.get("tool_calls") for message in messages):
+        raise ValueError(
+            "`entry_for llama_factory` cannot describe `tool_calls`, which LLaMA-Factory does not read. Give "
+            "ShareGPT's `conversations` with the role `function_call`, or drop `entry_for`."
+        )
 
 
 def _listed_datasets(path: Path) -> dict[str, Any]:
@@ -154,7 +180,8 @@ def _axolotl(rows: RowFile) -> tuple[Path, str]:
     lines = ["datasets:", f"  - path: {json.dumps(str(rows.path.absolute()))}"]
     lines.append(f"    ds_type: {rows.path.suffix.removeprefix('.').replace('jsonl', 'json')}")
     if rows.row_format == "alpaca":
-        lines.append("    type: alpaca")
+        with_system = "system" in rows.columns
+        lines.append(f"    type: {'alpaca_w_system.load_instruct' if with_system else 'alpaca'}")
     elif rows.row_format == "prompt_completion":
         lines += ["    type:", "      field_instruction: prompt", "      field_output: completion"]
         lines += ['      format: "{instruction}"', '      no_input_format: "{instruction}"']

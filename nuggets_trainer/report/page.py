@@ -34,12 +34,10 @@ def render_page(figures: dict[str, Any]) -> str:
     Args:
         figures: content of report.json, from `read_figures`.
     """
-    style, script = Markup((ASSETS / "report.css").read_text()), Markup((ASSETS / "report.js").read_text())
-    return _template().render(
+    return render_template(
+        "report.html.jinja",
+        script="report.js",
         **figures,
-        style=style,
-        script=script,
-        policy=f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'",
         text_length=text_length(figures["rows"] + figures["anchors"]),
         charts=charts,
         reasons=REASONS,
@@ -49,8 +47,25 @@ def render_page(figures: dict[str, Any]) -> str:
     )
 
 
+def render_template(name: str, script: str | None = None, **values: Any) -> str:
+    """Fill a page with values, in the style of the report and under a policy that allows only what the page has.
+
+    Args:
+        name: file of the template.
+        script: file of the page's script; None if it has none.
+        values: values of the template.
+    """
+    style = Markup((ASSETS / "report.css").read_text())
+    policy = f"default-src 'none'; style-src '{_digest(style)}'"
+    if script is not None:
+        text = Markup((ASSETS / script).read_text())
+        policy += f"; script-src '{_digest(text)}'"
+        values["script"] = text
+    return _template(name).render(**values, style=style, policy=policy)
+
+
 @functools.cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -60,7 +75,7 @@ def _template() -> Template:
     )
     for function in (counted, decimal, duration, first_line, share, short_name, visible, with_code):
         environment.filters[function.__name__] = function
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)
 
 
 def _digest(text: str) -> str:

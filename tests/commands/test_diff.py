@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from nuggets_trainer.cli import main
 from nuggets_trainer.report.difference import difference
+from nuggets_trainer.report.difference_page import render_difference
 from tests.support.command_line import json_result
 
 
@@ -96,3 +98,37 @@ def test_two_pools_are_refused(scored, tmp_path, capsys):
     assert main(["diff", str(scored / "exact"), str(tmp_path / "other")]) == 1
     assert "must come from one pool" in capsys.readouterr().err
     assert main(["diff", str(scored / "exact")]) == 2
+
+
+def test_the_page_shows_the_rows_of_each_set_alone(scored, changed, tmp_path, capsys):
+    ranks = ranks_of(scored)
+    order = np.argsort([rank or 999 for rank in ranks])
+    other = changed(selected=np.isin(np.arange(40), order[[0, 1, 7, 9]]))
+    page = tmp_path / "pages" / "diff.html"
+    assert main(["diff", str(scored / "exact"), str(other), "--output_file", str(page)]) == 0
+    assert f"page: {page}" in capsys.readouterr().out
+    text = page.read_text()
+    assert "Two golden sets: <strong>2</strong> rows in both" in text and "<script" not in text
+    rows = re.findall(r"<tr><td>(\d+)</td><td>(\d+)</td><td>(\d+)</td><td>([\d.]+)</td><td>([\d.]+)</td>", text)
+    scores = pq.read_table(scored / "exact" / "scores.parquet")["golden_score"].to_pylist()
+    alone = [int(order[2]), int(order[7]), int(order[9])]
+    assert [int(row[0]) for row in rows] == alone
+    for row in rows:
+        index = int(row[0])
+        assert int(row[1]) == int(row[2]) == ranks[index] and row[3] == row[4] == f"{scores[index]:.3f}"
+    assert text.count("<details>") == 3  # their texts are kept for the report
+    tops = re.findall(r"<tr><td>(\d+)</td><td>(\d+)</td><td>(\d+%)</td>", text)
+    assert ("4", "4", "100%") in tops  # the rankings are the same
+
+
+def test_a_page_of_another_type_is_refused_before_any_work(tmp_path, capsys):
+    assert main(["diff", str(tmp_path), str(tmp_path), "--output_file", "diff.pdf"]) != 0
+    assert "`output_file` must end in .html, got 'diff.pdf'" in capsys.readouterr().err
+
+
+def test_the_page_of_equal_sets_and_of_files_without_texts(scored, changed, tmp_path):
+    other = changed()
+    for name in ("rows.parquet", "run.json"):
+        (other / name).unlink()
+    page = render_difference(difference(scored / "exact", other), (scored / "exact", other))
+    assert page.count("<p>None.</p>") == 2 and "No option differs, or a run has no" in page

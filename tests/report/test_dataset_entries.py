@@ -17,6 +17,7 @@ from nuggets_trainer.report.dataset_entries import (
     RowFile,
     check_format,
     check_programs,
+    how_to_use,
     write_entry,
 )
 
@@ -46,6 +47,8 @@ LLAMA_FACTORY = {
             "content_tag": "content",
             "user_tag": "user",
             "assistant_tag": "assistant",
+            "observation_tag": "tool",
+            "function_tag": "function_call",
             "system_tag": "system",
         },
     },
@@ -57,13 +60,15 @@ LLAMA_FACTORY = {
             "content_tag": "value",
             "user_tag": "human",
             "assistant_tag": "gpt",
+            "observation_tag": "observation",
+            "function_tag": "function_call",
             "system_tag": "system",
         },
     },
 }
 CHAT = {"type": "chat_template"}
 AXOLOTL = {
-    "alpaca": {"type": "alpaca"},
+    "alpaca": {"type": "alpaca_w_system.load_instruct"},
     "prompt_completion": {
         "type": {
             "field_instruction": "prompt",
@@ -151,3 +156,23 @@ def test_what_others_cannot_read_is_refused(tmp_path):
             check_format(RowFile(tmp_path / "a.jsonl", row_format, frozenset(), frozenset()))
     with pytest.raises(ValueError, match="must be one of llama_factory, axolotl, ms_swift, got 'trl'"):
         check_programs(["axolotl", "trl"])
+
+
+def test_tools_that_llama_factory_does_not_read_are_refused(tmp_path):
+    """It parses the column of tools as text, and skips calls that stand beside what a message says."""
+    with pytest.raises(ValueError, match="needs `tools` as JSON text"):
+        write_entry("llama_factory", row_file(tmp_path, "messages", nested={"messages", "tools"}))
+    called = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"type": "f"}]}]}
+    rows = RowFile(tmp_path / "a.jsonl", "messages", frozenset(called), frozenset(called), called)
+    with pytest.raises(ValueError, match="cannot describe `tool_calls`"):
+        write_entry("llama_factory", rows)
+    assert not list(tmp_path.iterdir())
+    assert write_entry("ms_swift", rows).exists()
+
+
+def test_axolotl_reads_a_system_column_and_no_history(tmp_path):
+    columns = frozenset({"instruction", "output", "history"})
+    rows = RowFile(tmp_path / "a.jsonl", "alpaca", columns, frozenset({"history"}))
+    entry = write_entry("axolotl", rows)
+    assert yaml.safe_load(entry.read_text())["datasets"][0]["type"] == "alpaca"
+    assert "it reads no `history`" in how_to_use("axolotl", rows, entry)
