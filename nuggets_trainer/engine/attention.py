@@ -149,7 +149,8 @@ def shared_prefix_attention(
     return row.kernel(row, module, query, key, value, scaling, kwargs), None
 
 
-AttentionInterface.register(NAME, shared_prefix_attention)
+# Where whole layers are compiled, torch must not look into it: pieces and lengths differ in each row.
+AttentionInterface.register(NAME, torch.compiler.disable(shared_prefix_attention))
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ class LogProbEngine:
         self.path = path
         self._rows_share_passes: bool | None = None  # whether whole rows do; the first call of `score_rows` finds out
         self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
-        self.compiled_names = PIECES  # classes of the modules that are compiled then
+        self.compiled_names: tuple[str, ...] = PIECES  # classes of the modules that are compiled then
         self._parts: CompiledParts | None = None
 
     def find_tokens_per_batch(self) -> int:

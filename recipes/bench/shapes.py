@@ -86,6 +86,7 @@ SHAPES = {
     "0.5b": Shape(
         "qwen2", {**_large_body(896, 24, (14, 2), 4864, 151_936), "tie_word_embeddings": True}, "gpt2", **_ON_GPU
     ),
+    "8b": Shape("llama", _large_body(4096, 32, (32, 8), 14_336, 128_256), "gpt2", **_ON_GPU),
     "7b": Shape("llama", _large_body(4096, 32, (32, 32), 11_008, 32_000), "mistral-v3", **_ON_GPU),
 }
 

@@ -111,7 +111,7 @@ def test_the_command_line_guide_lists_every_script():
     recipes = (GUIDES / "command_line.md").read_text().split("\n## Recipes\n")[1]
     named = set(re.findall(r"^\| `recipes/([\w/]+)\.py` \|", recipes, flags=re.MULTILINE))
     top_level = {path.stem for path in (ROOT / "recipes").glob("*.py") if "__main__" in path.read_text()}
-    assert named == {*top_level, "bench/race"}
+    assert named == {*top_level, "bench/race", "bench/gpu"}
 
 
 def test_configs_are_listed():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from nuggets_trainer.engine import packed
 from nuggets_trainer.engine.log_probs import LogProbEngine
+from nuggets_trainer.engine.precision import describe_difference
 from tests.support.architectures import ARCHITECTURES, random_model
 from tests.support.models import tiny_model
 from tests.support.oracle import mean_log_prob
@@ -33,11 +35,53 @@ def test_log_probs_on_cuda_equal_those_on_the_cpu(name):
 
 @pytest.mark.parametrize("tokens_per_batch", [200, 1000, None])
 def test_compiled_flex_attention_and_layers(tokens_per_batch):
-    model, prefix, segments = tiny_model("qwen2", VOCAB), random_prefix(), random_segments(40, seed=1)
+    # Heads of 32 dimensions: below 16 flex attention has no kernel, and another one is taken.
+    model, prefix, segments = tiny_model("qwen2", VOCAB, 128), random_prefix(), random_segments(40, seed=1)
     expected = [mean_log_prob(model, prefix + s.ids[: s.start], s.ids[s.start :]) for s in segments]
     engine = LogProbEngine(model.to("cuda"), tokens_per_batch)
     assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed" and engine.compiles
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flex_attention_of_all_head_dimensions(head_dim, dtype):
+    """The kernel's tiles are chosen by these two."""
+    model = tiny_model("llama", VOCAB, 4 * head_dim).to("cuda", dtype)
+    prefix, segments = random_prefix(300), random_segments(40, seed=1)
+    engine = LogProbEngine(model)
+    assert engine.choose_path([(prefix, segments[:3])]) == "packed"
+    expected = engine.score_plainly([(prefix, segments)])[0]
+    assert describe_difference(engine.score(prefix, segments), expected, engine.tolerances(segments)) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*TensorFloat32")
+def test_tf32_of_training_does_not_reach_the_scores():
+    model, prefix, segments = tiny_model("llama", VOCAB, 256).to("cuda"), random_prefix(), random_segments(9, seed=1)
+    expected = LogProbEngine(model).score(prefix, segments)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        engine = LogProbEngine(model)
+        found = engine.score(prefix, segments)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert engine.path == "packed"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_no_row_waits_for_the_device():
+    """Torch raises where the host would wait; a call waits once, when it reads its log-probs."""
+    model, prefix, segments = tiny_model("llama", VOCAB, 128).to("cuda"), random_prefix(), random_segments(40, seed=1)
+    engine = LogProbEngine(model, tokens_per_batch=256, path="packed")
+    engine.score(prefix, segments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed, "_means", lambda *_: [[0.0]])
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            engine.score(prefix, segments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_the_token_budget_is_found_from_free_memory():

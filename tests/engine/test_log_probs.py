@@ -7,10 +7,11 @@ import logging
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from nuggets_trainer.engine import device
 from nuggets_trainer.engine import log_probs as engine_module
-from nuggets_trainer.engine.compiled import compiling_pays
+from nuggets_trainer.engine.compiled import PIECES, WHOLE_LAYERS, compiling_pays
 from nuggets_trainer.engine.device import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import check_attention, resolve_autocast_dtype
@@ -268,15 +269,20 @@ def test_compiled_layers_that_fail_leave_the_packed_path(monkeypatch, caplog):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.parametrize(("names", "number"), [(PIECES, 2 * 3 + 1), (WHOLE_LAYERS, 2 * 3 + 1)])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_compiled_layers_change_no_log_prob_and_go_again(family):
+def test_compiled_parts_change_no_log_prob_and_go_again(family, names, number):
     model, segments, prefix = tiny_model(family, VOCAB), random_segments(17, seed=1), random_prefix()
     engine = LogProbEngine(model, path="packed")
     expected = engine.score(prefix, segments)
-    engine.compiles = True
+    engine.compiles, engine.compiled_names = True, names
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    graphs = counters["stats"]["unique_graphs"]
+    for part in (slice(5), slice(3, 17)):  # other lengths of rows
+        np.testing.assert_allclose(engine.score(prefix, segments[part]), expected[part], rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] - graphs <= 4 and not counters["recompiles"]
     with engine.scoring():
-        assert sum(module._compiled_call_impl is not None for module in model.modules()) == 2 * 3 + 1
+        assert sum(module._compiled_call_impl is not None for module in model.modules()) == number
     assert all(module._compiled_call_impl is None for module in model.modules())
 
 

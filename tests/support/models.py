@@ -6,12 +6,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 
-def tiny_model(family: str, vocab_size: int):
+def tiny_model(family: str, vocab_size: int, hidden_size: int = 48):
     """Random weights, large enough that log-probs differ between contexts by far more than rounding."""
     torch.manual_seed(0)
     common = {
         "vocab_size": vocab_size,
-        "hidden_size": 48,
+        "hidden_size": hidden_size,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,

@@ -1,0 +1,181 @@
+"""Check and measure the engine on a GPU: is it right, how fast is it, what would make it faster.
+
+```bash
+python recipes/bench/gpu.py --output_dir gpu_results                     # on a GPU; about 12 minutes
+python recipes/bench/gpu.py --dry --output_dir dry_results               # on a CPU, tiny: every step runs
+python recipes/bench/gpu.py --table gpu_results/results.jsonl            # the tables for docs/log
+```
+
+Each step is a process of its own with a time limit, and writes a JSON line for each result at once. A step that hangs,
+crashes or runs out of memory costs its own further results and no others. `--steps exact speed-8b` runs some of them,
+`--seconds` limits all of them together, and `--model DIR` adds a trained model.
+
+- env: versions, device, copies per second, FLOP/s of matrix products.
+- exact: tiny models in bfloat16 and float32. Each path against the naive one, the chosen path, whether bits depend on
+  other rows of a call, scoring while TF32 is on, compiled parts.
+- speed-0.5b, speed-8b: random weights, calls as in a job. Tokens per second and share of the matmul peak, against the
+  research loop and the floor; with compiled parts; how long the device is idle.
+- real: the model of `--model`. Log-probs and wins on the GPU against those on the CPU.
+- demo: the demo's pool scored and tuned on, end to end.
+- tests: `pytest -m gpu`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# Limits in seconds, in the order of what must be known first.
+STEPS = {"env": 60, "exact": 150, "speed-0.5b": 130, "speed-8b": 170, "real": 60, "demo": 90, "tests": 120}
+LEAST_SECONDS = 10  # a step that has less left is left out
+DRY_SECONDS = 900  # limit of each step on a CPU
+ROOT = Path(__file__).parents[2]
+FIGURES = {  # columns of the tables, with their headings
+    "path": "path",
+    "max_difference": "max difference",
+    "rms": "rms",
+    "tokens_per_second": "tokens/s",
+    "share_of_peak": "share of peak",
+    "hours_52k_x_100": "h for 52k x 100",
+    "peak_gib": "GiB",
+    "seconds": "s",
+    "first_seconds": "first s",
+    "graphs": "graphs",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the steps, or print the table of a results file; return the exit code."""
+    options = make_parser().parse_args(list(argv))
+    if options.table is not None:
+        print(format_tables(read_results(options.table)))
+        return 0
+    results = options.output_dir / "results.jsonl"
+    if options.step is not None:
+        return run_step(options.step, results, options.dry, options.model)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    results.write_text("")
+    started = time.monotonic()
+    for name in options.steps:
+        limit = DRY_SECONDS if options.dry else STEPS[name]
+        limit = min(limit, options.seconds - (time.monotonic() - started))
+        if limit < LEAST_SECONDS:
+            write(results, name, "left out", seconds_left=round(limit))
+            continue
+        run_process(name, limit, results, options)
+    found = read_results(results)
+    print(format_tables(found))
+    return int(any("error" in line or line.get("code") for line in found))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("gpu_results"), help="Directory of the results.")
+    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="Steps to run, in order.")
+    parser.add_argument("--seconds", type=float, default=720, help="Limit of all steps together.")
+    parser.add_argument("--dry", action="store_true", help="Run every step on a CPU with tiny sizes.")
+    parser.add_argument("--model", help="Directory of a trained model, for the step `real`.")
+    parser.add_argument("--table", type=Path, help="Print the tables of this results file, and run nothing.")
+    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)  # in this process
+    return parser
+
+
+def run_process(name: str, limit: float, results: Path, options: argparse.Namespace) -> None:
+    """Run a step in a process of its own, which is killed with all that it started when its time is over."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--step", name, "--output_dir", str(results.parent)]
+    if options.dry:
+        command.append("--dry")
+    if options.model:
+        command += ["--model", options.model]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    started = time.monotonic()
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    code: int | str
+    try:
+        code = process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        code = f"stopped after {limit:.0f} s"
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    write(results, name, "step ended", code=code, seconds=time.monotonic() - started)
+
+
+def run_step(name: str, results: Path, dry: bool, model: str | None) -> int:
+    """Run a step in this process; an error is a result too."""
+    # Only here: the process that watches the steps needs neither torch nor the GPU.
+    from gpu_steps import Step, steps
+
+    step = Step(name, lambda what, **figures: write(results, name, what, **figures), dry, model, results.parent)
+    with step.guarded(name):
+        steps()[name](step)
+    return 0
+
+
+def write(results: Path, step: str, what: str, **figures: Any) -> None:
+    """Write one result, at once."""
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "what": what, **figures}, default=str) + "\n")
+    print(f"[{step}] {what}: " + ", ".join(f"{key} {_shown(value)}" for key, value in figures.items()), flush=True)
+
+
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """Read the results, as far as they are whole: the last line of a killed run may not be."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def format_tables(lines: Sequence[dict[str, Any]]) -> str:
+    """Write the results as Markdown, one table for each step, and what else was told below it."""
+    text: list[str] = []
+    for step in dict.fromkeys(line["step"] for line in lines):
+        own = [line for line in lines if line["step"] == step]
+        text += [f"### {step}", "", *_table(own), *_list(own)]
+    return "\n".join(text).rstrip()
+
+
+def _table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the table of the results that have figures."""
+    rows = [line for line in lines if FIGURES.keys() & line.keys() and line["what"] != "step ended"]
+    columns = [name for name in FIGURES if any(name in row for row in rows)]
+    if not rows:
+        return
+    yield "| what | " + " | ".join(FIGURES[name] for name in columns) + " |"
+    yield "| --- |" + " --- |" * len(columns)
+    for row in rows:
+        cells = [_shown(row[name]) if name in row else "" for name in columns]
+        yield f"| {row['what']} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def _list(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield what has no column: versions, errors, ends of steps."""
+    for line in lines:
+        others = {key: value for key, value in line.items() if key not in (*FIGURES, "step", "what", "traceback")}
+        if others:
+            yield f"- {line['what']}: " + ", ".join(f"{key} {_shown(value)}" for key, value in others.items())
+    yield ""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)[:300]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
