@@ -38,9 +38,9 @@ class ScoringOptions(OptionGroup):
             "below its last row by less than a quarter of the standard error that all anchors leave: with other "
             "anchors, two rows that differ by so much would change places in 45 of 100 draws. The other rows are "
             "near the cut: with 0.75 the golden score on unseen anchors stays within 2%% of that of scoring every "
-            "pair. The share holds on average over pools, if the gains of a row follow a normal law that the pilot "
-            "shows (sqrt(n) random rows, at least 64, scored on all anchors). A race by golden score finds all of its "
-            "set and does not read this. To find every row, use `schedule: exact`."
+            "pair. The share holds on average over pools, if the gains of a row follow a law that the pilot shows, "
+            "normal or skewed (the pilot is sqrt(n) random rows, at least 64, on all anchors). A race by golden "
+            "score finds all of its set and does not read this. To find every row, use `schedule: exact`."
         },
     )
     signal_check: bool | None = field(

@@ -27,6 +27,8 @@ from nuggets_trainer.racing.prediction_errors import (
     first_of,
     inflation_of,
     interpolate,
+    left_out_misses,
+    skewness_of,
     usable_order,
     without_shift,
 )
@@ -50,6 +52,7 @@ class GainModel:
         shrinkage: share of the plain law in the covariance, in [0, 1].
         order: usable anchors in the order to score them: those that tell most about the value per token come first.
         pilot_value: value of each row of the pilot, `(p,)`.
+        skewness: skewness of the errors of predictions.
         pilot_error: its standard error, as if the anchors were drawn again, `(p,)`; NaN for a row with one anchor.
     """
 
@@ -75,7 +78,9 @@ class GainModel:
         self._found: dict[tuple[str, bytes, bytes], tuple[Floats, float]] = {}
         sizes = doubling_sizes(len(self.order))
         self._shares = np.array([*sizes, len(self.order)]) / len(self.order)
-        inflation = inflation_of(gains, usable, self._weight, anchor_tokens, sizes)
+        misses = left_out_misses(gains, usable, self._weight, anchor_tokens, sizes)
+        self.skewness: float = skewness_of(misses)
+        inflation = inflation_of(misses)
         self._corrections = {name: self._correct(name, sizes, inflation) for name in self._laws}
 
     def predict(self, one_shot: LogProbs, available: Bools, name: str | None = None) -> tuple[Floats, Floats]:

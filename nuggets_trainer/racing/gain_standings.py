@@ -115,6 +115,7 @@ class GainStandings(ScoredPairs):
             self.rule,
             self.num_kept,
             self.indifference,
+            self.model.skewness,
         )
 
     @property

@@ -6,6 +6,7 @@ share, so that its keys and values are computed once for all rows of a call of t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,17 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.engine.log_probs import PATHS
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment, common_prefix_length
 from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
-from nuggets_trainer.scoring.progress import Phase, show_phase, tell
+from nuggets_trainer.scoring.progress import Phase, tell
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.row_signals import render_signal_row
-from nuggets_trainer.signals.stored_values import Wanted, find_missing, read_columns
+from nuggets_trainer.signals.stored_values import (
+    Wanted,
+    compute_missing,
+    find_missing,
+    read_columns,
+    rendered_batches,
+)
 from nuggets_trainer.store.score_store import PartWriter
 
 logger = logging.getLogger(__name__)
@@ -67,21 +74,16 @@ def in_context_losses(
     wanted = session.ranks.on_main(lambda: find_missing(session, candidates, [name]))
     if wanted:
         before = session.engine.path, session.engine.compiles
-        _choose_path(session, contexts, wanted)
-        own = session.ranks.share(wanted)
-        with (
-            PartWriter(session.store) as writer,
-            show_phase("Rows after anchors", "rows", len(own), session.ranks.is_main) as phase,
-        ):
-
-            def compute() -> list[None]:
-                with session.passes.in_step():
-                    _compute(session, contexts, own, writer, phase)
-                writer.flush()
-                return []
-
-            session.ranks.gather_from(compute)
-        session.engine.path, session.engine.compiles = before
+        try:
+            _choose_path(session, contexts, wanted)
+            compute_missing(
+                session,
+                wanted,
+                "Rows after anchors",
+                lambda own, writer, phase: _compute(session, contexts, own, writer, phase),
+            )
+        finally:
+            session.engine.path, session.engine.compiles = before
     return session.only_on_main(lambda: read_columns(session, candidates, [name])[0])
 
 
@@ -100,8 +102,11 @@ def _choose_path(session: ScoringSession, contexts: ExampleContexts, wanted: lis
     """Have the engine choose one path for all ranks, on the longest and the shortest row."""
 
     def sample() -> list[PrefixedSegments]:
-        asked = [_ask(session, wanted[0]), _ask(session, wanted[-1])]
-        groups = _group(contexts, contexts.contexts[0], [one for one in asked if one is not None])
+        asked = []
+        for one in (wanted[0], wanted[-1]):
+            with contextlib.suppress(UnusableRowError):
+                asked.append(_ask(session, one))
+        groups = _group(contexts, contexts.contexts[0], asked)
         return [prefixed for prefixed, _ in groups]
 
     engine, prefixed = session.engine, session.ranks.on_main(sample)
@@ -136,31 +141,26 @@ def _compute(
 def _batches(
     session: ScoringSession, contexts: ExampleContexts, own: list[Wanted], writer: PartWriter
 ) -> Iterator[list[_Asked]]:
-    """Yield so many rows that the prefix hardly counts beside them; a row that has no loss alone is stored as NaN."""
-    batch: list[_Asked] = []
-    num_tokens = 0
-    for wanted in own:
+    """Yield so many rows that the prefix hardly counts beside them."""
+
+    def render(wanted: Wanted) -> tuple[_Asked, int]:
         asked = _ask(session, wanted)
-        if asked is None:
-            writer.add(session.keys[wanted.index], wanted.names, np.full(1, np.nan, dtype=np.float32))
-            continue
-        batch.append(asked)
-        num_tokens += len(asked.alone.ids)
+        return asked, len(asked.alone.ids)
+
+    def least_tokens() -> float:
         enough = CALL_BATCHES * session.engine.find_tokens_per_batch()
-        if num_tokens >= max(enough, contexts.most_tokens / PREFIX_SHARE):
-            yield batch
-            batch, num_tokens = [], 0
-    if batch:
-        yield batch
+        return max(enough, contexts.most_tokens / PREFIX_SHARE)
+
+    return rendered_batches(session, own, writer, render, least_tokens)
 
 
-def _ask(session: ScoringSession, wanted: Wanted) -> _Asked | None:
-    """Render a row alone; None if that is not possible."""
-    try:
-        alone = render_signal_row(session, wanted.index).segment
-    except UnusableRowError:
-        return None
-    return _Asked(wanted, session.pool[wanted.index], alone)
+def _ask(session: ScoringSession, wanted: Wanted) -> _Asked:
+    """Render a row alone.
+
+    Raises:
+        UnusableRowError: if that is not possible.
+    """
+    return _Asked(wanted, session.pool[wanted.index], render_signal_row(session, wanted.index).segment)
 
 
 def _log_probs(

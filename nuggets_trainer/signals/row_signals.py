@@ -19,9 +19,15 @@ from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
-from nuggets_trainer.scoring.progress import Phase, show_phase
+from nuggets_trainer.scoring.progress import Phase
 from nuggets_trainer.scoring.session import ScoringSession
-from nuggets_trainer.signals.stored_values import Wanted, find_missing, read_columns
+from nuggets_trainer.signals.stored_values import (
+    Wanted,
+    compute_missing,
+    find_missing,
+    read_columns,
+    rendered_batches,
+)
 from nuggets_trainer.store.score_store import PartWriter
 
 Floats = npt.NDArray[np.float64]
@@ -64,19 +70,12 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
     names = signal_names(anchor_set)
     wanted = session.ranks.on_main(lambda: find_missing(session, candidates, names))
     if wanted:
-        own = session.ranks.share(wanted)
-        with (
-            PartWriter(session.store) as writer,
-            show_phase("Row signals", "rows", len(own), session.ranks.is_main) as phase,
-        ):
-
-            def compute() -> list[None]:
-                with session.passes.in_step():
-                    _compute(session, anchor_set, own, writer, phase)
-                writer.flush()
-                return []
-
-            session.ranks.gather_from(compute)
+        compute_missing(
+            session,
+            wanted,
+            "Row signals",
+            lambda own, writer, phase: _compute(session, anchor_set, own, writer, phase),
+        )
     return session.only_on_main(lambda: _read(session, candidates, names))
 
 
@@ -116,23 +115,17 @@ def _compute(
 
 
 def _batches(session: ScoringSession, own: list[Wanted], writer: PartWriter) -> Iterator[list[_Rendered]]:
-    """Yield as many rows as fill some forward passes; a row that cannot be rendered alone is stored without values."""
-    batch: list[_Rendered] = []
-    num_tokens = 0
-    for wanted in own:
-        key = session.keys[wanted.index]
-        try:
-            row = render_signal_row(session, wanted.index)
-        except UnusableRowError:
-            writer.add(key, wanted.names, np.full(len(wanted.names), np.nan, dtype=np.float32))
-            continue
-        batch.append(_Rendered(wanted, row, session.pool.texts[key]))
-        num_tokens += len(row.segment.ids)
-        if num_tokens >= CALL_BATCHES * session.engine.find_tokens_per_batch():
-            yield batch
-            batch, num_tokens = [], 0
-    if batch:
-        yield batch
+    """Yield as many rows as fill some forward passes."""
+
+    def render(wanted: Wanted) -> tuple[_Rendered, int]:
+        row = render_signal_row(session, wanted.index)
+        text_key = session.pool.texts[session.keys[wanted.index]]
+        return _Rendered(wanted, row, text_key), len(row.segment.ids)
+
+    def least_tokens() -> float:
+        return CALL_BATCHES * session.engine.find_tokens_per_batch()
+
+    return rendered_batches(session, own, writer, render, least_tokens)
 
 
 def render_signal_row(session: ScoringSession, index: int) -> RowAlone:

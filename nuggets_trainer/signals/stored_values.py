@@ -1,13 +1,20 @@
-"""Values of rows in the store, under names that no anchor has: which are missing, and all of them as columns."""
+"""Values of rows in the store, under names that no anchor has: which are missing, those computed, all as columns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.scoring.progress import Phase, show_phase
 from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.store.score_store import PartWriter
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,71 @@ def share_missing(session: ScoringSession, candidates: list[int], names: list[st
         return len(find_missing(session, candidates, names)) / max(1, num_different)
 
     return session.ranks.on_main(find)
+
+
+def compute_missing(
+    session: ScoringSession,
+    wanted: list[Wanted],
+    title: str,
+    compute: Callable[[list[Wanted], PartWriter, Phase], None],
+) -> None:
+    """Compute missing values into the store, each rank those of its share of the rows; all ranks must call it.
+
+    Args:
+        session: open session of the pool.
+        wanted: rows with missing values.
+        title: name of the phase in the progress.
+        compute: function that computes the values of this rank's rows; forward passes of the ranks are in step.
+    """
+    own = session.ranks.share(wanted)
+    with (
+        PartWriter(session.store) as writer,
+        show_phase(title, "rows", len(own), session.ranks.is_main) as phase,
+    ):
+
+        def compute_own() -> list[None]:
+            with session.passes.in_step():
+                compute(own, writer, phase)
+            writer.flush()
+            return []
+
+        session.ranks.gather_from(compute_own)
+
+
+def rendered_batches(
+    session: ScoringSession,
+    own: list[Wanted],
+    writer: PartWriter,
+    render: Callable[[Wanted], tuple[Row, int]],
+    least_tokens: Callable[[], float],
+) -> Iterator[list[Row]]:
+    """Yield as many rendered rows as make a call of the engine worthwhile.
+
+    A row that cannot be rendered is stored with NaN for all its missing values.
+
+    Args:
+        session: open session of the pool.
+        own: rows of this rank.
+        writer: writes into the store.
+        render: function that gives a row rendered, and its number of tokens.
+        least_tokens: function that gives the tokens from which a batch is full.
+    """
+    batch: list[Row] = []
+    num_tokens = 0
+    for wanted in own:
+        try:
+            row, size = render(wanted)
+        except UnusableRowError:
+            nothing = np.full(len(wanted.names), np.nan, dtype=np.float32)
+            writer.add(session.keys[wanted.index], wanted.names, nothing)
+            continue
+        batch.append(row)
+        num_tokens += size
+        if num_tokens >= least_tokens():
+            yield batch
+            batch, num_tokens = [], 0
+    if batch:
+        yield batch
 
 
 def read_columns(session: ScoringSession, candidates: list[int], names: list[str]) -> list[npt.NDArray[np.float64]]:

@@ -13,7 +13,7 @@ from nuggets_trainer import NuggetsConfig, Pool, plan_pool, score_pool, score_sh
 from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS
 from nuggets_trainer.pipeline.select_again import select_again
 from nuggets_trainer.report.dataset import write_dataset
-from nuggets_trainer.signals import row_signals, without_pairs
+from nuggets_trainer.signals import stored_values, without_pairs
 from tests.support.rows import alpaca_rows
 
 ROWS = [{**row, "source": "ab"[i % 2]} for i, row in enumerate(alpaca_rows(14, seed=5))]
@@ -133,7 +133,7 @@ def test_shards_compute_the_signals_for_a_later_run(llama, tokenizer, tmp_path, 
     rows = Dataset.from_list(ROWS)
     for number in range(2):
         assert score_shard(llama, tokenizer, rows, config=config, score_dir=tmp_path, shard=(number, 2)) == 0
-    monkeypatch.setattr(row_signals, "PartWriter", None)  # nothing is left to compute
+    monkeypatch.setattr(stored_values, "PartWriter", None)  # nothing is left to compute
     scores, _ = score_pool(llama, tokenizer, rows, config=config, score_dir=tmp_path)
     assert (~np.isnan(scores.signals["ifd"])).sum() == 13
 

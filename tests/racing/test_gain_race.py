@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from nuggets_trainer.golden.gains import anchor_scale
 from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.racing import gain_race
+from nuggets_trainer.racing import gain_race, prediction_errors
 from nuggets_trainer.racing.forecast import tokens_left, tokens_of_all
 from nuggets_trainer.racing.gain_covariance import informative_order, shrunk_covariance
 from nuggets_trainer.racing.gain_model import GainModel
 from nuggets_trainer.racing.gain_race import GainRace
 from nuggets_trainer.racing.gain_standings import GainStandings
-from nuggets_trainer.racing.prediction_errors import correct_by_value
+from nuggets_trainer.racing.prediction_errors import correct_by_value, skewness_of
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 
 FAST = settings(
@@ -31,6 +31,14 @@ def normal_pool(seed: int, n: int = 500, m: int = 40) -> np.ndarray:
     quality = 0.5 * generator.normal(size=(n, 1)) * generator.uniform(0.2, 1.8, m)
     shared = generator.normal(size=(n, 3)) @ generator.normal(0, 0.4, (3, m))
     gains = quality + shared + 0.8 * generator.normal(size=(n, m))
+    return (generator.normal(0, 0.1, m) + generator.uniform(0.05, 0.2, m) * gains).astype(np.float32)
+
+
+def skewed_pool(seed: int, n: int = 500, m: int = 40) -> np.ndarray:
+    """The same with few very bad rows and a short upper tail of the quality."""
+    generator = np.random.default_rng(seed)
+    quality = 1 - generator.gamma(0.4, 1 / math.sqrt(0.4), size=(n, 1))
+    gains = 0.8 * quality * generator.uniform(0.5, 1.5, m) + 0.8 * generator.normal(size=(n, m))
     return (generator.normal(0, 0.1, m) + generator.uniform(0.05, 0.2, m) * gains).astype(np.float32)
 
 
@@ -250,6 +258,48 @@ def test_recall_counts_what_is_expected_on_both_sides_of_the_cut():
     assert expected.member.sum() == pytest.approx(12, abs=1e-6)
     doubled = expected_recall(value, error, 2 * copies, ("top_k", 24), 24)
     assert doubled.share == pytest.approx(expected.share) and doubled.cut == pytest.approx(expected.cut)
+
+
+@pytest.mark.parametrize("skewness", [-0.9, 0.6])
+def test_recall_counts_skewed_errors(skewness):
+    """Against many draws of true values whose errors are gamma variables, and not as the normal law says."""
+    generator = np.random.default_rng(2)
+    value, error = generator.normal(size=400), np.full(400, 0.6)
+    one_each = np.ones(400, dtype=np.int64)
+    expected = expected_recall(value, error, one_each, ("top_k", 4), 4, skewness=skewness)
+    shape = 4 / skewness**2
+    errors = np.sign(skewness) * (generator.gamma(shape, size=(4000, 400)) - shape) / math.sqrt(shape)
+    above = (value + error * errors >= expected.cut).mean(axis=0)
+    np.testing.assert_allclose(expected.member, above, atol=0.03)
+    assert above.sum() == pytest.approx(4, abs=0.15)
+    normal = expected_recall(value, error, one_each, ("top_k", 4), 4)
+    assert (normal.cut - expected.cut) * skewness < -0.05 * abs(skewness)  # a longer tail has a higher cut
+
+
+def test_skewness_is_believed_only_where_chance_does_not_give_it():
+    generator = np.random.default_rng(3)
+    by_chance = [skewness_of(generator.standard_normal((64, 5))) for _ in range(40)]
+    skewed = [skewness_of(1 - generator.gamma(2, size=(64, 5))) for _ in range(40)]  # skewness -1.4
+    assert np.abs(by_chance).max() < 0.2 and np.mean(np.abs(by_chance)) < 0.02
+    assert np.mean(skewed) == pytest.approx(-1, abs=0.1) and min(skewed) >= -1
+    assert skewness_of(np.ones((64, 2))) == 0.0
+
+
+def test_a_short_upper_tail_costs_fewer_tokens(monkeypatch):
+    """With normal errors the cut of the top 1% was too high: rows were scored that had no chance."""
+    tokens, recalls = {}, []
+    for most in (0.0, 1.0):
+        monkeypatch.setattr(prediction_errors, "MOST_SKEWNESS", most)
+        spent = []
+        for seed in range(2):
+            one_shot = skewed_pool(seed)
+            race = make_race(one_shot, ("top_fraction", 0.02), seed=seed, recall=0.75)
+            spent.append(tokens_of(race, play(race, one_shot)) / tokens_of_all(race))
+            if most:
+                assert race.standings.model.skewness < -0.1
+                recalls.append(found(race, one_shot, race.standings.indifference))
+        tokens[most] = np.mean(spent)
+    assert tokens[1.0] < 0.85 * tokens[0.0] and np.mean(recalls) >= 0.75
 
 
 @pytest.mark.parametrize("rule", [("top_k", 12), ("threshold", 0.8)], ids=str)

@@ -241,3 +241,25 @@ def test_a_killed_run_and_parts_compute_what_is_missing(
     assert asked == []
     fresh = ica(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "fresh")
     np.testing.assert_allclose(found, fresh, atol=TOLERANCE)
+
+
+def test_after_an_error_the_engine_goes_on_by_its_own_path(
+    llama, tokenizer, pool_rows, anchor_rows, tmp_path, monkeypatch
+):
+    """A user who caught the error would have scored pairs by the path of the rows behind anchors."""
+    seen, choose = [], in_context._choose_path
+
+    def remember(session, *others):
+        seen.append((session.engine, session.engine.path))
+        choose(session, *others)
+        session.engine.path = "whole"
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(in_context, "_choose_path", remember)
+    monkeypatch.setattr(in_context, "_compute", fail)
+    with pytest.raises(MemoryError):
+        ica(llama, tokenizer, pool_rows, anchor_rows, tmp_path)
+    engine, path = seen[0]
+    assert engine.path == path != "whole"
