@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
     from nuggets_trainer.scoring.session import AnchorPools
 
-MOST_RENDERED = 2000  # random rows of a larger pool are rendered, which takes some seconds
+MOST_RENDERED = 1000  # random rows of a larger pool are rendered, which takes some seconds
 NUM_EXAMPLES = 5  # rows that are named for a reason
 
 

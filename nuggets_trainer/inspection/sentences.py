@@ -30,7 +30,7 @@ def summary(facts: PoolFacts) -> list[tuple[str, list[str]]]:
         lines.append(("format", _format_lines(facts)))
     if facts.template is not None:
         template = facts.template
-        lines.append(("template", [f"{template.name}: {template.why}", f"text: {template.source}"]))
+        lines.append(("template", [f"{template.name}: {template.why}", f"source: {template.source}"]))
     if facts.loss_on is not None:
         lines.append(("training", [LOSS[facts.loss_on]]))
     if facts.anchors is not None:

@@ -12,9 +12,9 @@ from nuggets_trainer.inspection.facts import TemplateFact
 
 DEMO_MODEL = "nuggets-demo/model"
 OWN_TEXT = {
-    "plain": "no chat template, the texts as they are, with a blank line between row and anchor",
+    "plain": "the texts as they are, with a blank line between row and anchor",
     "nuggets": "the paper's code: `Instruction:`, `Input:` and `Response:`",
-    "tokens": "none: the token ids as they are",
+    "tokens": "the token ids as they are",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -183,3 +184,54 @@ def test_a_pool_takes_columns_of_other_names():
     assert own.read_keys() == Pool(Dataset.from_list([{"instruction": "One?", "output": "1"}])).read_keys()
     with pytest.raises(ValueError, match="columns instruction=question"):
         Pool(rows)
+
+
+MESSAGES = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "1"}]
+IMPLIED = {
+    "whole numbers": ({"instruction": "6 x 7?", "output": 42}, {"instruction": "6 x 7?", "output": "42"}),
+    "negative ones in text": ({"text": -7}, {"text": "-7"}),
+    "messages as JSON text": ({"messages": json.dumps(MESSAGES)}, {"messages": MESSAGES}),
+    "ShareGPT as JSON text": (
+        {"conversations": json.dumps([{"from": "human", "value": "One?"}]), "system": "Be brief."},
+        {"messages": [{"role": "system", "content": "Be brief."}, {"from": "human", "value": "One?"}]},
+    ),
+    "a text behind messages": (
+        {"prompt": MESSAGES[:1], "completion": "1"},
+        {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]},
+    ),
+    "a text before messages": (
+        {"prompt": "One?", "completion": MESSAGES[1:]},
+        {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPLIED)
+def test_values_that_can_only_mean_one_thing_are_changed(case):
+    """All such rows were dropped, and TRL fails on them. Evaluation rows are changed too."""
+    row, standard = IMPLIED[case]
+    dataset = Dataset.from_list([row])
+    changed = Pool(dataset).dataset
+    assert {name: changed[0][name] for name in standard} == standard
+    assert map_each({"a": dataset}, None, "eval_dataset")["a"][0] == changed[0]
+    assert map_columns(changed, None, "pool") is changed  # changed once
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "6 x 7?", "output": 42.0},
+        {"instruction": "Right?", "output": True},
+        {"messages": "no JSON"},
+        {"messages": json.dumps({"role": "user"})},
+    ],
+)
+def test_other_values_are_dropped_with_a_reason(row):
+    """42 may have become 42.0 on its way here, so that a float is not the text of its answer."""
+    assert len(Pool(Dataset.from_list([row])).read_keys()[1]) == 1
+
+
+def test_a_list_of_rows_is_not_taken_for_messages():
+    with pytest.raises(ValueError, match="Do the rows stand inside of `data`") as error:
+        Pool(Dataset.from_list([{"version": 1, "data": [{"instruction": "a", "output": "b"}]}]))
+    assert "jq -c '.data[]'" in str(error.value) and "messages=data" not in str(error.value)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 
 from nuggets_trainer import NuggetsConfig
-from nuggets_trainer.data.loading import FILE_BUILDERS, check_paths, load_rows
+from nuggets_trainer.data.loading import COMPRESSIONS, FILE_BUILDERS, check_paths, load_rows
 
 ROWS = [
     {"instruction": "Say é", "input": "", "output": "one\ntwo"},
@@ -186,3 +189,39 @@ def test_a_csv_on_the_hub_is_not_text_and_that_is_told(tmp_path, monkeypatch, ca
     monkeypatch.undo()
     load_rows(str(tmp_path / "rows.csv"))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("suffix", sorted(COMPRESSIONS))
+@pytest.mark.parametrize("suffix_inside", [".jsonl", ".csv", ".parquet"])
+def test_a_compressed_file_is_read_as_what_is_inside(suffix, suffix_inside, tmp_path):
+    plain = Path(write(tmp_path / f"rows{suffix_inside}"))
+    packed = tmp_path / f"rows{suffix_inside}{suffix}"
+    with pa.output_stream(str(packed), compression=COMPRESSIONS[suffix]) as stream:
+        stream.write(plain.read_bytes())
+    assert list(load_rows(str(packed))) == ROWS
+    assert list(load_rows(str(packed), streaming=True)) == ROWS
+
+
+def test_a_compressed_file_that_was_changed_is_read_anew(tmp_path):
+    for number in range(2):
+        (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": f"row {number}"}).encode()))
+        assert load_rows(str(tmp_path / "rows.jsonl.gz"))["text"][:] == [f"row {number}"]
+
+
+def test_a_compressed_file_that_is_broken_is_named(tmp_path):
+    whole = gzip.compress(b'{"text": "one"}\n' * 1000)
+    (tmp_path / "rows.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz' cannot be read: .*\. Copy or download the file again"):
+        load_rows(str(tmp_path / "rows.jsonl.gz"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", ","])
+@pytest.mark.parametrize("place", ["rows.csv", "rows/train.csv"])
+def test_the_separator_of_a_csv_is_found(separator, place, tmp_path):
+    """A file of Excel, with semicolons and a byte order mark, had one column with the names of all."""
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    text = f'question{separator}answer\r\n"One, or two?"{separator}007\r\n"A; b\tc"{separator}NA\r\n'
+    path.write_bytes(text.encode("utf-8-sig"))
+    rows = load_rows(str(path.parent if "/" in place else path))
+    assert list(rows) == [{"question": "One, or two?", "answer": "007"}, {"question": "A; b\tc", "answer": "NA"}]

@@ -143,3 +143,13 @@ def test_system_and_history_are_trained_on_as_they_are_scored(loaded):
 def shown(turn):
     """A message without the nulls that Arrow adds, which transformers drops."""
     return {key: value for key, value in turn.items() if value is not None}
+
+
+def test_columns_of_preferences_are_not_given_to_trl():
+    """TRL told the format by one of them, another one in each process, and failed on conversations."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for row in ({"messages": messages}, {"instruction": "a", "output": "b"}, {"prompt": "a", "completion": "b"}):
+        rows = Dataset.from_list([{**row, "chosen": "b", "rejected": "c", "source": "d"}])
+        given = in_trl_columns(rows, "chat")
+        assert "source" in given.column_names and not {"chosen", "rejected"} & set(given.column_names)
+        assert {"chosen", "rejected"} <= set(Pool(rows).dataset.column_names)  # the pool keeps its columns
