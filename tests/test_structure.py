@@ -31,6 +31,7 @@ class Room:
 
 BELOW_PIPELINE = {
     *("config", "golden", "racing", "demo", "data", "prompts", "engine", "store", "scoring", "signals", "report"),
+    "overlap",
 }
 ROOMS = {
     "config": Room(may=set(), never={*MODEL_LIBRARIES, "datasets", "numpy", "pandas", "pyarrow", "fsspec"}),
@@ -45,10 +46,11 @@ ROOMS = {
     "signals": Room(may={"config", "golden", "data", "prompts", "engine", "store", "scoring"}, never={"trl"}),
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
+    "overlap": Room(may={"config", "golden", "data", "evaluation.questions"}, never=set(MODEL_LIBRARIES)),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
     "planning": Room(may={*BELOW_PIPELINE, "pipeline"}, never={"trl"}),
     "inspection": Room(
-        may={"config", "demo", "data", "prompts", "engine", "store", "report", "pipeline"},
+        may={"config", "demo", "data", "prompts", "engine", "store", "report", "overlap", "pipeline"},
         types_only={"scoring"},
         never={"torch", "trl", "peft", "accelerate"},
     ),

@@ -40,7 +40,7 @@ from nuggets_trainer.report.dataset_entries import (
     how_to_use,
     write_entry,
 )
-from nuggets_trainer.store.read_results import read_scores
+from nuggets_trainer.store.read_results import read_overlap, read_scores
 from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,9 @@ def run(
         score_dir = choice.score_dir or ""
         golden_set = select_again(score_dir, config)
         text = golden_set.describe()
+        overlap = read_overlap(score_dir)
+        if overlap:
+            text += f"\nduplicates: {overlap['says']}"
         if rows.dataset_name is not None:
             pool = read_pool(read_rows(rows), config, row_options, name="dataset_name")
             unchecked = check_same_pool(read_scores(score_dir), pool)
@@ -117,6 +120,7 @@ def run(
                 for name, written in entries:
                     text += f"\n{how_to_use(name, written, write_entry(name, written))}"
         result = {"score_dir": choice.score_dir, **as_json(golden_set), "output_file": choice.output_file}
+        result["overlap"] = overlap
         write_result(stdout, result, text, output.json)
 
 

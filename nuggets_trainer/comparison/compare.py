@@ -84,6 +84,7 @@ def compare_arms(
         follows=follows,
         reliability_of_scores=reliability,
         signal_check=scored.signal_check,
+        contamination=scored.contamination,
         num_heldout=len(runs.segments),
         num_candidates=len(scored.evidence.usable),
         num_devices=num_devices,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,10 @@ from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.formats import fitting_formats
 from nuggets_trainer.data.loading import check_paths
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.overlap.find import check_heldout
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool
 from nuggets_trainer.ranks import Ranks
+from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.training.job import check_job_paths, load_eval_rows, load_pool_rows
 from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.rows import row_options
@@ -63,8 +67,20 @@ def run_comparison(
             places = draw_places(len(own), QUICK_HELDOUT, f"the held-out rows {name}".rstrip())
             heldout[name] = own.select(places)
         race_fraction = options.golden_fractions[0]
+    contamination = Ranks().on_main(lambda: _look_for_heldout(pool, heldout, args, nuggets))
     scored = given.add_to(score_for_arms(pool, args, model, nuggets, arms, race_fraction))
+    scored = dataclasses.replace(scored, contamination=contamination)
     return compare_arms(pool, scored, heldout, args, model, nuggets.template, options, arms, given)
+
+
+def _look_for_heldout(
+    pool: Dataset, heldout: dict[str, Dataset], args: SFTConfig, nuggets: NuggetsConfig
+) -> dict[str, Any]:
+    """Count the rows that hold the prompts of held-out rows, and say so before any model is loaded."""
+    read = read_pool(pool, nuggets, row_options(args), name="dataset_name")
+    found = check_heldout(read, heldout)
+    tell(logger, "held-out rows: %s", found["says"])
+    return found
 
 
 def _check_anchors(pool: Pool, heldout: Mapping[str, Dataset], nuggets: NuggetsConfig) -> None:

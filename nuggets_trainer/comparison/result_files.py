@@ -45,6 +45,7 @@ class ComparisonResults:
         reliability_of_scores: reliability of the scores of other programs that are given by anchor, by their names and
             for each size.
         measures: everything else that the models are measured by.
+        contamination: result of `check_heldout`.
     """
 
     verdict: Verdict
@@ -57,6 +58,7 @@ class ComparisonResults:
     num_devices: int
     reliability_of_scores: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     measures: Sequence[MeasureLine] = ()
+    contamination: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results ready for JSON."""
@@ -70,6 +72,7 @@ class ComparisonResults:
             "heldout_rows": self.num_heldout,
             "num_candidates": self.num_candidates,
             "signal_check": self.signal_check,
+            "contamination": self.contamination,
             "follows": follows,
             "reliability_of_scores": self.reliability_of_scores,
             "measures": [dataclasses.asdict(line) for line in self.measures],
@@ -89,6 +92,8 @@ class ComparisonResults:
             parts.append(self.follows["text"])
         if self.reliability_of_scores:
             parts.append(describe_reliability(self.reliability_of_scores))
+        if self.contamination:
+            parts.append(self.contamination["says"])
         if self.signal_check is not None:
             parts.append(self.signal_check["says"])
         parts += [costs_to_markdown(self.costs), explain_costs(self.num_devices)]

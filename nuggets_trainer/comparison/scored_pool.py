@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ class ScoredPool:
         evidence: what the arms choose by.
         costs: seconds of each stage, such as `scoring` and `signals`; None for what another job computed.
         signal_check: content of signal_check.json; None if the check was not made.
+        contamination: result of `check_heldout`, how many rows hold the prompts of held-out rows.
     """
 
     evidence: Evidence
     costs: dict[str, float | None]
     signal_check: dict[str, Any] | None
+    contamination: dict[str, Any] = field(default_factory=dict)
 
     def seconds_of(self, stages: Sequence[str]) -> float | None:
         """Return the seconds of some stages together; None if one of them was not measured."""

@@ -11,6 +11,7 @@ from nuggets_trainer.config.diversity_options import DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
 from nuggets_trainer.config.removed import explain_removed
 from nuggets_trainer.config.requirement import MODEL_SIGNALS, TOTAL_TOKENS
+from nuggets_trainer.config.row_options import OverlapOptions
 from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RuleOptions
 from nuggets_trainer.config.scorer_model_options import ScorerModelOptions
 from nuggets_trainer.config.scoring_options import ScoringOptions
@@ -26,6 +27,7 @@ class NuggetsConfig(
     ScoringOptions,
     PromptOptions,
     AnchorOptions,
+    OverlapOptions,
     DiversityOptions,
     RuleOptions,
 ):

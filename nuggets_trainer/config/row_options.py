@@ -1,14 +1,18 @@
-"""How training reads and renders a row. Scoring needs the same options as training.
+"""How training reads and renders a row, and which rows are left out because they repeat others.
 
-Names and defaults are those of `trl.SFTConfig`.
+Scoring needs the same `RowOptions` as training: their names and defaults are those of `trl.SFTConfig`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from nuggets_trainer.config.checks import check_choice
 from nuggets_trainer.config.option_group import OptionGroup
+from nuggets_trainer.config.places import RowPlace, read_places
+
+DEDUPLICATE = ("no", "exact", "near")
 
 
 @dataclass
@@ -51,3 +55,60 @@ class RowOptions(OptionGroup):
     eos_token: str | None = field(
         default=None, metadata={"help": "Token that ends a completion. Default: that of the tokenizer."}
     )
+
+
+@dataclass
+class OverlapOptions(OptionGroup):
+    """Rows that are left out before anything is scored, because they repeat others or the questions of a test."""
+
+    title: ClassVar[str] = "duplicates and questions of tests"
+
+    deduplicate: str = field(
+        default="exact",
+        metadata={
+            "help": "Rows that are left out because an earlier row says the same. `exact`: equal in all that is read "
+            "of them; `near`: also those that share at least 70%% of their sequences of three words (by MinHash), and "
+            "40%% of those of their completions; `no`: all stay. The numbers of both kinds are always told.",
+            "choices": list(DEDUPLICATE),
+        },
+    )
+    decontaminate: list[str] | None | str = field(  # noqa: RUF036 - TRL's parser takes the type before None
+        default=None,
+        metadata={
+            "help": "Tests whose questions no row may hold: `alpaca_eval`, `mt_bench`, files, or datasets on the hub "
+            '(with a split as JSON: {"path": "openai/gsm8k", "name": "main", "split": "test"}). Rows that share 13 '
+            "words in one piece with a question, hold a shorter one whole, or have 70%% of its sequences of three "
+            "words are left out as `contaminated`. Columns are read as `columns` says. Default: no test."
+        },
+    )
+
+    @property
+    def tests(self) -> list[RowPlace]:
+        """Places of the questions that no row may hold.
+
+        Raises:
+            ValueError: if one is no place of rows.
+        """
+        values: Any = self.decontaminate
+        if values is None:
+            return []
+        if not isinstance(values, list):
+            values = [values]
+        return [_place(value) for value in values]
+
+    def check(self) -> None:
+        """Refuse an unknown way to deduplicate, and tests that are not places."""
+        check_choice("deduplicate", self.deduplicate, DEDUPLICATE)
+        if not self.tests and self.decontaminate is not None:
+            raise ValueError("`decontaminate` is empty. Name a test, or leave it out.")
+
+
+def _place(value: Any) -> RowPlace:
+    expected = "`decontaminate` must list tests, each a name or a mapping with `path`, `name` and `split`"
+    try:
+        named = read_places(value)
+    except ValueError as error:
+        raise ValueError(f"{expected}, got {value!r} ({error}).") from error
+    if list(named) != [""]:
+        raise ValueError(f"{expected}, got {value!r}.")
+    return named[""]

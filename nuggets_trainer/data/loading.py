@@ -49,7 +49,7 @@ def check_paths(
     Names on the hub pass.
 
     Args:
-        config: config whose `anchors`, `scorer_model` and `score_dir` are checked too.
+        config: config whose `anchors`, `decontaminate`, `scorer_model` and `score_dir` are checked too.
         rows: names of datasets, by the option that gives them.
         models: names of models, by the option that gives them.
         outputs: files and directories that will be written, by the option that gives them.
@@ -66,6 +66,8 @@ def check_paths(
     for place in (config.anchor_sets or {}).values():
         _check_rows("--anchors", place.path)
         check_outside({"--anchors": place.path}, written)
+    for place in config.tests:
+        _check_rows("--decontaminate", place.path)
     for option, name in {**models, "scorer_model": config.scorer_model}.items():
         if name is not None and _must_be_path(name) and not Path(name).exists():
             raise FileNotFoundError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ Message = dict[str, Any]
 
 SEPARATOR = "\n\n"  # between the pieces of a row, and between candidate and anchor, in plain text
 SYSTEM_ROLES = ("system", "developer")  # OpenAI's newer name for it
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese put no spaces between words: each of their characters is a word.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ def check_text(value: Any, part: str, may_be_empty: bool = False) -> None:
         raise UnusableRowError(f"{part}_not_text")
     if not value.strip() and not may_be_empty:
         raise UnusableRowError(f"empty_{part}")
+
+
+def hash_of_keys(keys: Iterable[str]) -> str:
+    """Return one hash of many, 32 hex digits; their order counts."""
+    return hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
 
 
 def _digest(content: Any) -> str:

@@ -11,6 +11,9 @@ import numpy.typing as npt
 ROUNDING = 1e-5  # more than a cosine in float32 is off by: 2.5e-7 at 64 to 8,192 dimensions
 NO_SIGNAL = "no_signal"  # reason of a row without the signal that rows are ranked by
 FAILS_REQUIRE = "fails_require"  # reason to leave out a row that does not meet the user's condition
+# Reasons to leave out a row that repeats an earlier one, nearly repeats one, or holds a question of a test.
+DUPLICATE, NEAR_DUPLICATE, CONTAMINATED = "duplicate", "near_duplicate", "contaminated"
+UNWANTED = (DUPLICATE, NEAR_DUPLICATE, CONTAMINATED)
 
 
 def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
@@ -107,7 +110,7 @@ class Limits:
             return False
         if self._embeddings is not None and self._directions is not None:
             if self._is_near_duplicate(candidate, self._embeddings, self._directions):
-                self.passed_over["near_duplicate"] += 1
+                self.passed_over[NEAR_DUPLICATE] += 1
                 return False
             self._admitted.append(candidate)
             self._add_direction(self._directions[candidate])

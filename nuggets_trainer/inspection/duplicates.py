@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row
@@ -25,7 +25,32 @@ def exact_repeats(keys: Sequence[str]) -> Repeats:
     for i, key in enumerate(keys):
         if key:
             groups.setdefault(key, []).append(i)
-    repeated = [group for group in groups.values() if len(group) > 1]
+    return _repeats(groups.values())
+
+
+def near_repeats(first_of: Mapping[int, int] | None) -> dict[str, Repeats]:
+    """Group near-duplicates.
+
+    Args:
+        first_of: pool index of the earlier row that each is nearly the same as; None if they were not looked for.
+
+    Returns:
+        The groups under `near`; nothing if they were not looked for.
+
+    Example:
+        >>> near_repeats({3: 0, 5: 0})
+        {'near': Repeats(num_rows=2, num_groups=1, examples=((0, 3, 5),))}
+    """
+    if first_of is None:
+        return {}
+    groups: dict[int, list[int]] = {}
+    for i, first in sorted(first_of.items()):
+        groups.setdefault(first, [first]).append(i)
+    return {"near": _repeats(groups.values())}
+
+
+def _repeats(groups: Iterable[list[int]]) -> Repeats:
+    repeated = [group for group in groups if len(group) > 1]
     num_rows = sum(map(len, repeated)) - len(repeated)
     examples = [tuple(group[:NUM_OF_GROUP]) for group in repeated[:NUM_GROUPS]]
     return Repeats(num_rows, len(repeated), tuple(examples))

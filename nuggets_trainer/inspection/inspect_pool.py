@@ -19,12 +19,13 @@ from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.inspection.columns import column_facts, format_fact
-from nuggets_trainer.inspection.duplicates import exact_repeats, same_texts
+from nuggets_trainer.inspection.duplicates import exact_repeats, near_repeats, same_texts
 from nuggets_trainer.inspection.facts import DropFact
 from nuggets_trainer.inspection.inspection import Inspection
 from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL, RowRenderer
 from nuggets_trainer.inspection.template import loss_on, template_fact
 from nuggets_trainer.inspection.texts import character_lengths, dropped_view, text_view
+from nuggets_trainer.overlap.find import overlap_of
 from nuggets_trainer.pipeline.rows import read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.report.verdicts import REASONS, UNKNOWN_REASON
@@ -138,8 +139,10 @@ def _read(
     implied = implied_mapping(given) if mapping is None and formatting_func is None else None
     try:
         pool = read_pool(dataset, config, options, formatting_func, name)
+        overlap = overlap_of(pool, config)
+        pool.exclude(overlap.reasons(config.deduplicate), "overlap")
         keys, unreadable = pool.read_keys()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         columns = column_facts(given, None, mapping or implied, text_field)
         return Inspection(name, len(given), columns, problem=str(error)), None
     looked_at = _evenly_spread(range(len(pool)), MOST_RENDERED)
@@ -149,7 +152,7 @@ def _read(
         column_facts(given, pool.format, mapping or implied, pool.text_field),
         format=format_fact(pool, mapping, implied, guessed, looked_at),
         dropped=_drop_facts(unreadable),
-        duplicates={"exact": exact_repeats(keys)},
+        duplicates={"exact": exact_repeats(keys), **near_repeats(overlap.near)},
     )
     return found, pool
 

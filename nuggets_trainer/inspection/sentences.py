@@ -124,15 +124,16 @@ def _drop_lines(facts: PoolFacts) -> list[str]:
 def _repeat_lines(facts: PoolFacts) -> list[str]:
     lines = []
     for kind, repeats in facts.duplicates.items():
+        nearly = "nearly " if kind == "near" else ""
         if not repeats.num_rows:
-            lines.append(f"no row equals another one ({kind})")
+            lines.append(f"no row {nearly}equals another one ({kind})")
             continue
         groups = []
         for group in repeats.examples:
             groups.append(" = ".join(map(str, group)))
         more = "; ..." if repeats.num_groups > len(repeats.examples) else ""
         of = counted(repeats.num_groups, "different row")
-        equal = counted(repeats.num_rows, "row equals", "rows equal")
+        equal = counted(repeats.num_rows, f"row {nearly}equals", f"rows {nearly}equal")
         lines.append(f"{equal} an earlier one ({kind}; {of}): {'; '.join(groups)}{more}")
     return lines
 

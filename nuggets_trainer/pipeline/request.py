@@ -20,6 +20,7 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import check_adapters_act_inside, inner_model
 from nuggets_trainer.engine.model import resolve_autocast_dtype
+from nuggets_trainer.overlap.find import exclude_overlap
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
@@ -43,6 +44,7 @@ def read_request(
     training_chat_template: str | None = None,
     training_dtype: torch.dtype | None = None,
     adapter: bool = False,
+    with_overlap: bool = True,
 ) -> ScoringRequest:
     """Read the arguments of an entry point; what is not given is read from the config.
 
@@ -58,6 +60,7 @@ def read_request(
         training_chat_template: chat template with `{% generation %}` that `assistant_only_loss` needs.
         training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
         adapter: whether the model scores with its adapters as they are.
+        with_overlap: whether to look for rows that repeat others or hold questions of tests.
 
     Raises:
         TypeError, ValueError: for what cannot be read, what contradicts itself, and what scoring alone cannot do.
@@ -83,6 +86,7 @@ def read_request(
         training_chat_template=training_chat_template,
         autocast_dtype=autocast_dtype,
         adapter=adapter,
+        with_overlap=with_overlap,
     )
 
 
@@ -96,6 +100,7 @@ def make_request(
     training_chat_template: str | None = None,
     autocast_dtype: torch.dtype | None = None,
     adapter: bool = False,
+    with_overlap: bool = True,
 ) -> ScoringRequest:
     """Check rows, config and tokenizer against each other; for a trainer, which has read its rows itself.
 
@@ -108,6 +113,7 @@ def make_request(
         training_chat_template: chat template with `{% generation %}`, where loss is on what the assistant says alone.
         autocast_dtype: result of `resolve_autocast_dtype`.
         adapter: whether the model scores with its adapters as they are.
+        with_overlap: whether to look for rows that repeat others or hold questions of tests.
 
     Raises:
         ValueError: if anchors cannot be combined or raced as the config
@@ -122,7 +128,20 @@ def make_request(
     template = make_template(
         config.template, tokenizer, pool, *sets.values(), training_chat_template=training_chat_template
     )
-    return ScoringRequest(pool, anchors, tokenizer, template, config, score_dir, autocast_dtype, adapter)
+    request = ScoringRequest(pool, anchors, tokenizer, template, config, score_dir, autocast_dtype, adapter)
+    return leave_out_overlap(request) if with_overlap else request
+
+
+def leave_out_overlap(request: ScoringRequest) -> ScoringRequest:
+    """Leave out the rows that repeat others or hold questions of tests, as the config says; on all ranks.
+
+    Args:
+        request: request whose pool was not looked through yet.
+
+    Raises:
+        FileNotFoundError, ValueError: if the questions of a test cannot be read.
+    """
+    return dataclasses.replace(request, overlap=exclude_overlap(request.pool, request.config))
 
 
 def check_selectable(config: NuggetsConfig, num_rows: int, dropped: Mapping[int, str], hint: str = "") -> None:

@@ -49,7 +49,7 @@ def write_run_files(
     def decode(ids: list[int]) -> str:
         return str(tokenizer.decode(ids))
 
-    found = {**found, "contents": _contents(session, golden_set, decode)}
+    found = {**found, "overlap": dict(session.request.overlap), "contents": _contents(session, golden_set, decode)}
     write_shown_rows(score_dir, session.pool, anchor_rows, scores, golden_set, pilot, decode)
     write_run_info(score_dir, _facts(session, rows, model_name, found), session.pool, scores, golden_set)
 

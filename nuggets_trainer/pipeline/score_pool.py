@@ -43,6 +43,7 @@ from nuggets_trainer.store.results import PoolScores, describe_results, write_re
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
 result_logger = logging.getLogger(f"{__name__}.result")  # for programs that print the result themselves
 
 
@@ -123,6 +124,8 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
     pool = request.pool
     check_selectable(request.config, len(pool), pool.read_keys()[1])
     with open_session(model, request) as session, exit_on_sigterm():
+        if session.ranks.is_main and not request.adapter:  # a training job that chooses again has said it
+            tell(logger, "duplicates: %s", request.overlap["says"])
         scores_pairs = request.config.scores_pairs
         result = score_pairs(session, may_stop) if scores_pairs else compute_signals(session)
         embeddings = None

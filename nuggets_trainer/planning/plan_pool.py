@@ -17,7 +17,7 @@ from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.agreement import Agreement, measure_agreement
 from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
-from nuggets_trainer.pipeline.request import check_selectable, read_request
+from nuggets_trainer.pipeline.request import check_selectable, leave_out_overlap, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import (
@@ -37,7 +37,7 @@ from nuggets_trainer.scoring.quick_measure import measure_quickly, seconds_befor
 from nuggets_trainer.scoring.race_run import RaceRun
 from nuggets_trainer.scoring.render_workers import RenderingTime
 from nuggets_trainer.scoring.rendering import Rendered
-from nuggets_trainer.scoring.session import ScoringSession, open_session
+from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import UNKNOWN, Watch, exit_on_sigterm
 from nuggets_trainer.signals.total_tokens import total_tokens
@@ -51,6 +51,7 @@ SLOW_NOTE = (
     "pairs for the run and follows a race"
 )
 MOST_IN_SAMPLE = 256  # rows that the reliability is measured on
+MOST_COUNTED = 50_000  # rows of a pool that is looked through for repeated rows, which takes some seconds
 MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
 
 
@@ -89,17 +90,23 @@ def plan_pool(
     Raises:
         ValueError: as `score_pool` does, if nothing can be scored.
     """
-    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, with_overlap=False, **options)
     started = time.monotonic()
     pool = request.pool
-    sample, factor = _sample(pool)
+    counts_all = len(pool) <= MOST_COUNTED
+    if counts_all:
+        request = leave_out_overlap(request)
+    sample, factor = _sample(pool, counts_all)
     request = dataclasses.replace(request, pool=sample, config=_for_sample(request.config, len(pool), factor))
+    if not counts_all:
+        request = leave_out_overlap(request)
     check_selectable(request.config, len(sample), sample.read_keys()[1])
     hint = hint_on_tuned_scorer(model.config._name_or_path)
+    repeats = _repeats_note(request, None if counts_all else len(sample))
     with open_session(model, request) as session:
         if not session.config.scores_pairs:
             signal_plan = plan_without_pairs(session, pool, factor, started)
-            notes = [hint, *signal_plan.notes]
+            notes = [hint, *signal_plan.notes, repeats]
             return dataclasses.replace(
                 signal_plan,
                 memory_bytes=_memory(session.ranks.device),
@@ -149,7 +156,7 @@ def plan_pool(
         memory_bytes=_memory(device),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         agreement=agreement,
-        notes=tuple(filter(None, notes)),
+        notes=tuple(filter(None, [*notes, repeats])),
         rows_in_budget=None if budget is None else budget.to_dict(),
         price_per_hour=price_per_hour,
         row_tokens=factor * row_tokens,
@@ -199,6 +206,13 @@ def _rows_in_budget(session: ScoringSession, rendered: Rendered, factor: float) 
     return rows_in_budget(session, rendered, total_tokens(session, rendered), factor)
 
 
+def _repeats_note(request: ScoringRequest, num_sampled: int | None) -> str:
+    """Say how many rows repeat others; of a large pool, how many of those that were drawn."""
+    if num_sampled is None:
+        return f"duplicates: {request.overlap['says']}"
+    return f"duplicates among the {num_sampled:,} rows drawn: {request.overlap['says']}; the run looks at all rows"
+
+
 def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:
     """Change `top_k` so that it asks the same share of the sample as of the pool."""
     if factor == 1 or config.top_k is None:
@@ -230,8 +244,13 @@ def _of_whole_pool(
     )
 
 
-def _sample(pool: Pool) -> tuple[Pool, float]:
-    """Draw rows at random; return them, and how many times as many rows the pool has."""
+def _sample(pool: Pool, with_reasons: bool) -> tuple[Pool, float]:
+    """Draw rows at random; return them, and how many times as many rows the pool has.
+
+    Args:
+        pool: all rows.
+        with_reasons: whether rows that are unusable in the pool are so in the sample, for the same reasons.
+    """
     if len(pool) <= MOST_ROWS:
         return pool, 1.0
     # Other rows each time: the pairs that an earlier plan has stored would make this sample look too cheap.
@@ -247,6 +266,9 @@ def _sample(pool: Pool) -> tuple[Pool, float]:
         row_format=None if pool.formatting_func else pool.format,
         eos_token=pool.eos_token,
     )
+    if with_reasons:
+        _, dropped = pool.read_keys()
+        sample.exclude({place: dropped[i] for place, i in enumerate(drawn.tolist()) if i in dropped})
     return sample, len(pool) / MOST_ROWS
 
 

@@ -93,13 +93,14 @@ class PlainTemplate:
 
     def _pieces(self, row: Row) -> tuple[list[int], list[int]]:
         """Tokenize prompt and completion; what separates the two belongs to the prompt."""
-        separator = encode(self._tokenizer, row_separator(row))
+        separator = row_separator(row)
+        between = self._separator if separator == SEPARATOR else encode(self._tokenizer, separator)
         completion = self._encode_part(row.completion)
         if not completion:
             raise UnusableRowError("empty_completion")
         if _has_calls(row.prompt) or _has_calls(row.completion):
             raise UnusableRowError(NOT_SHOWN)
-        return self._encode_part(row.prompt) + separator, completion
+        return self._encode_part(row.prompt) + between, completion
 
     def _encode_part(self, part: str | list[Message]) -> list[int]:
         if isinstance(part, str):

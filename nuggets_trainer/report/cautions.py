@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.golden.limits import FAILS_REQUIRE
+from nuggets_trainer.golden.limits import FAILS_REQUIRE, UNWANTED
 from nuggets_trainer.report.trust import CONTENTS
 from nuggets_trainer.wording import counted, decimal, tally
 
@@ -64,8 +64,9 @@ def _signal(figures: Figures) -> Iterator[Caution]:
 
 def _dropped(figures: Figures) -> Iterator[Caution]:
     run, cut = figures["run"], figures["cut"]
-    # A race drops rows that do not meet `require`, as the user wanted it.
-    num_dropped = cut["num_rows"] - cut["num_candidates"] - run["dropped"].get(FAILS_REQUIRE, 0)
+    num_dropped = cut["num_rows"] - cut["num_candidates"]
+    for as_wanted in (FAILS_REQUIRE, *UNWANTED):  # a race drops rows that do not meet `require`
+        num_dropped -= run["dropped"].get(as_wanted, 0)
     if num_dropped <= DROPPED_SHARE * cut["num_rows"]:
         return
     text = f"{num_dropped:,} of {cut['num_rows']:,} rows were dropped ({tally(run['dropped'])}). "

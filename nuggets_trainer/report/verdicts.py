@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuggets_trainer.golden.limits import FAILS_REQUIRE, NO_SIGNAL
+from nuggets_trainer.golden.limits import CONTAMINATED, DUPLICATE, FAILS_REQUIRE, NEAR_DUPLICATE, NO_SIGNAL
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.store.read_results import StoredScores
 from nuggets_trainer.wording import counted
@@ -16,6 +16,8 @@ REASONS = {
     "completion_cut_away": "the template's token limit leaves nothing of the completion",
     "completion_not_messages": "its completion is not a list of messages",
     "completion_not_text": "its completion is not text",
+    CONTAMINATED: "it holds a question of a test that `decontaminate` names",
+    DUPLICATE: "an earlier row says the same, word for word (`deduplicate`)",
     "empty_completion": "its completion is empty",
     "empty_prompt": "its prompt is empty",
     NO_SIGNAL: "it has no value of the signal that rows are ranked by",
@@ -25,6 +27,7 @@ REASONS = {
     "input_ids_not_token_ids": "its token ids are not a list of whole numbers",
     "last_message_not_assistant": "its last message is not from the assistant",
     "mask_not_as_long_as_input_ids": "one of its masks is not as long as its token ids",
+    NEAR_DUPLICATE: "it is nearly the same as an earlier row (`deduplicate=near`)",
     "no_assistant_tokens": "the chat template marks no token as the assistant's",
     "no_scored_anchor": "no anchor could be scored after it",
     "non_finite_log_prob": "the model gave a log-prob that is not a finite number after it",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -45,6 +45,7 @@ class ScoringRequest:
         score_dir: directory or URL where scores and results go.
         autocast_dtype: dtype to autocast scoring to; None computes in the dtype of the weights.
         adapter: whether the model scores with its adapters as they are.
+        overlap: what the pool has twice and shares with tests, for run.json.
     """
 
     pool: Pool
@@ -55,6 +56,7 @@ class ScoringRequest:
     score_dir: Place
     autocast_dtype: torch.dtype | None = None
     adapter: bool = False
+    overlap: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

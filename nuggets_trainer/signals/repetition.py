@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import joined_text
+from nuggets_trainer.data.row import UNSPACED, UnusableRowError, joined_text
 
 WORDS = 5  # words in a sequence that counts as repeated
-# Chinese, Japanese, Thai, Lao, Khmer and Burmese put no spaces between words: each of their characters is a word.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def repetition(text: str) -> float:
@@ -69,8 +67,9 @@ def repetitions(pool: Pool, candidates: Sequence[int]) -> npt.NDArray[np.float64
         Shares `(n,)`, in [0, 1); NaN for rows that are no candidates.
     """
     shares = np.full(len(pool), np.nan)
-    for i in candidates:
-        row = pool[i]
+    for i, row in zip(candidates, pool.rows(candidates), strict=True):
+        if isinstance(row, UnusableRowError):
+            raise row
         if row.tokens is None:
             shares[i] = repetition(joined_text(row.completion))
         else:

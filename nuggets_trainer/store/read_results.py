@@ -212,6 +212,13 @@ def read_config(score_dir: Place) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+def read_overlap(score_dir: Place) -> dict[str, Any]:
+    """Return what the pool has twice and shares with tests, from run.json; empty if no run has looked for it."""
+    run = read_optional(score_dir, RUN_FILE)
+    found = run.get("overlap") if isinstance(run, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def read_scored_anchors(score_dir: Place) -> list[dict[str, Any]]:
     """Read anchors.parquet: one dict per anchor.
 

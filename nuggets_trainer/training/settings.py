@@ -42,6 +42,7 @@ IF_SET = (
     "group_by",
     "max_similarity",
     "require",
+    "decontaminate",
 )
 # Options that are named only if they are not the default, for the same reason.
 UNLESS_DEFAULT = {
@@ -49,6 +50,7 @@ UNLESS_DEFAULT = {
     "group_quota": "proportional",
     "combine_anchor_sets": "mean",
     "rank_by": "golden_score",
+    "deduplicate": "exact",
 }
 # Options of training that change what a job gives. The number of processes is left out: it may change.
 TRAINING_OPTIONS = (

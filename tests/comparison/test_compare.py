@@ -122,6 +122,7 @@ def test_the_table_is_the_one_of_the_json(finished):
     golden, full = by_arm["golden"], by_arm["full"]
     assert golden["selection_to_training"] == golden["choosing_seconds"] / full["training_seconds"]
     assert by_arm["lowest_loss"]["choosing_seconds"] < golden["choosing_seconds"]
+    assert set(stored["contamination"]["rows"]) == {""} and stored["contamination"]["says"] in report
     assert stored["signal_check"]["corruptions"] and stored["follows"]["reliability"][0]["k"] == 6
     assert {a["column"] for a in stored["follows"]["associations"]} >= {"completion_loss", "ifd", "corruption"}
     assert (output_dir / "compare.svg").read_text().startswith("<?xml")

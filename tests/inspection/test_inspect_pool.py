@@ -69,8 +69,10 @@ def test_reasons_repeats_and_roles_are_counted(tokenizer):
     rows.append({"conversations": [{"from": "human", "value": "Blue?"}]})
     found = inspect_pool(tokenizer, Dataset.from_list(rows), Dataset.from_list(rows[:1]), indices=[3])
     assert [(fact.reason, fact.num_rows, fact.examples) for fact in found.dropped] == [
-        ("last_message_not_assistant", 1, (3,))
+        ("duplicate", 2, (1, 2)),
+        ("last_message_not_assistant", 1, (3,)),
     ]
+    assert found.duplicates["near"].num_rows == 0 and "no row nearly equals another one (near)" in str(found)
     assert found.duplicates["exact"].num_rows == 2 and found.duplicates["exact"].examples == ((0, 1, 2),)
     assert found.same_as_anchor == 3
     assert found.format.roles == {"human": 4, "gpt": 3} and found.format.renamed_roles["gpt"] == "assistant"

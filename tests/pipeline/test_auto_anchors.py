@@ -76,7 +76,7 @@ def test_a_plan_says_what_other_numbers_give(tmp_path):
     found = plan.reliabilities()
     assert list(found) == [4, 8, 16] and found[4] < found[8] < found[16] <= 1
     assert "with 4 anchors" in plan.describe() and plan.to_dict()["reliability"] == found
-    assert plan.notes == ()
+    assert plan.notes == ("duplicates: 0 rows repeat an earlier one, 0 near-duplicates",)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ ANCHORS = Dataset.from_list(alpaca_rows(9, seed=22))
 
 
 def scored(model, tokenizer, score_dir, anchors=ANCHORS, rows=ROWS, **options):
-    config = NuggetsConfig(template="plain", tokens_per_batch=160, **options)
+    config = NuggetsConfig(template="plain", tokens_per_batch=160, deduplicate="no", **options)
     return score_pool(model, tokenizer, Dataset.from_list(rows), anchors, config, score_dir)
 
 

@@ -164,10 +164,31 @@ def test_a_change_that_can_change_scores_does_not_reuse_them_and_is_named(
 
 
 def test_equal_rows_are_scored_once_and_get_the_same_score(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
+    """A golden set has one of them, unless the user wants all."""
     pool_rows[5] = dict(pool_rows[2])
-    scores, _ = run(llama, tokenizer, pool_rows, anchor_rows, tmp_path)
+    scores, golden_set = run(llama, tokenizer, pool_rows, anchor_rows, tmp_path, top_fraction=1.0)
     assert scores.num_pairs_scored == 11 * 5
-    assert scores.golden_score[5] == scores.golden_score[2]
+    assert scores.dropped[5] == "duplicate" and sorted(golden_set.indices.tolist()) == [0, 1, 2, 3, 4, *range(6, 12)]
+    all_rows, with_all = run(llama, tokenizer, pool_rows, anchor_rows, tmp_path, top_fraction=1.0, deduplicate="no")
+    assert all_rows.num_pairs_scored == 0 and len(with_all) == 12
+    assert all_rows.golden_score[5] == all_rows.golden_score[2]
+    others = [i for i in range(12) if i != 5]
+    assert all_rows.golden_score[others].tolist() == scores.golden_score[others].tolist()
+
+
+def test_rows_with_questions_of_a_test_are_left_out(llama, tokenizer, pool_rows, anchor_rows, tmp_path, capsys):
+    question = "How many birds sing in the tall green trees at the end of a long day?"
+    pool_rows[3]["instruction"] += f" {question}"
+    test = tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"question": question}))
+    scores, golden_set = run(
+        llama, tokenizer, pool_rows, anchor_rows, tmp_path / "s", top_fraction=1.0, decontaminate=[str(test)]
+    )
+    assert [i for i, reason in enumerate(scores.dropped) if reason == "contaminated"] == [3]
+    assert 3 not in golden_set.indices and len(golden_set) == 11
+    says = f"0 rows repeat an earlier one, 0 near-duplicates, 1 row holds questions of {test} (left out)"
+    assert f"duplicates: {says}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "s" / "run.json").read_text())["overlap"]["says"] == says
 
 
 def test_every_dropped_row_has_a_counted_reason(tokenizer, pool_rows, anchor_rows, tmp_path):

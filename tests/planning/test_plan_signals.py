@@ -21,7 +21,10 @@ def test_a_plan_tells_what_signals_take_and_a_condition_keeps(llama, tokenizer, 
     seconds = {"measure_seconds": 0.1, "score_dir": tmp_path}
 
     def notes(**options):
-        return plan_pool(*arguments, config=NuggetsConfig(template="plain", top_k=2, **options), **seconds).notes
+        plan = plan_pool(*arguments, config=NuggetsConfig(template="plain", top_k=2, **options), **seconds)
+        *of_signals, of_duplicates = plan.notes
+        assert of_duplicates == "duplicates: 0 rows repeat an earlier one, 0 near-duplicates"
+        return tuple(of_signals)
 
     assert notes() == ()
     assert notes(schedule="exact", require="repetition < 0.3") == ("75% of 12 random rows meet `repetition < 0.3`",)

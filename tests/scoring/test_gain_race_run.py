@@ -35,7 +35,7 @@ def small_waves(monkeypatch):
 
 def run(model, tokenizer, score_dir, pool=POOL, **config):
     config = {"template": "plain", "tokens_per_batch": 160, "exclude_self": True, "rank_by": "gain", **config}
-    config = {"top_k": 6, "race_recall": 0.9, "signal_check": False, **config}
+    config = {"top_k": 6, "race_recall": 0.9, "signal_check": False, "deduplicate": "no", **config}
     datasets = Pool(Dataset.from_list(pool)), Pool(Dataset.from_list(ANCHORS), "anchors")
     return score_pool(model, tokenizer, *datasets, config=NuggetsConfig(**config), score_dir=score_dir)
 

@@ -32,7 +32,7 @@ def small_waves(monkeypatch):
 
 
 def run(model, tokenizer, score_dir, pool=POOL, anchors=ANCHORS, **config):
-    config = {"template": "plain", "tokens_per_batch": 160, "exclude_self": True, **config}
+    config = {"template": "plain", "tokens_per_batch": 160, "exclude_self": True, "deduplicate": "no", **config}
     datasets = Pool(Dataset.from_list(pool)), Pool(Dataset.from_list(anchors), "anchors")
     return score_pool(model, tokenizer, *datasets, config=NuggetsConfig(**config), score_dir=score_dir)
 
