@@ -71,7 +71,11 @@ def compute_signals(session: ScoringSession) -> Computed:
     """Compute the signals of each row, where rows are ranked by one of them; on all ranks."""
     rows = readable_rows(session, anchors_for_signals(session)[0], range(len(session.pool)))
     check_selectable(session.config, len(session.pool), rows.dropped)
-    return Computed(session, rows, signals_of_rows(session, rows))
+    signals = signals_of_rows(session, rows)
+    budget = rows_in_budget(session, rows, signals)
+    if budget is not None and session.ranks.is_main:
+        tell(logger, "%s", budget.describe(is_raced=False))
+    return Computed(session, rows, signals)
 
 
 def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:
@@ -83,7 +87,7 @@ def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> t
     if budget is None:
         return session, session
     if session.ranks.is_main:
-        tell(logger, "%s", budget.describe())
+        tell(logger, "%s", budget.describe(is_raced=session.config.schedule_in_force == "race"))
     return with_top_k(session, budget.expected), with_top_k(session, budget.most)
 
 

@@ -218,6 +218,8 @@ def _why_not_enough(
     else:
         num_scored = int(stored.complete.sum())
         needed = value if name == "top_k" else max(1, round(value * stored.num_candidates))
+        if needed > num_scored and tokens is not None:
+            return f"the budget has room for more than the {num_scored:,} rows that have a golden score"
         if needed > num_scored:
             return f"the rule keeps {needed:,.0f} rows, but only {num_scored:,} have a golden score"
         cut = select_golden_set(stored, (name, value), stored.num_candidates).cut

@@ -88,11 +88,13 @@ def signals_of_rows(session: ScoringSession, rows: Candidates) -> Signals:
         on all ranks but the main one.
 
     Raises:
-        ValueError: if `ica` is wanted and no anchor fits half of the model's context.
+        ValueError: if `ica` is wanted and no anchor fits half of the model's context, or if the token budget has no
+            room for the longest row.
     """
     signals = repetitions_of_rows(session, rows.candidates)
     if session.config.wants_total_tokens:
         signals |= total_tokens(session, rows)
+        rows_in_budget(session, rows, signals)  # refuses a budget that is too small, before the first forward pass
     if session.config.wants_row_signals:
         signals |= signals_of_the_model(session, rows)
     return signals
@@ -184,13 +186,11 @@ class RowsInBudget:
     expected: int
     most: int
 
-    def describe(self) -> str:
-        """Say how many rows the budget has room for."""
-        return (
-            f"max_tokens={self.max_tokens:,} has room for about {self.expected:,} of "
-            f"{counted(self.num_candidates, 'candidate')}, for {self.most:,} at most; a race finds the best "
-            f"{self.most:,}"
-        )
+    def describe(self, is_raced: bool) -> str:
+        """Say how many rows the budget has room for, and how many of them a race tells apart."""
+        text = f"max_tokens={self.max_tokens:,} has room for about {self.expected:,} of "
+        text += f"{counted(self.num_candidates, 'candidate')}, for {self.most:,} at most"
+        return f"{text}; the race finds the best {self.most:,}" if is_raced else text
 
     def to_dict(self) -> dict[str, int]:
         """Return the two numbers of rows, for JSON."""
@@ -198,7 +198,7 @@ class RowsInBudget:
 
 
 def rows_in_budget(
-    session: ScoringSession, rendered: Rendered, signals: Signals, factor: float = 1.0
+    session: ScoringSession, rows: Candidates, signals: Signals, factor: float = 1.0
 ) -> RowsInBudget | None:
     """Count the rows that the token budget has room for; on all ranks.
 
@@ -206,12 +206,12 @@ def rows_in_budget(
 
     Args:
         session: open session of the pool.
-        rendered: anchors and candidates.
+        rows: anchors and candidates.
         signals: signals of the candidates, `(n,)`, on the main process; with `total_tokens`.
         factor: number of times as many rows that the whole pool has.
 
     Returns:
-        The numbers for the whole pool; None without a budget.
+        The numbers for the whole pool; None without a budget, and if no row can be chosen.
 
     Raises:
         ValueError: if the budget has no room for the longest row: it could be the best.
@@ -220,12 +220,14 @@ def rows_in_budget(
     if config.max_tokens is None:
         return None
 
-    def count() -> RowsInBudget:
+    def count() -> RowsInBudget | None:
         assert config.max_tokens is not None
-        requirement, candidates = config.requirement, np.array(rendered.candidates)
+        requirement, candidates = config.requirement, np.array(rows.candidates)
         is_known = requirement is None or signals.keys() >= set(requirement.columns)
         if requirement is not None and is_known:
             candidates = candidates[requirement.passes(signals)[candidates]]
+        if not len(candidates):
+            return None  # the condition is refused where it is applied
         tokens = signals[TOTAL_TOKENS][candidates]
         longest = int(tokens.argmax())
         if tokens[longest] > config.max_tokens and is_known:  # else the longest row may fail

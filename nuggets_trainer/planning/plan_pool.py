@@ -21,14 +21,12 @@ from nuggets_trainer.pipeline.request import check_selectable, leave_out_overlap
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import (
-    RowsInBudget,
     prepare_run,
     render_selectable,
-    rows_in_budget,
     with_top_k,
 )
 from nuggets_trainer.planning.plan import Plan
-from nuggets_trainer.planning.signal_costs import SIGNAL_ROWS, describe_signals, plan_without_pairs
+from nuggets_trainer.planning.signal_costs import SIGNAL_ROWS, describe_signals, plan_without_pairs, planned_budget
 from nuggets_trainer.planning.signal_plan import SignalPlan
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
@@ -40,7 +38,6 @@ from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.timing import Measurement
 from nuggets_trainer.scoring.watch import UNKNOWN, Watch, exit_on_sigterm
-from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.score_store import ZERO_SHOT
 
@@ -123,11 +120,11 @@ def plan_pool(
         signals_note = describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)
         notes = [hint, signals_note, SLOW_NOTE if is_slow else None]
         watch = Watch(measure_seconds)
-        budget = _rows_in_budget(session, rendered, factor)
+        budget = planned_budget(session, rendered, factor)
         raced = session
         if budget is not None:
             raced = with_top_k(session, max(1, round(budget.most / factor)))
-            notes.append(budget.describe())
+            notes.append(budget.describe(is_raced=session.config.schedule_in_force == "race"))
         run = ExactRun(session, rendered, watch) if is_slow else prepare_run(raced, rendered, watch)
         with exit_on_sigterm():
             if isinstance(run, ExactRun) and is_slow:
@@ -197,13 +194,6 @@ def _nothing_stored(measured: Measurement, schedule: str) -> Measurement:
         all_tokens = tuple(share * tokens for share, tokens in zip(UNKNOWN, all_tokens, strict=True))
     low, expected, high = all_tokens
     return dataclasses.replace(measured, tokens_left=(low, expected, high), tokens_done=0.0)
-
-
-def _rows_in_budget(session: ScoringSession, rendered: Rendered, factor: float) -> RowsInBudget | None:
-    """Count the rows of the whole pool that the token budget has room for, on all ranks; None without a budget."""
-    if session.config.max_tokens is None:
-        return None
-    return rows_in_budget(session, rendered, total_tokens(session, rendered), factor)
 
 
 def _repeats_note(request: ScoringRequest, num_sampled: int | None) -> str:

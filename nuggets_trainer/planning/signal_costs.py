@@ -9,7 +9,7 @@ from collections import Counter
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.pipeline.request import check_selectable
 from nuggets_trainer.pipeline.run_files import device_name
-from nuggets_trainer.pipeline.stages import signals_of_rows
+from nuggets_trainer.pipeline.stages import RowsInBudget, rows_in_budget, signals_of_rows
 from nuggets_trainer.planning.signal_plan import SignalCost, SignalPlan
 from nuggets_trainer.scoring.rendering import Candidates
 from nuggets_trainer.scoring.session import ScoringSession
@@ -17,6 +17,7 @@ from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_name
 from nuggets_trainer.signals.row_signals import signal_names
 from nuggets_trainer.signals.stored_values import find_missing
+from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
 from nuggets_trainer.wording import counted, duration
 
@@ -39,6 +40,10 @@ def plan_without_pairs(session: ScoringSession, whole: Pool, factor: float, star
     check_selectable(config, len(pool), rows.dropped)
     setup_seconds = time.monotonic() - started
     counts = Counter(rows.dropped.values()).most_common()
+    budget = planned_budget(session, rows, factor)
+    notes = [STAND_IN] if stand_in else []
+    if budget is not None:
+        notes.append(budget.describe(is_raced=False))
     return SignalPlan(
         rank_by=config.rank_by,
         num_rows=len(whole),
@@ -49,8 +54,22 @@ def plan_without_pairs(session: ScoringSession, whole: Pool, factor: float, star
         require=None if config.requirement is None else config.requirement.text,
         device=device_name(session.ranks.device),
         num_processes=session.ranks.world,
-        notes=(STAND_IN,) if stand_in else (),
+        notes=tuple(notes),
+        rows_in_budget=None if budget is None else budget.to_dict(),
     )
+
+
+def planned_budget(session: ScoringSession, rows: Candidates, factor: float) -> RowsInBudget | None:
+    """Count the rows of the whole pool that the token budget has room for, on all ranks; None without a budget.
+
+    Args:
+        session: open session of the pool or of a sample of it.
+        rows: rows that can be scored.
+        factor: number of rows of the pool by those of the session's.
+    """
+    if session.config.max_tokens is None:
+        return None
+    return rows_in_budget(session, rows, total_tokens(session, rows), factor)
 
 
 def measure_signals(session: ScoringSession, rows: Candidates, factor: float, most_rows: int) -> SignalCost:

@@ -46,6 +46,7 @@ class SignalPlan:
         memory_bytes: largest memory so far, of the main process' device.
         price_per_hour: price of the whole machine, in any currency; None if it was not given.
         notes: further remarks.
+        rows_in_budget: rows that `max_tokens` has room for, about (`expected`) and at most (`most`); None without it.
     """
 
     rank_by: str
@@ -60,6 +61,7 @@ class SignalPlan:
     memory_bytes: int = 0
     price_per_hour: float | None = None
     notes: tuple[str, ...] = ()
+    rows_in_budget: Mapping[str, int] | None = None
 
     @property
     def seconds(self) -> float:

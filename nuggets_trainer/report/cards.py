@@ -193,7 +193,8 @@ def _anchors(config: NuggetsConfig, scores: PoolScores | None) -> str:
     if not number:
         return "none"
     if all(index is None for index in scores.anchors.pool_index):
-        return f"{number:,}, given"
+        drawn = "" if config.num_anchors is None else ", drawn at random"
+        return f"{number:,}, given{drawn}"
     return f"{number:,}, chosen from the pool ({config.anchor_selection})"
 
 

@@ -78,8 +78,9 @@ def test_a_race_does_not_decide_a_larger_budget(exact, llama, tokenizer, tmp_pat
     monkeypatch.setattr("nuggets_trainer.scoring.race_run.WAVE_BATCHES", 4)
     scored(llama, tokenizer, tmp_path, max_tokens=100)
     assert select_again(tmp_path, NuggetsConfig(max_tokens=90)).num_tokens <= 90
-    with pytest.raises(ValueError, match=r"`max_tokens=900`.*--max_tokens 900` in place of `--max_tokens 100"):
-        select_again(tmp_path, NuggetsConfig(max_tokens=900))
+    for budget, why in ((900, "could still reach"), (2000, r"has room for more than the \d+ rows")):
+        with pytest.raises(ValueError, match=rf"{why}.*--max_tokens {budget}` in place of `--max_tokens 100"):
+            select_again(tmp_path, NuggetsConfig(max_tokens=budget))
 
 
 def test_scores_without_the_count_say_what_to_run(llama, tokenizer, tmp_path):
@@ -145,3 +146,20 @@ def test_report_and_card_say_budget_and_tokens(exact, llama, tokenizer):
     assert what_is_kept(run) in (score_dir / "report.html").read_text()
     card = selection_section(golden_set, NuggetsConfig(max_tokens=200), scores)
     assert f"max_tokens=200 ({used} tokens kept)" in card
+
+
+def test_rows_ranked_by_a_signal_fill_the_budget_too(exact, llama, tokenizer, tmp_path):
+    _, _, tokens = exact
+    scores, golden_set = scored(llama, tokenizer, tmp_path, rank_by="loss", max_tokens=200)
+    order = np.lexsort((np.arange(len(ROWS)), scores.signals["loss"]))
+    assert golden_set.indices.tolist() == longest_prefix(order, tokens, 200) and golden_set.num_tokens <= 200
+    again = select_again(tmp_path, NuggetsConfig(rank_by="loss", max_tokens=150))
+    assert again.indices.tolist() == longest_prefix(order, tokens, 150)
+    config = NuggetsConfig(template="plain", rank_by="loss", max_tokens=200)
+    plan = plan_pool(llama, tokenizer, POOL, ANCHORS, config, tmp_path)
+    assert plan.to_dict()["rows_in_budget"]["most"] == most_within(tokens, 200) and "at most" in plan.describe()
+
+
+def test_a_condition_that_no_row_meets_is_named(llama, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="The rows must meet `require='total_tokens < 1'`"):
+        scored(llama, tokenizer, tmp_path, max_tokens=200, require="total_tokens < 1")
