@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.column_mapping import ColumnMapping
 from nuggets_trainer.data.formats import FORMATS, OPTIONAL, fitting_formats
-from nuggets_trainer.data.messages import SHAREGPT_ROLES
+from nuggets_trainer.data.messages import KEPT_ROLES, SHAREGPT_ROLES
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.read_row import CONVERSATION_COLUMNS, roles_of
 from nuggets_trainer.inspection.facts import ColumnFact, FormatFact
@@ -38,7 +38,8 @@ def column_facts(
     facts = []
     for name in dataset.column_names:
         standard = own.get(name, name)
-        is_read = standard in read and (name in own or standard not in own.values())
+        is_read = row_format == "formatting_func"  # which may read any column
+        is_read |= standard in read and (name in own or standard not in own.values())
         facts.append(
             ColumnFact(name, _kind(dataset.features[name]), standard if is_read else None, _first(head[name]))
         )
@@ -67,11 +68,15 @@ def format_fact(
     for i in looked_at:
         for role in roles_of(pool.record(i), pool.format):
             roles[role] = roles.get(role, 0) + 1
-    renamed = {}
+    renamed: dict[str, str] = {}
+    unknown: list[str] = []
     for role in roles:
         if role in SHAREGPT_ROLES:
             renamed[role] = SHAREGPT_ROLES[role]
-    return FormatFact(pool.format, _why(pool, mapping, implied, guessed), guessed, roles, renamed)
+        elif role not in KEPT_ROLES:
+            unknown.append(role)
+    why = _why(pool, mapping, implied, guessed)
+    return FormatFact(pool.format, why, guessed, roles, renamed, tuple(unknown))
 
 
 def _read_columns(row_format: str | None, text_field: str) -> set[str]:

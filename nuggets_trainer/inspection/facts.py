@@ -41,6 +41,7 @@ class FormatFact:
             goes on as if they had been given. Empty if it needs none.
         roles: number of messages that come from each role, as the dataset writes it, in the rows that were looked at.
         renamed_roles: role that is read, by the role that the dataset writes.
+        unknown_roles: roles that no standard role is known for.
     """
 
     name: str
@@ -48,6 +49,7 @@ class FormatFact:
     columns_to_give: tuple[str, ...] = ()
     roles: dict[str, int] = field(default_factory=dict)
     renamed_roles: dict[str, str] = field(default_factory=dict)
+    unknown_roles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ class RowView:
         dropped: reason why the row is dropped; None if it is scored.
         record: columns of a row that is dropped, as JSON; "" for others.
         remarks: how the rendering differs from what the row says.
-        token_ids: token ids of the row alone, as it is trained on; empty without a tokenizer.
+        token_ids: token ids of the row alone, as the template writes it; empty without a tokenizer. Training has the
+            same, except for the template `nuggets`, which writes no EOS, and for rows with the remark `merged_seam`.
         scored: positions in `token_ids` of the tokens that are scored where the row is an anchor.
         trained_on: positions in `token_ids` of the tokens that training puts loss on. The first token has no context,
             and so no loss.

@@ -102,7 +102,7 @@ def inspect_pool(
         source = template_fact(template.name, pool, tokenizer, config, row_options, training_chat_template)
         trained = loss_on(pool, training_chat_template)
         found = replace(found, template=source, context=context, loss_on=trained)
-        renderer = RowRenderer(template, tokenizer, pool, _rows_of(sets), context, trained)
+        renderer = RowRenderer(template, tokenizer, pool, *_rows_of(sets), context, trained)
     except ValueError as error:
         return replace(_with_texts(found, pool, shown), problem=str(error))
     return _with_prompts(found, pool, shown, renderer)
@@ -124,11 +124,14 @@ def _read(
     Returns:
         What the columns and the contents show, and the pool; no pool if its rows cannot be read.
     """
-    given = dataset.dataset if isinstance(dataset, Pool) else take_pool(dataset, config.pool_size, name)
-    dataset = dataset if isinstance(dataset, Pool) else given
+    if isinstance(dataset, Pool):
+        given = dataset.dataset
+    else:
+        given = dataset = take_pool(dataset, config.pool_size, name)
     guessed: tuple[str, ...] = ()
     is_known = (
-        formatting_func is not None
+        isinstance(dataset, Pool)
+        or formatting_func is not None
         or config.columns
         or fitting_formats(given.column_names, options.dataset_text_field)
     )
@@ -196,18 +199,20 @@ def _with_prompts(found: Inspection, pool: Pool, shown: Sequence[int], renderer:
     )
 
 
-def _rows_of(anchors: AnchorPools | None) -> list[Row | str] | None:
-    """Return the anchors of all sets; the reason in place of one that cannot be read."""
+def _rows_of(anchors: AnchorPools | None) -> tuple[list[Row | str] | None, list[str]]:
+    """Return the anchors of all sets, a reason in place of one that cannot be read; and the names of their sets."""
     if anchors is None:
-        return None
+        return None, []
     rows: list[Row | str] = []
-    for pool in anchors.values():
+    names: list[str] = []
+    for name, pool in anchors.items():
+        names += [name] * len(pool)
         for j in range(len(pool)):
             try:
                 rows.append(pool[j])
             except UnusableRowError as error:
                 rows.append(str(error))
-    return rows
+    return rows, names
 
 
 def _drop_facts(dropped: Mapping[int, str]) -> tuple[DropFact, ...]:

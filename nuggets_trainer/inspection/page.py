@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from nuggets_trainer.inspection.facts import SPAN_KINDS, PoolFacts
 from nuggets_trainer.inspection.sentences import REMARKS, length_cells, length_lines, row_heading, summary
 from nuggets_trainer.inspection.text import LENGTH_HEAD, shortened
-from nuggets_trainer.wording import visible
+from nuggets_trainer.wording import counted, visible
 
 # Colours that can be read on light and dark notebooks: the text keeps the notebook's colour.
 TEMPLATE = """<div class="nuggets-inspection">
@@ -30,7 +30,7 @@ TEMPLATE = """<div class="nuggets-inspection">
 .nuggets-inspection mark.anchor { background: rgba(245,158,11,.2); }
 .nuggets-inspection mark.scored { background: rgba(34,197,94,.35); font-weight: 600; }
 </style>
-<p><strong>{{ facts.name }}: {{ "{:,}".format(facts.num_rows) }} rows</strong></p>
+<p><strong>{{ facts.name }}: {{ num_rows }}</strong></p>
 <table>
 {% for label, lines in summary %}<tr{% if label == "problem" %} class="problem"{% endif %}><th>{{ label }}</th>
 <td>{% for line in lines %}{{ line | code }}{% if not loop.last %}<br>{% endif %}{% endfor %}</td></tr>
@@ -80,6 +80,7 @@ def as_html(facts: PoolFacts) -> str:
     template = environment.from_string(TEMPLATE)
     return template.render(
         facts=facts,
+        num_rows=counted(facts.num_rows, "row"),
         summary=summary(facts),
         heads=LENGTH_HEAD[1:],
         lengths=map(length_cells, facts.lengths),

@@ -17,9 +17,10 @@ from nuggets_trainer.inspection.lengths import summed_up
 from nuggets_trainer.inspection.spans import spans_of_pair
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
-from nuggets_trainer.prompts.shown import pieces_of
+from nuggets_trainer.prompts.shown import hint_on, pieces_of
 from nuggets_trainer.prompts.templates import Template
 from nuggets_trainer.prompts.tokenize import token_ids
+from nuggets_trainer.wording import tally
 
 MERGED_SEAM = "merged_seam"
 NUM_STAND_INS = 10  # random rows of the pool, before anchors are chosen from it
@@ -65,6 +66,7 @@ class RowRenderer:
         tokenizer: tokenizer of the model that scores.
         pool: candidates.
         anchors: anchors of all sets, a reason in place of one that cannot be read; None draws rows of the pool.
+        set_names: name of each anchor's set.
         context: tokens that the model reads at once; None without a limit.
         loss_on: what training puts loss on, as in `PoolFacts`.
 
@@ -78,6 +80,7 @@ class RowRenderer:
         tokenizer: Any,
         pool: Pool,
         anchors: Sequence[Row | str] | None,
+        set_names: Sequence[str],
         context: int | None,
         loss_on: str,
     ) -> None:
@@ -86,10 +89,9 @@ class RowRenderer:
         self.stand_in: tuple[int, ...] = ()
         if anchors is None:
             self.stand_in = self._draw_stand_ins()
-            if not self.stand_in:
-                raise ValueError(f"No row of `{pool.name}` can be an anchor, so that none can be scored.")
             anchors = [pool[i] for i in self.stand_in]
-        self.anchor_set = AnchorSet(template, anchors, [None] * len(anchors), context)
+            set_names = [""] * len(anchors)
+        self.anchor_set = AnchorSet(template, anchors, [None] * len(anchors), context, set_names)
         self._shared = SharedPrefix(template, self.anchor_set.rows, context)
 
     def anchors_fact(self) -> AnchorsFact:
@@ -191,20 +193,34 @@ class RowRenderer:
         return first
 
     def _draw_stand_ins(self) -> tuple[int, ...]:
-        """Draw rows that could be anchors: different ones that can be rendered, of at most half the context."""
+        """Draw rows that could be anchors: different ones that can be rendered, of at most half the context.
+
+        Raises:
+            ValueError: if there are none; the error counts the reasons.
+        """
         chosen: dict[str, int] = {}
+        _, unreadable = self._pool.read_keys()
+        reasons = Counter(unreadable.values())
         usable = self._pool.usable_indices()
         longest = (self._context or 2 * LONGEST_STAND_IN) // 2
         for position in np.random.default_rng(0).permutation(len(usable)).tolist():
             row = self._pool[usable[position]]
             try:
                 length = len(self._template.zero_shot(row).ids)
-            except UnusableRowError:
+            except UnusableRowError as error:
+                reasons[str(error)] += 1
                 continue
             if length <= longest:
                 chosen.setdefault(row.key, usable[position])
+            else:
+                reasons["too_long"] += 1
             if len(chosen) == NUM_STAND_INS:
                 break
+        if not chosen:
+            raise ValueError(
+                f"No row of `{self._pool.name}` can be an anchor, so that none can be scored: all {len(self._pool):,} "
+                f"were dropped ({tally(reasons)}).{hint_on(reasons)}"
+            )
         return tuple(chosen.values())
 
     def _decode(self, ids: Sequence[int]) -> str:

@@ -91,6 +91,12 @@ def _format_lines(facts: PoolFacts) -> list[str]:
         renamed.append(f"{role} as {standard}")
     if renamed:
         lines.append(f"read as others: {', '.join(renamed)}")
+    if facts.format.unknown_roles:
+        unknown = ", ".join(facts.format.unknown_roles)
+        lines.append(
+            f"no standard roles: {unknown}. If the chat template does not know them, say who they are: `--columns "
+            "role.user=... role.assistant=...`"
+        )
     return lines
 
 
@@ -111,8 +117,9 @@ def _anchor_lines(anchors: AnchorsFact, same_as_anchor: int) -> list[str]:
 
 def _drop_lines(facts: PoolFacts) -> list[str]:
     if not facts.dropped:
-        of = f"of {facts.num_rendered:,} rendered rows" if facts.num_rendered else f"of {facts.num_rows:,} rows"
-        return [f"none {of}"]
+        if facts.num_rendered:
+            return [f"none of {counted(facts.num_rendered, 'rendered row')}"]
+        return [f"none of {counted(facts.num_rows, 'row')}"]
     lines = []
     for fact in facts.dropped:
         named = ", ".join(map(str, fact.examples))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from nuggets_trainer.inspection.facts import SPAN_KINDS, PoolFacts, RowView
 from nuggets_trainer.inspection.sentences import REMARKS, length_cells, length_lines, row_heading, summary
-from nuggets_trainer.wording import visible
+from nuggets_trainer.wording import counted, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,7 +106,7 @@ def _print_legend(console: Console, facts: PoolFacts) -> None:
 def _print_summary(console: Console, facts: PoolFacts) -> None:
     from rich.text import Text
 
-    console.print(Text(f"{facts.name}: {facts.num_rows:,} rows", style="bold"))
+    console.print(Text(f"{facts.name}: {counted(facts.num_rows, 'row')}", style="bold"))
     grid = _grid()
     for number, column in enumerate(facts.columns):
         read_as = "not read"

@@ -79,6 +79,24 @@ def test_reasons_repeats_and_roles_are_counted(tokenizer):
     assert "Blue?" in found.rows[0].record and found.rows[0].dropped == "last_message_not_assistant"
 
 
+def test_unknown_roles_and_several_anchor_sets_are_told(tokenizer):
+    odd = [{"role": "User", "content": "Red?"}, {"role": "assistant", "content": "Yes."}]
+    rows = Dataset.from_list([{"messages": odd}, conversation("Blue?", "No.")])
+    sets = {"one": rows.select([1]), "two": rows.select([1])}
+    found = inspect_pool(tokenizer, rows, sets)
+    assert found.format.unknown_roles == ("User",) and "no standard roles: User" in str(found)
+    assert found.anchors.num_anchors == 2 and found.anchors.dropped == {}  # equal ones may stand in two sets
+
+
+def test_a_pool_with_a_function_is_taken_as_it_is(tokenizer):
+    rows = Dataset.from_list([{"q": "One?", "a": "two"}, {"q": "Three?", "a": "four"}])
+    pool = Pool(rows, formatting_func=lambda row: f"{row['q']} {row['a']}", response_field="a")
+    found = inspect_pool(tokenizer, pool)
+    assert found.format.name == "formatting_func" and found.loss_on == "all"
+    assert [column.read_as for column in found.columns] == ["q", "a"]
+    assert texts_of(found.rows[0])["answer"].strip() == "two"
+
+
 def test_rows_that_do_not_fit_the_context_are_dropped(pool, anchors, tokenizer):
     unlimited = inspect_pool(tokenizer, pool, anchors)
     rows, longest = unlimited.lengths[0], unlimited.anchors.longest
@@ -122,7 +140,8 @@ def test_a_problem_leaves_what_can_be_shown(tokenizer):
     assert "needs" not in str(found.template) and "BOS" in found.problem
     assert found.length_unit == "characters" and texts_of(found.rows[0])["candidate"].startswith("Say")
     empty = inspect_pool(tokenizer, Dataset.from_list([{"instruction": "One?", "output": ""}]))
-    assert "No row of" in empty.problem and empty.dropped[0].reason == "empty_completion"
+    assert "can be an anchor" in empty.problem and "(empty_completion 1)" in empty.problem
+    assert empty.dropped[0].reason == "empty_completion"
 
 
 def test_without_a_tokenizer_rows_are_shown_as_read(pool):

@@ -19,6 +19,7 @@ from nuggets_trainer.demo import demo_path
 from nuggets_trainer.inspection.inspection import Inspection
 from nuggets_trainer.inspection.render import MERGED_SEAM
 from nuggets_trainer.pipeline.rows import read_pool
+from nuggets_trainer.wording import counted
 from tests.support.people_files import ALPACA, FILES, PeopleFile
 from tests.support.training import arguments
 from tests.support.trl_templates import SOURCES
@@ -100,7 +101,7 @@ def line(file: PeopleFile, outcome: Outcome) -> str:
         cells += [_cell(f"refused: {said}"), "", ""]
         return f"| {' | '.join(cells)} |"
     assert found is not None and found.format is not None and found.template is not None
-    said = f"{found.format.name}, {found.template.name}; {found.num_rows} rows"
+    said = f"{found.format.name}, {found.template.name}; {counted(found.num_rows, 'row')}"
     for fact in found.dropped:
         said += f", {fact.num_rows} dropped (`{fact.reason}`)"
     if found.remarks.get(MERGED_SEAM):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from trl import SFTConfig
 
-from nuggets_trainer.inspection.render import MERGED_SEAM
+from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL, MERGED_SEAM
 from tests.support.launch import ROOT
 from tests.support.people_files import FILES, PeopleFile
 from tests.support.people_table import line, look_at, trained_on
@@ -41,6 +42,10 @@ def test_what_is_scored_is_what_is_trained_on(file: PeopleFile, tmp_path):
 def test_the_page_has_no_other_files():
     named = re.findall(r"^\| `([\w.]+)`:", PAGE, flags=re.MULTILINE)
     assert named == [file.name for file in FILES] and len(named) >= 25
+
+
+def test_the_length_that_training_cuts_at_is_trls():
+    assert SFTConfig.__dataclass_fields__["max_length"].default == MAX_LENGTH_OF_TRL
 
 
 def test_numbers_become_text_for_scoring_and_training(tmp_path):
