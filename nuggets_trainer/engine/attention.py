@@ -150,7 +150,7 @@ def shared_prefix_attention(
 
 
 # Where whole layers are compiled, torch must not look into it: pieces and lengths differ in each row.
-AttentionInterface.register(NAME, torch.compiler.disable(shared_prefix_attention))
+AttentionInterface.register(NAME, torch.compiler.disable(shared_prefix_attention))  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import transformers
 
 from nuggets_trainer.engine.adapters import active_adapters, base_weights, inner_model
 from nuggets_trainer.engine.in_step import class_name, is_sharded, whole_tensor
-from nuggets_trainer.engine.lm_head import FLOAT32_LOGITS
+from nuggets_trainer.engine.lm_head import keeps_float32_logits
 from nuggets_trainer.engine.model import ENGINE_VERSION
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def fingerprint_fields(
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         **template_fields,
     }
-    if FLOAT32_LOGITS and not compute.startswith("float32"):
-        fields["logits"] = "float32"  # earlier versions rounded them to half precision
+    if not compute.startswith("float32") and keeps_float32_logits(inner_model(model).device):
+        fields["logits"] = "float32"  # elsewhere, and in earlier versions, they are rounded to half precision
     if getattr(tokenizer, "split_special_tokens", False):
         fields["split_special_tokens"] = "True"
     files = tokenizer_files_hash(tokenizer)

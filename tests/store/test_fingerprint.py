@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, CTRLTokenizer
 
 from nuggets_trainer.demo import demo_path
 from nuggets_trainer.engine.adapters import adapter_layers
+from nuggets_trainer.store import fingerprint
 from nuggets_trainer.store.fingerprint import fingerprint_fields
 from tests.support.models import tiny_model
 
@@ -45,6 +46,14 @@ def test_adapters_count_only_where_they_score(fields):
         for layer in adapter_layers(model).values():
             layer.enable_adapters(False)
         assert fields(model, adapter=True) == base
+
+
+def test_float32_logits_are_not_mixed_with_rounded_ones(fields, monkeypatch):
+    half, full = tiny_model("llama", 64).bfloat16(), tiny_model("llama", 64)
+    rounded, exact = fields(half), fields(full)
+    monkeypatch.setattr(fingerprint, "keeps_float32_logits", lambda device: True)  # as on a GPU
+    assert fields(half) == {**rounded, "logits": "float32"} and "logits" not in rounded
+    assert fields(full) == exact
 
 
 def test_the_active_adapter_is_told_from_the_others(fields):
