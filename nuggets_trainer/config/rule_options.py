@@ -58,7 +58,7 @@ class RuleOptions(OptionGroup):
             "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
             "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
             "`race_recall`. Or a signal of each row by itself, as a cheap baseline: the lowest `loss`, the highest "
-            "`ifd` up to 1 (Cherry LLM), the highest `similarity` to the anchors (RDS+), the highest `ica`, the "
+            "`ifd` up to 1 (Cherry LLM), the highest mean `similarity` to the anchors, the highest `ica`, the "
             "highest `num_tokens`. A run that ranks by a signal scores no pair and takes two short forward passes a "
             "row; only `similarity` and `ica` need anchors.",
             "choices": [*RANK_BY, *RANK_BY_SIGNALS],
