@@ -30,7 +30,7 @@ def find_anchors(session: ScoringSession, passed_over: Collection[str] | None = 
 
     Args:
         session: open session.
-        passed_over: keys of given anchors that are not drawn, see `drawn_places`.
+        passed_over: keys of given anchors that are drawn last, see `drawn_places`.
     """
     anchors = session.request.anchors
     return chosen_anchors(session) if anchors is None else given_anchors(session, anchors, passed_over)
@@ -47,7 +47,7 @@ def given_anchors(
     Args:
         session: open session.
         anchor_sets: the anchors by the name of their set.
-        passed_over: keys of anchors that are not drawn, see `drawn_places`.
+        passed_over: keys of anchors that are drawn last, see `drawn_places`.
 
     Raises:
         ValueError: if a set has fewer anchors that can be drawn than the config says.
@@ -77,29 +77,31 @@ def drawn_places(session: ScoringSession, anchors: Pool, passed_over: Collection
     Args:
         session: open session.
         anchors: the set.
-        passed_over: keys of anchors that are not drawn, where the number is not the user's: fewer are drawn if there
-            are not enough. None where it is.
+        passed_over: keys of anchors that are drawn only if there are too few others, where the number is not the
+            user's: fewer are drawn if there are not enough. None where it is.
 
     Returns:
         Row numbers, in order.
 
     Raises:
-        ValueError: if there are fewer than the config says.
+        ValueError: if there are none, or fewer than the user's number.
     """
     number = session.config.num_anchors
     if not isinstance(number, int):
         return range(len(anchors))
     keys, unreadable = anchors.read_keys()
-    seen = set(passed_over or ())
+    order = np.random.default_rng(session.config.anchor_seed).permutation(len(anchors)).tolist()
+    last = set(passed_over or ())
+    seen: set[str] = set()
     drawn: list[int] = []
-    for j in np.random.default_rng(session.config.anchor_seed).permutation(len(anchors)).tolist():
+    for j in sorted(order, key=lambda j: keys[j] in last):
         if len(drawn) == number:
             break
         if j in unreadable or keys[j] in seen or not _is_eligible(session, anchors[j]):
             continue
         seen.add(keys[j])
         drawn.append(j)
-    if len(drawn) < number and passed_over is None:
+    if len(drawn) < number and (passed_over is None or not drawn):
         raise ValueError(
             f"`num_anchors={number:,}` anchors must be drawn from `anchors`, but only {len(drawn):,} of "
             f"{counted(len(anchors), 'row')} can be: each once, with a prompt and a completion, and at most half as "
@@ -168,7 +170,7 @@ def anchors_for_plan(
     Args:
         session: session of the pool or of a sample of it.
         whole: pool that the plan is for.
-        passed_over: keys of given anchors that are not drawn, see `drawn_places`.
+        passed_over: keys of given anchors that are drawn last, see `drawn_places`.
 
     Returns:
         The anchors, and whether they stand in for others.

@@ -120,6 +120,18 @@ def test_auto_replaces_anchors_that_decide_nothing(llama, tokenizer, tmp_path, m
     assert plan.to_dict()["num_pairs_scored"] == 0 and plan.to_dict()["num_anchors"] == 8
 
 
+def test_auto_keeps_useless_anchors_where_there_are_no_others(llama, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(auto_anchors, "FIRST_ROWS", 3)
+    few = STANDARD.select(range(6))
+    scores, _ = scored(llama, tokenizer, tmp_path, few, num_anchors="auto")
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert len(run["auto_anchors"]["replaced"]) > 0 and run["drawn_anchors"] == {"": list(range(6))}
+    assert len(scores.anchors) == run["auto_anchors"]["num_anchors"] == 6
+    empty = Dataset.from_list([{"instruction": "Say.", "output": " "}])
+    with pytest.raises(ValueError, match="only 0 of 1 row can be"):
+        scored(llama, tokenizer, tmp_path, empty, num_anchors="auto")
+
+
 def test_the_early_look_names_anchors_that_decide_nothing(llama, tokenizer, tmp_path):
     scored(llama, tokenizer, tmp_path)
     look = json.loads((tmp_path / "run.json").read_text())["early_look"]
