@@ -70,6 +70,7 @@ def score_packed(
             if own:
                 on_device.append(_token_log_probs(model, hidden, own, prefixed))
                 scored += own
+            del hidden  # else the next row would run beside it
             for prefix in prefixes[: row.last_prefix]:
                 prefix.layers.clear()  # all its segments are scored
     return _means(torch.cat(on_device), scored, prefixed)
@@ -83,7 +84,7 @@ def splitting_tokens(device: torch.device, prefixed: Sequence[PrefixedSegments])
     if device.type != "cuda":
         return 1
     most = max(len(ids) + sum(len(s.ids) - 1 for s in segments) for ids, segments in prefixed)
-    return min(most - 1, CHECK_TOKENS)
+    return max(1, min(most - 1, CHECK_TOKENS))
 
 
 def _kernel(implementation: str, device: torch.device) -> Kernel:
