@@ -11,7 +11,7 @@ import pytest
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
-from nuggets_trainer.golden.limits import FAILS_REQUIRE, NO_SIGNAL
+from nuggets_trainer.golden.limits import FAILS_REQUIRE, NO_SIGNAL, UNWANTED
 from nuggets_trainer.prompts import shown
 from nuggets_trainer.report.verdicts import REASONS
 from nuggets_trainer.training.training_set import UNTRAINABLE
@@ -41,8 +41,8 @@ def code_in(cells: list[str]) -> set[str]:
 
 
 def reasons_in_the_code() -> set[str]:
-    """Return the reasons of all `UnusableRowError`s, and the five that are set without one."""
-    found = {UNTRAINABLE, FAILS_REQUIRE, NO_SIGNAL, "non_finite_log_prob", "no_scored_anchor"}
+    """Return the reasons of all `UnusableRowError`s, and those that are set without one."""
+    found = {UNTRAINABLE, FAILS_REQUIRE, NO_SIGNAL, *UNWANTED, "non_finite_log_prob", "no_scored_anchor"}
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
         for name in re.findall(r"UnusableRowError\(([A-Z_]+)\)", text):
