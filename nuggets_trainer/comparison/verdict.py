@@ -14,6 +14,8 @@ from nuggets_trainer.wording import counted
 
 # The arm that the verdict is on: the first of these that was run.
 SUBJECTS = ("golden", "golden_filtered", "gain", "gain_filtered", "mean_gain", "coverage")
+# Arms that choose among the rows that meet `require`. Random ones of these rows tell what the condition does alone.
+FILTERED, FILTERED_CONTROL = ("golden_filtered", "gain_filtered"), "random_filtered"
 BETTER, WORSE, EVEN, UNKNOWN = "better", "worse", "not different", "unknown"
 
 
@@ -46,19 +48,22 @@ class Verdict:
         weighed: the comparisons that it is made of.
         resolution: half the width of the widest 95% interval of the golden set minus random rows, or minus the full
             pool where these were not run: smaller differences are not seen. None without an interval.
+        filtered: arms that choose among the rows that meet `require`, weighed against random ones of these rows.
     """
 
     sentence: str
     arm: str | None = None
     weighed: list[Weighed] = field(default_factory=list)
     resolution: float | None = None
+    filtered: dict[str, list[Weighed]] = field(default_factory=dict)
 
 
 def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Collection[str]) -> Verdict:
     """Weigh the golden set against random rows, the full pool and the best rival, at every size.
 
     The first two comparisons are chosen beforehand and have 95% intervals. The best rival is chosen by its loss, the
-    lowest mean over the sizes, so its interval allows for the number of rivals (Bonferroni).
+    lowest mean over the sizes, so its interval allows for the number of rivals (Bonferroni). Golden rows that meet a
+    condition are weighed against random rows that meet it.
 
     Args:
         results: results of all arms.
@@ -86,7 +91,13 @@ def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Col
         against.append(_weigh(by_arm[subject], by_arm[best], bootstrap, confidence))
     label = next(iter(by_arm[subject].values())).label
     sentence = _sentence(label, against, best, len(present))
-    return Verdict(sentence, subject, list(itertools.chain.from_iterable(against)), resolution)
+    filtered = {}
+    for arm in FILTERED:
+        if arm in by_arm and FILTERED_CONTROL in by_arm:
+            filtered[arm] = _weigh(by_arm[arm], by_arm[FILTERED_CONTROL], bootstrap, CONFIDENCE)
+            label = next(iter(by_arm[arm].values())).label
+            sentence += f' Among the rows that meet the condition, "{label}" {_clause(filtered[arm], "random rows")}.'
+    return Verdict(sentence, subject, list(itertools.chain.from_iterable(against)), resolution, filtered)
 
 
 def _without_golden_set(results: Sequence[ArmResult], bootstrap: Bootstrap) -> Verdict:

@@ -50,6 +50,18 @@ def test_a_known_tie_is_no_win(seed):
     assert 'it is not different from "lowest loss", the best of 2 rivals' in found.sentence
 
 
+def test_a_condition_that_does_it_alone_is_told():
+    """Random rows that meet the condition are the control of the golden rows among them."""
+    levels = {"golden": 1.3, "random": 1.3, "golden_filtered": 1.0, "gain_filtered": 1.2, "random_filtered": 1.0}
+    found = verdict_on(levels, 0)
+    outcomes = {arm: [one.outcome for one in weighed] for arm, weighed in found.filtered.items()}
+    assert outcomes == {"golden_filtered": ["not different"], "gain_filtered": ["worse"]}
+    assert 'meet the condition, "golden filtered" is not different from random rows (' in found.sentence
+    assert 'meet the condition, "gain filtered" is worse than random rows by 0.' in found.sentence
+    del levels["random_filtered"]
+    assert "condition" not in verdict_on(levels, 0).sentence
+
+
 @pytest.mark.parametrize("num_seeds", [1, 3])
 @pytest.mark.parametrize("fractions", [(0.1,), (0.1, 0.2)])
 def test_no_comma_stands_before_a_full_stop(num_seeds, fractions):
