@@ -25,7 +25,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psutil
-from datasets import disable_caching
 from transformers import AutoTokenizer
 
 from nuggets_trainer import Pool, load_rows
@@ -48,7 +47,6 @@ BLOCK = 10_000
 def main(argv: Sequence[str]) -> dict[str, float]:
     """Measure and print; return milliseconds of CPU time a row by stage, and what was found."""
     options = _parser().parse_args(list(argv))
-    disable_caching()
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         file = Path(directory) / "pool.jsonl"
         name = options.model_name_or_path
