@@ -283,6 +283,7 @@ def collectives(module: str) -> set[str]:
     """Name the collectives of accelerate and torch.distributed that a module uses; a tensor's own `gather` is none."""
     names = {one.name for one in module_imports(module) if not one.types_only}
     found = {name for name in names if name.startswith("torch.distributed")}
+    found -= {name for name in names if name.startswith("torch.distributed.elastic")}  # starts processes
     found |= {name for name in names if name.startswith("accelerate.") and name.split(".")[-1] in COLLECTIVES}
     for node in ast.walk(tree_of(module)):
         if not isinstance(node, ast.Attribute) or not isinstance(node.value, (ast.Attribute, ast.Name, ast.Call)):

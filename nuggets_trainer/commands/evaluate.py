@@ -176,7 +176,7 @@ def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
         say(endpoint.prompt_price is not None, f"All judging in {output_dir} cost {asker.spent:.4f} dollars so far.")
 
 
-def compare(shared: EvaluationArguments, args: JudgeArguments) -> None:
+def judge_two_runs(shared: EvaluationArguments, args: JudgeArguments) -> None:
     """Have two runs judged against each other, in both orders."""
     output_dir, endpoint = Path(shared.output_dir), args.endpoint()
     endpoint.key()
@@ -260,7 +260,7 @@ def run(step: str, arguments: tuple[Any, ...]) -> None:
     steps: dict[str, Callable[..., None]] = {
         "generate": generate,
         "judge": judge,
-        "pairwise": compare,
+        "pairwise": judge_two_runs,
         "table": table,
     }
     steps[step](*arguments)
