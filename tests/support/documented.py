@@ -40,6 +40,7 @@ FOREIGN_OPTIONS = {
     *("--array", "--dependency", "--gres", "--requeue", "--time"),  # sbatch
     *("--nproc_per_node", "--resolution", "--find-links"),  # torchrun, uv
     *("--custom_dataset_info", "--dataset"),  # ms-swift
+    *("--dry-run", "--strict"),  # pip, twine
 }
 BETWEEN = {"|", "||", "&&", ";", ">", ">>", "&"}  # commands of one line
 VARIABLES = {"$SLURM_ARRAY_TASK_ID": "3"}  # a value that the scheduler would set

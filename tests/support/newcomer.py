@@ -78,7 +78,6 @@ NOT_RUN = {
     r"--accelerate_config fsdp2": "needs GPUs; FSDP2 is run on CPUs by test_sharded.py",
     r"/(fsdp2|zero2|zero3)\.yaml": "needs GPUs, or DeepSpeed; FSDP2 is run on CPUs by test_sharded.py",
     r"/ddp_multi_node\.yaml": "needs several machines",
-    r"/shared/": "needs a cluster's file system",
     r"s3://": "needs an S3 server; stores behind URLs are run by test_files.py and test_store.py",
     r"load_in_4bit": "needs bitsandbytes: run by test_scorer_model.py and test_modes.py",
     r"^nuggets evaluate": "the official questions are on the hub: run by test_evaluate.py",
