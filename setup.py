@@ -31,7 +31,7 @@ def long_description(readme: str, repository: str | None) -> str:
 
 
 if __name__ == "__main__":
-    page = Path(__file__).with_name("README.md").read_text()
+    page = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
     setup(
         long_description=long_description(page, os.environ.get("DOCS_REPOSITORY")),
         long_description_content_type="text/markdown",

@@ -29,6 +29,8 @@ from nuggets_trainer.prompts.templates import make_template
 
 COLUMNS = ("golden_score", "standard_error", "mean_gain", "mean_gain_error")
 
+OF_A_POOL = ("pool_size", "num_anchors", "decontaminate")  # options that would be ignored, or cut a batch short
+
 
 class GoldenScorer:
     """Golden scores of batches: called with a batch of rows, it returns the batch with further columns.
@@ -59,7 +61,8 @@ class GoldenScorer:
         load_options: arguments of `from_pretrained`, such as `dtype`, for a model that is named.
 
     Raises:
-        ValueError: if anchors are missing or would have to be chosen from the pool, or if they are several sets.
+        ValueError: if anchors are missing or would have to be chosen from the pool, if they are several sets, or if
+            the config cuts a pool.
 
     Example:
         >>> from nuggets_trainer import GoldenScorer, load_rows
@@ -96,6 +99,12 @@ class GoldenScorer:
             raise ValueError(
                 "`anchors` must be given: a batch is no pool that anchors could be chosen from. To choose them by "
                 "k-means, score a sample of the pool first, and pass the rows that its anchors.parquet names."
+            )
+        given = [f"`{name}`" for name in OF_A_POOL if getattr(self._config, name) is not None]
+        if given:
+            raise ValueError(
+                f"{' and '.join(given)} must be left out of `config`: they say which rows and anchors of a whole pool "
+                "are scored, and a batch is no pool. Pass the anchors and rows that are meant."
             )
 
     def __getstate__(self) -> dict[str, Any]:

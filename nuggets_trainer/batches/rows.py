@@ -28,7 +28,7 @@ def read_batch(batch: Any) -> Dataset:
     if isinstance(batch, pa.Table):
         return Dataset.from_dict(batch.to_pydict())
     if isinstance(batch, pd.DataFrame):
-        return Dataset.from_dict({str(name): _as_list(batch[name].to_numpy()) for name in batch.columns})
+        return Dataset.from_dict({str(name): _without_nan(batch[name]) for name in batch.columns})
     if isinstance(batch, Mapping):
         return Dataset.from_dict({name: _as_list(values) for name, values in batch.items()})
     if isinstance(batch, Sequence) and not isinstance(batch, str):
@@ -38,6 +38,13 @@ def read_batch(batch: Any) -> Dataset:
         "A batch must be a mapping of columns, a list of rows, a pyarrow Table, a pandas DataFrame or a Dataset, got "
         f"{type(batch).__name__}."
     )
+
+
+def _without_nan(column: pd.Series[Any]) -> list[Any]:
+    """Return a column of a DataFrame with None for what pandas has in place of a missing value: NaN, NA or NaT."""
+    missing = column.isna().to_numpy()
+    values = _as_list(column.to_numpy(dtype=object))
+    return [None if is_missing else value for value, is_missing in zip(values, missing, strict=True)]
 
 
 def _as_list(values: Any) -> list[Any]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from nuggets_trainer.inspection.inspection import Inspection
 
 USED = {"model_name_or_path", "model_revision", "trust_remote_code"}
-USED |= {"anchors", "columns", "template", "pool_size", "scorer_model"}
+USED |= {"anchors", "anchor_columns", "columns", "template", "pool_size", "scorer_model"}
+USED |= {"deduplicate", "decontaminate"}
 # All other options of `nuggets score` are accepted, but not listed in `--help`.
 IGNORED_BY_INSPECT = {field.name for options in (ScorerArguments, NuggetsConfig) for field in fields(options)} - USED
 USAGE = "nuggets inspect D [--model_name_or_path M] [--anchors A] [--columns NAME=COLUMN ...] [options]"

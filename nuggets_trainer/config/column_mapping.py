@@ -64,6 +64,16 @@ class ColumnMapping:
         own = set(self.columns.values()).difference(self.columns)
         return not own.isdisjoint(column_names)
 
+    def misspelt(self, column_names: Iterable[str]) -> list[str]:
+        """Return standard names whose columns are not there, of rows that are not mapped yet, as others of them show.
+
+        A column that has such a standard name is another one.
+        """
+        names = set(column_names)
+        if not self.renames_any_of(names):
+            return []
+        return [standard for standard, own in self.columns.items() if own not in names]
+
     def takes_key(self, key: str, message: Mapping[str, Any]) -> bool:
         """Whether another key of a message becomes this one.
 

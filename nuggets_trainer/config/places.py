@@ -21,6 +21,17 @@ class RowPlace(NamedTuple):
     name: str | None = None
     split: str = "train"
 
+    @property
+    def label(self) -> str:
+        """Name for people, another one for each place.
+
+        Example:
+            >>> RowPlace("cais/mmlu", "anatomy", "test").label
+            'cais/mmlu anatomy (test)'
+        """
+        name = self.path if self.name is None else f"{self.path} {self.name}"
+        return name if self.split == "train" else f"{name} ({self.split})"
+
 
 def read_places(value: Any, split: str = "train") -> dict[str, RowPlace]:
     """Read the value of an option: a place, or a mapping of names to places; a mapping may be text in JSON.

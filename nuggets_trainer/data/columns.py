@@ -37,7 +37,8 @@ def map_columns(
 ) -> Any:
     """Give the columns of a dataset, and what is inside its messages, their standard names.
 
-    A column that is not there under its own name may have the standard one already, so that rows may be mapped twice.
+    A column that is not there under its own name may have the standard one already, so that rows may be mapped twice;
+    of a pool all of them must, because half a mapping is a misspelt one.
     Columns of other formats are removed, because they might be read in place of those that are mapped. All others
     stay.
 
@@ -63,6 +64,8 @@ def map_columns(
     if mapping is None:
         return _with_numbers_as_text(dataset)
     own, missing = _find_columns(dataset.column_names, mapping)
+    if is_pool:
+        missing = mapping.misspelt(dataset.column_names) or missing
     if is_pool and missing:
         raise _missing_error(mapping, missing, sorted(dataset.column_names), name, option)
     has_standard_names = bool(mapping.columns) and not own

@@ -197,7 +197,7 @@ def _how_to_name(option: str, what: str, name: str, value: str = "NAME") -> str:
         ("name", "config"): f"`config={value!r}`",
     }
     known = options.get((option, what))
-    if known is None and option in ("--anchors", "--eval_dataset_name"):  # as arguments of `load_dataset`
+    if known is None and option in ("--anchors", "--decontaminate", "--eval_dataset_name"):  # as in `load_dataset`
         key = "split" if what == "split" else "name"
         known = f"`{option} '{json.dumps({'path': name, key: value})}'`"
     return "" if known is None else f" Name one: {known}."

@@ -31,6 +31,9 @@ from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.report.verdicts import REASONS, UNKNOWN_REASON
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from nuggets_trainer.config.column_mapping import ColumnMapping
     from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
     from nuggets_trainer.scoring.session import AnchorPools
 
@@ -138,7 +141,7 @@ def _read(
     if not is_known:
         guessed = tuple(guess_columns(given.column_names, given.features))
         config = replace(config, columns=list(guessed) or None)
-    mapping, text_field = config.column_mapping, options.dataset_text_field
+    mapping, text_field = _as_read(config.column_mapping, given), options.dataset_text_field
     implied = implied_mapping(given) if mapping is None and formatting_func is None else None
     try:
         pool = read_pool(dataset, config, options, formatting_func, name)
@@ -158,6 +161,15 @@ def _read(
         duplicates={"exact": exact_repeats(keys), **near_repeats(overlap.near)},
     )
     return found, pool
+
+
+def _as_read(mapping: ColumnMapping | None, dataset: Dataset) -> ColumnMapping | None:
+    """Return a mapping with the standard name of each column that the rows do not have under its own one."""
+    if mapping is None:
+        return None
+    columns = {standard: own for standard, own in mapping.columns.items() if own in dataset.column_names}
+    standard_names = {name: name for name in mapping.columns if name not in columns and name in dataset.column_names}
+    return replace(mapping, columns={**columns, **standard_names})
 
 
 def _with_texts(found: Inspection, pool: Pool, shown: Sequence[int]) -> Inspection:

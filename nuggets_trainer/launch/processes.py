@@ -19,7 +19,7 @@ COMMANDS_LAUNCHED = ("plan", "score", "train", "compare", "evaluate")
 # Options of `accelerate launch` that are passed on as they are. `accelerate_config` is its `config_file`.
 PASSED_ON = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
 LAUNCH_OPTIONS = ("accelerate_config", *PASSED_ON)
-HELP = """several processes (plan, score, train, compare, evaluate):
+HELP = """several processes (plan, score, train, compare, evaluate generate):
   --num_processes N          start N processes, on the GPUs or, without any, on the CPUs of this machine
   --accelerate_config NAME   a config of accelerate: ddp, fsdp2, zero2, zero3, single_gpu, cpu, or a file
   --num_machines, --machine_rank, --main_process_ip, --main_process_port, --gpu_ids: as for `accelerate launch`"""
@@ -68,6 +68,20 @@ def split_launch(argv: Sequence[str], file: Mapping[str, Any] | None = None) -> 
         if value is not None:
             given[name] = str(value)
     return given, rest
+
+
+def can_be_launched(command: str, words: Sequence[str]) -> bool:
+    """Whether a command may run on several processes. Each of them would pay for the judgments of `evaluate`.
+
+    Args:
+        command: name of the command.
+        words: its command line, without the launcher's options.
+
+    Example:
+        >>> can_be_launched("evaluate", ["generate"]), can_be_launched("evaluate", ["judge"])
+        (True, False)
+    """
+    return command in COMMANDS_LAUNCHED and (command != "evaluate" or list(words[:1]) == ["generate"])
 
 
 def is_launched() -> bool:

@@ -149,8 +149,7 @@ def overlap_of(pool: Pool, config: NuggetsConfig) -> Overlap:
     def find() -> Overlap:
         tests = {}
         for place in places:
-            name = place.path if place.split == "train" else f"{place.path} ({place.split})"
-            tests[name] = load_questions(place, mapping)
+            tests[place.label] = load_questions(place, mapping)
         return find_overlap(pool, tests)
 
     known = _FOUND.setdefault(pool, {})

@@ -117,3 +117,20 @@ def test_wrong_arguments_and_batches_are_named(scorer, anchors, pool, scored):
         scorer({"text": ["one", "two"]})
     with pytest.raises(ValueError, match="`scale_from` must be a run with the same anchors"):
         GoldenScorer("nuggets-demo/model", anchors.select(range(3)), scale_from=str(scored[1]))(pool[:2])
+
+
+def test_missing_values_of_pandas_are_rows_without_an_input(scorer, pool):
+    """A DataFrame has NaN or NA there, which failed inside of pyarrow or dropped the rows."""
+    rows = pool.select(range(2)).to_pandas().assign(input="")
+    expected = scorer(rows)["golden_score"].tolist()
+    assert np.isfinite(expected).all()
+    for missing in (np.nan, None, pd.NA):
+        for inputs in ([missing, missing], ["", missing]):
+            assert scorer(rows.assign(input=inputs))["golden_score"].tolist() == expected
+
+
+@pytest.mark.parametrize("option", [{"pool_size": 2}, {"num_anchors": 2}, {"decontaminate": ["alpaca_eval"]}])
+def test_options_of_a_whole_pool_are_refused(anchors, option):
+    """With `pool_size` a batch came back with columns of another length; the others did nothing."""
+    with pytest.raises(ValueError, match=f"`{next(iter(option))}` must be left out"):
+        GoldenScorer("nuggets-demo/model", anchors, NuggetsConfig(**option))

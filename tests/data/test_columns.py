@@ -126,6 +126,16 @@ def test_columns_that_are_not_there_are_named():
         mapped(rows, "prompt=question")
 
 
+def test_a_misspelt_column_is_not_replaced_by_one_with_the_standard_name():
+    """`output=anwser` was read as the column `output`, in silence, because rows may be mapped twice."""
+    rows = [{"question": "One?", "answer": "1", "output": "log line"}]
+    with pytest.raises(ValueError, match="output=anwser, but `pool` has no such column"):
+        mapped(rows, "instruction=question output=anwser")
+    once = mapped(rows, "instruction=question output=answer").to_list()
+    assert once == [{"instruction": "One?", "output": "1"}]
+    assert mapped(once, "instruction=question output=answer").to_list() == once
+
+
 def test_anchors_and_evaluation_rows_may_have_standard_names():
     mapping = read_column_mapping("prompt=question completion=answer")
     standard = Dataset.from_list([{"prompt": "One? ", "completion": "1"}])

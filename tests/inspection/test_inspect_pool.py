@@ -173,3 +173,10 @@ def test_all_of_it_is_json(pool, anchors, tokenizer):
     again = json.loads(json.dumps(found.to_dict()))
     assert again["rows"][0]["token_ids"] == list(found.rows[0].token_ids)
     assert Counter(span["kind"] for row in again["rows"] for span in row["spans"])["scored"] == 10
+
+
+def test_rows_with_standard_names_are_shown_as_they_are_read():
+    """They were said not to be read, because `columns` names others, which are not there."""
+    found = inspect_pool(None, Dataset.from_list(alpaca_rows(3)), config=NuggetsConfig(columns="instruction=question"))
+    read = {column.name: column.read_as for column in found.columns}
+    assert read["instruction"] == "instruction" and "question" not in found.format.why

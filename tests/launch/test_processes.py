@@ -8,12 +8,12 @@ import subprocess
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from nuggets_trainer.cli import main
+from nuggets_trainer.cli import _launched, main
 from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
 from nuggets_trainer.commands.config_file import config_path
 from nuggets_trainer.commands.inputs import with_score_dir
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, launcher_words, split_launch
+from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, can_be_launched, launcher_words, split_launch
 from tests.support.launch import BIN, environment
 
 CPUS, GPUS = Device(num_gpus=0, num_cores=8), Device(num_gpus=4, num_cores=8)
@@ -77,6 +77,16 @@ def test_commands_of_one_process_refuse_the_launchers_options(capsys, monkeypatc
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(["score", "--num_processes", "2"]) == 2
     assert "a launcher has started the processes already" in capsys.readouterr().err
+
+
+def test_judgments_are_not_paid_once_for_each_process(capsys, tmp_path):
+    """`evaluate` was launched at any step, also by the config file of all steps, and each process asked the judge."""
+    config = tmp_path / "all.yaml"
+    config.write_text("num_processes: 2\n")
+    assert main(["evaluate", "judge", "--num_processes", "2", "--names", "a"]) == 2
+    assert "`nuggets evaluate judge` does not take --num_processes" in capsys.readouterr().err
+    assert _launched("evaluate", ["judge", "--config", str(config)], False)[0] is None
+    assert can_be_launched("evaluate", ["generate"]) and can_be_launched("score", [])
 
 
 def test_scores_have_a_default_place(capsys, tmp_path):

@@ -117,3 +117,13 @@ def test_held_out_rows_are_looked_for_in_the_pool():
 def test_options_that_cannot_be_meant_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         NuggetsConfig(**options)
+
+
+def test_two_configurations_of_one_dataset_are_two_tests(monkeypatch):
+    """They had one name, so that the questions of the first were not looked for."""
+    asked = {"main": [QUESTION], "other": ["What is the tallest mountain of the world?"]}
+    monkeypatch.setattr(find, "load_questions", lambda place, mapping: asked[place.name])
+    tests = [{"path": "a/test", "name": name, "split": "test"} for name in asked]
+    found = exclude_overlap(pool(), NuggetsConfig(decontaminate=tests))
+    assert found["questions"] == {"a/test main (test)": 1, "a/test other (test)": 1}
+    assert found["contaminated"] == {"a/test main (test)": 2}

@@ -29,7 +29,7 @@ from nuggets_trainer.commands.compare import make_compare_parser
 from nuggets_trainer.commands.config_file import config_path
 from nuggets_trainer.commands.evaluate import STEPS
 from nuggets_trainer.comparison.options import CompareArguments
-from nuggets_trainer.launch.processes import COMMANDS_LAUNCHED, LAUNCH_OPTIONS, Device, launcher_words, split_launch
+from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, can_be_launched, launcher_words, split_launch
 from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
@@ -187,7 +187,7 @@ def _nuggets(rest: list[str]) -> tuple[str, Any]:
         return "nuggets", rest
     module = import_module(f"nuggets_trainer.commands.{rest[0]}")
     given, words = split_launch(rest[1:])
-    assert not given or rest[0] in COMMANDS_LAUNCHED, rest
+    assert not given or can_be_launched(rest[0], words), rest
     launcher_words(given, Device(num_gpus=8, num_cores=8), config_path)
     return f"nuggets {rest[0]}", module.parse([*words, *(CPU if rest[0] in ("train", "compare") else [])])
 
