@@ -19,7 +19,7 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.adapters import base_model, inner_model
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.model import check_causal_lm, context_length, resolve_autocast_dtype
+from nuggets_trainer.engine.model import check_attention, check_causal_lm, context_length, resolve_autocast_dtype
 from nuggets_trainer.engine.precision import weights_as_loaded
 from nuggets_trainer.golden.gains import AnchorScale
 from nuggets_trainer.golden.scores import golden_scores
@@ -183,6 +183,7 @@ class GoldenScorer:
         rows = [row_or_reason(anchors, j) for j in range(len(anchors))]
         anchor_set = AnchorSet(template, rows, [None] * len(rows), context_length(model.config))
         autocast_dtype = resolve_autocast_dtype(self._config.score_dtype, inner_model(model).dtype)
+        check_attention(model, autocast_dtype)
         engine = LogProbEngine(model, self._config.tokens_per_batch, autocast_dtype)
         excludes_self = self._config.exclude_self
         if excludes_self is None:

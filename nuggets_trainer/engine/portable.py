@@ -77,8 +77,12 @@ def score_and_embed(
         ids, mask = pad([s.ids for s in own], model.device)
         first = min(s.start for s in own) - 1  # no completion of this batch is predicted before this position
         kept = ids.shape[1] - first
+        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False, **logits_to_keep(model, kept)}
         with _last_hidden_states(model) as last:
-            output = model(input_ids=ids, attention_mask=mask, use_cache=False, **logits_to_keep(model, kept))
+            output = model(**inputs)
+        if not last:  # the models of OPT and BART pass their base model by
+            output = model(**inputs, output_hidden_states=True)
+            last.append(output.hidden_states[-1])
         means = _mean_log_probs(output.logits[:, -kept:], own, offset=first)
         weights = mask * torch.arange(1, ids.shape[1] + 1, device=mask.device)
         hidden = last[0].to(weights.device).float() * weights[..., None]
@@ -115,6 +119,7 @@ def _last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     """Keep the last hidden states of the decoder while the whole model runs.
 
     They are the last of `hidden_states`, but `output_hidden_states` keeps those of all layers until the pass ends.
+    Nothing is kept of a model that calls a part of its base model in its place.
     """
     last: list[torch.Tensor] = []
     hook = model.base_model.register_forward_hook(lambda _, __, output: last.append(output.last_hidden_state))

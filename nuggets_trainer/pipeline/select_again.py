@@ -83,7 +83,7 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
         condition = ""
         if config.requirement is not None:
             condition = f" and meet `{config.requirement.text}`"
-        raise ValueError(f"`{rule[0]}={rule[1]:g}` is too much: {num_choosable:,} rows have a {words}{condition}.")
+        raise ValueError(f"`{written_rule(rule)}` is too much: {num_choosable:,} rows have a {words}{condition}.")
     return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, total_tokens=tokens)
 
 
@@ -185,7 +185,11 @@ def _check_recall(
     has_value = ~np.isnan(values)
     name, value = rule
     num_kept = int(value) if name == "top_k" else max(1, round(value * stored.num_candidates))
-    is_own = run_config.get("rank_by") == ranked.name and num_kept == int(stored.selected.sum())
+    # The share of a threshold is not known before its rows are, so it is the run's only if that had the same one.
+    is_same_size = num_kept == int(stored.selected.sum())
+    if name == "threshold":
+        is_same_size = run_config.get(name) == value
+    is_own = run_config.get("rank_by") == ranked.name and is_same_size
     if is_own and has_value[stored.selected].all():
         return  # the race has decided this set, and it knew more of the errors: how skewed they are
     scored = has_value & ~stored.eliminated  # the errors of the others are those of predictions

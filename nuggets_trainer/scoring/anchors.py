@@ -11,8 +11,9 @@ import numpy as np
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.data.row import Row, UnusableRowError, hash_of_keys
 from nuggets_trainer.golden.anchors import kmeans_anchors, random_anchors
+from nuggets_trainer.golden.limits import CONTAMINATED, NEAR_DUPLICATE
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.shown import hint_on
 from nuggets_trainer.scoring.embeddings import embed_rows, render_alone
@@ -201,14 +202,23 @@ def _num_anchors(session: ScoringSession) -> int:
 
 
 def _choice(session: ScoringSession, pool: Pool) -> dict[str, Any]:
-    """Return all that a choice of anchors depends on; the store keeps the choice under it."""
-    return {
+    """Return all that a choice of anchors depends on; the store keeps the choice under it.
+
+    Rows that hold questions of tests, or nearly repeat others, are no anchors where they are left out. Where none are,
+    the choice has the name that it always had. A row that equals an earlier one is never chosen.
+    """
+    choice: dict[str, Any] = {
         "anchor_selection": session.config.anchor_selection,
         "num_anchors": _num_anchors(session),
         "anchor_seed": session.config.anchor_seed,
         "pool_sha256": pool.content_hash,
         "pool_rows": len(pool),
     }
+    _, dropped = pool.read_keys()
+    left_out = sorted(i for i, reason in dropped.items() if reason in (NEAR_DUPLICATE, CONTAMINATED))
+    if left_out:
+        choice["left_out"] = hash_of_keys(f"{i}," for i in left_out)
+    return choice
 
 
 def _stored_choice(session: ScoringSession, pool: Pool) -> list[int] | None:

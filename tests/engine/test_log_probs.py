@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from transformers import OPTConfig, OPTForCausalLM
 
 from nuggets_trainer.engine import device
 from nuggets_trainer.engine import log_probs as engine_module
@@ -387,6 +388,22 @@ def test_embeddings_are_means_without_padding():
             hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0]
         np.testing.assert_allclose(row, hidden.mean(dim=0).numpy(), rtol=0, atol=1e-5)
     assert len({len(ids) for ids in sequences}) > 1  # something was padded
+
+
+def test_rows_of_a_model_that_passes_its_base_model_by_are_embedded():
+    """OPT's language model calls the decoder inside its base model, whose own hooks see nothing."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32, "num_hidden_layers": 2}
+    config = OPTConfig(vocab_size=VOCAB, num_attention_heads=4, max_position_embeddings=256, **sizes)
+    model, rows = OPTForCausalLM(config).eval(), random_segments(5, seed=8)
+    log_probs, embeddings = LogProbEngine(model, tokens_per_batch=120).score_rows(rows)
+    for row, log_prob, embedding in zip(rows, log_probs, embeddings, strict=True):
+        with torch.no_grad():
+            hidden = model(torch.tensor([row.ids]), output_hidden_states=True).hidden_states[-1][0]
+        weights = torch.arange(1, len(row.ids) + 1)[:, None]
+        np.testing.assert_allclose(embedding, ((hidden * weights).sum(0) / weights.sum()).numpy(), rtol=0, atol=1e-5)
+        expected = mean_log_prob(model, row.ids[: row.start], row.ids[row.start :])
+        np.testing.assert_allclose(log_prob, expected, rtol=0, atol=1e-5)
 
 
 def test_flash_attention_in_float32_is_refused():

@@ -191,6 +191,21 @@ def test_rows_with_questions_of_a_test_are_left_out(llama, tokenizer, pool_rows,
     assert json.loads((tmp_path / "s" / "run.json").read_text())["overlap"]["says"] == says
 
 
+def test_a_row_with_a_question_of_a_test_is_no_anchor_from_an_earlier_run(llama, tokenizer, pool_rows, tmp_path):
+    options = {"num_anchors": 4, "anchor_selection": "random"}
+    first, _ = run(llama, tokenizer, pool_rows, None, tmp_path / "s", **options)
+    taken = first.anchors.pool_index
+    question = pool_rows[taken[0]]["instruction"] + " " + pool_rows[taken[0]]["input"]
+    (tmp_path / "test.jsonl").write_text(json.dumps({"question": question}))
+    options["decontaminate"] = [str(tmp_path / "test.jsonl")]
+    again, _ = run(llama, tokenizer, pool_rows, None, tmp_path / "s", **options)
+    assert again.dropped[taken[0]] == "contaminated" and taken[0] not in again.anchors.pool_index
+    anew, _ = run(llama, tokenizer, pool_rows, None, tmp_path / "anew", **options)
+    assert again.anchors.pool_index == anew.anchors.pool_index  # whatever was stored before
+    del options["decontaminate"]
+    assert run(llama, tokenizer, pool_rows, None, tmp_path / "s", **options)[0].anchors.pool_index == taken
+
+
 def test_every_dropped_row_has_a_counted_reason(tokenizer, pool_rows, anchor_rows, tmp_path):
     model = tiny_model("llama", len(tokenizer))
     model.config.max_position_embeddings = 220

@@ -149,6 +149,9 @@ def test_another_cut_is_refused_where_it_is_not_decided(whole, tmp_path):
     (tmp_path / "strict" / "run.json").write_text(json.dumps(run_info))
     with pytest.raises(ValueError, match=r"do not decide `top_k=45`.*would find only \d+% .*`race_recall=0.99`"):
         select_again(tmp_path / "strict", NuggetsConfig(top_k=45, rank_by="gain"))
+    assert round(0.055 * len(POOL)) == 6  # a threshold is no fraction: it does not ask for the rows of the run
+    with pytest.raises(ValueError, match=r"do not decide `threshold=0.055`.*would find only"):
+        select_again(tmp_path / "strict", NuggetsConfig(threshold=0.055, rank_by="gain"))
     with pytest.raises(ValueError, match="do not decide `top_k=6`.*--schedule exact"):
         select_again(score_dir, NuggetsConfig(top_k=6))  # by golden score: predictions do not count
 
