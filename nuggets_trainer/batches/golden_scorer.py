@@ -1,4 +1,4 @@
-"""`GoldenScorer`: golden scores of a batch of rows, for engines that share out batches themselves."""
+"""`GoldenScorer`: golden scores of a batch of rows, for engines that distribute batches themselves."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ OF_A_POOL = ("pool_size", "num_anchors", "decontaminate")  # options that would 
 class GoldenScorer:
     """Golden scores of batches: called with a batch of rows, it returns the batch with further columns.
 
-    It has no store and talks to no other process, so any engine can share out the batches, and run one again whose
-    worker died: `datasets.map(scorer, batched=True)`, Ray Data's `map_batches`, pandas, and Spark's `mapInPandas` with
-    `each`. The scores of a row are those of `score_pool`, up to rounding of its log-probs.
+    It has no store and talks to no other process, so any engine can distribute the batches, and run a batch again if
+    its worker died: `datasets.map(scorer, batched=True)`, Ray Data's `map_batches`, pandas, and Spark's `mapInPandas`
+    with `each`. The scores of a row are those of `score_pool`, up to rounding of its log-probs.
 
     Further columns:
 
@@ -52,7 +52,7 @@ class GoldenScorer:
         anchors: the anchors: rows, a `Dataset` or `Pool`, or a name that `load_rows` takes; None takes those of the
             config.
         config: options of scoring: `template`, `exclude_self`, `score_dtype`, `tokens_per_batch`, `columns`, ... Those
-            of selection do nothing here.
+            of selection have no effect here.
         tokenizer: tokenizer of the model; needed if the model itself is given.
         row_options: options of training that decide which tokens a row has.
         scale_from: `score_dir` of a pilot with the same model and anchors, whose anchors' gains give the scale of
@@ -94,7 +94,10 @@ class GoldenScorer:
 
     def _check(self) -> None:
         if not isinstance(self._model, str) and self._tokenizer is None:
-            raise ValueError("`tokenizer` must be given with a model that is loaded. Pass it, or name the model.")
+            raise ValueError(
+                "`tokenizer` must be given if `model` is a loaded model. Pass the tokenizer, or give the name of the "
+                "model."
+            )
         if self._anchors is None and self._config.anchors is None:
             raise ValueError(
                 "`anchors` must be given: a batch is no pool that anchors could be chosen from. To choose them by "
@@ -108,7 +111,7 @@ class GoldenScorer:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was loaded by name: a worker loads it again, and datasets hashes the rest in no time."""
+        """Leave out what was loaded by name: a worker loads it again, and `datasets` hashes the small rest quickly."""
         state = dict(vars(self))
         if isinstance(self._model, str):
             state |= {"_loaded": None, "_prepared": None, "_scale": None, "_row_format": ""}
@@ -124,22 +127,24 @@ class GoldenScorer:
             The batch with further columns, of the same kind.
 
         Raises:
-            TypeError: if it is no such batch.
-            ValueError: if its columns match no known format, another one than those of earlier batches, or have the
-                name of a further column.
+            TypeError: if the batch has another type.
+            ValueError: if its columns match no known format or another format than earlier batches, or if one of them
+                has the name of a further column.
         """
         if not num_rows(batch):
             return with_columns(batch, {name: np.zeros(0) for name in self._numbers()} | {"dropped": texts([])})
         dataset = read_batch(batch)
         taken = sorted({*self._numbers(), "dropped"} & set(dataset.column_names))
         if taken:
-            raise ValueError(f"The rows have columns that scoring adds: {', '.join(taken)}. Rename or drop them.")
+            raise ValueError(
+                f"The batch must not have columns that scoring adds, got {', '.join(taken)}. Rename or drop them."
+            )
         pool = read_pool(dataset, self._config, self._row_options, name="batch")
         with self._ready() as model:
             return with_columns(batch, self._score(pool, self._prepare(pool, model)))
 
     def each(self, frames: Iterable[Any]) -> Iterator[Any]:
-        """Score batch after batch; the form of Spark's `mapInPandas` and `mapInArrow`.
+        """Score one batch after the other, in the form that Spark's `mapInPandas` and `mapInArrow` take.
 
         Args:
             frames: batches of any kind that a call takes.
@@ -167,12 +172,12 @@ class GoldenScorer:
             yield base
 
     def _prepare(self, pool: Pool, model: Any) -> PreparedScorer:
-        """Read the anchors as the first batch is read, and score them alone."""
+        """Read the anchors in the format of the first batch, and score them alone."""
         if self._prepared is not None:
             if pool.format != self._row_format:
                 raise ValueError(
-                    f"The rows of this batch are read as {pool.format!r}, those of an earlier one as "
-                    f"{self._row_format!r}. Give all batches the same columns."
+                    f"All batches must have the same format, but this batch is read as {pool.format!r} and an earlier "
+                    f"one as {self._row_format!r}. Give all batches the same columns."
                 )
             return self._prepared
         check_causal_lm(model.config, model)

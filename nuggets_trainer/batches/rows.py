@@ -1,4 +1,4 @@
-"""Batches of rows as other projects have them: rows -> `Dataset`, and new columns -> a batch of the same kind."""
+"""Conversion of batches of other projects: rows -> `Dataset`, and new columns -> a batch of the same type."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _without_nan(column: pd.Series[Any]) -> list[Any]:
 
 
 def _as_list(values: Any) -> list[Any]:
-    """Return a column as plain lists: Ray and pandas have arrays of arrays where a row holds a list."""
+    """Return a column as plain lists: in Ray and pandas a list in a row is an array."""
     if isinstance(values, np.ndarray):
         return [_plain(value) for value in values.tolist()]
     return [_plain(value) for value in values]
@@ -72,10 +72,10 @@ def num_rows(batch: Any) -> int:
 
 
 def with_columns(batch: Any, columns: Columns) -> Any:
-    """Return a batch with further columns, as a batch of the same kind.
+    """Add columns to a batch, and return it as the same type.
 
     Args:
-        batch: batch of any kind that `read_batch` takes.
+        batch: batch of any type that `read_batch` takes.
         columns: further columns; None in place of a missing text.
     """
     if isinstance(batch, pa.Table):

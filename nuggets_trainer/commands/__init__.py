@@ -8,7 +8,7 @@ imports nothing, so that `nuggets --help` needs this table alone.
 from __future__ import annotations
 
 COMMANDS = {
-    "inspect": "look at your rows before anything is loaded: what is read, scored and dropped, and what repeats",
+    "inspect": "show how your rows are read, scored and dropped, and which ones repeat, before weights are loaded",
     "plan": "measure how long scoring takes, what it costs and what would make it cheaper",
     "score": "score a pool with a base model and choose its golden set, without training",
     "select": "choose a golden set by another rule from stored scores; write it as a dataset",
@@ -16,7 +16,7 @@ COMMANDS = {
     "report": "write the report of a scored pool as one HTML page",
     "train": "score a pool, keep its golden set and tune on it with TRL SFT and PEFT, in one job",
     "compare": "find out whether selection pays: tune on the golden set, on random rows and on other rows",
-    "evaluate": "run AlpacaEval and MT-Bench on tuned models: answers, judgments, the paper's table",
+    "evaluate": "run AlpacaEval and MT-Bench on tuned models: answers, judgments, and the paper's table",
     "configs": "list the config files that ship with the package, or print the path of one",
 }
 

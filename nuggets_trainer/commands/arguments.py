@@ -104,8 +104,8 @@ class ShardArguments:
     shard: str | None = field(
         default=None,
         metadata={
-            "help": "Part of the pool to score, as `i/n`: the i-th of n parts, i from 0; `auto` reads it from the "
-            "variables of Slurm, SkyPilot, dstack, AWS Batch or a launcher. Parts need no contact with "
+            "help": "Part of the pool to score, as `i/n`: the i-th of n parts, with i from 0. `auto` reads it from "
+            "the variables of Slurm, SkyPilot, dstack, AWS Batch or a launcher. Parts need no contact with "
             "each other (a Slurm array, spot machines) and write no results; the same command without `shard` then "
             "scores what is missing and writes them. A part is scored exactly, because a race needs all rows."
         },
@@ -139,7 +139,7 @@ class InspectArguments:
 
     num_rows: int = field(default=10, metadata={"help": "Number of rows to show, evenly spread over the pool."})
     indices: list[int] | None = field(
-        default=None, metadata={"help": "Rows to show in their place, by their numbers from 0 on."}
+        default=None, metadata={"help": "Numbers of the rows to show, from 0, instead of `num_rows` rows."}
     )
 
 
@@ -282,7 +282,7 @@ def _take_defaults(parser: TrlParser, name: str, given: set[str], others: Sequen
         if group & given:
             replaced |= group
     if "anchors" in given:
-        replaced.add("num_anchors")  # the file's number was said of other anchors, or of the pool
+        replaced.add("num_anchors")  # the number in the file was meant for other anchors, or for the pool
     values = {key: value for key, value in config.items() if key in options - replaced}
     if config.keys() & (ignored - options):
         values = {**_precision_of_training(options, config, given), **values}

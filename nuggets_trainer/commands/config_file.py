@@ -64,7 +64,7 @@ def set_environment(argv: Sequence[str]) -> None:
 
 
 def texts_on(argv: Sequence[str]) -> dict[str, Any]:
-    """Read the config file on a command line as texts; empty without one, and where the parser will refuse it."""
+    """Read the config file that a command line names, values as texts; return {} without one, or if it is broken."""
     import yaml
 
     name, _ = split_config(argv)
@@ -123,7 +123,7 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
 
     Args:
         path: path of the file.
-        known: keys that it may have, besides `env` and those of the launcher.
+        known: keys that it may have, besides `env` and the options of the launcher.
 
     Raises:
         ValueError: if the file is not a mapping, or has a key that was removed or is unknown. The error says what

@@ -30,7 +30,7 @@ def make_diff_parser() -> argparse.ArgumentParser:
         parser.add_argument(name, metavar=metavar, help="Directory or URL with the scores.parquet of a run.")
     text = "Print one JSON object on stdout: the rows of both, of each alone, and their ranks in the other."
     parser.add_argument("--json", action="store_true", help=text)
-    text = "Page to write the difference to, with the texts of rows in one set alone: a file that ends in .html."
+    text = "HTML file to write the difference to (FILE.html), with the texts of rows that only one set has."
     parser.add_argument("--output_file", metavar="FILE", help=text)
     return parser
 
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> tuple[str, str, bool, str | None]:
     """Read the command line.
 
     Raises:
-        ValueError: if the page is no .html file.
+        ValueError: if `--output_file` does not end in .html.
     """
     options = make_diff_parser().parse_args(list(argv))
     if options.output_file is not None:

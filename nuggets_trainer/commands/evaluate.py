@@ -1,4 +1,4 @@
-"""`nuggets evaluate`: AlpacaEval and MT-Bench of a tuned model: answers, judgments, two runs compared, a table."""
+"""`nuggets evaluate`: AlpacaEval and MT-Bench for tuned models, in four steps."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ REQUIRED = {"generate": ("model_name_or_path", "name"), "judge": ("names",), "pa
 USAGE = "nuggets evaluate {generate,judge,pairwise,table} [--config FILE] [options]"
 STEPS_TEXT = """steps:
   generate  answer the questions with a model, on all devices
-  judge     have the answers of runs judged by any OpenAI-compatible endpoint; each judgment is paid once
-  pairwise  have two runs judged against each other, in both orders
+  judge     let an OpenAI-compatible endpoint judge the answers of runs; each judgment is paid for once
+  pairwise  let the endpoint compare the answers of two runs, in both orders
   table     print the paper's table"""
 EPILOG = f"""examples:
   nuggets evaluate generate --model_name_or_path outputs/alpaca_kmeans100 --template nuggets --name above-0.8
@@ -41,7 +41,7 @@ EPILOG = f"""examples:
   nuggets evaluate table
 
 `nuggets evaluate <step> --help` lists the options of a step. One YAML file (--config paper/evaluate) can hold the
-options of all steps. After a kill the same command continues. For a judge of your own run `vllm serve MODEL` or
+options of all steps. After a kill the same command continues. To judge with your own model, run `vllm serve MODEL` or
 `transformers serve MODEL`, and give --base_url http://localhost:8000/v1 --judge_model MODEL.
 
 {EXIT_CODES}"""
@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
         sys.exit(0)
     if step not in STEPS:
         raise ValueError(
-            f"The first word behind `nuggets evaluate` must be a step, one of {', '.join(STEPS)}, got {step!r}."
+            f"The first word after `nuggets evaluate` must be a step, one of {', '.join(STEPS)}, got {step!r}."
         )
     arguments = parse_arguments(make_evaluate_parser(step), argv[1:], all_parsers)
     given: dict[str, Any] = {}
@@ -140,7 +140,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
 
 
 def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
-    """Have the answers of runs judged: AlpacaEval by the official package, MT-Bench by single-answer grading."""
+    """Judge the answers of runs: AlpacaEval with the official package, MT-Bench by single-answer grading."""
     output_dir, endpoint = Path(shared.output_dir), args.endpoint()
     endpoint.key()
     if "mt_bench" in shared.benchmarks:  # missing files are reported before any paid request
@@ -177,7 +177,7 @@ def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:
 
 
 def judge_two_runs(shared: EvaluationArguments, args: JudgeArguments) -> None:
-    """Have two runs judged against each other, in both orders."""
+    """Compare the answers of two runs with the judge, in both orders."""
     output_dir, endpoint = Path(shared.output_dir), args.endpoint()
     endpoint.key()
     prompts = load_judge_prompts(args.judge_prompts, shared.mt_bench_dir)
@@ -223,7 +223,7 @@ def table(shared: EvaluationArguments, args: JudgeArguments) -> None:
 
 
 def trial(kind: str, num_questions: int | None) -> str:
-    """Return the name of a file of judgments; a trial has a file of its own."""
+    """Return the name of a file of judgments; a trial with fewer questions has its own file."""
     return kind if num_questions is None else f"{kind}_trial{num_questions}"
 
 
@@ -244,13 +244,13 @@ def print_scores(name: str, scores: mt_bench.MtBenchScores) -> None:
 
 
 def judged_line(unparsable: int, judgments: int, rejected: int = 0) -> str:
-    """Say how many judgments no mean includes."""
+    """Return a line with the number of judgments that could not be read."""
     note = f", {rejected} of them because the endpoint rejected the request" if rejected else ""
     return f"  {unparsable} of {counted(judgments, 'judgment')} could not be read{note}; no mean includes them."
 
 
 def say(speaks: bool, text: str) -> None:
-    """Print on the main process."""
+    """Print a line if this is the main process."""
     if speaks:
         print(text, flush=True)
 

@@ -50,10 +50,10 @@ def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, conf
 def with_score_dir(
     rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig, argv: Sequence[str]
 ) -> NuggetsConfig:
-    """Return the options with a place for the scores; where none was given, the main process prints the default.
+    """Set `score_dir` if it was not given; the main process then prints the directory.
 
-    The default is that of training, `<output_dir>/nuggets`, where the config file has an `output_dir`. Otherwise it is
-    named by the pool and the model.
+    If the config file has an `output_dir`, the directory is that of training, `<output_dir>/nuggets`. Otherwise its
+    name is made from the pool and the model.
     """
     if config.score_dir is not None:
         return config
@@ -63,7 +63,7 @@ def with_score_dir(
     else:
         place = f"scores-{_short(rows.dataset_name)}-{_short(config.scorer_model or scorer.model_name_or_path)}"
     if rank() == 0:
-        print(f"No `score_dir` was given: scores go to {place}.", file=sys.stderr)
+        print(f"`score_dir` was not given: scores go to {place}.", file=sys.stderr)
     return dataclasses.replace(config, score_dir=place)
 
 

@@ -1,4 +1,4 @@
-"""`nuggets inspect`: what will be read of some rows. Loads a tokenizer at most. A thin layer over `inspect_pool`."""
+"""`nuggets inspect`: how rows will be read; a thin layer over `inspect_pool`. At most a tokenizer is loaded."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ EPILOG = f"""examples:
   nuggets inspect --config my.yaml --indices 0 17 4021
   nuggets inspect pool.jsonl --json
 
-Without a model the rows are shown as they are read; with one, as it sees them before an anchor. Its tokenizer is
-loaded, and never its weights. `nuggets plan` and `nuggets score` take the same options.
+Without a model, the command shows the rows as they are read. With a model, it shows them as the model sees them before
+an anchor; it loads the tokenizer and no weights. It takes all options of `nuggets score`.
 
 {EXIT_CODES}"""
 
@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
         argv.insert(0, "--dataset_name")
     parsed = parse_arguments(make_inspect_parser(), argv, training_parsers)
     if parsed[1].dataset_name is None:
-        raise ValueError("`nuggets inspect` needs rows: `nuggets inspect pool.jsonl`.")
+        raise ValueError("`nuggets inspect` needs rows, but none were given. Name them: `nuggets inspect pool.jsonl`.")
     if parsed[0].num_rows < 1:
         raise ValueError(f"`num_rows` must be at least 1, got {parsed[0].num_rows}.")
     return parsed
@@ -74,10 +74,10 @@ def run(
     output: OutputArguments,
     config: NuggetsConfig,
 ) -> None:
-    """Look at the rows, and print what was found.
+    """Inspect the rows and print what was found.
 
     Raises:
-        ValueError: for what scoring would fail with, after all else is printed.
+        ValueError: if scoring these rows would fail; raised after everything else is printed.
     """
     check_places(rows, scorer, config)
     from nuggets_trainer.inspection.text import print_text

@@ -31,8 +31,8 @@ EPILOG = f"""examples:
       --anchors nuggets-demo/anchors --score_dir scores
   nuggets plan --config my.yaml --score_dir scores --price_per_hour 3.5 --json
 
-The options are those of `nuggets score`, which finds in <score_dir> what was scored here. --num_processes N starts N
-processes of both.
+The options are those of `nuggets score`, which reuses the pairs that were scored here. Use the same --num_processes
+for both commands.
 
 {EXIT_CODES}"""
 

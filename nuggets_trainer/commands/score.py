@@ -112,10 +112,10 @@ def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) 
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read `i/n`, or find it by the variables of a scheduler for `auto`.
+    """Read `i/n`; for `auto`, find it in the variables of a scheduler.
 
     Raises:
-        ValueError: if it is no such pair of numbers, or if no scheduler says it.
+        ValueError: if the text is not `i/n`, or if no scheduler has set the variables.
 
     Example:
         >>> parse_shard("3/64")

@@ -36,9 +36,9 @@ class AnchorOptions(OptionGroup):
     anchor_columns: list[str] | None | dict[str, Any] | str = field(  # noqa: RUF036 - as `columns`
         default=None,
         metadata={
-            "help": "Columns of the anchors by their standard names, where they are others than those of the pool: "
-            "words as in `columns`, such as `instruction=question output=answer`. Of several sets, those that have "
-            "these columns are read by them. Default: standard names, or those that `columns` maps."
+            "help": "Columns of the anchors, if their names differ from those of the pool; written as for `columns`, "
+            "such as `instruction=question output=answer`. If there are several sets, it applies to those that have "
+            "these columns. Default: standard names, or those that `columns` maps."
         },
     )
     combine_anchor_sets: str = field(
@@ -53,10 +53,10 @@ class AnchorOptions(OptionGroup):
         default=None,
         metadata={
             "help": "Number of anchors to choose from the pool when `anchors` is not given; default: 100. With "
-            "`anchors`, so many of them are drawn at random, of each set; default: all. A golden score of 0.8 has a "
+            "`anchors`, this number is drawn at random from each set; default: all. A golden score of 0.8 has a "
             "standard error of 0.04 with 100 anchors; four times as many anchors halve it. `auto`: as many as give "
-            "the ranking a reliability of 0.9, from 25 to 400, told by 64 rows on 32 random anchors; of given anchors "
-            "those of the 32 that decide nothing are replaced."
+            "the ranking a reliability of 0.9, from 25 to 400, estimated from 64 rows on 32 random anchors; given "
+            "anchors among the 32 that decide nothing are replaced."
         },
     )
     anchor_selection: str = field(
@@ -94,7 +94,7 @@ class AnchorOptions(OptionGroup):
 
     @property
     def anchor_mapping(self) -> ColumnMapping | None:
-        """The mapping of `anchor_columns`, read; None without one."""
+        """The mapping that `anchor_columns` gives; None if it is not set."""
         return read_column_mapping(self.anchor_columns, "anchor_columns")
 
     def check(self) -> None:
@@ -140,8 +140,8 @@ def check_auto_number(num_anchors: int | str | None, num_sets: int) -> None:
     """
     if num_anchors == AUTO and num_sets > 1:
         raise ValueError(
-            f"`num_anchors='auto'` tells how many anchors one set needs, but there are {num_sets} sets. Give a "
-            "number, which is drawn from each set, or leave it out to take all anchors."
+            f"`num_anchors='auto'` needs one anchor set, but there are {num_sets} sets. Give a number, which is drawn "
+            "from each set, or leave it out to take all anchors."
         )
 
 

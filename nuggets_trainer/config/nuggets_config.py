@@ -76,12 +76,12 @@ class NuggetsConfig(
 
     @property
     def wants_total_tokens(self) -> bool:
-        """Whether the tokens of each row by itself are counted."""
+        """Whether the tokens of each row are counted, prompt and completion together."""
         return self.max_tokens is not None or self.row_signals or TOTAL_TOKENS in self._signals_read
 
     @property
     def wants_ica(self) -> bool:
-        """Whether each row is scored after anchors too."""
+        """Whether each row is also scored after anchors."""
         return self.ica or "ica" in self._signals_read
 
     @property
@@ -97,7 +97,7 @@ class NuggetsConfig(
 
     @property
     def _signals_read(self) -> tuple[str, ...]:
-        """Columns that the condition names, and the signal that rows are ranked by."""
+        """Columns that the condition names, and the signal that `rank_by` names."""
         requirement = self.requirement
         names = () if requirement is None else requirement.columns
         return names if self.scores_pairs else (self.rank_by, *names)
@@ -112,7 +112,7 @@ class NuggetsConfig(
         return "exact" if self.every_pair_for else "race"
 
     def with_top_k(self, top_k: int) -> NuggetsConfig:
-        """Return the same options with another rule: this number of rows."""
+        """Return the same options with the rule `top_k`."""
         return dataclasses.replace(self, top_fraction=None, threshold=None, max_tokens=None, top_k=top_k)
 
     def _check_groups_together(self) -> None:
@@ -124,9 +124,8 @@ class NuggetsConfig(
                 )
             if self.max_tokens is not None and getattr(self, name) is not None:
                 raise ValueError(
-                    f"`{name}` chooses which rows fill a number of places, but `max_tokens={self.max_tokens}` leaves "
-                    "open how many rows there are. Use `top_k`: `nuggets plan` says how many rows the budget has room "
-                    "for. Or drop it."
+                    f"`{name}` needs a fixed number of rows, but `max_tokens={self.max_tokens}` does not give one. "
+                    f"Use `top_k` (`nuggets plan` estimates how many rows fit into the budget), or drop `{name}`."
                 )
         if self.schedule == "race" and self.every_pair_for:
             raise ValueError(
@@ -142,10 +141,10 @@ class NuggetsConfig(
             )
 
     def _check_without_pairs(self) -> None:
-        """Refuse options that a ranking by a signal of each row cannot obey.
+        """Refuse options that need scored pairs, because a ranking by a signal scores none.
 
         Raises:
-            ValueError: for an option that needs pairs, and for a choice during training.
+            ValueError: if such an option or `reselect` is set.
         """
         requirement = self.requirement
         needs_pairs = {
@@ -165,7 +164,7 @@ class NuggetsConfig(
                 )
         if self.reselect != "no":
             raise ValueError(
-                f"`reselect={self.reselect}` scores with the model that is being tuned, whose signals follow the rows "
-                f"that it was tuned on, so `rank_by={self.rank_by}` would choose these again. Rank by `golden_score` "
-                "or a gain, or leave `reselect` out."
+                f"`reselect={self.reselect}` does not work with `rank_by={self.rank_by}`: the model that is being "
+                "tuned would prefer the rows that it was tuned on, and choose them again. Rank by `golden_score` or a "
+                "gain, or leave `reselect` out."
             )

@@ -1,6 +1,6 @@
-"""How training reads and renders a row, and which rows are left out because they repeat others.
+"""Options of how training reads and renders a row, and of which rows are left out because they repeat others.
 
-Scoring needs the same `RowOptions` as training: their names and defaults are those of `trl.SFTConfig`.
+Scoring needs the same `RowOptions` as training. Their names and defaults are those of `trl.SFTConfig`.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class OverlapOptions(OptionGroup):
     deduplicate: str = field(
         default="exact",
         metadata={
-            "help": "Rows that are left out because an earlier row says the same. `exact`: equal in all that is read "
-            "of them; `near`: also those that share at least 70%% of their sequences of three words (by MinHash), and "
-            "40%% of those of their completions; `no`: all stay. The numbers of both kinds are always told.",
+            "help": "Rows that are left out because an earlier row says the same. `exact`: rows that are equal in all "
+            "columns that are read. `near`: also rows that share at least 70%% of the sequences of three words (by "
+            "MinHash), and at least 40%% of those of the completions. `no`: none. The log always gives the numbers of "
+            "both kinds.",
             "choices": list(DEDUPLICATE),
         },
     )
@@ -76,18 +77,18 @@ class OverlapOptions(OptionGroup):
         default=None,
         metadata={
             "help": "Tests whose questions no row may hold: `alpaca_eval`, `mt_bench`, files, or datasets on the hub "
-            '(with a split as JSON: {"path": "openai/gsm8k", "name": "main", "split": "test"}). Rows that share 13 '
-            "words in one piece with a question, hold a shorter one whole, or have 70%% of its sequences of three "
-            "words are left out as `contaminated`. Columns are read as `columns` says. Default: no test."
+            '(with a split as JSON: {"path": "openai/gsm8k", "name": "main", "split": "test"}). A row is left out as '
+            "`contaminated` if it shares 13 consecutive words with a question, holds a whole shorter question, or has "
+            "70%% of a question's sequences of three words. `columns` applies to tests too. Default: no test."
         },
     )
 
     @property
     def tests(self) -> list[RowPlace]:
-        """Places of the questions that no row may hold.
+        """Places of the tests in `decontaminate`.
 
         Raises:
-            ValueError: if one is no place of rows.
+            ValueError: if a value names no place of rows.
         """
         values: Any = self.decontaminate
         if values is None:
@@ -100,7 +101,9 @@ class OverlapOptions(OptionGroup):
         """Refuse an unknown way to deduplicate, and tests that are not places."""
         check_choice("deduplicate", self.deduplicate, DEDUPLICATE)
         if not self.tests and self.decontaminate is not None:
-            raise ValueError("`decontaminate` is empty. Name a test, or leave it out.")
+            raise ValueError(
+                "`decontaminate` must name at least one test, got an empty list. Name a test, or leave it out."
+            )
 
 
 def _place(value: Any) -> RowPlace:

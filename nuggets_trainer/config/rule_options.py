@@ -1,4 +1,4 @@
-"""The number that rows are ranked by, and the rule: a fraction of the rows, a number, a threshold, a token budget."""
+"""Options of the ranking, and of the rule: a fraction of the rows, a number of rows, a threshold or a token budget."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nuggets_trainer.config.requirement import Requirement
 
 RULES = ("top_fraction", "top_k", "threshold", "max_tokens")
 RANK_BY = ("golden_score", "gain", "mean_gain")
-RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # of a row by itself: no pair is scored
+RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # signals of one row: no pair is scored
 # Cherry LLM takes the highest IFD up to 1: above it, a prompt makes its own completion less likely.
 MOST_IFD = "ifd <= 1"
 DEFAULT_TOP_FRACTION = 0.1  # near the paper's best region on Alpaca, 10 to 14%
@@ -43,9 +43,9 @@ class RuleOptions(OptionGroup):
     max_tokens: int | None = field(
         default=None,
         metadata={
-            "help": "Keep the best candidates until the next one would pass this number of tokens: those of prompt "
-            "and completion, as the template and the scorer's tokenizer write the row alone. It must have room for "
-            "the longest candidate. A run with it writes the column `total_tokens` of scores.parquet."
+            "help": "Keep the best candidates until the next one would pass this number of tokens. Tokens of prompt "
+            "and completion count, as the template and the scorer's tokenizer write the row alone. The number must "
+            "not be below that of the longest candidate. scores.parquet then has the column `total_tokens`."
         },
     )
     rank_by: str = field(
@@ -57,10 +57,10 @@ class RuleOptions(OptionGroup):
             "and a model of 135M parameters, 0.94 instead of 0.89 with a base model of 270M), so take it where "
             "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
             "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
-            "`race_recall`. Or a signal of each row by itself, as a cheap baseline: the lowest `loss`, the highest "
+            "`race_recall`. A signal of the row by itself is a cheap baseline: the lowest `loss`, the highest "
             "`ifd` up to 1 (Cherry LLM), the highest mean `similarity` to the anchors, the highest `ica`, the "
             "highest `num_tokens`. A run that ranks by a signal scores no pair and takes two short forward passes a "
-            "row; only `similarity` and `ica` need anchors.",
+            "row (`ica`: one more); only `similarity` and `ica` need anchors.",
             "choices": [*RANK_BY, *RANK_BY_SIGNALS],
         },
     )
@@ -71,9 +71,9 @@ class RuleOptions(OptionGroup):
             'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". Columns: `loss`, '
             "`loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (two short forward passes a row give them), "
             "`ica` (one pass more), `repetition` (share of the completion that repeats what it said before, by its "
-            "text alone), `total_tokens` (of prompt and "
-            "completion), and the scores, such as `golden_score` and `mean_gain`. A row without a value in a column "
-            "that is named does not meet it. `top_fraction` counts the rows that do. Default: no condition."
+            "text alone), `total_tokens` (prompt and completion), and the scores, such as `golden_score` and "
+            "`mean_gain`. A row without a value in a column that is named does not meet it. `top_fraction` counts the "
+            "rows that do. Default: no condition."
         },
     )
 

@@ -38,8 +38,8 @@ class ScoringOptions(OptionGroup):
             "below its last row by less than a quarter of the standard error that all anchors leave: with other "
             "anchors, two rows that differ by so much would change places in 45 of 100 draws. The other rows are "
             "near the cut: with 0.75 the golden score on unseen anchors stays within 2%% of that of scoring every "
-            "pair. The share holds on average over pools, if the gains of a row follow a law that the pilot shows, "
-            "normal or skewed (the pilot is sqrt(n) random rows, at least 64, on all anchors). A race by golden "
+            "pair. The share holds on average over pools, if the gains of a row follow a normal or skewed law, as "
+            "measured on the pilot (sqrt(n) random rows, at least 64, on all anchors). A race by golden "
             "score finds all of its set and does not read this. To find every row, use `schedule: exact`."
         },
     )
@@ -66,7 +66,7 @@ class ScoringOptions(OptionGroup):
             "help": "Compute what the model says of each row by itself, as columns of scores.parquet: `loss` behind "
             "its prompt, `loss_without_prompt`, `ifd` (the first divided by the second), `similarity` to the anchors, "
             "`num_tokens` of the completion, `total_tokens` with the prompt. It takes two short forward passes a row. "
-            "Without it, they are computed if `require` names one of them."
+            "Without it, they are computed if `require` or `rank_by` names one of them."
         },
     )
     ica: bool = field(

@@ -27,7 +27,7 @@ def column_facts(
     Args:
         dataset: rows as the user has them.
         row_format: format that is read; None if there is none.
-        mapping: which column is which; None without a mapping.
+        mapping: mapping of the columns; None without one.
         text_field: column of the format `text`.
     """
     own: dict[str, str] = {}
@@ -38,7 +38,7 @@ def column_facts(
     facts = []
     for name in dataset.column_names:
         standard = own.get(name, name)
-        is_read = row_format == "formatting_func"  # which may read any column
+        is_read = row_format == "formatting_func"  # the function may read any column
         is_read |= standard in read and (name in own or standard not in own.values())
         facts.append(
             ColumnFact(name, _kind(dataset.features[name]), standard if is_read else None, _first(head[name]))
@@ -57,14 +57,14 @@ def format_fact(
 
     Args:
         pool: rows under their standard names.
-        mapping: which column is which; None without a mapping.
+        mapping: mapping of the columns; None without one.
         implied: mapping of columns with standard names whose values have another form; None if there are none.
         guessed: words of the mapping if it was guessed; empty if the user gave it.
         looked_at: pool indices of the rows whose roles are counted.
     """
     roles: dict[str, int] = {}
     if pool.format not in CONVERSATION_COLUMNS:
-        looked_at = []  # reading a record takes as long as all else here
+        looked_at = []  # reading records would take as long as everything else here
     for i in looked_at:
         for role in roles_of(pool.record(i), pool.format):
             roles[role] = roles.get(role, 0) + 1
@@ -91,7 +91,7 @@ def _why(pool: Pool, mapping: ColumnMapping | None, implied: ColumnMapping | Non
     if pool.formatting_func is not None:
         return "a `formatting_func` writes each row"
     if guessed:
-        return f"a guess from the names of the columns. A run needs `--columns {' '.join(guessed)}`"
+        return f"guessed from the names of the columns. A run needs `--columns {' '.join(guessed)}`"
     if mapping is not None:
         pairs = []
         for standard, column in mapping.columns.items():
@@ -105,7 +105,7 @@ def _why(pool: Pool, mapping: ColumnMapping | None, implied: ColumnMapping | Non
     others = fitting_formats(pool.dataset.column_names, pool.text_field)
     others.remove(pool.format)
     if others:
-        why += f". {', '.join(others)} would fit too, but SFTTrainer trains on {pool.format}"
+        why += f". {', '.join(others)} would also fit, but SFTTrainer trains on {pool.format}"
     if pool.format == "prompt_completion" and pool.is_conversational:
         why += ", which hold messages"
     return why
@@ -125,7 +125,7 @@ def _kind(feature: Any) -> str:
 
 
 def _first(values: list[Any]) -> str:
-    """Write the first value that says something."""
+    """Return the first value that is not empty, as text."""
     for value in values:
         if value is None or value in ("", []):
             continue

@@ -1,4 +1,4 @@
-"""Rows that say the same as others: as another row of the pool, or as an anchor."""
+"""Rows that repeat another row of the pool, or an anchor."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def near_repeats(first_of: Mapping[int, int] | None) -> dict[str, Repeats]:
     """Group near-duplicates.
 
     Args:
-        first_of: pool index of the earlier row that each is nearly the same as; None if they were not looked for.
+        first_of: pool index of the earlier row, by that of its near-duplicate; None if near-duplicates were not
+            searched.
 
     Returns:
-        The groups under `near`; nothing if they were not looked for.
+        The groups under `near`; {} if near-duplicates were not searched.
 
     Example:
         >>> near_repeats({3: 0, 5: 0})

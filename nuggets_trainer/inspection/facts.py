@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 SPAN_KINDS = {
-    "context": "what the template writes before both: BOS, a system message",
+    "context": "text of the template before both: BOS, a system message",
     "candidate": "the prompt of the row",
     "answer": "the completion of the row",
     "anchor": "the prompt of an anchor",
-    "scored": "the completion of that anchor, which is scored",
+    "scored": "the completion of the anchor, which is scored",
 }
 
 
@@ -21,7 +21,7 @@ class ColumnFact:
         name: name in the dataset.
         kind: type of its values, as datasets writes it.
         read_as: standard name under which it is read; None if it is not read.
-        example: first value that is not null, cut to a few words; "" if there is none.
+        example: first value that is not empty, cut to 200 characters; "" if there is none.
     """
 
     name: str
@@ -36,12 +36,12 @@ class FormatFact:
 
     Attributes:
         name: key of `FORMATS`, or `formatting_func`.
-        why: what the format was recognised by.
+        why: reason why this format is read.
         columns_to_give: words of `--columns` that a run needs, because the columns have no known names; the inspection
             goes on as if they had been given. Empty if it needs none.
         roles: number of messages that come from each role, as the dataset writes it, in the rows that were looked at.
-        renamed_roles: role that is read, by the role that the dataset writes.
-        unknown_roles: roles that no standard role is known for.
+        renamed_roles: standard role, by the role that the dataset writes.
+        unknown_roles: roles without a standard role.
     """
 
     name: str
@@ -58,8 +58,8 @@ class TemplateFact:
 
     Attributes:
         name: `chat`, `plain`, `nuggets` or `tokens`.
-        why: why it is this one.
-        source: where the text comes from that it writes around the rows.
+        why: reason why this template is used.
+        source: source of the text that it writes around the rows.
     """
 
     name: str
@@ -90,7 +90,7 @@ class DropFact:
 
     Attributes:
         reason: name of the reason, as in scores.parquet.
-        meaning: what is wrong with such a row.
+        meaning: description of the fault.
         num_rows: number of rows among those that were looked at.
         examples: pool indices of the first ones.
     """
@@ -103,11 +103,11 @@ class DropFact:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows that say what another row of the pool says.
+    """Rows that repeat another row of the pool.
 
     Attributes:
-        num_rows: number of rows that equal an earlier one.
-        num_groups: number of different rows that are there more than once.
+        num_rows: number of rows that repeat an earlier one.
+        num_groups: number of different rows that occur more than once.
         examples: pool indices of the first groups, the first few of each.
     """
 
@@ -121,7 +121,7 @@ class LengthFact:
     """How long the rows are, or a part of each.
 
     Attributes:
-        of: what is measured: `row`, `prompt`, `completion` or `anchor`.
+        of: part that is measured: `row`, `prompt`, `completion` or `anchor`.
         num_rows: number of rows that were measured.
         shortest: length of the shortest.
         median: median of the lengths.
@@ -141,12 +141,12 @@ class LengthFact:
 
 @dataclass(frozen=True)
 class Span:
-    """Some tokens in a row of one kind, as text.
+    """A run of tokens of one kind, as text.
 
     Attributes:
         kind: key of `SPAN_KINDS`.
-        text: what the tokens say.
-        num_tokens: number of tokens; of characters where there is no tokenizer.
+        text: text of the tokens.
+        num_tokens: number of tokens; number of characters without a tokenizer.
     """
 
     kind: str
@@ -160,11 +160,11 @@ class RowView:
 
     Attributes:
         index: pool index.
-        anchor: position of the anchor behind it; None where no anchor is.
+        anchor: position of the anchor behind it; None without an anchor.
         spans: the whole one-shot prompt, in order; without an anchor the row alone.
         dropped: reason why the row is dropped; None if it is scored.
         record: columns of a row that is dropped, as JSON; "" for others.
-        remarks: how the rendering differs from what the row says.
+        remarks: differences between the rendering and the content of the row.
         token_ids: token ids of the row alone, as the template writes it; empty without a tokenizer. Training has the
             same, except for the template `nuggets`, which writes no EOS, and for rows with the remark `merged_seam`.
         scored: positions in `token_ids` of the tokens that are scored where the row is an anchor.
@@ -185,17 +185,17 @@ class RowView:
 
 @dataclass(frozen=True, repr=False)
 class PoolFacts:
-    """All that an inspection has found; what comes behind a problem is missing.
+    """All that an inspection has found. After a problem, the attributes that it prevents keep their defaults.
 
     Attributes:
         name: name of the pool.
         num_rows: number of rows.
         columns: columns of the dataset.
-        problem: what scoring this pool would fail with; None if it would begin.
+        problem: error with which scoring this pool would fail; None if it would begin.
         format: the format that is read; None if there is none.
         template: the template; None without a tokenizer.
-        loss_on: what training puts loss on: `completions`, what the `assistant` says, `all` tokens of a row, or what
-            the rows' own `labels` or masks say; None without a tokenizer.
+        loss_on: tokens that training puts loss on: `completions`, `assistant` (messages of the assistant), `all` (all
+            tokens of a row) or `labels` (labels or masks of the rows); None without a tokenizer.
         anchors: the anchors; None without a tokenizer.
         rows: the rows that are shown.
         dropped: rows that are dropped, by reason, most frequent first.
@@ -203,9 +203,9 @@ class PoolFacts:
             large pool. 0 without a tokenizer.
         not_anchors: number of rendered rows that could be no anchor, by reason.
         remarks: number of rendered rows by remark on their rendering.
-        duplicates: rows that equal others, by the kind of equality: `exact` means equal content.
+        duplicates: rows that repeat others, by kind: `exact` (equal content) or `near` (near-duplicates).
         same_as_anchor: number of rows with the text of an anchor; they are not scored on it.
-        lengths: how long rows and anchors are.
+        lengths: lengths of rows and anchors.
         length_unit: `tokens`, or `characters` without a tokenizer.
         context: tokens that the model reads at once; None if it is not known or has no limit.
         num_cut_in_training: number of rendered rows that are longer than SFTConfig's default `max_length`.

@@ -1,4 +1,4 @@
-"""`inspect_pool`: looks at a pool before any weights are loaded."""
+"""`inspect_pool`: shows how a pool will be read, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def inspect_pool(
     training_chat_template: str | None = None,
     context: int | None = None,
 ) -> Inspection:
-    """Look at a pool before any weights are loaded: what is read, what is scored, what is dropped.
+    """Show what is read, scored and dropped of a pool, before any weights are loaded.
 
     Args:
         tokenizer: tokenizer of the model that will score, or the model's name, of which the tokenizer alone is loaded.
@@ -63,7 +63,7 @@ def inspect_pool(
         dataset: rows as in `score_pool`, or their name as in `load_rows`.
         anchors: anchors as in `score_pool`; None takes those of the config, or random rows of the pool in their place.
         config: options that the run will have.
-        name: name of the pool in what is written; None takes that of rows that are named.
+        name: name of the pool in the text; None takes `dataset` if that is a name.
         num_rows: number of rows to show, evenly spread over the pool.
         indices: pool indices of the rows to show, in place of `num_rows`.
         row_options: options of training that decide which tokens a row has.
@@ -72,10 +72,10 @@ def inspect_pool(
         context: tokens that the model reads at once; None takes it from the config of a model that is named.
 
     Returns:
-        What was found. Its `problem` says what scoring would fail with.
+        The inspection. If scoring would fail, its `problem` says why.
 
     Raises:
-        TypeError, ValueError: for rows that cannot be read at all, and for an index that the pool does not have.
+        TypeError, ValueError: if the rows cannot be read at all, or if the pool does not have an index.
 
     Example:
         >>> found = inspect_pool("nuggets-demo/model", "nuggets-demo/pool", num_rows=1)
@@ -122,10 +122,10 @@ def _load_tokenizer(name: str, context: int | None) -> tuple[Any, int | None]:
 def _read(
     dataset: PoolDataset, name: str, config: NuggetsConfig, options: RowOptions, formatting_func: Any
 ) -> tuple[Inspection, Pool | None]:
-    """Read the rows, under a guessed mapping where their columns have no known names.
+    """Read the rows, with a guessed mapping if their columns have no known names.
 
     Returns:
-        What the columns and the contents show, and the pool; no pool if its rows cannot be read.
+        The facts about columns and contents, and the pool; None in place of the pool if its rows cannot be read.
     """
     if isinstance(dataset, Pool):
         given = dataset.dataset
@@ -237,7 +237,7 @@ def _drop_facts(dropped: Mapping[int, str]) -> tuple[DropFact, ...]:
 
 
 def _evenly_spread(indices: Sequence[int], number: int) -> list[int]:
-    """Return some of these, from the first to the last; all if there are not more."""
+    """Return this number of the indices, evenly spread from the first to the last; all of them if there are fewer."""
     if len(indices) <= number:
         return list(indices)
     places = np.linspace(0, len(indices) - 1, number).round().astype(int)
@@ -248,5 +248,5 @@ def _check_indices(indices: Sequence[int] | None, num_rows: int) -> None:
     for index in indices or ():
         if not 0 <= index < num_rows:
             raise ValueError(
-                f"`indices` must be row numbers from 0 to {num_rows - 1:,}, got {index}. Name another row."
+                f"`indices` must be row numbers from 0 to {num_rows - 1:,}, got {index}. Give other numbers."
             )

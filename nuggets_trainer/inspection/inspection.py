@@ -1,4 +1,4 @@
-"""`Inspection`: what was found out about a pool, as text, as HTML and as JSON."""
+"""`Inspection`: the facts about a pool as text, HTML and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nuggets_trainer.inspection.text import as_text
 
 @dataclass(frozen=True, repr=False)
 class Inspection(PoolFacts):
-    """What `inspect_pool` has found: `print` shows it as text, a notebook in colours.
+    """Result of `inspect_pool`: `print` shows it as text, a notebook shows it in colours.
 
     The attributes are those of `PoolFacts`.
     """
@@ -27,5 +27,5 @@ class Inspection(PoolFacts):
         return as_html(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON takes it."""
+        """Return all facts as values for JSON."""
         return asdict(self)

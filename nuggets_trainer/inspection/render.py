@@ -1,4 +1,4 @@
-"""Rows of a pool before anchors: how they are written, how long they are, and which cannot be scored."""
+"""Rendering of rows before anchors: their tokens and lengths, and the rows that cannot be scored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_LENGTH_OF_TRL = 1024  # SFTConfig's default `max_length`: training cuts long
 
 @dataclass
 class Renderings:
-    """What some rows have shown.
+    """Findings from rendering some rows.
 
     Attributes:
         dropped: reason of each row that cannot be scored, by pool index.
@@ -65,10 +65,10 @@ class RowRenderer:
         template: template of the pool and its anchors.
         tokenizer: tokenizer of the model that scores.
         pool: candidates.
-        anchors: anchors of all sets, a reason in place of one that cannot be read; None draws rows of the pool.
+        anchors: anchors of all sets, with a reason in place of each that cannot be read; None draws rows of the pool.
         set_names: name of each anchor's set.
         context: tokens that the model reads at once; None without a limit.
-        loss_on: what training puts loss on, as in `PoolFacts`.
+        loss_on: tokens that training puts loss on, as in `PoolFacts`.
 
     Raises:
         ValueError: if no anchor can be scored.
@@ -131,7 +131,7 @@ class RowRenderer:
 
         Args:
             index: pool index of the row.
-            anchor: number of the anchor to begin with; one with the text of the row itself is passed over.
+            anchor: number of the first anchor to try; an anchor with the text of the row is passed over.
 
         Raises:
             UnusableRowError: if the row cannot be scored.
@@ -166,7 +166,7 @@ class RowRenderer:
         Raises:
             UnusableRowError: if it cannot be scored as an anchor.
         """
-        if self._template.name == "nuggets":  # which cuts anchors
+        if self._template.name == "nuggets":  # this template cuts anchors
             return self._template.row_alone(row).segment
         return self._template.zero_shot(row)
 
@@ -184,7 +184,7 @@ class RowRenderer:
         return (MERGED_SEAM,)
 
     def _other_than(self, row: Row, first: int) -> int:
-        """Return the position of the next anchor that says something else; the first one if there is none."""
+        """Return the position of the next anchor with another text than the row; `first` if there is none."""
         anchors = self.anchor_set.rows
         for step in range(len(anchors)):
             position = (first + step) % len(anchors)
@@ -193,7 +193,7 @@ class RowRenderer:
         return first
 
     def _draw_stand_ins(self) -> tuple[int, ...]:
-        """Draw rows that could be anchors: different ones that can be rendered, of at most half the context.
+        """Draw different rows that could be anchors: they can be rendered and fill at most half of the context.
 
         Raises:
             ValueError: if there are none; the error counts the reasons.
@@ -218,8 +218,8 @@ class RowRenderer:
                 break
         if not chosen:
             raise ValueError(
-                f"No row of `{self._pool.name}` can be an anchor, so that none can be scored: all {len(self._pool):,} "
-                f"were dropped ({tally(reasons)}).{hint_on(reasons)}"
+                f"No row of `{self._pool.name}` can be an anchor, so no row can be scored: all {len(self._pool):,} "
+                f"rows were dropped ({tally(reasons)}).{hint_on(reasons)}"
             )
         return tuple(chosen.values())
 

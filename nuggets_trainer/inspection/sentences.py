@@ -10,9 +10,9 @@ REMARKS = {
     "reasoning_left_out": "the template leaves out reasoning, in training too",
     "system_left_out": "the template leaves out a system message, in training too",
     "as_trained": "shown with its reasoning, as training shows it",
-    "parts_joined": "the contents of messages are lists of parts, which are read as one text",
-    "merged_seam": "training joins prompt and completion to other tokens: end the prompt with a line break",
-    "own_start": "the completion starts where the template shows it, behind the place that TRL finds",
+    "parts_joined": "contents of messages are lists of text parts, which are read as one text",
+    "merged_seam": "training gets other tokens where prompt and completion meet: end the prompt with a line break",
+    "own_start": "the completion starts where the template shows it, later than TRL finds",
 }
 LOSS = {
     "completions": "loss on the completions alone",
@@ -24,7 +24,7 @@ LENGTH_NAMES = {"row": "rows", "prompt": "prompts", "completion": "completions",
 
 
 def summary(facts: PoolFacts) -> list[tuple[str, list[str]]]:
-    """Return label and lines of each part of the summary but columns and lengths."""
+    """Return label and lines of each part of the summary, without columns and lengths."""
     lines: list[tuple[str, list[str]]] = []
     if facts.format is not None:
         lines.append(("format", _format_lines(facts)))
@@ -46,7 +46,7 @@ def summary(facts: PoolFacts) -> list[tuple[str, list[str]]]:
 
 
 def length_lines(facts: PoolFacts) -> list[str]:
-    """Return what the lengths mean for scoring and for training."""
+    """Return lines that say what the lengths mean for scoring and training."""
     lines = []
     if facts.context is not None:
         lines.append(f"The model reads {facts.context:,} tokens at once: a row and the longest anchor must fit.")
@@ -56,7 +56,7 @@ def length_lines(facts: PoolFacts) -> list[str]:
             "where training cuts them by default (`max_length`, SFTConfig)."
         )
     if 0 < facts.num_rendered < facts.num_rows:
-        lines.append(f"Of {facts.num_rendered:,} rows that were drawn at random.")
+        lines.append(f"The lengths are those of {facts.num_rendered:,} random rows.")
     return lines
 
 
@@ -67,7 +67,7 @@ def length_cells(fact: LengthFact) -> list[str]:
 
 
 def row_heading(view: RowView, unit: str) -> str:
-    """Say which row this is, how long it is, and what is scored behind it."""
+    """Return a heading with the number of the row, its length, and the number of scored tokens."""
     counts = {"candidate": 0, "answer": 0, "scored": 0}
     for span in view.spans:
         counts[span.kind] = counts.get(span.kind, 0) + span.num_tokens
@@ -94,7 +94,7 @@ def _format_lines(facts: PoolFacts) -> list[str]:
     if facts.format.unknown_roles:
         unknown = ", ".join(facts.format.unknown_roles)
         lines.append(
-            f"no standard roles: {unknown}. If the chat template does not know them, say who they are: `--columns "
+            f"no standard roles: {unknown}. If the chat template does not know them, map them: `--columns "
             "role.user=... role.assistant=...`"
         )
     return lines
@@ -103,15 +103,15 @@ def _format_lines(facts: PoolFacts) -> list[str]:
 def _anchor_lines(anchors: AnchorsFact, same_as_anchor: int) -> list[str]:
     if anchors.stand_in:
         return [
-            "none are given, so that a run would choose them from the pool; here "
-            f"{counted(len(anchors.stand_in), 'random row stands', 'random rows stand')} in for them"
+            "none were given: a run would choose them from the pool; here "
+            f"{counted(len(anchors.stand_in), 'random row takes', 'random rows take')} their place"
         ]
     lines = [f"{anchors.num_anchors:,}, the longest has {anchors.longest:,} tokens"]
     if anchors.dropped:
         lines.append(f"not scored: {tally(anchors.dropped)}")
     if same_as_anchor:
         rows = counted(same_as_anchor, "row has", "rows have")
-        lines.append(f"{rows} the text of an anchor, on which it is not scored (`exclude_self`)")
+        lines.append(f"{rows} the text of an anchor and will not be scored on that anchor (`exclude_self`)")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""A one-shot prompt in pieces: what is the candidate, what the anchor, and which tokens are scored."""
+"""Splitting of a one-shot prompt into context, candidate, answer, anchor and scored tokens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ COMPARED_BEFORE, COMPARED_BEHIND = 4, 8  # tokens around the beginning of a comp
 def spans_of_pair(
     one_shot: Segment, zero_shot: Segment, alone: Segment | None, said: Sequence[str], decode: Decode
 ) -> tuple[Span, ...]:
-    """Split a candidate before an anchor.
+    """Split the tokens of a candidate before an anchor into spans.
 
     Args:
         one_shot: the two together; the anchor's completion is scored.
         zero_shot: the anchor alone.
         alone: the candidate alone, with its completion scored; None if it cannot be rendered alone.
-        said: texts of the candidate's completion, by which it is found if it is written otherwise than alone.
+        said: texts of the candidate's completion, used to find it if its tokens differ from those of the row alone.
         decode: the tokenizer's `decode`.
     """
     first, behind = _find_candidate(one_shot.ids, zero_shot.ids)
@@ -39,14 +39,14 @@ def spans_of_pair(
 def _find_candidate(ids: Sequence[int], anchor_ids: Sequence[int]) -> tuple[int, int]:
     """Return where the candidate begins, and the position behind it.
 
-    What the pair has in common with the anchor alone, at its end and at its beginning, is not the candidate. Where a
-    system message comes first, both the place before and the place behind its end mark would fit: the end mark belongs
-    to the message before it.
+    Tokens that the pair shares with the anchor alone, at its beginning and at its end, are not part of the candidate.
+    If a system message comes first, the candidate could begin before or behind the message's end mark. The end mark
+    then belongs to the message.
     """
     num_behind = common_prefix_length(list(reversed(ids)), list(reversed(anchor_ids)))
     num_before = len(anchor_ids) - num_behind
     same = common_prefix_length(ids, anchor_ids)
-    if num_before > same:  # the template writes the anchor otherwise behind a candidate
+    if num_before > same:  # the template writes the anchor in another way behind a candidate
         return min(same, len(ids) - num_behind), len(ids) - num_behind
     added = len(ids) - len(anchor_ids)
     for num_marks in range(1, min(same - num_before, len(anchor_ids)) + 1):
@@ -57,7 +57,7 @@ def _find_candidate(ids: Sequence[int], anchor_ids: Sequence[int]) -> tuple[int,
 
 
 def _find_completion(ids: Sequence[int], first: int, behind: int, alone: Segment) -> int:
-    """Return where the candidate's completion begins; `behind` if it is written otherwise than in the row alone."""
+    """Return where the candidate's completion begins; `behind` if its tokens differ from those of the row alone."""
     before = alone.ids[max(0, alone.start - COMPARED_BEFORE) : alone.start]
     searched = [*before, *alone.ids[alone.start : alone.start + COMPARED_BEHIND]]
     for num_tokens in (len(searched), len(before) + 1):  # a short completion is followed by other marks here
@@ -68,7 +68,7 @@ def _find_completion(ids: Sequence[int], first: int, behind: int, alone: Segment
 
 
 def _find_said(ids: Sequence[int], first: int, behind: int, said: Sequence[str], decode: Decode) -> int:
-    """Return where the first of some texts begins that the candidate shows; `behind` if it shows none."""
+    """Return where the first text begins that is in the candidate; `behind` if none is."""
     for text in said:
         if text not in decode(ids[first:behind]):
             continue
@@ -91,7 +91,7 @@ def _joined(ids: Sequence[int], kinds: Sequence[str], decode: Decode) -> tuple[S
         if position < len(ids) and kinds[position] == kinds[start]:
             continue
         text = decode(ids[:position])
-        # A letter of several bytes may be cut here: it is written where it ends.
+        # A character of several bytes may be cut here. It is then added to the span in which it ends.
         known = common_prefix_length(text, written)
         spans.append(Span(kinds[start], text[known:], position - start))
         start, written = position, text

@@ -1,4 +1,4 @@
-"""Which template a pool gets, why, and where its text comes from."""
+"""The template of a pool, the reason for it, and the source of its text."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def template_fact(
 
 
 def loss_on(pool: Pool, training_chat_template: str | None) -> str:
-    """Say what TRL puts loss on, as a value of `PoolFacts.loss_on`.
+    """Return which tokens TRL puts loss on, as a value of `PoolFacts.loss_on`.
 
     Args:
         pool: candidates.

@@ -1,4 +1,4 @@
-"""An inspection as text: in colours on a terminal, with marks in the margin everywhere."""
+"""An inspection as text, with labels in the margin; in colours on a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-WIDTH = 80  # of text that goes to no terminal
+WIDTH = 80  # columns, if the output is not a terminal
 LABEL_WIDTH = 9
 STYLES = {"context": "dim", "candidate": "blue", "answer": "magenta", "anchor": "yellow", "scored": "bold green"}
 MOST_CHARACTERS = 480  # of a span; its beginning and its end are shown
@@ -30,7 +30,7 @@ def as_text(facts: PoolFacts) -> str:
 
 
 def print_text(facts: PoolFacts, file: TextIO) -> None:
-    """Print an inspection: in the width and the colours of a terminal, unless `NO_COLOR` is set, and else as text.
+    """Print an inspection; a terminal gets its own width and, unless `NO_COLOR` is set, colours.
 
     Args:
         facts: what was found.
@@ -45,7 +45,7 @@ def print_text(facts: PoolFacts, file: TextIO) -> None:
 
 
 def _print_all(console: Console, facts: PoolFacts) -> None:
-    """Print the rows first, so that the summary stands at the end of the screen."""
+    """Print the rows first, so that the summary is at the end of the screen."""
     for view in facts.rows:
         _print_row(console, view, facts.length_unit)
     if facts.rows:
@@ -81,7 +81,7 @@ def _print_row(console: Console, view: RowView, unit: str) -> None:
 
 
 def _print_block(console: Console, label: str, text: str, style: str) -> None:
-    """Print a text behind a label and a bar that goes down its whole height."""
+    """Print a text with a label and a vertical bar to its left."""
     from rich.text import Text
 
     bar = f"{'':>{LABEL_WIDTH}} │ "

@@ -1,10 +1,10 @@
-"""`--shard auto`: the part of a pool that a scheduler gives a job, by its environment variables."""
+"""`--shard auto`: the part of a pool that a job scores, read from the environment variables of its scheduler."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-# Number of a job and number of all jobs, by scheduler. The first pair that is set counts.
+# Variables for the number of a job and the number of all jobs, by scheduler. The first pair that is set is used.
 VARIABLES = {
     "a Slurm array": ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
     "SkyPilot": ("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
@@ -19,8 +19,8 @@ AUTO = "auto"
 def find_part(environment: Mapping[str, str]) -> tuple[int, int]:
     """Find which part of a pool this job scores.
 
-    `RANK` and `WORLD_SIZE` count only where they number whole jobs (Kubernetes sets them so). torchrun and accelerate
-    set `LOCAL_RANK` besides: their processes score one part together.
+    `RANK` and `WORLD_SIZE` are used only if they number whole jobs, as on Kubernetes. torchrun and accelerate also set
+    `LOCAL_RANK`: their processes score one part together.
 
     Args:
         environment: variables of the environment.
@@ -29,7 +29,7 @@ def find_part(environment: Mapping[str, str]) -> tuple[int, int]:
         `(i, n)` for the i-th of n parts, i from 0.
 
     Raises:
-        ValueError: if no scheduler says so, or if its numbers fit no parts.
+        ValueError: if no scheduler has set its variables, or if they give no valid part.
 
     Example:
         >>> find_part({"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"})
@@ -39,32 +39,34 @@ def find_part(environment: Mapping[str, str]) -> tuple[int, int]:
         if number not in environment or (name == "a launcher" and "LOCAL_RANK" in environment):
             continue
         if count not in environment:
-            raise ValueError(f"`shard=auto`: {name} has set {number}, but not {count}. Give the part as i/n.")
+            raise ValueError(
+                f"`shard=auto` needs {number} and {count}, but {name} has only set {number}. Give the part as i/n."
+            )
         part = int(environment[number]), int(environment[count])
         if name == "a Slurm array":
             part = _place_in_array(environment), part[1]
         if not 0 <= part[0] < part[1]:
             raise ValueError(
-                f"`shard=auto`: {name} has set {number}={environment[number]} and {count}={environment[count]}, which "
-                "number no parts from 0 on. Give the part as i/n."
+                f"`shard=auto` needs part numbers from 0 to the number of parts - 1, but {name} has set "
+                f"{number}={environment[number]} and {count}={environment[count]}. Give the part as i/n."
             )
         return part
     known = ", ".join(number for number, _ in VARIABLES.values())
     raise ValueError(
-        f"`shard=auto` found no scheduler that says which part this job is: none of {known} is set. Give the part as "
+        f"`shard=auto` needs a variable that gives the part of this job, but none of {known} is set. Give the part as "
         "i/n, such as `--shard 0/4`."
     )
 
 
 def _place_in_array(environment: Mapping[str, str]) -> int:
-    """Return the place of a task in its Slurm array, which may begin anywhere and leave out numbers."""
+    """Return the place of a task in its Slurm array, whose numbers may begin anywhere and have a step."""
     number = int(environment["SLURM_ARRAY_TASK_ID"]) - int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
     step = max(1, int(environment.get("SLURM_ARRAY_TASK_STEP", "1")))
     return number // step if number % step == 0 else -1
 
 
 def with_part(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """Write the part into a command line that has `--shard auto`; the processes of a launcher have other variables.
+    """Write the part into a command line that has `--shard auto`, because launched processes have other variables.
 
     Example:
         >>> with_part(["--shard", "auto", "--top_k", "5"], {"RANK": "1", "WORLD_SIZE": "4"})

@@ -1,7 +1,7 @@
-"""`--num_processes` and `--accelerate_config` of a command: start it again, through accelerate's own launcher.
+"""`--num_processes` and `--accelerate_config`: start a command again through accelerate's launcher.
 
-The words are those of TRL's command line. On a machine without a GPU the processes are joined on its CPUs, which
-`accelerate launch --cpu --num_processes 2` does not do: it starts one process.
+The options have the names of TRL's command line. On a machine without a GPU the processes are joined on its CPUs,
+which `accelerate launch --cpu --num_processes 2` does not do: it starts one process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COMMANDS_LAUNCHED = ("plan", "score", "train", "compare", "evaluate")
 PASSED_ON = ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port", "gpu_ids")
 LAUNCH_OPTIONS = ("accelerate_config", *PASSED_ON)
 HELP = """several processes (plan, score, train, compare, evaluate generate):
-  --num_processes N          start N processes, on the GPUs or, without any, on the CPUs of this machine
+  --num_processes N          start N processes on the GPUs of this machine, or on its CPUs if it has no GPU
   --accelerate_config NAME   a config of accelerate: ddp, fsdp2, zero2, zero3, single_gpu, cpu, or a file
   --num_machines, --machine_rank, --main_process_ip, --main_process_port, --gpu_ids: as for `accelerate launch`"""
 NO_GPU = "no GPU was found on this machine"
@@ -44,7 +44,7 @@ def split_launch(argv: Sequence[str], file: Mapping[str, Any] | None = None) -> 
 
     Args:
         argv: command line, without the program's and the command's name.
-        file: content of the config file, which may have these options as keys; the command line wins.
+        file: content of the config file, which may have these options as keys; the command line overrides it.
 
     Returns:
         The options of the launcher by name, and all other words.
@@ -71,7 +71,7 @@ def split_launch(argv: Sequence[str], file: Mapping[str, Any] | None = None) -> 
 
 
 def can_be_launched(command: str, words: Sequence[str]) -> bool:
-    """Whether a command may run on several processes. Each of them would pay for the judgments of `evaluate`.
+    """Return whether a command may run on several processes; each process of `evaluate judge` would pay for judgments.
 
     Args:
         command: name of the command.
@@ -110,7 +110,7 @@ def launcher_words(
 
     Raises:
         FileNotFoundError: if there is no such config.
-        ValueError: if the machine cannot run what is asked for; the error says what to give.
+        ValueError: if the machine cannot run this; the error says which options to give.
     """
     num_processes = _read_number(given)
     words: list[str] = []
@@ -123,7 +123,7 @@ def launcher_words(
         if num_processes is not None and 0 < device.num_gpus < num_processes and "num_machines" not in given:
             raise ValueError(
                 f"`num_processes` must be at most {device.num_gpus}, the number of GPUs of this machine, got "
-                f"{num_processes}."
+                f"{num_processes}. Give a smaller number."
             )
         if not _has_default_config():
             words += ["--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -133,7 +133,7 @@ def launcher_words(
         if name in given:
             words += [f"--{name}", given[name]]
     if "num_machines" not in given and "main_process_port" not in given:
-        words += ["--main_process_port", "0"]  # a free one: two jobs of one machine do not meet
+        words += ["--main_process_port", "0"]  # a free port, so that two jobs on one machine do not collide
     variables: dict[str, str] = {}
     if not device.num_gpus:
         variables["ACCELERATE_USE_CPU"] = "true"
@@ -151,7 +151,7 @@ def _read_number(given: Mapping[str, str]) -> int | None:
     if text is None:
         return None
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"`num_processes` must be a whole number from 1 on, got {text!r}.")
+        raise ValueError(f"`num_processes` must be a whole number of at least 1, got {text!r}.")
     return int(text)
 
 
@@ -169,7 +169,7 @@ def _find_config(name: str, find_config: Callable[[str], Path]) -> Path:
 
 
 def _check_config(path: Path, num_processes: int | None, device: Device) -> str:
-    """Return what a config of accelerate distributes; refuse it where the machine has no GPU for it."""
+    """Return the `distributed_type` of a config of accelerate; refuse it if it needs GPUs and there are none."""
     import yaml
 
     config = yaml.safe_load(path.read_text())
@@ -195,7 +195,7 @@ def _check_config(path: Path, num_processes: int | None, device: Device) -> str:
 
 
 def _has_default_config() -> bool:
-    """Whether the user has told `accelerate config` what the launcher does by default."""
+    """Whether the user has saved defaults of the launcher with `accelerate config`."""
     from accelerate.commands.config.config_args import default_config_file
 
     return Path(default_config_file).is_file()
@@ -220,7 +220,7 @@ def launch(command: str, words: Sequence[str], launcher: Sequence[str], variable
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ.update(variables)
-    # The processes say themselves what was wrong; torch would add a page of its own to it.
+    # Each process prints its own error; torch would add another page.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     started = launch_command_parser().parse_args([*launcher, "--module", "nuggets_trainer.cli", command, *words])
     try:
@@ -236,7 +236,7 @@ def launch(command: str, words: Sequence[str], launcher: Sequence[str], variable
 
 
 def _code_of(code: int, process: str, command: str) -> int:
-    """Return the exit code of a process that failed; say which signal ended it, because it could not say so itself."""
+    """Return the exit code of a failed process; print the signal that ended it, because it could not do so itself."""
     if code >= 0:
         return code
     import signal

@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from nuggets_trainer.overlap.words import HashedTexts, Hashes, Ints, WordHasher
 
-RUN = 13  # words that a row must share with a question in one piece, as for GPT-3 (Brown et al. 2020, appendix C)
-SHORTEST_RUN = 5  # a question of fewer words must be the whole prompt; one of fewer than 13 must be in the row whole
-SHORT = 3  # words of the sequences that a reworded question is known by
+RUN = 13  # consecutive words that a row must share with a question, as for GPT-3 (Brown et al. 2020, appendix C)
+SHORTEST_RUN = 5  # words; a shorter question must be the whole prompt, and one of 5 to 12 words must be in the prompt
+SHORT = 3  # words in the sequences by which a reworded question is found
 REWORDED = 0.7  # share of a question's sequences that a row must have
-FEWEST_SHORT = 8  # sequences that a question must have to be known by its share of them: ten words
-# Sequences that stand in more questions are the frame of a test ("Answer the following question with ..."). They
-# say nothing of a single question.
+FEWEST_SHORT = 8  # sequences that a question must have to count as reworded, which means ten words
+# Sequences that are in more questions belong to the frame of a test ("Answer the following question with ..."). They
+# do not identify a question.
 MOST_QUESTIONS, MOST_SHARE = 10, 0.02
-_BITS = np.uint64(64 - 22)  # a table of 4 MB tells at once that most sequences are in no question
+_BITS = np.uint64(64 - 22)  # shift into a table of 4 MB, which rules out most sequences at once
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Contamination:
 
 
 class Questions:
-    """The questions of a test, in which rows are looked up.
+    """An index of the questions of a test, in which rows are looked up.
 
     Args:
         texts: the questions; equal ones count once, with the number of the first.
@@ -62,15 +62,15 @@ class Questions:
     def find(self, rows: HashedTexts, prompt_lengths: Ints) -> dict[int, Contamination]:
         """Find the rows that hold a question.
 
-        A question of fewer than `RUN` words is looked for in prompts alone, or in rows that have no prompt: an answer
-        may say "nice to meet you" by chance.
+        A question of fewer than `RUN` words is only searched in prompts, and in rows without a prompt: an answer may
+        say "nice to meet you" by chance.
 
         Args:
             rows: words of n rows.
             prompt_lengths: number of words of each prompt, `(n,)`.
 
         Returns:
-            What was found, by the number of the row.
+            The contamination, by the number of the row.
         """
         found: dict[int, Contamination] = {}
         for number in np.flatnonzero((prompt_lengths > 0) & (prompt_lengths < SHORTEST_RUN)).tolist():
@@ -92,7 +92,7 @@ class Questions:
         return found
 
     def _reworded(self, hashes: Hashes, row: Ints) -> dict[int, int]:
-        """Return the first question by row, of the rows that have most of the short sequences of one."""
+        """Return the first question of which a row has most short sequences, by the number of the row."""
         num_questions = len(self._num_short)
         pairs = self._short.pairs(hashes, row)
         codes, counts = np.unique(pairs[:, 0] * num_questions + pairs[:, 1], return_counts=True)
@@ -104,7 +104,7 @@ class Questions:
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """Hashes of sequences, sorted, with the question that each is from; a sequence may be from several."""
+    """Sorted hashes of sequences, each with its question; a sequence in several questions has several entries."""
 
     hashes: Hashes
     questions: Ints
@@ -112,7 +112,7 @@ class _Table:
 
     @staticmethod
     def of(hashes: Hashes, questions: Ints, most: int) -> _Table:
-        """Sort the sequences; those of more than `most` questions are left out."""
+        """Sort the sequences, and leave out those that are in more than `most` questions."""
         order = np.lexsort((questions, hashes))
         hashes, questions = hashes[order], questions[order]
         is_new = np.ones(len(hashes), dtype=np.bool_)
@@ -126,7 +126,7 @@ class _Table:
         return _Table(hashes, questions, is_there)
 
     def pairs(self, hashes: Hashes, row: Ints) -> Ints:
-        """Return row and question of each sequence that they share, each sequence of a row once, `(p, 2)`."""
+        """Return row and question for each sequence that they share, `(p, 2)`; a sequence counts once for each row."""
         may_be = self.is_there[hashes >> _BITS]
         hashes, row = hashes[may_be], row[may_be]
         start = np.searchsorted(self.hashes, hashes, side="left")

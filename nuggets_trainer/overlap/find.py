@@ -1,4 +1,4 @@
-"""What a pool has twice, and what it shares with tests: one pass over its rows."""
+"""Search for duplicates, near-duplicates and questions of tests in a pool, in one pass over its rows."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _FOUND: WeakKeyDictionary[Pool, dict[str, Overlap]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Overlap:
-    """What was found.
+    """Rows of a pool that repeat others or hold questions of tests.
 
     Attributes:
         num_rows: number of rows that can be read.
         first_of: pool index of an earlier row with the same content, by pool index.
-        near: pool index of an earlier row that is nearly the same, by pool index; None if it was not looked for.
-        contaminated: name of the test and what was found, by pool index.
+        near: pool index of an earlier row that is nearly the same, by pool index; None if it was not searched.
+        contaminated: name of the test and the contamination, by pool index.
         num_questions: number of questions of each test, by its name.
     """
 
@@ -80,7 +80,7 @@ class Overlap:
         }
 
     def describe(self, deduplicate: str) -> str:
-        """Say in one line what was found, and what becomes of it."""
+        """Describe in one line what was found, and which rows are left out."""
         exact = counted(len(self.first_of), "row repeats an earlier one", "rows repeat an earlier one")
         if self.first_of:
             fate = "kept" if deduplicate == "no" else "left out"
@@ -89,7 +89,7 @@ class Overlap:
 
     def _describe_near(self, deduplicate: str) -> str:
         if self.near is None:
-            return "near-duplicates were not looked for: `pip install rensa` finds them"
+            return "near-duplicates were not searched, because rensa is missing: `pip install rensa`"
         number = counted(len(self.near), "near-duplicate")
         if not self.near:
             return number
@@ -111,14 +111,14 @@ class Overlap:
 
 
 def exclude_overlap(pool: Pool, config: NuggetsConfig) -> dict[str, Any]:
-    """Make the rows of a pool unusable that repeat others or hold questions of tests, as far as the config says so.
+    """Exclude the rows of a pool that repeat others or hold questions of tests, as the config says.
 
     Args:
-        pool: the rows; what an earlier call excluded is usable again unless this one excludes it.
+        pool: the rows; rows that an earlier call excluded are usable again unless this call excludes them.
         config: options of the user; `deduplicate`, `decontaminate` and `columns` are read.
 
     Returns:
-        What was found, as `Overlap.to_dict` says it.
+        The numbers and examples of `Overlap.to_dict`.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as `overlap_of`.
@@ -129,10 +129,10 @@ def exclude_overlap(pool: Pool, config: NuggetsConfig) -> dict[str, Any]:
 
 
 def overlap_of(pool: Pool, config: NuggetsConfig) -> Overlap:
-    """Find what `find_overlap` finds, with the tests of the config.
+    """Call `find_overlap` with the tests of the config.
 
-    All ranks must call it; the main process looks through the rows. It does so once for a pool and its tests, because
-    a training job makes several requests.
+    All ranks must call it, and the main process searches the rows. It does so once for each pool and its tests,
+    because a training job asks several times.
 
     Args:
         pool: the rows.
@@ -197,16 +197,16 @@ def find_overlap(pool: Pool, tests: Mapping[str, Sequence[str]] | None = None, w
 def _look_through(
     pool: Pool, indices: Sequence[int], tests: Mapping[str, Sequence[str]], hashes: Hashes
 ) -> dict[int, tuple[str, Contamination]]:
-    """Read rows once: fill the hashes of their bands, and return the rows that hold questions.
+    """Read the rows once: fill in the hashes of their bands, and find the rows that hold questions.
 
     Args:
         pool: the rows.
         indices: pool indices of the n rows.
         tests: questions of each test, by its name.
-        hashes: array for the hashes of the bands, `(n, BANDS)`; without columns if they are not wanted.
+        hashes: array for the hashes of the bands, `(n, BANDS)`; without columns if they are not needed.
 
     Returns:
-        Name of the test and what was found, by pool index.
+        Name of the test and the contamination, by pool index.
     """
     hasher = WordHasher()
     questions = {name: Questions(texts) for name, texts in tests.items()}
@@ -223,14 +223,14 @@ def _look_through(
 
 
 def check_heldout(pool: Pool, heldout: Mapping[str, Dataset]) -> dict[str, Any]:
-    """Count the rows of a pool that hold what the user asks in held-out rows. Nothing is left out.
+    """Count the rows of a pool that hold the prompt of a held-out row; no row is left out.
 
     Args:
         pool: the rows.
         heldout: held-out rows by the name of their set.
 
     Returns:
-        `rows`, by the name of the set: number of such rows; and `says`, the same in a sentence.
+        A dict with `rows` (number of such rows by the name of the set) and `says` (the same in a sentence).
     """
     tests, unknown = {}, []
     for name, dataset in heldout.items():
@@ -241,7 +241,8 @@ def check_heldout(pool: Pool, heldout: Mapping[str, Dataset]) -> dict[str, Any]:
     if unknown or pool.format == "tokenized":
         return {
             "rows": {},
-            "says": "The held-out rows were not looked for in the pool: they or its rows are no texts.",
+            "says": "The pool was not searched for held-out rows, because its rows or the held-out rows are not "
+            "texts.",
         }
     found = find_overlap(pool, tests, with_near=False)
     counts = Counter(dict.fromkeys(tests, 0))
@@ -251,8 +252,8 @@ def check_heldout(pool: Pool, heldout: Mapping[str, Dataset]) -> dict[str, Any]:
     number = counted(len(found.contaminated), "row of the pool holds", "rows of the pool hold")
     by_set = f" ({tally(counts)})" if len(counts) > 1 else ""
     says = (
-        f"{number} the prompt of a held-out row, word for word or lightly reworded{by_set}: what is "
-        "measured there may be remembered. `decontaminate` leaves such rows out."
+        f"{number} the prompt of a held-out row, word for word or slightly reworded{by_set}, so results on these "
+        "held-out rows may be too good. `decontaminate` leaves such rows out."
     )
     return {"rows": counts, "says": says}
 

@@ -1,7 +1,7 @@
 """Near-duplicates: rows that share most of their word n-grams, found by MinHash and checked word by word.
 
-MinHash (Broder 1997) says which rows may be alike without comparing each with each: the signatures of two rows agree
-in a place with the probability of their Jaccard similarity. The pairs that it finds are compared exactly, so that no
+MinHash (Broder 1997) finds rows that may be alike without comparing all pairs: the signatures of two rows agree in a
+place with a probability that equals their Jaccard similarity. The pairs that it finds are compared exactly, so that no
 row is a near-duplicate by chance. rensa computes the signatures, much faster than datasketch (docs/log/overlap.md).
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.overlap.words import HashedTexts, Hashes, Ints, WordHasher
 
-WORDS = 3  # in a sequence that two rows may share
-SIMILARITY = 0.7  # share of the sequences of two rows that both have, from which they are near-duplicates
-# The same of their completions alone: rows with one long prompt and other answers are no duplicates. It is lower
-# because one other word in an answer of ten words leaves 0.45.
+WORDS = 3  # words in a sequence that two rows may share
+SIMILARITY = 0.7  # least share of common sequences (Jaccard) at which two rows are near-duplicates
+# The least share in their completions alone: rows with one long prompt and different answers are no duplicates. It is
+# lower because one changed word in an answer of ten words leaves 0.45.
 COMPLETION_SIMILARITY = 0.4
-# A pair of rows that is as similar is found if two of the bands agree: 93% of the pairs at 0.7, 99.7% at 0.8.
+# A pair is found if two of its bands agree: 93% of the pairs with a similarity of 0.7, 99.7% of those with 0.8.
 BANDS, BAND_PLACES = 16, 4
 FEWEST_BANDS = 2
 SEED = 0
@@ -30,7 +30,7 @@ PAIRS_AT_ONCE = 200_000
 
 
 def can_find_near() -> bool:
-    """Whether the library that makes the signatures is installed; it needs a compiler where it has no wheel."""
+    """Whether rensa, which makes the signatures, is installed; without a wheel for the system it needs a compiler."""
     return importlib.util.find_spec("rensa") is not None
 
 
@@ -41,7 +41,7 @@ def band_hashes(texts: HashedTexts) -> Hashes:
         texts: n texts.
 
     Returns:
-        Hashes `(n, BANDS)`; texts without words have all the same, and are told apart later.
+        Hashes `(n, BANDS)`; all texts without words have the same hashes, and the exact comparison rejects them.
     """
     from rensa import RMinHash
 
@@ -56,12 +56,12 @@ def band_hashes(texts: HashedTexts) -> Hashes:
 
 
 def find_near_duplicates(hashes: Hashes, rows: Ints, read: Callable[[Sequence[int]], Sequence[Row]]) -> dict[int, int]:
-    """Find the rows that are near-duplicates of an earlier row which is none itself.
+    """Find the rows that are near-duplicates of an earlier row that is not a near-duplicate itself.
 
     Args:
         hashes: hashes of the bands of each row, `(n, BANDS)`.
         rows: pool indices of these rows, `(n,)`, ascending.
-        read: returns the rows of pool indices.
+        read: function that returns the rows of pool indices.
 
     Returns:
         Pool index of the earlier row by that of the near-duplicate.
@@ -92,8 +92,8 @@ def find_near_duplicates(hashes: Hashes, rows: Ints, read: Callable[[Sequence[in
 def _candidate_pairs(hashes: Hashes) -> Iterator[tuple[int, int]]:
     """Yield pairs of rows that may be alike, by the later row and then by the earlier one.
 
-    Of the rows that agree in a band, each is paired with the first of them and with the one before it: all pairs would
-    be too many where a thousand rows are written from one template.
+    Among rows that agree in a band, each is paired with the first one and with the one before it. All pairs would be
+    too many if a thousand rows are written from one template.
     """
     number = len(hashes)
     pairs = np.zeros(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The questions of a test, from a file, the hub, or the official questions of AlpacaEval and MT-Bench."""
+"""Loading of the questions of a test: from a file, from the hub, or the official ones of AlpacaEval and MT-Bench."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 OFFICIAL = ("alpaca_eval", "mt_bench")
-# Columns that hold a question, the first that is there. Answers are not looked at.
+# Columns that may hold questions; the first one that the rows have is read. Answers are not read.
 COLUMNS = ("prompt", "messages", "conversations", "instruction", "question", "turns", "text")
 
 
@@ -26,7 +26,7 @@ def load_questions(place: RowPlace, mapping: ColumnMapping | None) -> list[str]:
 
     Args:
         place: `alpaca_eval` or `mt_bench`, a file or directory, or a dataset on the hub.
-        mapping: which column is which, as for the pool; None if the columns have standard names.
+        mapping: mapping of the columns, as for the pool; None if they have standard names.
 
     Raises:
         FileNotFoundError: if there is nothing of this name.
@@ -41,11 +41,11 @@ def load_questions(place: RowPlace, mapping: ColumnMapping | None) -> list[str]:
 
 
 def questions_of(dataset: Dataset, what: str) -> list[str]:
-    """Return what the user says in each row; of rows without a prompt, the whole text.
+    """Return the user's texts of each row; for rows without a prompt, the whole text.
 
     Args:
         dataset: rows of a test, with or without answers.
-        what: what the rows are, for the error.
+        what: name of the rows in the error.
 
     Raises:
         ValueError: if no column holds questions.
@@ -54,9 +54,8 @@ def questions_of(dataset: Dataset, what: str) -> list[str]:
     column = next((name for name in COLUMNS if name in names), None)
     if column is None:
         raise ValueError(
-            f"{what} has the columns {sorted(names)}, of which none is known to hold questions. Expected one of "
-            f"{', '.join(COLUMNS)}. Say which one it is with `columns`, such as `--columns prompt=query`, or rename "
-            "it."
+            f"{what} has the columns {sorted(names)}, but none of them is a known column of questions. Expected one "
+            f"of {', '.join(COLUMNS)}. Map the column with `columns`, such as `--columns prompt=query`, or rename it."
         )
     with_input = column == "instruction" and "input" in names
     questions: list[str] = []
@@ -66,7 +65,9 @@ def questions_of(dataset: Dataset, what: str) -> list[str]:
             own = [f"{own[0]}\n\n{record['input']}"]
         questions += own
     if not any(question.strip() for question in questions):
-        raise ValueError(f"{what} has no text in its column {column!r}, where its questions should be.")
+        raise ValueError(
+            f"{what} must have questions in the column {column!r}, but that column has no text. Check the file."
+        )
     return questions
 
 

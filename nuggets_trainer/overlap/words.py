@@ -18,7 +18,7 @@ from nuggets_trainer.data.row import SYSTEM_ROLES, UNSPACED, Message, Row, joine
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
-MOST_WORDS = 300_000  # words whose hashes are kept, about 50 MB; the words of a large pool never end
+MOST_WORDS = 300_000  # words whose hashes are kept, about 50 MB; a large pool always has new words
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word of an n-gram loses its part in the hash
 _ASCII = "".join(chr(code).lower() if chr(code).isalnum() else " " for code in range(128))
@@ -71,13 +71,13 @@ class HashedTexts:
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def grams(self, longest: int) -> Iterator[tuple[int, Hashes, Ints]]:
-        """Hash all sequences of 1, 2, ... words; none reaches from one text into the next.
+        """Hash all sequences of 1, 2, ... words; no sequence crosses from one text into the next.
 
         Args:
             longest: number of words in the longest sequences.
 
         Yields:
-            Number of words of a sequence, hashes of all sequences of that many words, `(g,)`, and the place of the
+            Number of words of a sequence, hashes of all sequences of that length, `(g,)`, and the place of the
             first word of each in `hashes`, `(g,)`, ascending.
         """
         words_left = np.repeat(self.starts[1:], self.lengths) - np.arange(len(self.hashes))
@@ -89,10 +89,10 @@ class HashedTexts:
             yield size, _mixed(rolled[places]), places
 
     def shingles(self, size: int) -> HashedTexts:
-        """Return the hashes of each text's sequences of so many words; a shorter text is one sequence.
+        """Return the hashes of all sequences of `size` words in each text; a shorter text is one sequence.
 
         Args:
-            size: number of words.
+            size: number of words in a sequence.
         """
         lengths = self.lengths
         is_short = (lengths > 0) & (lengths < size)
@@ -107,7 +107,7 @@ class HashedTexts:
 
 
 class WordHasher:
-    """Hashes the words of texts; it keeps the hashes of words that it has seen."""
+    """A hasher of words, which keeps the hashes of words that it has seen."""
 
     def __init__(self) -> None:
         self._known = _KnownWords()

@@ -111,9 +111,9 @@ def test_wrong_arguments_and_batches_are_named(scorer, anchors, pool, scored):
         GoldenScorer("nuggets-demo/model")
     with pytest.raises(TypeError, match="A batch must be a mapping of columns.* got set"):
         scorer({3})
-    with pytest.raises(ValueError, match="columns that scoring adds: golden_score"):
+    with pytest.raises(ValueError, match="columns that scoring adds, got golden_score"):
         scorer({**pool[:2], "golden_score": [0.0, 1.0]})
-    with pytest.raises(ValueError, match="read as 'text', those of an earlier one as 'alpaca'"):
+    with pytest.raises(ValueError, match="read as 'text' and an earlier one as 'alpaca'"):
         scorer({"text": ["one", "two"]})
     with pytest.raises(ValueError, match="`scale_from` must be a run with the same anchors"):
         GoldenScorer("nuggets-demo/model", anchors.select(range(3)), scale_from=str(scored[1]))(pool[:2])

@@ -35,7 +35,7 @@ def test_a_wrong_command_line_ends_with_code_2(argv, capsys):
         (["--top_fraction", "2"], "`top_fraction` must be in"),
         (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'"),
         (DEMO, "needs --dataset_name"),
-        ([*DEMO, "--num_processes", "x"], "`num_processes` must be a whole number from 1 on, got 'x'"),
+        ([*DEMO, "--num_processes", "x"], "`num_processes` must be a whole number of at least 1, got 'x'"),
         ([*DEMO, "--num_processes"], "num-processes: expected one argument"),
         ([*DEMO, "--accelerate_config", "fspd2"], "`accelerate_config` must be a file or the name of a config"),
     ],

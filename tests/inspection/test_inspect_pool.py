@@ -109,7 +109,7 @@ def test_rows_that_do_not_fit_the_context_are_dropped(pool, anchors, tokenizer):
 def test_other_rows_stand_in_for_anchors(pool, tokenizer):
     found = inspect_pool(tokenizer, pool)
     assert found.anchors.num_anchors == 0 and len(found.anchors.stand_in) == 10
-    assert "random rows stand in" in str(found)
+    assert "random rows take their place" in str(found)
     assert len(found.rows) == 10 and found.rows[0].index == 0 and found.rows[-1].index == len(pool) - 1
 
 
@@ -117,7 +117,7 @@ def test_a_large_pool_is_sampled(pool, tokenizer, monkeypatch):
     monkeypatch.setattr(module, "MOST_RENDERED", 5)
     found = inspect_pool(tokenizer, pool)
     assert found.num_rendered == 5 and found.num_rows == len(pool) == 12
-    assert "Of 5 rows that were drawn at random." in str(found)
+    assert "The lengths are those of 5 random rows." in str(found)
 
 
 def test_a_guessed_mapping_is_used_and_told(tokenizer):

@@ -53,7 +53,7 @@ def test_a_config_is_found_by_its_name_or_its_file(name):
     ("device", "given", "message"),
     [
         (GPUS, {"num_processes": "5"}, "`num_processes` must be at most 4, the number of GPUs"),
-        (CPUS, {"num_processes": "0"}, "`num_processes` must be a whole number from 1 on, got '0'"),
+        (CPUS, {"num_processes": "0"}, "`num_processes` must be a whole number of at least 1, got '0'"),
         (CPUS, {"accelerate_config": "fsdp2"}, "fsdp2 spreads the weights over GPUs, but no GPU .* give --num_proc"),
         (CPUS, {"accelerate_config": "ddp"}, "ddp starts 8 processes on GPUs, but no GPU .* Give --num_processes N"),
         (CPUS, {"accelerate_config": "no_such"}, "must be a file or the name .* got 'no_such'"),

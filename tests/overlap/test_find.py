@@ -99,17 +99,17 @@ def test_held_out_rows_are_looked_for_in_the_pool():
     other = Dataset.from_list([{"prompt": "What is the name of the tallest bird that cannot fly?", "completion": "9"}])
     found = check_heldout(pool(), {"math": heldout, "birds": other})
     assert found["rows"] == {"math": 2, "birds": 0}
-    assert found["says"].startswith("2 rows of the pool hold the prompt of a held-out row, word for word or lightly")
+    assert found["says"].startswith("2 rows of the pool hold the prompt of a held-out row, word for word or slightly")
     assert check_heldout(pool(), {"": other})["says"] == "No row of the pool holds the prompt of a held-out row."
     tokens = Dataset.from_list([{"input_ids": [5, 6]}])
-    assert "were not looked for" in check_heldout(pool(), {"": tokens})["says"]
+    assert "was not searched" in check_heldout(pool(), {"": tokens})["says"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"deduplicate": "nearly"}, "`deduplicate` must be one of no, exact, near, got 'nearly'"),
-        ({"decontaminate": []}, "`decontaminate` is empty"),
+        ({"decontaminate": []}, "`decontaminate` must name at least one test"),
         ({"decontaminate": ["a.jsonl", 3]}, "`decontaminate` must list tests, .* got 3"),
         ({"decontaminate": [{"a": "a.jsonl"}]}, "`decontaminate` must list tests, .* got {'a'"),
     ],

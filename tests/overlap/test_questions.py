@@ -59,7 +59,7 @@ def test_tests_are_read_from_the_command_line(tmp_path):
 
 
 def test_rows_without_a_question_are_refused():
-    with pytest.raises(ValueError, match="has no text in its column 'prompt'"):
+    with pytest.raises(ValueError, match="must have questions in the column 'prompt'"):
         questions_of(Dataset.from_list([{"prompt": None}, {"prompt": " "}]), "it")
 
 

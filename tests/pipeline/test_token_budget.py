@@ -115,7 +115,7 @@ def test_near_duplicates_do_not_use_the_budget(exact):
 
 @pytest.mark.parametrize("option", [{"group_by": "source"}, {"coverage_weight": 0.5}], ids=str)
 def test_what_fills_places_is_refused(option):
-    with pytest.raises(ValueError, match="leaves open how many rows there are. Use `top_k`"):
+    with pytest.raises(ValueError, match="needs a fixed number of rows, but `max_tokens=.*Use `top_k`"):
         NuggetsConfig(max_tokens=1000, **option)
     with pytest.raises(ValueError, match="Expected one selection rule, got `top_k=3` and `max_tokens=1000`"):
         NuggetsConfig(max_tokens=1000, top_k=3)
