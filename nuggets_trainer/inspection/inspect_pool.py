@@ -94,11 +94,11 @@ def inspect_pool(
     shown = indices
     if shown is None:
         shown = _evenly_spread(pool.usable_indices() or range(len(pool)), num_rows)
-    if tokenizer is None:
-        return _with_texts(found, pool, shown)
     try:
-        tokenizer = scorer_tokenizer(tokenizer, config, row_options)
         sets = read_anchors(anchors, config, pool)
+        if tokenizer is None:
+            return _with_texts(found, pool, shown)
+        tokenizer = scorer_tokenizer(tokenizer, config, row_options)
         template = make_template(
             config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
         )

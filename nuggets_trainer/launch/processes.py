@@ -118,14 +118,14 @@ def launcher_words(
     if "accelerate_config" in given:
         path = _find_config(given["accelerate_config"], find_config)
         words += ["--config_file", str(path)]
-        kind = _check_config(path, num_processes, device)
+        config = _read_config(path)
+        kind = str(config["distributed_type"])
+        _check_machines({**config, **given})
+        _check_device(path.stem, config, given, device)
     else:
-        if num_processes is not None and 0 < device.num_gpus < num_processes and "num_machines" not in given:
-            raise ValueError(
-                f"`num_processes` must be at most {device.num_gpus}, the number of GPUs of this machine, got "
-                f"{num_processes}. Give a smaller number."
-            )
+        _check_number_of_gpus(num_processes, given, device)
         if not _has_default_config():
+            _check_machines(given)
             words += ["--mixed_precision", "no", "--dynamo_backend", "no"]
             if "num_machines" not in given:
                 words += ["--num_machines", "1"]
@@ -168,30 +168,60 @@ def _find_config(name: str, find_config: Callable[[str], Path]) -> Path:
         ) from None
 
 
-def _check_config(path: Path, num_processes: int | None, device: Device) -> str:
-    """Return the `distributed_type` of a config of accelerate; refuse it if it needs GPUs and there are none."""
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read a config of accelerate; refuse a file that is none."""
     import yaml
 
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or "distributed_type" not in config:
         raise ValueError(
             f"`accelerate_config` must name a config of `accelerate config`, got {path}, which has no key "
             "`distributed_type`. A YAML of options for the command is given by --config."
         )
-    kind = str(config["distributed_type"])
-    if device.num_gpus or config.get("use_cpu"):
-        return kind
-    if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+    return config
+
+
+def _check_device(name: str, config: Mapping[str, Any], given: Mapping[str, str], device: Device) -> None:
+    """Refuse a config of accelerate where the machine has no GPU for it, or fewer than it starts processes."""
+    number = int(given.get("num_processes") or config.get("num_processes") or 1)
+    if config.get("use_cpu"):
+        return
+    if device.num_gpus:
+        if int(config.get("num_machines") or 1) == 1:
+            _check_number_of_gpus(number, given, device)
+        return
+    if config["distributed_type"] in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         raise ValueError(
-            f"{path.stem} spreads the weights over GPUs, but {NO_GPU}. On CPUs give --num_processes N alone: each "
-            "process then holds the whole model."
+            f"{name} spreads the weights over GPUs, but {NO_GPU}. On CPUs give --num_processes N alone: each process "
+            "then holds the whole model."
         )
-    if num_processes is None and int(config.get("num_processes") or 1) > 1:
+    if "num_processes" not in given and number > 1:
         raise ValueError(
-            f"{path.stem} starts {config['num_processes']} processes on GPUs, but {NO_GPU}. Give --num_processes N to "
-            "start N on its CPUs."
+            f"{name} starts {number} processes on GPUs, but {NO_GPU}. Give --num_processes N to start N on its CPUs."
         )
-    return kind
+
+
+def _check_number_of_gpus(number: int | None, given: Mapping[str, str], device: Device) -> None:
+    """Refuse more processes than the machine has GPUs, unless there are further machines."""
+    if number is not None and 0 < device.num_gpus < number and "num_machines" not in given:
+        raise ValueError(
+            f"`num_processes` must be at most {device.num_gpus}, the number of GPUs of this machine, got {number}. "
+            f"Give --num_processes {device.num_gpus}."
+        )
+
+
+def _check_machines(given: Mapping[str, Any]) -> None:
+    """Refuse several machines that could not find each other; accelerate would fail without saying what is missing."""
+    for name in ("num_machines", "machine_rank", "main_process_port"):
+        if given.get(name) is not None and not str(given[name]).isdigit():
+            raise ValueError(f"`{name}` must be a whole number, got {given[name]!r}.")
+    number = int(given.get("num_machines") or 1)
+    missing = [f"--{name}" for name in ("machine_rank", "main_process_ip") if given.get(name) is None]
+    if number > 1 and missing:
+        raise ValueError(
+            f"`num_machines={number}` needs {' and '.join(missing)}: the number of this machine, from 0 on, and the "
+            "address of machine 0. Give the same --main_process_port on all of them."
+        )
 
 
 def _has_default_config() -> bool:

@@ -180,3 +180,11 @@ def test_rows_with_standard_names_are_shown_as_they_are_read():
     found = inspect_pool(None, Dataset.from_list(alpaca_rows(3)), config=NuggetsConfig(columns="instruction=question"))
     read = {column.name: column.read_as for column in found.columns}
     assert read["instruction"] == "instruction" and "question" not in found.format.why
+
+
+def test_anchors_that_cannot_be_read_are_told_without_a_model():
+    """They were not looked at, and the inspection ended well."""
+    rows, anchors = Dataset.from_list(alpaca_rows(3)), Dataset.from_list([{"foo": "a", "bar": "b"}])
+    found = inspect_pool(None, rows, anchors)
+    assert found.rows and "`anchors` has the columns ['bar', 'foo']" in found.problem
+    assert inspect_pool(None, rows, rows).problem is None

@@ -49,6 +49,14 @@ def test_a_config_is_found_by_its_name_or_its_file(name):
     assert read.config_file.endswith("configs/accelerate/fsdp2.yaml") and read.num_processes == 4
 
 
+def test_several_machines_may_start_more_processes_than_one_has_gpus():
+    address = {"machine_rank": "1", "main_process_ip": "10.0.0.1", "main_process_port": "29500"}
+    read, _ = chosen(GPUS, num_machines="2", num_processes="8", **address)
+    assert (read.num_machines, read.machine_rank, read.main_process_ip) == (2, 1, "10.0.0.1")
+    read, _ = chosen(GPUS, accelerate_config="ddp_multi_node", num_processes="16", **address)
+    assert read.num_processes == 16
+
+
 @pytest.mark.parametrize(
     ("device", "given", "message"),
     [
@@ -56,6 +64,10 @@ def test_a_config_is_found_by_its_name_or_its_file(name):
         (CPUS, {"num_processes": "0"}, "`num_processes` must be a whole number of at least 1, got '0'"),
         (CPUS, {"accelerate_config": "fsdp2"}, "fsdp2 spreads the weights over GPUs, but no GPU .* give --num_proc"),
         (CPUS, {"accelerate_config": "ddp"}, "ddp starts 8 processes on GPUs, but no GPU .* Give --num_processes N"),
+        (GPUS, {"accelerate_config": "ddp"}, "must be at most 4, .* got 8. Give --num_processes 4"),
+        (GPUS, {"accelerate_config": "fsdp2", "num_processes": "5"}, "must be at most 4, .* got 5"),
+        (GPUS, {"num_machines": "2", "num_processes": "8"}, "`num_machines=2` needs --machine_rank and --main_proc"),
+        (CPUS, {"num_processes": "2", "machine_rank": "x"}, "`machine_rank` must be a whole number, got 'x'"),
         (CPUS, {"accelerate_config": "no_such"}, "must be a file or the name .* got 'no_such'"),
         (CPUS, {"accelerate_config": str(config_path("demo"))}, "has no key `distributed_type`"),
     ],
