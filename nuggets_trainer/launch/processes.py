@@ -124,7 +124,8 @@ def launcher_words(
         _check_device(path.stem, config, given, device)
     else:
         _check_number_of_gpus(num_processes, given, device)
-        if not _has_default_config():
+        config = _read_default_config()
+        if not config:
             _check_machines(given)
             words += ["--mixed_precision", "no", "--dynamo_backend", "no"]
             if "num_machines" not in given:
@@ -132,7 +133,8 @@ def launcher_words(
     for name in PASSED_ON:
         if name in given:
             words += [f"--{name}", given[name]]
-    if "num_machines" not in given and "main_process_port" not in given:
+    machines = {**config, **given}
+    if int(machines.get("num_machines") or 1) == 1 and machines.get("main_process_port") is None:
         words += ["--main_process_port", "0"]  # a free port, so that two jobs on one machine do not collide
     variables: dict[str, str] = {}
     if not device.num_gpus:
@@ -224,11 +226,14 @@ def _check_machines(given: Mapping[str, Any]) -> None:
         )
 
 
-def _has_default_config() -> bool:
-    """Whether the user has saved defaults of the launcher with `accelerate config`."""
+def _read_default_config() -> dict[str, Any]:
+    """Read what the user has told `accelerate config`; empty if nothing. It may be YAML or JSON."""
+    import yaml
     from accelerate.commands.config.config_args import default_config_file
 
-    return Path(default_config_file).is_file()
+    path = Path(default_config_file)
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return config if isinstance(config, dict) else {}
 
 
 def launch(command: str, words: Sequence[str], launcher: Sequence[str], variables: Mapping[str, str]) -> int:

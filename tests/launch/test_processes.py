@@ -57,6 +57,17 @@ def test_several_machines_may_start_more_processes_than_one_has_gpus():
     assert read.num_processes == 16
 
 
+def test_a_config_of_several_machines_keeps_its_port(tmp_path):
+    """`--main_process_port 0` replaced it, so that each machine waited at a port of its own."""
+    config = tmp_path / "two.yaml"
+    config.write_text(
+        "distributed_type: MULTI_GPU\nnum_machines: 2\nmachine_rank: 1\nnum_processes: 8\n"
+        "main_process_ip: 10.0.0.1\nmain_process_port: 29511\n"
+    )
+    assert chosen(GPUS, accelerate_config=str(config))[0].main_process_port is None  # accelerate takes the file's
+    assert chosen(GPUS, accelerate_config="ddp", num_processes="2")[0].main_process_port == 0
+
+
 @pytest.mark.parametrize(
     ("device", "given", "message"),
     [
