@@ -41,7 +41,7 @@ def test_the_command_line_gives_the_number_as_text():
     assert NuggetsConfig(num_anchors="auto").num_anchors == "auto"
     with pytest.raises(ValueError, match="`num_anchors` must be one of auto"):
         NuggetsConfig(num_anchors="many")
-    with pytest.raises(ValueError, match="how many anchors one set needs, but there are 2 sets"):
+    with pytest.raises(ValueError, match="needs one anchor set, but there are 2 sets"):
         NuggetsConfig(num_anchors="auto", anchors={"a": "a.jsonl", "b": "b.jsonl"})
 
 

@@ -82,7 +82,7 @@ def test_each_of_several_sets_gives_the_number(llama, tokenizer, tmp_path):
     sets = {"a": STANDARD.select(range(15)), "b": STANDARD.select(range(15, 30))}
     scored(llama, tokenizer, tmp_path, sets, num_anchors=3)
     assert pq.read_table(tmp_path / "anchors.parquet")["anchor_set"].to_pylist() == ["a"] * 3 + ["b"] * 3
-    with pytest.raises(ValueError, match="one set needs, but there are 2 sets"):
+    with pytest.raises(ValueError, match="needs one anchor set, but there are 2 sets"):
         scored(llama, tokenizer, tmp_path, sets, num_anchors="auto")
 
 
