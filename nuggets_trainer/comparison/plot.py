@@ -11,15 +11,18 @@ import numpy as np
 from nuggets_trainer.comparison.table import TableLine
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")  # of sizes, the smallest first
+BARS = "bars: 95% against random rows"
 MARKERS = ("o", "s", "^", "D", "v", "P")  # not everybody can tell the colours apart
 
 
 def draw_losses(
     lines: Sequence[TableLine], path: Path, unit: str = "held-out loss, nats per completion token"
 ) -> None:
-    """Draw the loss of each arm with its 95% intervals; the ending of the path chooses SVG, PNG or PDF.
+    """Draw the loss of each arm; the ending of the path chooses SVG, PNG or PDF.
 
-    Arms stand below each other, because their names then have space on a telephone too.
+    The bars are 95% intervals of the difference from random rows of the same number, which is paired: the loss alone
+    varies far more from one held-out row to the next. They are intervals of the loss without random rows, and on a
+    logarithmic axis. Arms stand below each other, because their names then have space on a telephone too.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -33,16 +36,20 @@ def draw_losses(
 
     sizes = sorted({line.fraction for line in lines if line.fraction})
     by_arm = _by_arm(lines)
+    logarithmic = _differ_tenfold(lines)
+    paired = not logarithmic and any(line.minus_random for line in lines)
     row_height = 0.3 + 0.07 * max(0, len(sizes) - 1)
     figure, axes = pyplot.subplots(figsize=(5.2, 1.7 + row_height * max(1, len(by_arm))), layout="constrained")
     for number, size in enumerate(sizes):
         shift = 0.7 * ((number + 0.5) / len(sizes) - 0.5)
-        _draw_size(axes, by_arm, size, number, shift)
+        _draw_size(axes, by_arm, size, number, shift, paired)
     for line in lines:
         if line.fraction is None:
             style = ":" if line.arm == "base" else "--"
             axes.axvline(line.loss, color="black", linestyle=style, linewidth=1, label=line.label, zorder=1)
-    _scale_losses(axes, lines)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(by_arm)), [own[0].label for own in by_arm])
     for label, own in zip(axes.get_yticklabels(), by_arm, strict=True):
         if own[0].arm == "golden":
@@ -51,7 +58,7 @@ def draw_losses(
     axes.yaxis.grid(True, color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(unit)
+    axes.set_xlabel(f"{unit}\n{BARS}" if paired else unit)
     figure.legend(fontsize=9, loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=120)
@@ -67,7 +74,9 @@ def _by_arm(lines: Sequence[TableLine]) -> list[list[TableLine]]:
     return sorted(by_arm.values(), key=lambda own: own[-1].loss)
 
 
-def _draw_size(axes: Any, by_arm: Sequence[Sequence[TableLine]], size: float, number: int, shift: float) -> None:
+def _draw_size(
+    axes: Any, by_arm: Sequence[Sequence[TableLine]], size: float, number: int, shift: float, paired: bool
+) -> None:
     """Draw the points of one size, with error bars where there are intervals."""
     places, losses, intervals = [], [], []
     for place, own in enumerate(by_arm):
@@ -75,7 +84,7 @@ def _draw_size(axes: Any, by_arm: Sequence[Sequence[TableLine]], size: float, nu
             if line.fraction == size:
                 places.append(place + shift)
                 losses.append(line.loss)
-                intervals.append(line.interval or (line.loss, line.loss))
+                intervals.append(_bar(line, paired))
     axes.errorbar(
         losses,
         places,
@@ -91,9 +100,19 @@ def _draw_size(axes: Any, by_arm: Sequence[Sequence[TableLine]], size: float, nu
     )
 
 
-def _scale_losses(axes: Any, lines: Sequence[TableLine]) -> None:
-    """Take a logarithmic axis if the losses differ tenfold; below that it would have hardly a number on it."""
+def _bar(line: TableLine, paired: bool) -> tuple[float, float]:
+    """Return the ends of the bar of a point; both are the loss where there is none."""
+    if not paired:
+        return line.interval or (line.loss, line.loss)
+    if line.minus_random is None:  # random rows themselves
+        return line.loss, line.loss
+    value, low, high = line.minus_random
+    if low is None or high is None:
+        return line.loss, line.loss
+    return line.loss + low - value, line.loss + high - value
+
+
+def _differ_tenfold(lines: Sequence[TableLine]) -> bool:
+    """Tell whether the axis has to be logarithmic; below a factor of ten it would have hardly a number on it."""
     losses = [line.loss for line in lines]
-    if min(losses) > 0 and max(losses) / min(losses) >= 10:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+    return min(losses) > 0 and max(losses) / min(losses) >= 10

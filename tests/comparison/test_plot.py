@@ -63,7 +63,23 @@ def test_each_arm_has_a_line_and_each_size_its_points(drawn, fractions, num_seed
     assert axes.yaxis_inverted()  # the best on top
 
 
+def test_bars_are_those_of_the_difference_from_random_rows(drawn):
+    """Bars of the losses overlapped where the paired difference was plain."""
+    lines = lines_of([0.1])
+    axes, texts = drawn(lines)
+    by_arm = {line.arm: line for line in lines}
+    random = by_arm["random"].loss
+    (bars,) = axes.containers
+    (segments,) = [collection.get_segments() for collection in bars.lines[2]]
+    for name, segment in zip(SIZED, segments, strict=True):
+        ends = segment[:, 0] - random
+        expected = (0, 0) if name == "random" else by_arm[name].minus_random[1:]
+        assert ends == pytest.approx(expected, abs=1e-9)
+    assert "bars: 95% against random rows" in texts
+
+
 def test_losses_that_differ_tenfold_get_a_log_axis(drawn):
     axes, texts = drawn(lines_of([0.1, 0.2], spread=50.0))
     assert axes.get_xscale() == "log" and {"1", "10"} <= set(texts)
+    assert not any(text.startswith("bars") for text in texts)  # a difference has no length on such an axis
     assert drawn(lines_of([0.1, 0.2]))[0].get_xscale() == "linear"
