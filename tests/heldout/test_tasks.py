@@ -73,7 +73,7 @@ def test_each_model_gets_the_same_examples(tmp_path, monkeypatch):
         (["a"], {"limits": 3}, ValueError, "must have keys among include_path, limit, .*, got 'limits'"),
         (["a"], {"limit": "3"}, TypeError, "`limit` must be of type int or float, got '3'"),
         (["a"], {"batch_size": True}, TypeError, "`batch_size` must be of type int, got True"),
-        (["a"], None, ImportError, r"Run `pip install nuggets_trainer\[lm_eval\]`"),
+        (["a"], None, ImportError, r"Run `pip install nuggets_trainer\[lm-eval\]`"),
     ],
 )
 def test_wrong_options_of_tasks_are_refused(tasks, options, error, message, monkeypatch):

@@ -176,18 +176,18 @@ def test_equal_rows_are_scored_once_and_get_the_same_score(llama, tokenizer, poo
     assert all_rows.golden_score[others].tolist() == scores.golden_score[others].tolist()
 
 
-def test_rows_with_questions_of_a_test_are_left_out(llama, tokenizer, pool_rows, anchor_rows, tmp_path, capsys):
+def test_rows_with_questions_of_a_test_are_left_out(llama, tokenizer, pool_rows, anchor_rows, tmp_path, caplog):
     question = "How many birds sing in the tall green trees at the end of a long day?"
     pool_rows[3]["instruction"] += f" {question}"
     test = tmp_path / "test.jsonl"
     test.write_text(json.dumps({"question": question}))
-    scores, golden_set = run(
-        llama, tokenizer, pool_rows, anchor_rows, tmp_path / "s", top_fraction=1.0, decontaminate=[str(test)]
-    )
+    options = {"top_fraction": 1.0, "decontaminate": [str(test)]}
+    with caplog.at_level(logging.INFO, logger="nuggets_trainer"):
+        scores, golden_set = run(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "s", **options)
     assert [i for i, reason in enumerate(scores.dropped) if reason == "contaminated"] == [3]
     assert 3 not in golden_set.indices and len(golden_set) == 11
     says = f"0 rows repeat an earlier one, 0 near-duplicates, 1 row holds questions of {test} (left out)"
-    assert f"duplicates: {says}" in capsys.readouterr().err
+    assert f"duplicates: {says}" in caplog.text
     assert json.loads((tmp_path / "s" / "run.json").read_text())["overlap"]["says"] == says
 
 

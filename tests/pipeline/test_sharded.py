@@ -153,7 +153,7 @@ def test_more_ranks_than_candidates_score_as_one(schedule, rows, tmp_path):
 
 @pytest.mark.parametrize("text", ["3/3", "1", "-1/3", "a/b", "1/0"])
 def test_a_shard_is_i_of_n(text):
-    with pytest.raises(ValueError, match="must be i/n with 0 <= i < n"):
+    with pytest.raises(ValueError, match="must be `auto` or i/n with 0 <= i < n"):
         parse_shard(text)
 
 

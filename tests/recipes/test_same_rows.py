@@ -50,7 +50,7 @@ def job(tmp_path):
     """Write rows and give the options of a job on them."""
 
     def make(row_of, **options):
-        for name, numbers in (("pool", range(20)), ("anchors", range(30, 34))):
+        for name, numbers in (("pool", range(20)), ("anchors", range(30, 34)), ("heldout", range(40, 44))):
             rows = "".join(json.dumps(row_of(i)) + "\n" for i in numbers)
             (tmp_path / f"{name}.jsonl").write_text(rows)
         (tmp_path / "chat.jinja").write_text(CHAT_TEMPLATE)
@@ -121,8 +121,8 @@ def test_the_recipes_look_at_their_paths_first(recipes, job, tmp_path, recipe, m
     program = importlib.import_module(recipe)
     start = program.main if recipe == "control" else program.run
     monkeypatch.setattr("nuggets_trainer.data.loading.load_rows", lambda *_: pytest.fail("rows were loaded"))
-    options = [*job(alpaca_row), "--eval_dataset_name", str(tmp_path / "anchors.jsonl")]
-    wrong = {"--eval_dataset_name": str(tmp_path / "heldout.jsonl"), "--model_name_or_path": "./no/model"}
+    options = [*job(alpaca_row), "--eval_dataset_name", str(tmp_path / "heldout.jsonl")]
+    wrong = {"--eval_dataset_name": str(tmp_path / "nowhere.jsonl"), "--model_name_or_path": "./no/model"}
     for option, place in wrong.items():
         with pytest.raises(FileNotFoundError, match=f"`{option}`: there is no"):
             start(*program.parse([*options, option, place, "--output_dir", str(tmp_path / "out")]))
@@ -148,7 +148,7 @@ def test_a_comparison_reads_the_rows_as_the_main_job(recipes, job, tmp_path, row
 
     options = job(row_of, **options)
     arms = ["--arms", "golden", "random", "--golden_fractions", "0.2", "--num_seeds", "1", "--num_resamples", "20"]
-    rows = ["--eval_dataset_name", str(tmp_path / "anchors.jsonl"), "--output_dir", str(tmp_path / "compared")]
+    rows = ["--eval_dataset_name", str(tmp_path / "heldout.jsonl"), "--output_dir", str(tmp_path / "compared")]
     lines = compare.run(*compare.parse([*options, *rows, *arms])).lines
     assert len(lines) == 3
     trainer = run_job(*train.parse([*options, "--top_k", "5", "--output_dir", str(tmp_path / "main")]))
@@ -175,7 +175,7 @@ def test_quantized_weights_score_and_train_everywhere(recipes, job, tmp_path, ca
     trainer = run_job(*train.parse([*config, "--top_k", "5", *places]))
     assert trainer.scores.num_pairs_scored == 0 and trainer.model.get_base_model().is_loaded_in_4bit
     arms = ["--arms", "golden", "--golden_fractions", "0.2", "--num_seeds", "1", "--num_resamples", "20"]
-    rows = ["--eval_dataset_name", str(tmp_path / "anchors.jsonl")]
+    rows = ["--eval_dataset_name", str(tmp_path / "heldout.jsonl")]
     caplog.clear()
     compare.run(*compare.parse([*config, *places, *rows, *arms]))
     assert "(0 pairs computed by this run)" in caplog.text
