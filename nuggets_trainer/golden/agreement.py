@@ -129,7 +129,7 @@ def deciding_nothing(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Bools
     """
     scored = np.isfinite(one_shot) & np.isfinite(zero_shot)
     won = scored & (one_shot > zero_shot)
-    has_pairs: Bools = scored.any(axis=0)
+    has_pairs: Bools = np.asarray(scored.any(axis=0))
     won_by_all: Bools = has_pairs & (won | ~scored).all(axis=0)
     won_by_none: Bools = has_pairs & ~won.any(axis=0)
     return won_by_all, won_by_none
