@@ -101,7 +101,7 @@ def test_every_rule_and_limit_works(llama, tokenizer, tmp_path):
         ({"num_anchors": "auto"}, "`num_anchors=auto` needs scored pairs"),
         ({"require": "gain > 0"}, "`require='gain > 0'` needs scored pairs"),
         ({"stop_if_unreliable": True}, "`stop_if_unreliable=True` needs scored pairs"),
-        ({"reselect": "epoch"}, "`reselect=epoch` scores with the model that is being tuned"),
+        ({"reselect": "epoch"}, "`reselect=epoch` does not work with `rank_by=loss`"),
     ],
 )
 def test_what_needs_pairs_is_refused_at_once(options, match):
