@@ -26,28 +26,6 @@ from nuggets_trainer.training.job_arguments import RecipeArguments
 
 
 @dataclass
-class PoolArguments:
-    """Where the pool comes from; names and defaults are those of TRL's `ScriptArguments`."""
-
-    title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Pool: a hub dataset, a local directory, a .json, .jsonl, .csv, .tsv or .parquet file, or "
-            "`nuggets-demo/pool`."
-        },
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
-    dataset_train_split: str = field(
-        default="train", metadata={"help": "Split that is the pool; a single file is its own split."}
-    )
-    dataset_streaming: bool = field(
-        default=False, metadata={"help": "Stream the rows and take the first `pool_size` of them."}
-    )
-
-
-@dataclass
 class ScorerArguments:
     """The model that scores; the names are those of TRL's `ModelConfig`."""
 
@@ -193,6 +171,8 @@ class OutputArguments:
 EXCLUSIVE = (set(RULES),)
 # Options of selection that act during training alone; `response_field` goes with a Python function.
 TRAINING_ONLY = {"response_field", *(field.name for field in fields(TrainingOptions))}
+# Options of TRL's ScriptArguments that its SFT does not read either: accepted, but not listed in `--help`.
+IGNORED_IN_TRAINING = {"ignore_bias_buffers"}
 
 
 def recipe_parser(prog: str | None = None, **texts: str) -> TrlParser:
@@ -205,7 +185,7 @@ def recipe_parser(prog: str | None = None, **texts: str) -> TrlParser:
     from trl import ModelConfig, SFTConfig
 
     dataclasses = (RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig)  # in this order, as in TRL's own scripts
-    return make_parser(dataclasses, prog or "train", **{"description": "", **texts})
+    return make_parser(dataclasses, prog or "train", **{"description": "", **texts}, unlisted=IGNORED_IN_TRAINING)
 
 
 def training_parsers() -> tuple[TrlParser]:

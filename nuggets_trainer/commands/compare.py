@@ -8,17 +8,14 @@ from typing import Any
 from trl import TrlParser
 
 from nuggets_trainer.commands import EXIT_CODES, description
-from nuggets_trainer.commands.arguments import OutputArguments, parse_arguments
+from nuggets_trainer.commands.arguments import IGNORED_IN_TRAINING, OutputArguments, parse_arguments
 from nuggets_trainer.commands.config_file import config_path, given_options, or_demo, set_environment
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import gather_repeated, make_parser
+from nuggets_trainer.commands.parser import gather_repeated, make_parser, with_first_word
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 DEMO_CONFIG = config_path("compare_demo")
-USAGE = (
-    "nuggets compare [--demo | --config FILE | --model_name_or_path M --dataset_name D --eval_dataset_name H] "
-    "[--quick] [options]"
-)
+USAGE = "nuggets compare [--demo | --config FILE | D --model_name_or_path M --eval_dataset_name H] [--quick] [options]"
 EPILOG = f"""examples:
   nuggets compare --demo --quick
   nuggets compare --quick --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name pool.jsonl \\
@@ -40,11 +37,13 @@ def make_compare_parser() -> TrlParser:
     from nuggets_trainer.training.job_arguments import RecipeArguments
 
     dataclasses = (RecipeArguments, SFTConfig, ModelConfig, NuggetsConfig, CompareArguments, OutputArguments)
-    return make_parser(dataclasses, "nuggets compare", description("compare"), USAGE, EPILOG)
+    return make_parser(
+        dataclasses, "nuggets compare", description("compare"), USAGE, EPILOG, unlisted=IGNORED_IN_TRAINING
+    )
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
-    """Read the command line. Without a config file, a model and rows, the config file of the demo is used.
+    """Read the command line; the pool may be its first word. Without config, model and rows, the demo is run.
 
     Args:
         argv: command line, without the program's name.
@@ -55,7 +54,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ValueError: if arguments are missing, unknown or contradictory, or if a comparison cannot work with them.
     """
-    argv = gather_repeated(or_demo(argv, DEMO_CONFIG), "--scores")
+    argv = gather_repeated(or_demo(with_first_word(argv, "--dataset_name"), DEMO_CONFIG), "--scores")
     set_environment(argv)  # before the parser, which imports transformers
     script, args, model, nuggets, options, output = parse_arguments(make_compare_parser(), argv)
     from nuggets_trainer.comparison.options import arms_to_run, check_comparable, quick_options

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
+from nuggets_trainer.commands.arguments import ScorerArguments
 from nuggets_trainer.commands.config_file import texts_on, with_home
 from nuggets_trainer.commands.output import rank
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.loading import check_paths, load_rows
 

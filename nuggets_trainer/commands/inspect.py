@@ -13,15 +13,15 @@ from nuggets_trainer.commands.arguments import (
     TRAINING_ONLY,
     InspectArguments,
     OutputArguments,
-    PoolArguments,
     ScorerArguments,
     parse_arguments,
     training_parsers,
 )
 from nuggets_trainer.commands.inputs import check_places, read_rows
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.commands.parser import make_parser, with_first_word
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def make_inspect_parser() -> TrlParser:
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line; the rows may be its first word."""
-    argv = list(argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--dataset_name")
+    argv = with_first_word(argv, "--dataset_name")
     parsed = parse_arguments(make_inspect_parser(), argv, training_parsers)
     if parsed[1].dataset_name is None:
         raise ValueError("`nuggets inspect` needs rows, but none were given. Name them: `nuggets inspect pool.jsonl`.")

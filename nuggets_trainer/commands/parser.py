@@ -24,6 +24,23 @@ TITLES_OF_TRL = {
     "SFTConfig": "training (names and defaults of trl.SFTConfig, which extends transformers.TrainingArguments)",
 }
 
+# Order of the groups in `--help`: what every call needs, the options of the program, those of selection, what few
+# change. The hundreds of SFTConfig come last. Dataclasses of one place keep the order in which they are given.
+OWN_OPTIONS = 2
+PLACE_IN_HELP = {
+    "SelectArguments": 0,
+    "RuleOptions": 0,
+    "PoolArguments": 0,
+    "RecipeArguments": 0,
+    "ScorerArguments": 1,
+    "ModelConfig": 1,
+    "NuggetsConfig": 3,
+    "RowOptions": 4,
+    "ShardArguments": 5,
+    "OutputArguments": 5,
+    "SFTConfig": 6,
+}
+
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows each option once, in one spelling, with its default and the file that the default comes from."""
@@ -129,9 +146,8 @@ def make_parser(
             _remove(parser, action)
         elif action.dest in unlisted:
             action.help = argparse.SUPPRESS
-    # TRL's and transformers' options are many: they come last.
     titles: dict[str, str] = {}
-    for dataclass in sorted(dataclasses, key=lambda each: each.__name__ in TITLES_OF_TRL):
+    for dataclass in sorted(dataclasses, key=lambda each: PLACE_IN_HELP.get(each.__name__, OWN_OPTIONS)):
         titles.update(titles_of(dataclass))
     _group(parser, titles)
     return parser
@@ -146,6 +162,24 @@ def titles_of(dataclass: Any) -> dict[str, str]:
     for group in option_groups(dataclass):
         titles.update({field.name: group.title for field in fields(group)})
     return titles
+
+
+def with_first_word(words: Sequence[str], option: str) -> list[str]:
+    """Give an option the first word of a command line, if that is no option itself.
+
+    Raises:
+        ValueError: if the option stands there as well.
+
+    Example:
+        >>> with_first_word(["pool.jsonl", "--top_k", "5"], "--dataset_name")
+        ['--dataset_name', 'pool.jsonl', '--top_k', '5']
+    """
+    if not words or words[0].startswith("-"):
+        return list(words)
+    for word in words[1:]:
+        if word.split("=")[0].replace("-", "_") == option.replace("-", "_"):
+            raise ValueError(f"The first word {words[0]!r} is the value of {option}, which is given too. Drop one.")
+    return [option, *words]
 
 
 def gather_repeated(words: Sequence[str], option: str) -> list[str]:
@@ -203,4 +237,7 @@ def _metavar(action: argparse.Action) -> str:
 
 
 def _shown(value: Any) -> str:
+    """Write a default as the command line takes it."""
+    if isinstance(value, list):
+        return " ".join(_shown(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value).replace("%", "%%")

@@ -12,20 +12,20 @@ from nuggets_trainer.commands.arguments import (
     TRAINING_ONLY,
     OutputArguments,
     PlanArguments,
-    PoolArguments,
     ScorerArguments,
     parse_arguments,
     training_parsers,
 )
 from nuggets_trainer.commands.inputs import check_given, check_places, load, with_score_dir
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.commands.parser import make_parser, with_first_word
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 
 # Options of `nuggets score` that change nothing in a plan: accepted, but not listed in `--help`.
 IGNORED_BY_PLAN = {"combine_anchor_sets", "group_quota", "signal_check", "stop_if_unreliable"}
-USAGE = "nuggets plan [--config FILE] --model_name_or_path M --dataset_name D [--score_dir S] [options]"
+USAGE = "nuggets plan D --model_name_or_path M [--score_dir S] [--config FILE] [options]"
 EPILOG = f"""examples:
   nuggets plan --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
       --anchors nuggets-demo/anchors --score_dir scores
@@ -45,7 +45,8 @@ def make_plan_parser() -> TrlParser:
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
-    """Read the command line."""
+    """Read the command line; the pool may be its first word."""
+    argv = with_first_word(argv, "--dataset_name")
     parsed = parse_arguments(make_plan_parser(), argv, training_parsers)
     *others, config = parsed
     rows, _, scorer, plan, _ = others

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import HelpFormatter, Parser
+from nuggets_trainer.commands.parser import HelpFormatter, Parser, with_first_word
 
 EPILOG = f"""examples:
   nuggets report scores
@@ -36,10 +36,7 @@ def make_report_parser() -> argparse.ArgumentParser:
 
 def parse(argv: Sequence[str]) -> tuple[str, str | None, bool]:
     """Read the command line."""
-    argv = list(argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--score_dir")
-    options = make_report_parser().parse_args(argv)
+    options = make_report_parser().parse_args(with_first_word(argv, "--score_dir"))
     return options.score_dir, options.output_dir, options.json
 
 

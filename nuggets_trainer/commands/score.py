@@ -13,7 +13,6 @@ from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import (
     TRAINING_ONLY,
     OutputArguments,
-    PoolArguments,
     ScorerArguments,
     ShardArguments,
     parse_arguments,
@@ -21,8 +20,9 @@ from nuggets_trainer.commands.arguments import (
 )
 from nuggets_trainer.commands.inputs import check_given, check_places, load, with_score_dir
 from nuggets_trainer.commands.output import printed_instead, stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.commands.parser import make_parser, with_first_word
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.launch.parts import AUTO, find_part
 from nuggets_trainer.wording import counted
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.store.results import PoolScores
 
-USAGE = "nuggets score [--config FILE] --model_name_or_path M --dataset_name D [--score_dir S] [options]"
+USAGE = "nuggets score D --model_name_or_path M [--score_dir S] [--config FILE] [options]"
 EPILOG = f"""examples:
   nuggets score --model_name_or_path nuggets-demo/model --dataset_name nuggets-demo/pool \\
       --anchors nuggets-demo/anchors --score_dir scores
@@ -49,7 +49,8 @@ def make_score_parser() -> TrlParser:
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
-    """Read the command line."""
+    """Read the command line; the pool may be its first word."""
+    argv = with_first_word(argv, "--dataset_name")
     parsed = parse_arguments(make_score_parser(), argv, training_parsers)
     *others, config = parsed
     rows, _, scorer, part, _ = others

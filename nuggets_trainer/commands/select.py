@@ -12,15 +12,15 @@ from trl import TrlParser
 from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import (
     OutputArguments,
-    PoolArguments,
     SelectArguments,
     parse_arguments,
     training_parsers,
 )
 from nuggets_trainer.commands.inputs import read_rows
 from nuggets_trainer.commands.output import stdout_kept_for_result, write_result
-from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.commands.parser import make_parser, with_first_word
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.data.loading import check_paths
@@ -71,9 +71,7 @@ def make_select_parser() -> TrlParser:
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     """Read the command line."""
-    argv = list(argv)
-    if argv and not argv[0].startswith("-"):
-        argv.insert(0, "--score_dir")
+    argv = with_first_word(argv, "--score_dir")
     choice, rule, rows, row_options, output = parse_arguments(make_select_parser(), argv, training_parsers)
     if choice.score_dir is None:
         raise ValueError("`nuggets select` needs the directory of the scores: `nuggets select S ...`.")

@@ -10,9 +10,10 @@ from trl import TrlParser
 from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import parse_arguments, recipe_parser
 from nuggets_trainer.commands.config_file import config_path, or_demo, set_environment
+from nuggets_trainer.commands.parser import with_first_word
 
 DEMO_CONFIG = config_path("demo")
-USAGE = "nuggets train [--demo | --config FILE | --model_name_or_path M --dataset_name D] [options]"
+USAGE = "nuggets train [--demo | --config FILE | D --model_name_or_path M] [options]"
 EPILOG = f"""examples:
   nuggets train --demo
   nuggets train --model_name_or_path Qwen/Qwen3-0.6B-Base --dataset_name pool.jsonl --anchors anchors.jsonl \\
@@ -31,7 +32,7 @@ def make_train_parser() -> TrlParser:
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, ...]:
-    """Read the command line. Without a config file, a model and rows, the demo's config file is used.
+    """Read the command line; the pool may be its first word. Without config, model and rows, the demo is run.
 
     Args:
         argv: command line, without the program's name.
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         ValueError: if arguments are missing, unknown or contradictory.
     """
-    argv = or_demo(argv, DEMO_CONFIG)
+    argv = or_demo(with_first_word(argv, "--dataset_name"), DEMO_CONFIG)
     set_environment(argv)  # before the parser, which imports transformers
     arguments = parse_arguments(make_train_parser(), argv)
     script, _, model, _ = arguments

@@ -1,11 +1,34 @@
-"""Places of rows in options: one, or several sets by name, each in the words of `datasets.load_dataset`."""
+"""Places of rows in options: the pool, and one or several sets by name, in the words of `datasets.load_dataset`."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 PLACE_KEYS = ("path", "name", "split")  # arguments of `datasets.load_dataset`
+
+
+@dataclass
+class PoolArguments:
+    """Where the pool comes from; names and defaults are those of TRL's `ScriptArguments`."""
+
+    title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pool: a hub dataset, a local directory, a .json, .jsonl, .csv, .tsv or .parquet file, or "
+            "`nuggets-demo/pool`."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
+    dataset_train_split: str = field(
+        default="train", metadata={"help": "Split that is the pool; a single file is its own split."}
+    )
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Stream the rows and take the first `pool_size` of them."}
+    )
 
 
 class RowPlace(NamedTuple):

@@ -35,9 +35,9 @@ class RuleOptions(OptionGroup):
     threshold: float | None = field(
         default=None,
         metadata={
-            "help": "Keep every candidate whose value of `rank_by` is strictly above this one: a golden score in "
-            "[0, 1), or any number for a gain. Prefer a fraction: the same golden score keeps 1%% of one pool and "
-            "33%% of another."
+            "help": "Keep every candidate whose value of `rank_by` is strictly above this one (with `rank_by: loss` "
+            "below it): a golden score in [0, 1), or any number for the other values. Prefer a fraction: the same "
+            "golden score keeps 1%% of one pool and 33%% of another."
         },
     )
     max_tokens: int | None = field(

@@ -38,9 +38,18 @@ class RankedValue:
         return not self.error
 
     def of(self, scores: GoldenScores) -> Floats:
-        """Return the value of each row, `(n,)`, NaN where the row has none; `scores.signals` has the signals."""
+        """Return the value of each row, `(n,)`, NaN where the row has none; `scores.signals` has the signals.
+
+        Raises:
+            ValueError: if these scores do not have the signal.
+        """
         if self.is_signal:
-            signals: dict[str, Floats] = getattr(scores, "signals")  # noqa: B009 - stored scores and those of a pool
+            signals: dict[str, Floats] = getattr(scores, "signals", {})  # of stored scores, and of a pool's
+            if self.name not in signals:
+                raise ValueError(
+                    f"`rank_by={self.name!r}` is a signal of each row, and these scores have none of this name. Score "
+                    f"with `rank_by={self.name}`, with `row_signals`, or for `ica` with `ica`."
+                )
             return signals[self.name]
         values: Floats = getattr(scores, self.name)
         return values
@@ -78,8 +87,38 @@ SIGNAL_VALUES = {
 
 
 def ranked_value(rank_by: str) -> RankedValue:
-    """Return the value of a name that `rank_by` may have."""
-    return (RANKED_VALUES | SIGNAL_VALUES)[rank_by]
+    """Return the value of a name that `rank_by` may have.
+
+    Raises:
+        ValueError: if there is no such name.
+    """
+    values = RANKED_VALUES | SIGNAL_VALUES
+    if rank_by not in values:
+        raise ValueError(f"`rank_by` must be one of {', '.join(values)}, got {rank_by!r}.")
+    return values[rank_by]
+
+
+def check_rule(rule: tuple[str, float]) -> None:
+    """Refuse a rule that keeps no sensible number of rows; one from Python has passed no check of options before.
+
+    Args:
+        rule: name and value of the rule, see `select_golden_set`.
+
+    Raises:
+        ValueError: if the name is unknown, or if its value is outside its range.
+    """
+    name, value = rule
+    ranges = {
+        "top_fraction": ("a fraction in (0, 1]", 0 < value <= 1),
+        "top_k": ("a whole number from 1 on", value >= 1 and float(value).is_integer()),
+        "threshold": ("a number", not np.isnan(value)),
+        "max_tokens": ("a number from 1 on", value >= 1),
+    }
+    if name not in ranges:
+        raise ValueError(f"`rule` must be one of {', '.join(ranges)} with its value, got {rule!r}.")
+    expected, fits = ranges[name]
+    if not fits:
+        raise ValueError(f"`{name}` must be {expected}, got {value!r}.")
 
 
 def rank_candidates(scores: GoldenScores, rank_by: str = "golden_score") -> Ints:

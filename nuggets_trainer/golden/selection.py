@@ -12,6 +12,7 @@ from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import (
     RANKED_VALUES,
     RankedValue,
+    check_rule,
     num_kept,
     rank_candidates,
     ranked_value,
@@ -187,8 +188,8 @@ def select_golden_set(
         scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race. For a
             signal, `signals` of them has it.
         rule: name and value of the rule. `("top_fraction", f)` keeps `max(1, round(f * candidates))` rows,
-            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t, `("max_tokens", b)` the
-            best rows until the next one would pass b tokens.
+            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t (for a loss, below it),
+            `("max_tokens", b)` the best rows until the next one would pass b tokens.
         num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
         diversity: further criteria of the choice; None for a ranking.
         rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or a signal.
@@ -200,8 +201,9 @@ def select_golden_set(
         The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
 
     Raises:
-        ValueError: if k is larger than the number of candidates with a score, if no candidate is above the threshold,
-            if the best row passes the budget, or if no candidate has a score.
+        ValueError: if there is no such rule or value to rank by, if k is larger than the number of candidates with a
+            score, if no candidate is above the threshold, if the best row passes the budget, or if no candidate has a
+            score.
 
     Example:
         >>> import numpy as np
@@ -211,6 +213,7 @@ def select_golden_set(
         >>> golden.indices.tolist(), golden.cut, golden.ties_at_cut, golden.ties_kept
         ([2], 1.0, 2, 1)
     """
+    check_rule(rule)
     ranked = ranked_value(rank_by)
     values, order = ranked.of(scores), rank_candidates(scores, rank_by)
     passed_over: dict[str, int] = {}

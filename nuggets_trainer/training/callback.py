@@ -49,7 +49,8 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
     callbacks that restore themselves from a checkpoint.
 
     Args:
-        nuggets_config: config that says how to score and what to keep.
+        nuggets_config: config that says how to score and what to keep. Default: `NuggetsConfig()`, which keeps the
+            top 10%. (`SelectedSFTTrainer` without a config does not select.)
         anchor_dataset: anchors in any format that the pool may have, or a dict of several anchor sets by name.
             Default: `nuggets_config.anchors`, or else anchors that are chosen from the pool.
 
@@ -61,7 +62,9 @@ class NuggetsDataCallback(TrainerCallback):  # type: ignore[misc]  # transformer
         ```
     """
 
-    def __init__(self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: AnchorDataset | None = None):
+    def __init__(
+        self, nuggets_config: NuggetsConfig | None = None, anchor_dataset: AnchorDataset | None = None
+    ) -> None:
         self._config = nuggets_config or NuggetsConfig()
         self._anchor_dataset = anchor_dataset
         self._selection: TrainerSelection | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from trl import ScriptArguments
 
-from nuggets_trainer.config.places import RowPlace, read_places
+from nuggets_trainer.config.places import PoolArguments, RowPlace, read_places
 from nuggets_trainer.wording import first_cause
 
 if TYPE_CHECKING:
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class RecipeArguments(ScriptArguments):  # type: ignore[misc]  # trl has no types
-    """TRL's script arguments, and the evaluation rows."""
+class RecipeArguments(PoolArguments, ScriptArguments):  # type: ignore[misc]  # trl has no types
+    """TRL's script arguments, the pool's with our own help, and the evaluation rows."""
 
-    title: ClassVar[str] = "rows (names and defaults of trl.ScriptArguments)"
+    title: ClassVar[str] = PoolArguments.title
 
+    dataset_test_split: str = field(
+        default="test",
+        metadata={
+            "help": "Split of the evaluation rows: of each place in `eval_dataset_name` that names none, or of "
+            "`dataset_name`."
+        },
+    )
     eval_dataset_name: dict[str, Any] | str | None = field(
         default=None,
         metadata={

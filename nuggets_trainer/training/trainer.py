@@ -228,6 +228,18 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return self._prepare_dataset(*bound.args, **bound.kwargs)
 
 
+def _full_signature() -> inspect.Signature:
+    """Join the arguments of the installed `SFTTrainer` and the two of selection."""
+    taken = inspect.signature(SFTTrainer.__init__)
+    own = inspect.signature(SelectedSFTTrainer.__init__).parameters
+    joined = [*taken.parameters.values(), own["anchor_dataset"], own["nuggets_config"]]
+    return taken.replace(parameters=joined, return_annotation=None)
+
+
+# Programs that look at a trainer's arguments, such as `processing_class`, would find `*args` and `**kwargs` alone.
+SelectedSFTTrainer.__init__.__signature__ = _full_signature()  # type: ignore[attr-defined]
+
+
 def _is_prepared_at_once(dataset: Any) -> bool:
     """Whether TRL prepares a dataset within seconds, so that its five or six bars are noise."""
     return isinstance(dataset, Dataset) and len(dataset) <= FEW_ROWS

@@ -13,12 +13,15 @@ from nuggets_trainer.cli import main
 from nuggets_trainer.commands.arguments import (
     OutputArguments,
     PlanArguments,
-    PoolArguments,
     ScorerArguments,
     SelectArguments,
     ShardArguments,
+    recipe_parser,
 )
+from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 from tests.support.readability import PREPOSITIONS
 
@@ -62,13 +65,53 @@ def test_every_option_is_below_exactly_one_title(command):
     assert {name for name, count in titles.items() if count > 1} <= spelled_twice
 
 
-def test_the_options_of_trl_come_last(capsys):
-    assert main(["train", "--help"]) == 0
+ROWS, MODEL, RULE, ANCHORS = "\nrows (", "\nmodel and adapter (", "\nwhich rows are kept", "\nanchors:"
+IN_ORDER = {
+    "score": [ROWS, "\nthe model that scores", RULE, ANCHORS, "\nhow training reads", "\nparts of a pool", "\noutput"],
+    "select": ["\nstored scores", RULE, ROWS, "\nhow training reads", "\noutput"],
+    "train": [ROWS, MODEL, RULE, ANCHORS, "\nselection during", "\ntraining ("],
+    "compare": [ROWS, MODEL, "\nthe comparison", RULE, ANCHORS, "\noutput", "\ntraining ("],
+}
+
+
+@pytest.mark.parametrize("command", IN_ORDER)
+def test_rows_and_model_come_first_in_help(command, capsys):
+    assert main([command, "--help"]) == 0
     page = capsys.readouterr().out
-    places = [
-        page.index(title) for title in ("\nrows (", "\nwhich rows are kept", "\nselection during", "\ntraining (")
-    ]
+    places = [page.index(title) for title in IN_ORDER[command]]
     assert places == sorted(places)
+
+
+def test_help_of_the_pool_is_that_of_every_command(capsys):
+    """TRL's text spoke of an option `datasets` that no command has."""
+    texts = set()
+    for command in ("score", "train"):
+        assert main([command, "--help"]) == 0
+        page = capsys.readouterr().out
+        texts.add(page[page.index("  --dataset_name") : page.index("  --dataset_config")])
+        assert "`datasets` is provided" not in page and "ignore_bias_buffers" not in page
+    assert len(texts) == 1
+    assert recipe_parser().parse_args(["--ignore_bias_buffers", "true"]).ignore_bias_buffers  # TRL's YAML may have it
+
+
+def test_a_list_is_shown_as_it_is_typed():
+    parser = make_parser([CompareArguments], "nuggets compare", "")
+    assert "[default: 0.1]" in " ".join(parser.format_help().split())
+
+
+@pytest.mark.parametrize("command", ["plan", "score", "train", "compare", "inspect"])
+def test_the_pool_may_be_the_first_word(command):
+    module = import_module(f"nuggets_trainer.commands.{command}")
+    words = ["mine.jsonl", "--model_name_or_path", "m"]
+    if command in ("train", "compare"):
+        words += ["--output_dir", "out", "--bf16", "false", "--eval_dataset_name", "heldout.jsonl"]
+    if command in ("plan", "score"):
+        words += ["--score_dir", "scores"]
+    assert "mine.jsonl" in [getattr(part, "dataset_name", None) for part in module.parse(words)]
+    with pytest.raises(
+        ValueError, match=r"first word 'mine.jsonl' is the value of --dataset_name, which is given too"
+    ):
+        module.parse([*words, "--dataset-name=other.jsonl"])
 
 
 def test_a_help_begins_with_a_noun_or_a_verb():

@@ -179,3 +179,31 @@ def test_rows_that_may_not_be_chosen_are_as_if_absent(rule):
         assert getattr(golden_set, name) == getattr(alone, name)
     num_failing = int((~passes & ~np.isnan(scores.golden_score)).sum())
     assert golden_set.passed_over == {"fails_require": num_failing} and num_failing > 5
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            ("top", 5),
+            r"`rule` must be one of top_fraction, top_k, threshold, max_tokens with its value, got \('top', 5\)",
+        ),
+        (("top_k", 0), "`top_k` must be a whole number from 1 on, got 0"),
+        (("top_k", 1.7), "`top_k` must be a whole number from 1 on, got 1.7"),
+        (("top_fraction", 10), r"`top_fraction` must be a fraction in \(0, 1\], got 10"),
+        (("top_fraction", 0.0), r"`top_fraction` must be a fraction in \(0, 1\], got 0.0"),
+        (("threshold", math.nan), "`threshold` must be a number, got nan"),
+        (("max_tokens", 0), "`max_tokens` must be a number from 1 on, got 0"),
+    ],
+)
+def test_a_rule_that_keeps_no_rows_is_refused(rule, message):
+    """They ended in an IndexError or an AssertionError, or kept one row in silence."""
+    with pytest.raises(ValueError, match=message):
+        select_golden_set(scores_of([0.5, 0.9]), rule)
+
+
+def test_a_value_that_the_scores_lack_is_named():
+    with pytest.raises(ValueError, match="`rank_by` must be one of golden_score, gain, .*, got 'score'"):
+        select_golden_set(scores_of([0.5, 0.9]), ("top_k", 1), rank_by="score")
+    with pytest.raises(ValueError, match="`rank_by='ifd'` is a signal of each row, and these scores have none"):
+        select_golden_set(scores_of([0.5, 0.9]), ("top_k", 1), rank_by="ifd")

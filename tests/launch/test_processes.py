@@ -9,10 +9,11 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from nuggets_trainer.cli import _launched, main
-from nuggets_trainer.commands.arguments import PoolArguments, ScorerArguments
+from nuggets_trainer.commands.arguments import ScorerArguments
 from nuggets_trainer.commands.config_file import config_path
 from nuggets_trainer.commands.inputs import with_score_dir
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, can_be_launched, launcher_words, split_launch
 from tests.support.launch import BIN, environment
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 
@@ -52,6 +53,13 @@ def test_without_config_every_kind_of_args_is_taken(model_dir, tmp_path):
     SelectedSFTTrainer(model_dir, plain, train_dataset=CHAT_POOL)
     with pytest.raises(ValueError, match="`train_dataset` is required"):
         SelectedSFTTrainer(model_dir, arguments(tmp_path))
+
+
+def test_its_arguments_are_those_of_sft_trainer():
+    """`help` and programs that look for `processing_class` saw `*args` and `**kwargs` alone."""
+    ours, theirs = (inspect.signature(cls).parameters for cls in (SelectedSFTTrainer, SFTTrainer))
+    assert list(ours) == [*theirs, "anchor_dataset", "nuggets_config"]
+    assert [ours[name] for name in theirs] == list(theirs.values()) and "processing_class" in theirs
 
 
 @pytest.mark.parametrize("columns", ["chat", "alpaca"])
