@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import hashlib
 import json
@@ -90,15 +91,31 @@ def _check_rows(option: str, name: str) -> None:
         if _file_type(path) not in FILE_BUILDERS:
             raise ValueError(
                 f"`{option}`: {name!r} has an unknown file type. Expected {known}, or one of these compressed "
-                f"({', '.join(COMPRESSIONS)})."
+                f"({', '.join(COMPRESSIONS)}).{_how_to_convert(path)}"
             )
     elif _file_type(path) in FILE_BUILDERS:
-        raise FileNotFoundError(f"`{option}`: there is no file {name!r}. Expected rows in {known}.")
+        raise FileNotFoundError(
+            f"`{option}`: there is no file {name!r}. Expected rows in {known}.{_similar_file(path)}"
+        )
     elif _must_be_path(name):
         raise FileNotFoundError(
             f"`{option}`: there is no file or directory {name!r}. Expected rows in {known}, a directory of such "
             "files, or the name of a dataset on the hub."
         )
+
+
+def _how_to_convert(path: Path) -> str:
+    if path.suffix.lower() != ".txt":
+        return ""
+    command = f"jq -R -c 'select(. != \"\") | {{text: .}}' {path.name} > {path.stem}.jsonl"
+    return f" Convert it if each line is a text: `{command}`."
+
+
+def _similar_file(path: Path) -> str:
+    """Return a question that names the file of the most similar name in the directory, or an empty text."""
+    names = [file.name for file in path.parent.glob("*")]
+    similar = difflib.get_close_matches(path.name, names, n=1)
+    return f" Did you mean {str(path.with_name(similar[0]))!r}?" if similar else ""
 
 
 def load_rows(

@@ -191,7 +191,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 def _say_that_it_leaves(code: int) -> None:
-    line = f"SIGTERM: writing what is scored, and leaving with exit code {code}."
+    line = f"SIGTERM: writing what is scored, and leaving with exit code {code}. The same command continues."
     try:
         logger.warning("%s", line)
     except RuntimeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -119,6 +120,21 @@ def test_an_unknown_file_type_is_named_with_the_known(name, tmp_path):
     known = ", ".join(FILE_BUILDERS)
     with pytest.raises(ValueError, match=rf"{name}' has an unknown file type\. Expected {known}"):
         load_rows(str(tmp_path / name))
+
+
+def test_the_error_for_a_text_file_shows_how_to_convert_it(tmp_path):
+    (tmp_path / "raw.txt").write_text("one text\n")
+    with pytest.raises(ValueError, match=re.escape("jq -R -c 'select(. != \"\") | {text: .}' raw.txt > raw.jsonl")):
+        load_rows(str(tmp_path / "raw.txt"))
+
+
+def test_a_wrong_name_gets_the_most_similar_file_of_the_directory(tmp_path):
+    for name in ("pool.jsonl", "anchors.jsonl"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean '.*/pool\.jsonl'\?$"):
+        load_rows(str(tmp_path / "pol.jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"Expected rows in [^?]*$"):
+        load_rows(str(tmp_path / "quite_another.csv"))
 
 
 def test_a_csv_in_a_directory_is_read_like_a_csv(tmp_path):

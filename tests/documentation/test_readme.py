@@ -51,8 +51,8 @@ def run_python(page, root, monkeypatch) -> None:
 
 def test_the_commands_of_the_readme_run_in_their_order(root):
     ran = run_page(README, root)
-    assert ran[:5] == ["nuggets inspect", "nuggets plan", "nuggets score", "nuggets select", "nuggets report"]
-    assert ran[5:] == ["nuggets train", "nuggets train", "nuggets compare"]
+    assert ran[:3] == ["nuggets inspect", "nuggets plan", "nuggets train"]
+    assert ran[3:] == ["nuggets score", "nuggets select", "nuggets report", "nuggets compare"]
 
 
 def test_the_python_blocks_of_the_readme_run(root, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_fresh_clone_needs_nothing_but_the_readme(tmp_path):
     shown = run(["make", "demo"], **own)
     for line in ("clean rows in the golden set", "held-out loss, golden set"):
         assert line in shown
-    steps = next(text for text in shown_blocks if text.startswith("nuggets "))
+    steps = next(text for text in shown_blocks if "nuggets-demo/pool" in text)  # needs no network
     assert "`source .venv/bin/activate`" in README.read_text()
     shown = run(["bash", "-euxo", "pipefail", "-c", f"source .venv/bin/activate\n{steps}"], **own)
     assert f"{root}/.venv/bin" in run(["bash", "-c", "source .venv/bin/activate; type nuggets"], **own)
