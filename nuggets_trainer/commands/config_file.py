@@ -81,7 +81,7 @@ def read_texts(path: Path) -> Any:
     """Read a config file with every value as the text that stands there: `no` is no boolean, 2e-4 no number."""
     import yaml
 
-    return yaml.load(path.read_text(), Loader=yaml.BaseLoader)
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
 
 
 def with_home(value: Any) -> Any:
@@ -131,7 +131,7 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
     """
     import yaml
 
-    config = yaml.safe_load(path.read_text())
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"Config file {path} must hold a YAML mapping of argument names to values.")
     try:

@@ -46,7 +46,7 @@ def run(name: str | None) -> None:
         return
     for path in sorted(CONFIGS.rglob("*.yaml")):
         known_as = path.relative_to(CONFIGS).with_suffix("").as_posix()
-        lines = textwrap.wrap(first_sentence(path.read_text()), max(40, WIDTH - INDENT))
+        lines = textwrap.wrap(first_sentence(path.read_text(encoding="utf-8")), max(40, WIDTH - INDENT))
         print(f"{known_as:<{INDENT}}" + f"\n{' ' * INDENT}".join(lines))
 
 

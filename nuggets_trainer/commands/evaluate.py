@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,14 @@ from nuggets_trainer.evaluation import alpaca_eval, answer_files, answers, mt_be
 from nuggets_trainer.evaluation.arguments import EvaluationArguments, GenerateArguments, JudgeArguments
 from nuggets_trainer.evaluation.intervals import Mean
 from nuggets_trainer.evaluation.journal import Journal
+from nuggets_trainer.evaluation.json_lines import Record
 from nuggets_trainer.evaluation.judge import Judge
-from nuggets_trainer.evaluation.questions import load_alpaca_eval, load_judge_prompts, load_mt_bench
+from nuggets_trainer.evaluation.questions import (
+    MtBenchQuestion,
+    load_alpaca_eval,
+    load_judge_prompts,
+    load_mt_bench,
+)
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.wording import counted
 
@@ -95,6 +102,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
     rows = load_alpaca_eval(shared.alpaca_eval_dir, "v1") if "alpaca_eval" in shared.benchmarks else []
     questions = load_mt_bench(shared.mt_bench_dir) if "mt_bench" in shared.benchmarks else []
     ranks = Ranks()
+    ranks.on_main(lambda: say(True, shared_questions(args, rows, questions)))
     model, tokenizer = load_tuned(
         args.model_name_or_path or "",
         args.adapter_name_or_path,
@@ -137,6 +145,26 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
         ranks.on_main(lambda: answer_files.write_mt_bench_answers(path, questions, pairs, name))
         say(ranks.is_main, f"{len(pairs)} x 2 answers to MT-Bench: {path}")
     PartialState().destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
+
+
+def shared_questions(args: GenerateArguments, rows: Sequence[Record], questions: Sequence[MtBenchQuestion]) -> str:
+    """Say what the questions share with the rows that the model was selected from.
+
+    Args:
+        args: options of the step; the directory of the adapter or of the model has the record of the selection.
+        rows: rows of AlpacaEval; empty if it is not asked.
+        questions: questions of MT-Bench; empty if they are not asked.
+    """
+    from nuggets_trainer.overlap.tuned_on import describe_shared_questions
+    from nuggets_trainer.training.checkpoints import SELECTION_FILE
+
+    tests = {}
+    if rows:
+        tests["alpaca_eval"] = [row["instruction"] for row in rows]
+    if questions:
+        tests["mt_bench"] = list(itertools.chain.from_iterable(question.turns for question in questions))
+    model = args.adapter_name_or_path or args.model_name_or_path or ""
+    return describe_shared_questions(Path(model) / SELECTION_FILE, tests)
 
 
 def judge(shared: EvaluationArguments, args: JudgeArguments) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nuggets_trainer.commands.arguments import ScorerArguments
@@ -14,7 +15,8 @@ from nuggets_trainer.commands.output import rank
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
-from nuggets_trainer.data.loading import check_paths, load_rows
+from nuggets_trainer.data.directories import FILE_BUILDERS
+from nuggets_trainer.data.loading import COMPRESSIONS, check_paths, load_rows
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -70,8 +72,12 @@ def with_score_dir(
 
 def _short(name: str | None) -> str:
     """Return the last part of a name or path, without an extension and without characters that a file cannot have."""
-    last = str(name).rstrip("/").rsplit("/", 1)[-1]
-    return re.sub(r"[^\w.-]+", "_", re.sub(r"\.(jsonl?|csv|parquet)$", "", last))
+    last = Path(str(name).rstrip("/").rsplit("/", 1)[-1])
+    if last.suffix in COMPRESSIONS:
+        last = last.with_suffix("")
+    if last.suffix in FILE_BUILDERS:
+        last = last.with_suffix("")
+    return re.sub(r"[^\w.-]+", "_", str(last))
 
 
 def check_places(rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:

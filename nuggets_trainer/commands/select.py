@@ -25,6 +25,7 @@ from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.data.loading import check_paths
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import first_of_equal
 from nuggets_trainer.pipeline.row_files import check_output_file, write_rows
 from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.pipeline.select_again import (
@@ -97,29 +98,45 @@ def run(
     check_paths(config, {"dataset_name": rows.dataset_name}, {}, {"output_file": choice.output_file})
     with stdout_kept_for_result() as stdout:
         score_dir = choice.score_dir or ""
-        golden_set = select_again(score_dir, config)
-        text = golden_set.describe()
-        overlap = read_overlap(score_dir)
-        if overlap:
-            text += f"\nduplicates: {overlap['says']}"
+        pool = None
         if rows.dataset_name is not None:
             pool = read_pool(read_rows(rows), config, row_options, name="dataset_name")
             unchecked = check_same_pool(read_scores(score_dir), pool)
             if unchecked is not None:
                 logger.warning("%s", unchecked)
-            if choice.output_file is not None:
-                entries = []
-                for name in choice.entry_for or []:
-                    entries.append((name, described_rows(pool, choice.output_file, golden_set.indices[:1])))
-                for entry in entries:
-                    check_entry(*entry)
-                write_rows(pool.dataset, golden_set, choice.output_file, choice.with_scores)
-                text += f"\n{counted(len(golden_set), 'row')}, best first: {choice.output_file}"
-                for name, written in entries:
-                    text += f"\n{how_to_use(name, written, write_entry(name, written))}"
+        golden_set = select_again(score_dir, config, pool)
+        overlap = read_overlap(score_dir) or looked_for_now(pool)
+        text = f"{golden_set.describe()}\nduplicates: {overlap['says']}"
+        if pool is not None and choice.output_file is not None:
+            entries = []
+            for name in choice.entry_for or []:
+                entries.append((name, described_rows(pool, choice.output_file, golden_set.indices[:1])))
+            for entry in entries:
+                check_entry(*entry)
+            write_rows(pool.dataset, golden_set, choice.output_file, choice.with_scores)
+            text += f"\n{counted(len(golden_set), 'row')}, best first: {choice.output_file}"
+            for name, written in entries:
+                text += f"\n{how_to_use(name, written, write_entry(name, written))}"
         result = {"score_dir": choice.score_dir, **as_json(golden_set), "output_file": choice.output_file}
         result["overlap"] = overlap
         write_result(stdout, result, text, output.json)
+
+
+def looked_for_now(pool: Pool | None) -> dict[str, Any]:
+    """Return what is known of duplicates in a pool that an earlier version scored, which did not look for them.
+
+    Args:
+        pool: the rows, in which `select_again` has looked; None if they were not named.
+    """
+    if pool is None:
+        says = (
+            "an earlier version made these scores and did not look for them, so the golden set may have rows twice. "
+            "Name the rows with --dataset_name to leave out the repeated ones."
+        )
+        return {"says": says}
+    repeats = first_of_equal(pool.read_keys()[0])
+    number = counted(len(repeats), "row repeats an earlier one", "rows repeat an earlier one")
+    return {"duplicates": len(repeats), "says": f"{number} word for word (left out now)"}
 
 
 def described_rows(pool: Pool, file: str, first: Iterable[int] = ()) -> RowFile:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nuggets_trainer.config.places import RowPlace
 from nuggets_trainer.data.unreadable import errors_name_the_file
 
+LOCAL = "nuggets-rows:"  # before a local path, in what a dataset was made of
 READ_AT_ONCE = 500  # rows that are read together: one by one, each takes twenty times as long
 
 
@@ -104,6 +106,30 @@ def hub_sources(dataset: Any) -> dict[str, str]:
         if repository is not None:
             found[repository[1]] = repository[2]
     return found
+
+
+def remember_source(dataset: Any, place: str) -> Any:
+    """Write into a dataset's info from which local file or directory it was loaded; `select` and the like keep it.
+
+    Args:
+        dataset: rows that were just loaded.
+        place: path of the file or directory, or name of embedded rows.
+    """
+    if not dataset.info.download_checksums:
+        dataset.info.download_checksums = {f"{LOCAL}{place}": {}}
+    return dataset
+
+
+def source_of(dataset: Any) -> RowPlace | None:
+    """Return where rows were loaded from, if it is one place that is known, so that they can be loaded again."""
+    split = "train" if dataset.split is None else str(dataset.split)
+    local = [place for place in dataset.info.download_checksums or {} if place.startswith(LOCAL)]
+    if len(local) == 1:
+        return RowPlace(local[0].removeprefix(LOCAL), split=split)
+    repositories = list(hub_sources(dataset))
+    if len(repositories) == 1:
+        return RowPlace(repositories[0], dataset.info.config_name, split)
+    return None
 
 
 def check_text_alone(dataset: Any, name: str) -> None:

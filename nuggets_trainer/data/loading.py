@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuggets_trainer.data.dataset import hidden_dataset_bars
+from nuggets_trainer.data.dataset import hidden_dataset_bars, remember_source
 from nuggets_trainer.data.directories import (
     FILE_BUILDERS,
     check_files,
@@ -142,25 +142,26 @@ def load_rows(
     name = os.path.expanduser(name)  # noqa: PTH111 - a `Path` would spoil URLs
     path = Path(resolve_demo(name))
     _check_rows(option, name)
+    place = str(path.absolute())
     if path.is_file():
         path = _decompressed(path, option)
         check_no_null(option, [path])
         with errors_name_the_file(option, name, path), hidden_dataset_bars(path.stat().st_size <= SMALL_FILE):
             loaded = _with_valid_text(_load_file(path, streaming))
         _check_floats(option, [path], loaded)
-        return loaded
+        return remember_source(loaded, place)
     if path.is_dir():
         loaded = _load_directory(name, config, streaming, option)
     else:
         loaded = _load_from_hub(name, config, streaming, option)
     if not isinstance(loaded, (DatasetDict, IterableDatasetDict)):
-        return loaded
+        return remember_source(loaded, place) if path.is_dir() else loaded
     if split not in loaded:
         raise ValueError(
             f"`{option}`: {name!r} has no split {split!r}. Found: {', '.join(loaded)}."
             f"{_how_to_name(option, 'split', name, next(iter(loaded), 'test'))}"
         )
-    return loaded[split]
+    return remember_source(loaded[split], place) if path.is_dir() else loaded[split]
 
 
 def _file_type(path: Path) -> str:

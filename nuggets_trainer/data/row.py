@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +139,20 @@ def check_text(value: Any, part: str, may_be_empty: bool = False) -> None:
 def hash_of_keys(keys: Iterable[str]) -> str:
     """Return one hash of many, 32 hex digits; their order counts."""
     return hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+
+
+def first_of_equal(keys: Sequence[str]) -> dict[int, int]:
+    """Return the pool index of the first row of the same content, by that of each later one.
+
+    Args:
+        keys: content hash of each row of a pool; "" for a row that cannot be read, which equals no other.
+    """
+    first: dict[str, int] = {}
+    found: dict[int, int] = {}
+    for i, key in enumerate(keys):
+        if key and first.setdefault(key, i) != i:
+            found[i] = first[key]
+    return found
 
 
 def _digest(content: Any) -> str:

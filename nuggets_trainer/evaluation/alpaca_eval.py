@@ -120,7 +120,7 @@ def _run_official(job_path: Path) -> dict[str, Any]:
     code = subprocess.run(command, check=False).returncode
     if not result_path.is_file():
         raise RuntimeError(f"The official alpaca_eval package ended with code {code}. Its output above says why.")
-    result: dict[str, Any] = json.loads(result_path.read_text())
+    result: dict[str, Any] = json.loads(result_path.read_text(encoding="utf-8"))
     if "error" in result:
         raise JudgeError(result["error"])
     return result

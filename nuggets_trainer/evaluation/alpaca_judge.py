@@ -65,7 +65,7 @@ def client(directory: str, endpoint: str) -> Client:
 def judge_job(job_file: str) -> int:
     """Judge as a job file says, write the result or the error beside it, and return the exit code."""
     path = Path(job_file)
-    job = json.loads(path.read_text())
+    job = json.loads(path.read_text(encoding="utf-8"))
     try:
         result = run_alpaca_eval(job, path.parent)
     except (JudgeError, ValueError) as error:
@@ -128,7 +128,9 @@ def write_annotator(job: dict[str, Any], directory: Path) -> Path:
     from alpaca_eval import constants
 
     name = ANNOTATORS[job["setting"]]
-    official = yaml.safe_load((constants.EVALUATORS_CONFIG_DIR / name / "configs.yaml").read_text())[name]
+    official = yaml.safe_load((constants.EVALUATORS_CONFIG_DIR / name / "configs.yaml").read_text(encoding="utf-8"))[
+        name
+    ]
     clients = directory / "clients.yaml"
     used = {"client_class": f"{__package__}.alpaca_judge.client", **job["client"]}
     clients.write_text(yaml.safe_dump({"default": [used]}))

@@ -66,7 +66,7 @@ def claim_name(output_dir: Path, name: str, model: str, settings: dict[str, Any]
     directory = output_dir / name
     path, answer_path = directory / RUN_FILE, mt_bench_answer_path(output_dir, name)
     if path.is_file():
-        before = json.loads(path.read_text())["settings"]
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
         changes = []
         for key in sorted(before.keys() | settings.keys()):
             old, new = before.get(key), settings.get(key)

@@ -229,7 +229,7 @@ def _alpaca_eval(output_dir: Path, name: str, setting: str, judge_model: str) ->
     path = judged_path(output_dir, name, setting, judge_model) / "result.json"
     if not path.is_file():
         return None
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     return None if "error" in result else win_rate(result)
 
 

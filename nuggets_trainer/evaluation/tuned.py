@@ -119,7 +119,9 @@ def _base_model_name(path: str) -> str:
     from transformers.utils.peft_utils import find_adapter_config_file
 
     found = find_adapter_config_file(path)
-    return path if found is None else str(json.loads(Path(found).read_text())["base_model_name_or_path"])
+    return (
+        path if found is None else str(json.loads(Path(found).read_text(encoding="utf-8"))["base_model_name_or_path"])
+    )
 
 
 def _has_tokenizer(path: str) -> bool:

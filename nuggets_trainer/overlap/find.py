@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import Row
+from nuggets_trainer.data.row import Row, first_of_equal
 from nuggets_trainer.golden.limits import CONTAMINATED, DUPLICATE, NEAR_DUPLICATE
 from nuggets_trainer.overlap.contamination import Contamination, Questions
 from nuggets_trainer.overlap.near import BANDS, band_hashes, can_find_near, find_near_duplicates
@@ -176,7 +176,7 @@ def find_overlap(pool: Pool, tests: Mapping[str, Sequence[str]] | None = None, w
         raise ValueError(
             "`decontaminate` compares words, but the rows of the pool are tokenized. Give the rows as texts."
         )
-    first_of = _find_equal(keys)
+    first_of = first_of_equal(keys)
     num_readable = sum(map(bool, keys))
     different = [i for i, key in enumerate(keys) if key and i not in first_of]
     with_near = with_near and can_find_near()
@@ -261,13 +261,3 @@ def check_heldout(pool: Pool, heldout: Mapping[str, Dataset]) -> dict[str, Any]:
 def _read(pool: Pool, indices: Sequence[int]) -> list[Row]:
     """Read rows that are known to be readable."""
     return [row for row in pool.rows(indices) if isinstance(row, Row)]
-
-
-def _find_equal(keys: Sequence[str]) -> dict[int, int]:
-    """Return the pool index of the first row of the same content, by that of each later one."""
-    first: dict[str, int] = {}
-    found: dict[int, int] = {}
-    for i, key in enumerate(keys):
-        if key and first.setdefault(key, i) != i:
-            found[i] = first[key]
-    return found

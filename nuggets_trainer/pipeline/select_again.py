@@ -11,18 +11,20 @@ import numpy.typing as npt
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RULES
-from nuggets_trainer.golden.limits import FAILS_REQUIRE, NO_SIGNAL
+from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.data.row import first_of_equal
+from nuggets_trainer.golden.limits import DUPLICATE, FAILS_REQUIRE, NO_SIGNAL
 from nuggets_trainer.golden.ranking import RANKED_VALUES, SIGNAL_VALUES, RankedValue, most_within, written_rule
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.row_filter import AGAIN, check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_scores
+from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_overlap, read_scores
 
 BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
 
 
-def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> GoldenSet:
+def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Pool | None = None) -> GoldenSet:
     """Choose a golden set by another selection rule from the scores of an earlier run.
 
     The golden set is the one that scoring the pool with this rule would give. After a race for gains, at least the
@@ -31,12 +33,14 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
         config: options of selection; the rule, `rank_by` and `require` are read. None takes the defaults.
+        pool: the rows that were scored. Only earlier versions, which did not look for duplicates, need them: with the
+            rows, those that repeat an earlier one are left out here.
 
     Raises:
         FileNotFoundError: if nothing was scored there.
         ValueError: if the golden set of the run or of the config is not a ranking; if rows that a race stopped or left
-            out could be in the golden set; or if there are no columns that the config needs. The error says what to
-            run.
+            out could be in the golden set; if there are no columns that the config needs; or if other rows were
+            scored than those of the pool. The error says what to run.
     """
     config = config or NuggetsConfig()
     wanted = _beyond_ranking(vars(config))
@@ -53,6 +57,8 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
             "Run the same `nuggets score` again with the new rule: it finds every pair in the store."
         )
     stored = read_scores(score_dir)
+    if pool is not None and not read_overlap(score_dir):
+        stored = _without_repeats(stored, pool)
     if config.rank_by in RANK_BY_SIGNALS:
         return _choose_by_signal(stored, config, run_config)
     if not stored.num_anchors.any():
@@ -62,6 +68,15 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None) -> Golde
         )
     passes = rows_that_pass_stored(stored, config.requirement, run_config)
     return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes)
+
+
+def _without_repeats(stored: StoredScores, pool: Pool) -> StoredScores:
+    """Leave out the rows that repeat an earlier candidate word for word."""
+    check_same_pool(stored, pool)
+    is_repeat = np.zeros(len(stored), dtype=np.bool_)
+    for i, first in first_of_equal(pool.read_keys()[0]).items():
+        is_repeat[i] = stored.reason[first] < 0
+    return stored.without(is_repeat, DUPLICATE)
 
 
 def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: dict[str, Any]) -> GoldenSet:
@@ -248,12 +263,12 @@ def _refusal(rule: tuple[str, float], run_config: dict[str, Any], num_stopped: i
     )
 
 
-def check_same_pool(stored: StoredScores, pool: Any) -> str | None:
+def check_same_pool(stored: StoredScores, pool: Pool) -> str | None:
     """Check that rows are those that were scored.
 
     Args:
         stored: scores of an earlier run.
-        pool: a `Pool` of the rows.
+        pool: the rows.
 
     Returns:
         What could not be checked; None if all was.

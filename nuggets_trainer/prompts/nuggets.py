@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
 from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
-from nuggets_trainer.prompts.tokenize import RecentRows, checked, encode, without_eos
+from nuggets_trainer.prompts.tokenize import RecentRows, TextEncoder, checked, without_eos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,12 +38,21 @@ class NuggetsTemplate:
                 "tokenizer has none. Set `tokenizer.bos_token` or use `template='plain'`."
             )
         self._tokenizer = tokenizer
+        self._text = TextEncoder(tokenizer)
         self._shown: RecentRows[list[int]] = RecentRows()
         self._alone: RecentRows[Segment] = RecentRows()
 
     def describe(self) -> dict[str, str]:
         """Return the name."""
         return {"template": self.name}
+
+    def tokenize_ahead(self, rows: Iterable[Row]) -> None:
+        """Tokenize the texts of candidates that are rendered next."""
+        texts = []
+        for row in rows:
+            with contextlib.suppress(UnusableRowError):
+                texts.append(nuggets_prompt(row) + nuggets_completion(row))
+        self._text.tokenize_ahead(texts)
 
     def zero_shot(self, anchor: Row) -> Segment:
         """Return prompt and completion, cut at 200 tokens, without BOS."""
@@ -62,7 +72,7 @@ class NuggetsTemplate:
         return self._alone.of(anchor, self.zero_shot).behind(prefix)
 
     def _encode_shown(self, candidate: Row) -> list[int]:
-        ids = encode(self._tokenizer, nuggets_prompt(candidate) + nuggets_completion(candidate))
+        ids = self._text.encode(nuggets_prompt(candidate) + nuggets_completion(candidate))
         return without_eos(self._tokenizer, ids)
 
     def few_shot(self, examples: Sequence[Row], row: Row) -> Segment:
@@ -77,7 +87,7 @@ class NuggetsTemplate:
         """Return BOS and the whole row, as candidates are shown; BOS and the word before a response open it."""
         ids, start = self._uncut(row)
         bos = [self._tokenizer.bos_token_id]
-        return RowAlone(checked(Segment(ids, start)).behind(bos), [*bos, *encode(self._tokenizer, RESPONSE)])
+        return RowAlone(checked(Segment(ids, start)).behind(bos), [*bos, *self._text.encode(RESPONSE)])
 
     def num_tokens(self, row: Row) -> int:
         """Count the tokens of `row_alone`."""
@@ -90,8 +100,8 @@ class NuggetsTemplate:
     def _uncut(self, row: Row) -> tuple[list[int], int]:
         """Return the ids of prompt and completion, and the number of ids of the prompt alone."""
         prompt = nuggets_prompt(row)
-        ids = encode(self._tokenizer, prompt + nuggets_completion(row))
-        return ids, len(encode(self._tokenizer, prompt))
+        ids = self._text.encode(prompt + nuggets_completion(row))
+        return ids, len(self._text.encode(prompt))
 
 
 def nuggets_prompt(row: Row) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
 from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shown import NOT_SHOWN
-from nuggets_trainer.prompts.tokenize import RecentRows, checked, encode, without_eos
+from nuggets_trainer.prompts.tokenize import RecentRows, TextEncoder, checked, without_eos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,12 +41,21 @@ class PlainTemplate:
             )
         self._tokenizer = tokenizer
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self._separator = encode(tokenizer, SEPARATOR)
+        self._text = TextEncoder(tokenizer)
+        self._separator = self._text.encode(SEPARATOR)
         self._recent: RecentRows[tuple[list[int], list[int]]] = RecentRows()
 
     def describe(self) -> dict[str, str]:
         """Return the name."""
         return {"template": self.name}
+
+    def tokenize_ahead(self, rows: Iterable[Row]) -> None:
+        """Tokenize the texts of rows that are rendered next."""
+        texts: list[str] = []
+        for row in rows:
+            for part in (row.prompt, row.completion):
+                texts += [part] if isinstance(part, str) else map(content_text, part)
+        self._text.tokenize_ahead(texts)
 
     def zero_shot(self, anchor: Row) -> Segment:
         """Return BOS, prompt, completion, EOS."""
@@ -94,7 +103,7 @@ class PlainTemplate:
     def _pieces(self, row: Row) -> tuple[list[int], list[int]]:
         """Tokenize prompt and completion; what separates the two belongs to the prompt."""
         separator = row_separator(row)
-        between = self._separator if separator == SEPARATOR else encode(self._tokenizer, separator)
+        between = self._separator if separator == SEPARATOR else self._text.encode(separator)
         completion = self._encode_part(row.completion)
         if not completion:
             raise UnusableRowError("empty_completion")
@@ -104,10 +113,10 @@ class PlainTemplate:
 
     def _encode_part(self, part: str | list[Message]) -> list[int]:
         if isinstance(part, str):
-            return encode(self._tokenizer, part)
-        ids = encode(self._tokenizer, content_text(part[0]))
+            return self._text.encode(part)
+        ids = self._text.encode(content_text(part[0]))
         for message in part[1:]:
-            ids += self._separator + encode(self._tokenizer, content_text(message))
+            ids += self._separator + self._text.encode(content_text(message))
         return ids
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
-from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 class Remark(enum.Enum):
@@ -129,22 +130,48 @@ def common_prefix_length(ids: Sequence[Any], other_ids: Sequence[Any]) -> int:
     return min(len(ids), len(other_ids))
 
 
-def packed_ids(ids: Sequence[int]) -> array[int]:
-    """Return token ids in 4 bytes each; a list takes 8 for each, and most numbers 28 more."""
-    return array("i", ids)
+class PackedIds:
+    """Token ids in 3 bytes each, read-only; a list takes 8 for each, and most numbers 28 more.
+
+    Args:
+        ids: token ids; no vocabulary has 16 million tokens.
+    """
+
+    __slots__ = ("_bytes",)
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        four_bytes = np.array(ids, dtype="<u4").view(np.uint8).reshape(-1, 4)
+        assert not four_bytes[:, 3].any(), max(ids)
+        self._bytes = four_bytes[:, :3].tobytes()
+
+    def __len__(self) -> int:
+        return len(self._bytes) // 3
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedIds) and self._bytes == other._bytes
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def tolist(self) -> list[int]:
+        """Return the ids."""
+        four_bytes = np.zeros((len(self), 4), dtype=np.uint8)
+        four_bytes[:, :3] = np.frombuffer(self._bytes, dtype=np.uint8).reshape(-1, 3)
+        ids: list[int] = four_bytes.view("<u4").ravel().tolist()
+        return ids
 
 
 class PackedSegments(Mapping[int, Segment]):
-    """Segments by the position of their anchor, read-only, with token ids in 4 bytes each.
+    """Segments by the position of their anchor, read-only, with token ids in 3 bytes each.
 
     Args:
         segments: segments by position; their remarks are not kept.
     """
 
     def __init__(self, segments: Mapping[int, Segment]) -> None:
-        self._packed: dict[int, tuple[array[int], int, tuple[int, ...] | None]] = {}
+        self._packed: dict[int, tuple[PackedIds, int, tuple[int, ...] | None]] = {}
         for j, segment in segments.items():
-            self._packed[j] = packed_ids(segment.ids), segment.start, segment.scored
+            self._packed[j] = PackedIds(segment.ids), segment.start, segment.scored
 
     def __getitem__(self, j: int) -> Segment:
         ids, start, scored = self._packed[j]
@@ -169,13 +196,13 @@ class CandidatePrompt:
     """One candidate before all anchors; `SharedPrefix.parts` gives it as the engine takes it.
 
     Attributes:
-        prefixes: token ids before the anchors of each header (`SharedPrefix.headers`), in 4 bytes each; empty if these
+        prefixes: token ids before the anchors of each header (`SharedPrefix.headers`); empty if these
             anchors cannot share them.
         unshared: whole one-shot segments of the anchors with an empty prefix, by anchor position.
         remarks: remarks on how the candidate is rendered.
     """
 
-    prefixes: tuple[array[int], ...]
+    prefixes: tuple[PackedIds, ...]
     unshared: PackedSegments
     remarks: frozenset[Remark]
 
@@ -200,7 +227,7 @@ def packed_prompt(
 ) -> CandidatePrompt:
     """Make the prompt of a candidate; what many candidates have alike is kept once."""
     return CandidatePrompt(
-        prefixes=tuple(packed_ids(prefix) for prefix in prefixes),
+        prefixes=tuple(PackedIds(prefix) for prefix in prefixes),
         unshared=PackedSegments(unshared) if unshared else NO_SEGMENTS,
         remarks=_kept_once(frozenset(remarks)),
     )

@@ -13,6 +13,7 @@ from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.anchor_kinds import first_of_each_kind
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
+from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.segment import (
     CandidatePrompt,
     Remark,
@@ -177,6 +178,11 @@ class SharedPrefix:
         self.suffix_tokens = np.zeros(len(anchors), dtype=np.int64)
         for j, suffix in self.suffixes.items():
             self.suffix_tokens[j] = len(suffix.ids)
+
+    def tokenize_ahead(self, rows: Sequence[Row]) -> None:
+        """Tokenize the texts of candidates that are rendered next; `chat` writes a text with each anchor instead."""
+        if isinstance(self._template, (PlainTemplate, NuggetsTemplate)):
+            self._template.tokenize_ahead(rows)
 
     def candidate(self, row: Row) -> CandidatePrompt:
         """Render a candidate before all anchors.

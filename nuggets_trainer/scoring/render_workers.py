@@ -205,6 +205,7 @@ def _unpickled(pickled: bytes) -> SharedPrefix | str:
 
 def _render_block(shared: SharedPrefix, block: list[Row]) -> list[Rendering] | str:
     try:
+        shared.tokenize_ahead(block)
         return [render_row(shared, row) for row in block]
     except Exception as error:  # noqa: BLE001 - told to the process that asks
         return f"A worker failed: {error!r}"

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 TIMED_ROWS = 200  # candidates that this process renders first, to tell how long the others will take
 CHECKED_ROWS = 8  # candidates of these that workers render again
-BLOCK_ROWS = 100  # candidates that a worker gets at once
+BLOCK_ROWS = 100  # candidates whose texts are tokenized together, in a worker too
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,10 +169,16 @@ def render_share(
         found[number] = rendering
         advance()
 
+    def render_here(own: Sequence[int]) -> None:
+        for block in _blocks(own):
+            rows = [read(number) for number in block]
+            shared.tokenize_ahead(rows)
+            for number, row in zip(block, rows, strict=True):
+                keep(number, render_row(shared, row))
+
     started = time.monotonic()
     timed = numbers[:: max(1, len(numbers) // TIMED_ROWS)]  # evenly spaced, as the longest may come first
-    for number in timed:
-        keep(number, render_row(shared, read(number)))
+    render_here(timed)
     seconds_per_row = (time.monotonic() - started) / max(1, len(timed))
     num_workers = count_workers()
     are_used = workers_pay(seconds_per_row * (len(numbers) - len(timed)), num_workers)
@@ -181,9 +187,7 @@ def render_share(
             _render_in_workers(shared, num_workers, numbers, found, read, keep)
         except Exception as error:  # noqa: BLE001 - whatever stops the workers, this process can go on
             logger.warning("Workers for rendering do not work here (%r). This process goes on alone.", error)
-    for number in numbers:
-        if number not in found:
-            keep(number, render_row(shared, read(number)))
+    render_here([number for number in numbers if number not in found])
     if not are_used:
         seconds_per_row = (time.monotonic() - started) / max(1, len(numbers))
     return {number: found[number] for number in numbers}, RenderingTime(len(numbers), seconds_per_row, num_workers)
@@ -204,7 +208,7 @@ def _render_in_workers(
     """
     again = list(found)[:CHECKED_ROWS]
     left = [number for number in numbers if number not in found]
-    blocks = [again, *(left[start : start + BLOCK_ROWS] for start in range(0, len(left), BLOCK_ROWS))]
+    blocks = [again, *_blocks(left)]
     with Workers(shared, num_workers) as workers:
         answers = workers.render([read(number) for number in block] for block in blocks)
         for number, rendering in zip(again, next(answers), strict=True):
@@ -213,6 +217,11 @@ def _render_in_workers(
         for block, answer in zip(blocks[1:], answers, strict=True):
             for number, rendering in zip(block, answer, strict=True):
                 keep(number, rendering)
+
+
+def _blocks(numbers: Sequence[int]) -> list[Sequence[int]]:
+    """Cut the numbers of candidates into blocks, the last of which may be shorter."""
+    return [numbers[start : start + BLOCK_ROWS] for start in range(0, len(numbers), BLOCK_ROWS)]
 
 
 def _sort_out(found: Mapping[int, Rendering]) -> tuple[dict[int, CandidatePrompt], dict[int, str]]:

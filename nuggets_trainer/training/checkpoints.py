@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SELECTION_FILE = "nuggets_selection.json"
+BESIDE = ("training", "verdict", "rows")  # in that file, and no part of the golden set
 # What the command line and YAML give for a checkpoint that is none: PyYAML's booleans, as texts.
 ANSWERS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": False}
 
@@ -87,8 +88,7 @@ def save_selection(
     golden_set: GoldenSet,
     settings: dict[str, str],
     reselection: Reselection | None = None,
-    training: dict[str, Any] | None = None,
-    verdict: dict[str, Any] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> None:
     """Write a golden set as JSON.
 
@@ -97,10 +97,10 @@ def save_selection(
         golden_set: golden set in force.
         settings: settings that the golden set depends on; a resumed job compares its own with them.
         reselection: state of choosing again; None if the golden set stays the same during training.
-        training: options of training; a resumed job warns where its own differ.
-        verdict: verdict of the report, for the model card of a resumed job.
+        beside: what else is kept: `training` (options of training; a resumed job warns where its own differ),
+            `verdict` (of the report, for the model card of a resumed job), and `rows` (where pool and anchors are).
     """
-    fields: dict[str, Any] = {"settings": settings, "training": training or {}, "verdict": verdict or {}}
+    fields: dict[str, Any] = {"settings": settings, "training": {}, "verdict": {}, "rows": {}, **(beside or {})}
     for name, value in vars(golden_set).items():
         fields[name] = value.tolist() if isinstance(value, np.ndarray) else value
     if reselection is not None:
@@ -123,9 +123,9 @@ def load_selection(
         ValueError: if the golden set was chosen under other settings; the error names those that differ.
     """
     check_complete(path.parent)
-    fields = json.loads(path.read_text())
+    fields = json.loads(path.read_text(encoding="utf-8"))
     saved = fields.pop("settings")
-    for name in ("training", "verdict"):
+    for name in BESIDE:
         fields.pop(name, None)
     for name in REMOVED:  # a checkpoint of an earlier version may name options that are gone; it can still be used
         saved.pop(name, None)
@@ -195,7 +195,7 @@ def warn_of_other_training(checkpoint: Path, given: dict[str, Any]) -> None:
         checkpoint: directory of the checkpoint.
         given: options of this job, from `training_options`.
     """
-    saved = json.loads((checkpoint / SELECTION_FILE).read_text()).get("training")
+    saved = json.loads((checkpoint / SELECTION_FILE).read_text(encoding="utf-8")).get("training")
     if saved is None:  # an earlier version wrote it
         saved = read_training_options(checkpoint)
     changes = describe_changes(saved, given)

@@ -25,7 +25,7 @@ from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import join
 from nuggets_trainer.training.preserved import hidden_bars, without_mixed_precision
 from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
-from nuggets_trainer.training.settings import selection_settings
+from nuggets_trainer.training.settings import describe_rows, selection_settings
 from nuggets_trainer.training.trainer_checks import check_selection_options
 from nuggets_trainer.wording import counted
 
@@ -73,6 +73,10 @@ class Selector:
         """Settings that the golden set depends on, by name."""
         request = self._request(self._anchors, self._config, self.score_dir)
         return selection_settings(self._config, self._pool, self._anchors, request.template, self._model)
+
+    def describe_rows(self) -> dict[str, Any]:
+        """Return where pool and anchors can be loaded from."""
+        return describe_rows(self._config, self._pool, self._anchors)
 
     @property
     def waits_for_sharding(self) -> bool:

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.data.dataset import source_of
 from nuggets_trainer.engine.adapters import inner_model
 from nuggets_trainer.store.fingerprint import config_hash, may_be_one_config, written_with
 
@@ -175,6 +176,24 @@ def check_adapters(checkpoint: Path, tunes_adapter: bool) -> None:
             "(`use_peft`). Resume with the setting that the job was started with. Or start again in another "
             "`output_dir`; the scores are used again if you give the `score_dir` of the first job."
         )
+
+
+def describe_rows(config: NuggetsConfig, pool: Pool, anchors: AnchorPools | None) -> dict[str, Any]:
+    """Return where pool and anchors can be loaded from, for `nuggets evaluate`.
+
+    Args:
+        config: user's config.
+        pool: candidates.
+        anchors: anchors by set; None if they are chosen from the pool.
+
+    Returns:
+        A dict for JSON; None for a place that is not known.
+    """
+    places: dict[str, Any] = {"pool": source_of(pool.dataset), "anchors": {}}
+    for name, rows in (anchors or {}).items():
+        places["anchors"][name] = source_of(rows.dataset)
+    own = {"pool_size": config.pool_size, "columns": config.columns, "anchor_columns": config.anchor_columns}
+    return {**places, **own, "dataset_text_field": pool.text_field}
 
 
 def selection_settings(

@@ -215,7 +215,8 @@ class TrainerSelection:
         if self.reselection is not None and self.training_set.slots is not None:
             self.reselection.refills = self.training_set.slots.state()
         path = Path(directory) / SELECTION_FILE
-        save_selection(path, self.golden_set, self._selector.settings, self.reselection, self._training, self.verdict)
+        beside = {"training": self._training, "verdict": self.verdict, "rows": self._selector.describe_rows()}
+        save_selection(path, self.golden_set, self._selector.settings, self.reselection, beside)
 
     def _training_options(self) -> dict[str, Any]:
         options = training_options(self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model))
@@ -231,7 +232,7 @@ class TrainerSelection:
             tell(logger, "%s; read from %s", golden_set.describe(), path.parent)
             warn_of_other_training(path.parent, self._training)
         self.scores = None
-        self._saved_verdict = json.loads(path.read_text()).get("verdict", {})
+        self._saved_verdict = json.loads(path.read_text(encoding="utf-8")).get("verdict", {})
         with preserved_rng():
             if reselection is not None:
                 self.training_set.prepare_whole_pool()

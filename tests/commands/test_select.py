@@ -114,3 +114,28 @@ def test_select_refuses_rows_that_were_not_scored(scored, tmp_path, capsys):
     for name, told in (("fewer", "39 rows, but 40 were scored"), ("other", "not the same ones in the same order")):
         assert main(["select", str(scored / "exact"), "--dataset_name", str(tmp_path / f"{name}.jsonl")]) == 1
         assert told in capsys.readouterr().err
+
+
+def test_rows_of_an_earlier_version_are_chosen_once(scored, tmp_path, capsys):
+    """Earlier versions scored equal rows, and did not write down which they are."""
+    pool = [json.loads(line) for line in (scored / "pool.jsonl").read_text().splitlines()]
+    table = pq.read_table(scored / "exact" / "scores.parquet")
+    first, repeat, third = np.argsort(table["rank"].to_numpy())[:3].tolist()
+    first, repeat = sorted([first, repeat])
+    pool[repeat] = pool[first]
+    score_dir = tmp_path / "scores"
+    score_dir.mkdir()
+    pq.write_table(table.replace_schema_metadata(None), score_dir / "scores.parquet")
+    run = json.loads((scored / "exact" / "run.json").read_text())
+    assert run.pop("overlap")
+    (score_dir / "run.json").write_text(json.dumps(run))
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pool))
+
+    assert main(["select", str(score_dir), "--top_k", "2"]) == 0
+    assert "the golden set may have rows twice. Name the rows with --dataset_name" in capsys.readouterr().out
+    assert (
+        main(["select", str(score_dir), "--top_k", "2", "--dataset_name", str(tmp_path / "pool.jsonl"), "--json"]) == 0
+    )
+    chosen = json_result(capsys)
+    assert chosen["indices"] == [first, third]
+    assert chosen["overlap"] == {"duplicates": 1, "says": "1 row repeats an earlier one word for word (left out now)"}

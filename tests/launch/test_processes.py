@@ -113,6 +113,12 @@ def test_judgments_are_not_paid_once_for_each_process(capsys, tmp_path):
     assert can_be_launched("evaluate", ["generate"]) and can_be_launched("score", [])
 
 
+@pytest.mark.parametrize("end", ["json", "tsv", "csv.gz", "jsonl.zst", "parquet", "jsonl.bz2"])
+def test_the_default_place_has_no_end_of_a_file_s_name(end, capsys):
+    rows = PoolArguments(f"rows/v1.2.{end}")
+    assert with_score_dir(rows, ScorerArguments("M"), NuggetsConfig(), []).score_dir == "scores-v1.2-M"
+
+
 def test_scores_have_a_default_place(capsys, tmp_path):
     rows, scorer = PoolArguments("rows/my pool.jsonl"), ScorerArguments("Qwen/Qwen3-0.6B-Base")
     config = with_score_dir(rows, scorer, NuggetsConfig(), [])

@@ -161,7 +161,7 @@ def test_anchors_share_a_prefix_by_tools_and_options(loaded):
     assert assert_joint(template, anchors, candidates) == (15, 0)
     split = SharedPrefix(template, anchors)
     assert split.headers == [[0, 4], [1, 3], [2]]
-    assert len({tuple(prefix) for prefix in split.candidate(candidates[0]).prefixes}) == 3
+    assert len({tuple(prefix.tolist()) for prefix in split.candidate(candidates[0]).prefixes}) == 3
 
 
 def test_a_candidate_that_changes_scored_tokens_is_dropped(loaded):

@@ -72,6 +72,8 @@ def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
     assert shown.count("golden set: 20 of 120") == shown.count("trained 6 steps") == 1  # by the main process
     one, two = selection(tmp_path / "one"), selection(tmp_path / "two")
     assert one == two and len(one["indices"]) == 20
+    assert one["rows"]["pool"] == [rows["dataset_name"], None, "train"]  # `nuggets evaluate` reads both
+    assert one["rows"]["anchors"] == {"": [rows["anchors"], None, "train"]}
     assert scores_bytes(tmp_path / "one" / "nuggets") == scores_bytes(tmp_path / "two" / "nuggets")
     parts = [len(list(tmp_path.glob(f"{name}/nuggets/*/parts/*.parquet"))) for name in ("one", "two")]
     # Zero-shot, and one part of each rank: both had work. The look at a race's pilot writes a part of its own.

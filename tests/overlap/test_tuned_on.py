@@ -1,0 +1,83 @@
+"""What a tuned model was selected from is searched for the questions that it is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nuggets_trainer import NuggetsConfig, load_rows
+from nuggets_trainer.data.anchors import anchors_like
+from nuggets_trainer.data.dataset import source_of
+from nuggets_trainer.overlap.tuned_on import describe_shared_questions
+from nuggets_trainer.pipeline.rows import read_pool
+from nuggets_trainer.training.settings import describe_rows
+
+QUESTION = "How many people took part in the very first meeting of the village council in the spring of that year?"
+TESTS = {"a_test": [QUESTION], "other": ["What is the most common colour of the houses at the old harbour today?"]}
+
+
+def write(path: Path, prompts: list[str]) -> Path:
+    rows = [{"question": prompt, "reply": f"Answer {number}."} for number, prompt in enumerate(prompts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture()
+def record(tmp_path):
+    """Write the record of a selection whose pool and anchors have other column names, as training does."""
+
+    def make(pool_prompts: list[str], anchor_prompts: list[str], chosen: list[int]) -> Path:
+        columns = ["prompt=question", "completion=reply"]
+        config = NuggetsConfig(columns=columns, anchors=str(write(tmp_path / "anchors.jsonl", anchor_prompts)))
+        pool = read_pool(load_rows(str(write(tmp_path / "pool.jsonl", pool_prompts))), config)
+        anchors = anchors_like(read_pool(load_rows(config.anchors), config).dataset, pool)
+        fields = {"settings": {"pool_sha256": pool.content_hash}, "indices": chosen}
+        fields["rows"] = describe_rows(config, pool, {"": anchors})
+        path = tmp_path / "nuggets_selection.json"
+        path.write_text(json.dumps(fields))
+        return path
+
+    return make
+
+
+def test_rows_and_anchors_with_questions_are_counted(record):
+    path = record(["Sing.", QUESTION, f"Please: {QUESTION}", "Dance."], ["Read.", QUESTION.lower()], [2, 0])
+    says = describe_shared_questions(path, TESTS)
+    assert says.startswith("2 rows of the pool (1 of the golden set) and 1 anchor hold questions of a_test and other,")
+
+
+def test_clean_rows_are_called_clean(record):
+    says = describe_shared_questions(record(["Sing.", "Dance."], ["Read."], [0]), TESTS)
+    assert says == "No row of the pool, and no given anchor, holds a question of a_test and other."
+
+
+def test_what_was_not_searched_is_said(record, tmp_path):
+    path = record(["Sing.", "Dance."], ["Read."], [0])
+    write(tmp_path / "pool.jsonl", ["Sing.", "Jump."])
+    assert describe_shared_questions(path, TESTS).endswith("pool.jsonl has other rows now.")
+    (tmp_path / "pool.jsonl").unlink()
+    assert "pool.jsonl cannot be read (" in describe_shared_questions(path, TESTS)
+    path.write_text(json.dumps({"settings": {}, "indices": []}))  # by an earlier version
+    assert "does not name their file" in describe_shared_questions(path, TESTS)
+    path.unlink()
+    assert "there is no nuggets_selection.json beside the model" in describe_shared_questions(path, TESTS)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "compressed"])
+def test_rows_know_where_they_were_loaded(kind, tmp_path, monkeypatch):
+    (tmp_path / "rows").mkdir()
+    path = write(tmp_path / "rows" / "a.jsonl", ["Sing.", "Dance."])
+    if kind == "directory":
+        path = path.parent
+    if kind == "compressed":
+        import gzip
+
+        compressed = path.with_suffix(".jsonl.gz")
+        compressed.write_bytes(gzip.compress(path.read_bytes()))
+        path = compressed
+    monkeypatch.chdir(tmp_path)
+    rows = load_rows(str(path.relative_to(tmp_path))).select([1])
+    place = source_of(rows)
+    assert place is not None and place.path == str(path) and load_rows(*place)[1] == rows[0]

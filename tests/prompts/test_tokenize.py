@@ -1,0 +1,79 @@
+"""Texts get the ids that `tokenizer(text)` gives, by the faster way too."""
+
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from nuggets_trainer.prompts.nuggets import NuggetsTemplate
+from nuggets_trainer.prompts.plain import PlainTemplate
+from nuggets_trainer.prompts.shared_prefix import SharedPrefix
+from nuggets_trainer.prompts.tokenize import TextEncoder, token_ids
+from tests.support.renderings import alpaca
+from tests.support.rows import alpaca_rows
+
+NAMES = ["demo", "models/tiny-llama-icl", "tokenizers/gpt2", "tokenizers/minimind", "tokenizers/mistral-v3"]
+TEXTS = [
+    "A red cat.",
+    " two\n\n  lines ",
+    "</s> <|im_end|>",
+    "\u00fc\u4f60\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"),
+]
+
+
+def asked(tokenizer, text: str, special: bool = False) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_are_those_of_a_call(name, loaded):
+    tokenizer = loaded(name)
+    for text in [*TEXTS, *map(str, alpaca_rows(5, seed=2))]:
+        for special in (False, True):
+            assert token_ids(tokenizer, text, special) == asked(tokenizer, text, special)
+
+
+def test_a_limit_left_by_another_call_cuts_nothing(loaded):
+    """A collator that truncates sets its limit on the tokenizer, and a tokenizer.json may have one."""
+    tokenizer = loaded("demo")
+    wanted = asked(tokenizer, "one two three")
+    tokenizer("one two three", truncation=True, max_length=2, padding="max_length")
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    assert token_ids(tokenizer, "one two three", add_special_tokens=False) == wanted
+
+
+def test_special_tokens_are_split_where_the_tokenizer_splits(loaded):
+    tokenizer = loaded("demo")
+    whole = token_ids(tokenizer, "</s>", add_special_tokens=False)
+    tokenizer.split_special_tokens = True
+    assert token_ids(tokenizer, "</s>", add_special_tokens=False) == asked(tokenizer, "</s>") != whole
+
+
+def test_a_tokenizer_of_the_users_is_called(loaded):
+    class Own(PreTrainedTokenizerFast):
+        def _encode_plus(self, *args, **kwargs):
+            return {"input_ids": [7]}
+
+    own = Own(tokenizer_object=loaded("demo").backend_tokenizer)
+    assert token_ids(own, "red", add_special_tokens=False) == [7]
+
+
+def test_texts_tokenized_ahead_have_the_same_ids(loaded):
+    tokenizer = loaded("demo")
+    encoder = TextEncoder(tokenizer)
+    encoder.tokenize_ahead([*TEXTS, TEXTS[0], ""])
+    assert [encoder.encode(text) for text in [*TEXTS, TEXTS[0], ""]] == [
+        asked(tokenizer, t) for t in [*TEXTS, TEXTS[0], ""]
+    ]
+    encoder.tokenize_ahead(["red", "\ud800"])  # one text that no tokenizer takes
+    assert encoder.encode("red") == asked(tokenizer, "red")
+
+
+@pytest.mark.parametrize("kind", [PlainTemplate, NuggetsTemplate])
+def test_rows_tokenized_ahead_are_rendered_alike(kind, loaded, monkeypatch):
+    split = SharedPrefix(kind(loaded("demo")), [alpaca(row) for row in alpaca_rows(3, seed=1)])
+    rows = [alpaca(row) for row in alpaca_rows(6, seed=4)]
+    wanted = [split.candidate(alpaca(row)) for row in alpaca_rows(6, seed=4)]
+    split.tokenize_ahead(rows)
+    monkeypatch.setattr("nuggets_trainer.prompts.tokenize.token_ids", None)  # nothing is left to tokenize
+    assert [split.candidate(row) for row in rows] == wanted
