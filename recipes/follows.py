@@ -31,9 +31,9 @@ from nuggets_trainer.analysis.follows import (
     describing_columns,
     follow_scores,
     follow_within_groups,
-    read_log_probs,
 )
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.store.read_results import read_log_probs
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -10,10 +10,9 @@ import numpy.typing as npt
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from nuggets_trainer.golden.arrays import FloatArray, Floats
 from nuggets_trainer.wording import counted
 
-Floats = npt.NDArray[np.float64]
-FloatArray = npt.NDArray[np.floating]
 MOST_CATEGORIES = 20  # more different texts are no grouping
 MEASURES = {"numeric": "rank correlation", "binary": "AUC", "categories": "eta squared"}
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-Floats = npt.NDArray[np.float64]
+from nuggets_trainer.golden.arrays import Floats
+
 Interval = tuple[float, float]
 Difference = tuple[float, float | None, float | None]  # mean, and the ends of its interval
 CONFIDENCE = 0.95

@@ -16,11 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
 from nuggets_trainer.golden.scores import golden_scores
 
-Floats = npt.NDArray[np.float64]
-FloatArray = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.int64]
 NUM_CHOICES = 60  # choices of fewer anchors than there are, over which a value is averaged
 ENDS = (0.025, 0.975)
 CLOSEST = 1 - 1e-9  # the z transform of 1 is infinite

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, Value
 from scipy import stats
 
@@ -18,24 +16,12 @@ from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, joined_text
 from nuggets_trainer.golden.reliability import FEWEST_ANCHORS, complete_pairs, measure_reliability
 from nuggets_trainer.golden.scores import golden_scores
-from nuggets_trainer.store.files import Place, join, read_bytes
-from nuggets_trainer.store.results import ANCHORS_FILE, PAIRS_FILE
 from nuggets_trainer.wording import counted
 
 Floats = npt.NDArray[np.floating]
 # Columns that rows consist of. All other columns describe a row.
 TEXTS = {"instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text", "tools"}
 TOKENS = {"input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"}
-
-
-def read_log_probs(score_dir: Place) -> tuple[Floats, Floats]:
-    """Read the zero-shot log-probs `(m,)` and the one-shot log-probs `(n, m)` that `score_pool` wrote."""
-    anchors = pa.BufferReader(read_bytes(join(score_dir, ANCHORS_FILE)))
-    pairs = pa.BufferReader(read_bytes(join(score_dir, PAIRS_FILE)))
-    zero_shot = pq.read_table(anchors)["zero_shot"].to_numpy(zero_copy_only=False)
-    lists = pq.read_table(pairs)["one_shot"].combine_chunks()
-    one_shot = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(zero_shot))
-    return zero_shot.astype(np.float32), one_shot.astype(np.float32)
 
 
 def describing_columns(rows: Dataset) -> dict[str, list[Any]]:

@@ -12,11 +12,9 @@ import numpy.typing as npt
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
+from nuggets_trainer.golden.arrays import FloatArray, Ints
 from nuggets_trainer.golden.scores import golden_scores
 
-Floats = npt.NDArray[np.float64]
-FloatArray = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.int64]
 Rank = Callable[[FloatArray, FloatArray], FloatArray]  # zero-shot (m,) and one-shot (n, m) log-probs -> values (n,)
 
 

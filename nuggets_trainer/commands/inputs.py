@@ -13,7 +13,7 @@ from nuggets_trainer.commands.arguments import ScorerArguments
 from nuggets_trainer.commands.config_file import texts_on, with_home
 from nuggets_trainer.commands.output import rank
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.config.places import PoolArguments
+from nuggets_trainer.config.places import PoolArguments, score_dir_of_job
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.data.directories import FILE_BUILDERS
 from nuggets_trainer.data.loading import COMPRESSIONS, check_paths, load_rows
@@ -62,7 +62,7 @@ def with_score_dir(
         return config
     output_dir = texts_on(argv).get("output_dir")
     if output_dir:
-        place = f"{str(with_home(output_dir)).rstrip('/')}/nuggets"
+        place = score_dir_of_job(str(with_home(output_dir)))
     else:
         place = f"scores-{_short(rows.dataset_name)}-{_short(config.scorer_model or scorer.model_name_or_path)}"
     if rank() == 0:

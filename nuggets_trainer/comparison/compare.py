@@ -22,8 +22,9 @@ from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.comparison.result_files import ComparisonResults, file_stem, write_comparison
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns
 from nuggets_trainer.comparison.scored_pool import ScoredPool
-from nuggets_trainer.comparison.table import ArmResult, Floats, make_lines
+from nuggets_trainer.comparison.table import ArmResult, make_lines
 from nuggets_trainer.comparison.verdict import make_verdict
+from nuggets_trainer.golden.arrays import Floats
 from nuggets_trainer.heldout.tasks import HarnessTasks
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.wording import counted
@@ -131,53 +132,54 @@ def _measure_base_model(runs: TuningRuns, seeds: Sequence[int]) -> ArmResult:
     """Measure the base model once, with the first seed; no seed changes it, so the result stands for all of them."""
     run, was_stored = runs.run(np.array([], dtype=np.int64), seeds[0], 0)
     _log(runs, BASE_LABEL, None, 0, seeds[0], run, was_stored)
-    return _result(BASE, BASE_LABEL, None, 0, None, [run] * len(seeds), 0.0, 0.0)
+    return ArmResult(
+        arm=BASE,
+        label=BASE_LABEL,
+        fraction=None,
+        num_rows=0,
+        golden_share=None,
+        choosing_seconds=0.0,
+        training_seconds=0.0,
+        **_measured([run] * len(seeds)),
+    )
 
 
 def _run_arm(
     runs: TuningRuns, scored: ScoredPool, chosen: ChosenArm, seeds: Sequence[int], steps: int | None
 ) -> ArmResult:
     """Run one arm at one fraction with every seed."""
-    arm, num_rows = chosen.arm, len(chosen.rows[-1])
+    arm = chosen.arm
     finished, training_seconds = [], []
     for seed, rows in zip(seeds, chosen.rows, strict=True):
         run, was_stored = runs.run(rows, seed, steps)
         _log(runs, arm.label, chosen.fraction, len(rows), seed, run, was_stored)
         finished.append(run)
         training_seconds.append(run.training_seconds)
-    seconds = float(np.mean(training_seconds))
-    choosing = scored.seconds_of(arm.stages)
-    return _result(arm.name, arm.label, chosen.fraction, num_rows, chosen.golden_share, finished, choosing, seconds)
+    return ArmResult(
+        arm=arm.name,
+        label=arm.label,
+        fraction=chosen.fraction,
+        num_rows=len(chosen.rows[-1]),
+        golden_share=chosen.golden_share,
+        choosing_seconds=scored.seconds_of(arm.stages),
+        training_seconds=float(np.mean(training_seconds)),
+        **_measured(finished),
+    )
 
 
-def _result(
-    arm: str,
-    label: str,
-    fraction: float | None,
-    num_rows: int,
-    golden_share: float | None,
-    finished: Sequence[TuningRun],
-    choosing_seconds: float | None,
-    training_seconds: float,
-) -> ArmResult:
+def _measured(finished: Sequence[TuningRun]) -> dict[str, Any]:
+    """Collect what the runs of one arm gave, as fields of `ArmResult`."""
     losses, generation = [], []
     for run in finished:
         losses.append(run.losses)
         if run.generation is not None:
             generation.append(run.generation)
-    return ArmResult(
-        arm=arm,
-        label=label,
-        fraction=fraction,
-        num_rows=num_rows,
-        golden_share=golden_share,
-        losses=np.array(losses),
-        choosing_seconds=choosing_seconds,
-        training_seconds=training_seconds,
-        steps=finished[0].steps,
-        generation=generation or None,
-        measures=_measures(finished),
-    )
+    return {
+        "losses": np.array(losses),
+        "steps": finished[0].steps,
+        "generation": generation or None,
+        "measures": _measures(finished),
+    }
 
 
 def _measures(finished: Sequence[TuningRun]) -> dict[str, Floats]:

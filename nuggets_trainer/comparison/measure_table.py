@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.analysis.bootstrap import Bootstrap, Difference, Interval
-from nuggets_trainer.comparison.table import ArmResult, Floats, format_difference, make_lines, padded_table
+from nuggets_trainer.comparison.table import ArmResult, format_difference, make_lines, padded_table
+from nuggets_trainer.golden.arrays import Floats
 from nuggets_trainer.store.files import write_atomically
 
 Weights = Callable[[str | None, int], npt.NDArray[np.int64]]  # as `heldout.measures.Measures.weights`

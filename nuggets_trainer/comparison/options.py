@@ -230,7 +230,7 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
             )
     if nuggets.anchor_sets and len(nuggets.anchor_sets) > 1:
         raise ValueError(
-            f"`anchor_sets` must be one set for `nuggets compare`, got {', '.join(sorted(nuggets.anchor_sets))}. "
+            f"`anchors` must be one set for `nuggets compare`, got {', '.join(sorted(nuggets.anchor_sets))}. "
             "Keep one of them."
         )
     if nuggets.reselect != "no" or nuggets.match_full_steps:

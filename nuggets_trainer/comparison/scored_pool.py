@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
-from nuggets_trainer.analysis.follows import read_log_probs
 from nuggets_trainer.comparison.arms import Arm
 from nuggets_trainer.comparison.evidence import Evidence
 from nuggets_trainer.comparison.stage_costs import Spent, update_costs
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import score_dir_of_job
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.request import read_request
@@ -31,7 +30,9 @@ from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_losses, in_context_name
 from nuggets_trainer.signals.row_signals import row_signals, signal_names
 from nuggets_trainer.signals.stored_values import share_missing
-from nuggets_trainer.store.files import Place, join, make_directory, read_bytes
+from nuggets_trainer.store.files import make_directory
+from nuggets_trainer.store.read_results import read_log_probs, read_optional, read_signal_check
+from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.training.job_arguments import load_options
 from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
 
@@ -89,14 +90,14 @@ def score_for_arms(
     Raises:
         ValueError: if the arm `ifd` is wanted and the rows have no prompts.
     """
-    score_dir: Place = nuggets.score_dir or Path(args.output_dir) / "nuggets"
+    score_dir = nuggets.score_dir or score_dir_of_job(args.output_dir)
     Ranks().on_main(lambda: make_directory(args.output_dir))  # before hours of scoring: the costs go there
     changes: dict[str, Any] = {"schedule": "exact", "coverage_weight": None, "row_signals": True}
     if any("ica" in arm.columns for arm in arms):
         changes["ica"] = True
     if race_fraction is not None and race_is_enough(nuggets, arms):
         changes.update(schedule="race", top_fraction=race_fraction)
-    config = dataclasses.replace(nuggets, score_dir=str(score_dir), **changes)
+    config = dataclasses.replace(nuggets, score_dir=score_dir, **changes)
     own = load_options(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     request = _make_request(scorer, tokenizer, dataset, config, args)
@@ -121,7 +122,7 @@ def score_for_arms(
         coverage_weight=nuggets.coverage_weight or COVERAGE_WEIGHT,
         meets_require=scores.meets_require,
     )
-    return ScoredPool(evidence, costs, _read_signal_check(score_dir))
+    return ScoredPool(evidence, costs, read_signal_check(score_dir, read_optional(score_dir, RUN_FILE)))
 
 
 def race_is_enough(nuggets: NuggetsConfig, arms: Sequence[Arm]) -> bool:
@@ -154,15 +155,6 @@ def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, Spent]:
             in_context_losses(session, contexts, candidates)
             spent["ica"] = Spent(time.monotonic() - started, share, len(candidates))
     return spent
-
-
-def _read_signal_check(score_dir: Place) -> dict[str, Any] | None:
-    """Return the content of signal_check.json; None if the check was not made."""
-    try:
-        content: dict[str, Any] = json.loads(read_bytes(join(score_dir, "signal_check.json")))
-    except FileNotFoundError:
-        return None
-    return content
 
 
 def _make_request(

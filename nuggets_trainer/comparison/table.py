@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from nuggets_trainer.analysis.bootstrap import Bootstrap, Difference, Interval
-
-Floats = npt.NDArray[np.float64]
+from nuggets_trainer.golden.arrays import Floats
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by

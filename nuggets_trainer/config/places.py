@@ -82,6 +82,16 @@ def read_places(value: Any, split: str = "train") -> dict[str, RowPlace]:
     return {name: _place(place, split) for name, place in value.items()}
 
 
+def score_dir_of_job(output_dir: str) -> str:
+    """Return where a training job has its scores, if no `score_dir` is given; `nuggets score` looks there too.
+
+    Example:
+        >>> score_dir_of_job("out/")
+        'out/nuggets'
+    """
+    return f"{output_dir.rstrip('/')}/nuggets"
+
+
 def is_text(value: object) -> bool:
     """Whether a value is a text that is not empty."""
     return isinstance(value, str) and value != ""

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
+from nuggets_trainer.golden.arrays import FloatArray, Floats
 from nuggets_trainer.golden.gains import AnchorScale, anchor_scale
 from nuggets_trainer.golden.ranking import RANKED_VALUES, rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores, golden_scores
 
-Floats = npt.NDArray[np.float64]
-FloatArray = npt.NDArray[np.floating]
 FEWEST_ANCHORS = 4  # two in each half
 NEARLY_ONE = 1.0 - 1e-9  # correlation above which nothing can be told from 1
 ENOUGH = 0.9  # share of the golden set that two sets of enough anchors have in common

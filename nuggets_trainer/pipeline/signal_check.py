@@ -30,6 +30,7 @@ from nuggets_trainer.scoring.rendering import render_rows
 from nuggets_trainer.scoring.session import ScoringSession, open_session
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.store.files import Place, join, write_atomically
+from nuggets_trainer.store.read_results import SIGNAL_CHECK_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def _write(session: ScoringSession, check: SignalCheck) -> None:
         "says": check.describe(),
         "fingerprint": session.store.fingerprint,  # names the scorer that was checked
     }
-    path = join(session.request.score_dir, "signal_check.json")
+    path = join(session.request.score_dir, SIGNAL_CHECK_FILE)
     write_atomically(path, json.dumps(content, indent=2).encode())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nuggets_trainer.prompts.render_chat import as_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +28,7 @@ def find_turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """
     if not tokenizer.chat_template:
         return None
-    for as_content in (str, _as_parts):
+    for as_content in (str, as_parts):
         messages = [{"role": "user", "content": as_content("a")}, {"role": "assistant", "content": as_content(PROBE)}]
         try:
             rendered = str(tokenizer.apply_chat_template(messages, tokenize=False))
@@ -81,10 +83,6 @@ def without_reasoning(text: str, is_opened: bool = False) -> str:
         while answer.startswith(opening):
             answer = answer.partition(closing)[2].strip()
     return answer
-
-
-def _as_parts(text: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": text}]
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -53,7 +53,7 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._training_chat_template = training_chat_template
         self.as_content: Callable[[Message], Message] | None = None
-        shows_text, shows_parts = self._shows(str), self._shows(_as_parts)
+        shows_text, shows_parts = self._shows(str), self._shows(as_parts)
         if shows_parts and not shows_text:
             self.as_content = _with_parts
         self.joins_parts = shows_text and not shows_parts
@@ -161,7 +161,7 @@ def _with_parts(message: Message) -> Message:
     """Give a message's text as a list of one part; other contents stay."""
     content = message.get("content")
     if isinstance(content, str):
-        return {**message, "content": _as_parts(content)}
+        return {**message, "content": as_parts(content)}
     return message
 
 
@@ -172,5 +172,6 @@ def _with_text(message: Message) -> Message:
     return message
 
 
-def _as_parts(text: str) -> list[Message]:
+def as_parts(text: str) -> list[Message]:
+    """Return a text as the list of one part that templates of vision models read."""
     return [{"type": "text", "text": text}]

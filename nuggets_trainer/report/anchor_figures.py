@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nuggets_trainer.golden.arrays import Bools, Ints
 from nuggets_trainer.report.tallies import AnchorTally
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import Bools, Ints, StoredScores, read_pairs
+from nuggets_trainer.store.read_results import StoredScores, read_pairs
 from nuggets_trainer.store.shown_rows import texts_of
 
 HEAT_ROWS, HEAT_ANCHORS = 60, 60

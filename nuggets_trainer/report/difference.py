@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from nuggets_trainer.golden.arrays import Ints
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, read_optional, read_scores
 from nuggets_trainer.store.run_info import RUN_FILE
@@ -17,7 +17,6 @@ from nuggets_trainer.wording import counted, tally
 
 logger = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.int64]
 
 MOST_SHOWN = 10  # rows that each side alone kept, in text for people
 FEWEST_RANKED = 3  # rows from which a correlation says anything

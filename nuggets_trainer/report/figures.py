@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nuggets_trainer.golden.agreement import measure_agreement
+from nuggets_trainer.golden.arrays import Bools, Floats, Ints
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
 from nuggets_trainer.report.anchor_figures import anchor_figures, heat_map_figures, tally_pairs
 from nuggets_trainer.report.cautions import cautions
@@ -37,20 +38,16 @@ from nuggets_trainer.report.trust import trust_figures
 from nuggets_trainer.report.verdicts import verdict
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import (
-    Bools,
-    Floats,
-    Ints,
     StoredScores,
-    read_optional,
     read_run_info,
     read_scored_anchors,
     read_scores,
     read_shown_rows,
+    read_signal_check,
 )
 from nuggets_trainer.store.shown_rows import texts_of
 
 LENGTH_BARS = 24
-SIGNAL_FILE = "signal_check.json"
 NUMBERS = (
     *("golden_score", "standard_error", "gain", "gain_error", "mean_gain", "mean_gain_error"),
     *("upper_bound", "num_anchors"),
@@ -93,7 +90,7 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
         "heat_map": heat_map_figures(scores, tally, heat),
         "rows": _row_figures(scores, cut, shown, ranked),
         "reselection": reselection_figures(score_dir, scores, ranked),
-        "signal_check": _signal_check(score_dir, run),
+        "signal_check": read_signal_check(score_dir, run),
     }
     plain: dict[str, Any] = _plain(figures)
     fraction = cut["num_kept"] / max(1, cut["num_candidates"])
@@ -101,13 +98,6 @@ def read_figures(score_dir: Place) -> dict[str, Any]:
     value = "golden_score" if ranked.is_signal else ranked.name
     verdict_of_all = trust_figures(plain, measure_agreement(zero_shot, sampled.gains, fraction, value))
     return {"verdict": verdict_of_all, "cautions": cautions(plain), **plain}
-
-
-def _signal_check(score_dir: Place, run: dict[str, Any]) -> Any:
-    """Read the signal check if it is about this run's scorer: one of another scorer may lie in the directory."""
-    check = read_optional(score_dir, SIGNAL_FILE)
-    is_own = isinstance(check, dict) and check.get("fingerprint") == run["fingerprint"]["id"]
-    return check if is_own else None
 
 
 def _sampled(scores: StoredScores, shown: pa.Table, ranked: RankedValue) -> Bools:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nuggets_trainer.config.requirement import BY_SET, ROW_SIGNALS
+from nuggets_trainer.golden.arrays import Bools, Floats, Ints
 from nuggets_trainer.golden.scores import VALUES, GoldenScores
 from nuggets_trainer.store.files import Place, join, list_directory, open_binary, read_bytes
 from nuggets_trainer.store.parquet import read_table
@@ -29,11 +30,9 @@ from nuggets_trainer.store.shown_rows import ROWS_FILE
 if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 BLOCK = 16384  # rows of pairs in memory at once
+SIGNAL_CHECK_FILE = "signal_check.json"
 NEEDED = ("golden_score", "standard_error", "mean_gain", "num_anchors", "upper_bound", "dropped", "rank", "selected")
 
 
@@ -248,12 +247,36 @@ def read_pairs(score_dir: Place) -> Iterator[npt.NDArray[np.float32]]:
             yield values.astype(np.float32, copy=False).reshape(batch.num_rows, -1)
 
 
+def read_log_probs(score_dir: Place) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Read all log-probs into memory: zero-shot `(m,)` and one-shot `(n, m)`; NaN for what was not scored."""
+    anchors = _table(score_dir, ANCHORS_FILE)
+    zero_shot = _floats(anchors, "zero_shot").astype(np.float32)
+    one_shot = np.concatenate([*read_pairs(score_dir), np.empty((0, len(zero_shot)), dtype=np.float32)])
+    return zero_shot, one_shot
+
+
 def read_optional(score_dir: Place, name: str) -> Any:
     """Read a JSON file; None if there is none, or if it is torn because another job is writing it."""
     try:
         return json.loads(read_bytes(join(score_dir, name)))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def read_signal_check(score_dir: Place, run: Any) -> dict[str, Any] | None:
+    """Read signal_check.json if it is about the scorer of a run: one of another scorer may lie in the directory.
+
+    Args:
+        score_dir: directory of the scores.
+        run: content of run.json; None if there is none.
+
+    Returns:
+        The content; None if the check was not made for this scorer.
+    """
+    check = read_optional(score_dir, SIGNAL_CHECK_FILE)
+    if not isinstance(check, dict) or not isinstance(run, dict):
+        return None
+    return check if check.get("fingerprint") == run["fingerprint"]["id"] else None
 
 
 def reselections(score_dir: Place) -> list[tuple[int, Place]]:

@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nuggets_trainer.data.row import Row, UnusableRowError, content_text, joined_text
+from nuggets_trainer.golden.arrays import Ints
 from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.store.files import Place, join, write_atomically
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from nuggets_trainer.golden.selection import GoldenSet
     from nuggets_trainer.store.results import PoolScores
 
-Ints = npt.NDArray[np.int64]
 Decode = Callable[[list[int]], str]
 
 ROWS_FILE = "rows.parquet"

@@ -15,6 +15,7 @@ from nuggets_trainer.prompts.render_chat import ChatRenderer
 from nuggets_trainer.prompts.templates import resolve_pool_template
 from nuggets_trainer.prompts.tokenize import dropping_what_cannot_be_tokenized, token_ids
 from nuggets_trainer.prompts.trl_columns import is_in_another_form
+from nuggets_trainer.training.rows import text_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +33,7 @@ def attached_pool(trainer: Trainer) -> Pool:
     Raises:
         TypeError, ValueError: if `Pool` does not accept the rows.
     """
-    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    tokenizer = text_tokenizer(trainer.processing_class)
     return pool_as_tokenized(
         trainer.train_dataset,
         tokenizer,

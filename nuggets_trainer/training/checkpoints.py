@@ -139,6 +139,8 @@ def load_selection(
     for value, error in VALUES:
         for name in (value, error):
             fields[name] = np.array(fields.get(name, unknown), dtype=np.float64)
+    if fields.get("signal") is not None:
+        fields["signal"] = np.array(fields["signal"], dtype=np.float64)
     golden_set = GoldenSet(**fields)
     return golden_set, None if reselection is None else Reselection(**reselection)
 

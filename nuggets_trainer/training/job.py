@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import score_dir_of_job
 from nuggets_trainer.data.columns import map_each
 from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
@@ -57,7 +58,7 @@ def check_job_paths(script: RecipeArguments, args: SFTConfig, model: ModelConfig
 def load_pool_rows(script: RecipeArguments) -> Any:
     """Load the rows that are the pool, or a stream of them."""
     return load_rows(
-        script.dataset_name,
+        _dataset_name(script),
         script.dataset_config,
         script.dataset_train_split,
         script.dataset_streaming,
@@ -75,7 +76,13 @@ def load_eval_rows(script: RecipeArguments, args: SFTConfig) -> Any:
         return loaded.get("", loaded)
     if args.eval_strategy == "no":
         return None
-    return load_rows(script.dataset_name, script.dataset_config, script.dataset_test_split)
+    return load_rows(_dataset_name(script), script.dataset_config, script.dataset_test_split)
+
+
+def _dataset_name(script: RecipeArguments) -> str:
+    if script.dataset_name is None:
+        raise ValueError("`dataset_name` must name the rows to train on, got None. Give a file or a hub dataset.")
+    return script.dataset_name
 
 
 def is_finished(checkpoint: str, args: SFTConfig, state_file: str = TRAINER_STATE_NAME) -> bool:
@@ -259,7 +266,7 @@ def run_job(
     if finished is not None:
         trainer.select(finished.place)
         save_finished(trainer, finished)
-        score_dir = nuggets.score_dir or Path(args.output_dir) / "nuggets"
+        score_dir = nuggets.score_dir or score_dir_of_job(args.output_dir)
         say(
             f"Nothing is left to train: {finished.place} has all steps. For another run choose another `output_dir`; "
             f"with `--score_dir {score_dir}` it uses the scores again."
@@ -270,7 +277,7 @@ def run_job(
         train_and_save(trainer, checkpoint)
     say(f"Model, golden set and scores saved to {args.output_dir}.")
     if args.push_to_hub:
-        is_local = Path(resolve_demo(script.dataset_name)).expanduser().exists()
+        is_local = Path(resolve_demo(_dataset_name(script))).expanduser().exists()
         trainer.push_to_hub(dataset_name=None if is_local else script.dataset_name)
     return trainer
 

@@ -36,6 +36,11 @@ def row_options(args: Any) -> RowOptions:
     return RowOptions(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
+def text_tokenizer(processing_class: Any) -> Any:
+    """Return the tokenizer of text: a trainer may have a processor that holds it."""
+    return getattr(processing_class, "tokenizer", processing_class)
+
+
 def find_training_chat_template(tokenizer: Any, options: RowOptions) -> str | None:
     """Find the chat template that marks what the assistant says, as `SFTTrainer` does; None if it needs no marks.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils.memory import clear_device_cache
 
 from nuggets_trainer.config.anchor_options import AUTO
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
+from nuggets_trainer.config.places import score_dir_of_job
 from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.adapters import inner_model
@@ -24,7 +24,12 @@ from nuggets_trainer.report import warn_instead_of_raising, write_report
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import join
 from nuggets_trainer.training.preserved import hidden_bars, without_mixed_precision
-from nuggets_trainer.training.rows import find_training_chat_template, find_training_dtype, row_options
+from nuggets_trainer.training.rows import (
+    find_training_chat_template,
+    find_training_dtype,
+    row_options,
+    text_tokenizer,
+)
 from nuggets_trainer.training.settings import describe_rows, selection_settings
 from nuggets_trainer.training.trainer_checks import check_selection_options
 from nuggets_trainer.wording import counted
@@ -87,7 +92,7 @@ class Selector:
     @property
     def score_dir(self) -> str:
         """Directory or URL where scores and results go."""
-        return self._config.score_dir or str(Path(self._trainer.args.output_dir) / "nuggets")
+        return self._config.score_dir or score_dir_of_job(self._trainer.args.output_dir)
 
     def planned_size(self) -> int:
         """Compute the size of the golden set before anything is scored; `top_fraction` counts the usable rows."""
@@ -203,11 +208,10 @@ class Selector:
 
     @functools.cached_property
     def _tokenizer(self) -> Any:
-        """Tokenizer of the model that scores. A trainer may have a processor that holds it."""
+        """Tokenizer of the model that scores."""
         if self._config.scorer_model is not None:
             return load_scorer_tokenizer(self._config.scorer_model, **self._config.scorer_kwargs)
-        processing_class = self._trainer.processing_class
-        return getattr(processing_class, "tokenizer", processing_class)
+        return text_tokenizer(self._trainer.processing_class)
 
     def _autocast_dtype(self, model: Any) -> torch.dtype | None:
         """Find the dtype that scoring autocasts to; None computes in the dtype of the weights."""

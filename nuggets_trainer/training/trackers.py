@@ -17,6 +17,7 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback, Wand
 
 from nuggets_trainer.report.tallies import score_edges, trimmed_edges
 from nuggets_trainer.store.shown_rows import display_texts
+from nuggets_trainer.training.rows import text_tokenizer
 from nuggets_trainer.wording import visible
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _log_golden_set(trainer: Trainer, pool: Pool, golden_set: GoldenSet, scores:
     reporters = [c for c in callbacks if isinstance(c, (TensorBoardCallback, TrackioCallback, WandbCallback))]
     if not reporters:
         return
-    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    tokenizer = text_tokenizer(trainer.processing_class)
     ranked = golden_set.ranked
     values = ranked.of(scores)
     name = f"nuggets/{ranked.name}" if ranked.is_signal else f"nuggets/{ranked.name}s"

@@ -26,7 +26,7 @@ from nuggets_trainer.report.card_fields import TAGS
 from nuggets_trainer.report.cards import PAPER
 from nuggets_trainer.training.callback import NuggetsDataCallback
 from nuggets_trainer.training.preserved import hidden_bars
-from nuggets_trainer.training.rows import row_options, trains_with_chat_template
+from nuggets_trainer.training.rows import row_options, text_tokenizer, trains_with_chat_template
 from nuggets_trainer.training.trainer_checks import check_trainer_arguments
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
 
     def _in_trl_columns(self, dataset: Any, processing_class: Any) -> Any:
         assert self.nuggets_config is not None
-        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        tokenizer = text_tokenizer(processing_class)
         template = resolve_alpaca_template(self.nuggets_config.template, bool(tokenizer.chat_template))
         if dataset.column_names is not None:  # a stream may not know them
             detect_format(dataset.column_names, "eval_dataset", self._text_field)

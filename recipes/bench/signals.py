@@ -29,7 +29,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from nuggets_trainer import load_rows
-from nuggets_trainer.analysis.follows import completion_characters, read_log_probs
+from nuggets_trainer.analysis.follows import completion_characters
 from nuggets_trainer.analysis.signal_quality import (
     auc_by_kind,
     correlation_with_interval,
@@ -40,6 +40,7 @@ from nuggets_trainer.config.requirement import ROW_SIGNALS, Requirement
 from nuggets_trainer.config.rule_options import RANK_BY
 from nuggets_trainer.golden.reliability import spearman_brown
 from nuggets_trainer.golden.scores import GoldenScores, golden_scores
+from nuggets_trainer.store.read_results import read_log_probs
 from nuggets_trainer.store.results import SCORES_FILE
 
 Floats = npt.NDArray[np.floating]

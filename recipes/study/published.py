@@ -37,9 +37,10 @@ import pyarrow.parquet as pq
 from nuggets_trainer import load_rows
 from nuggets_trainer.analysis.association import partial_correlation
 from nuggets_trainer.analysis.compared_rankings import ComparedRanking, Estimate, correlation_by_anchors
-from nuggets_trainer.analysis.follows import completion_characters, read_log_probs
+from nuggets_trainer.analysis.follows import completion_characters
 from nuggets_trainer.config.rule_options import RANK_BY
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.store.read_results import read_log_probs
 from nuggets_trainer.store.results import SCORES_FILE
 
 Floats = npt.NDArray[np.floating]

@@ -51,10 +51,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from nuggets_trainer import Pool, load_rows
 from nuggets_trainer.analysis.association import without_length
 from nuggets_trainer.analysis.compared_rankings import ComparedRanking, auc_of_rankings, share_of_pairs
-from nuggets_trainer.analysis.follows import completion_characters, read_log_probs
+from nuggets_trainer.analysis.follows import completion_characters
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.segment import Segment
+from nuggets_trainer.store.read_results import read_log_probs
 
 Floats = npt.NDArray[np.floating]
 NAMES = ("golden_score", "gain")

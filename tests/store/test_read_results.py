@@ -11,7 +11,15 @@ import pytest
 
 from nuggets_trainer.golden.scores import AnchorScores, golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.store.read_results import read_config, read_pairs, read_scored_anchors, read_scores, reselections
+from nuggets_trainer.store.read_results import (
+    read_config,
+    read_log_probs,
+    read_pairs,
+    read_scored_anchors,
+    read_scores,
+    read_signal_check,
+    reselections,
+)
 from nuggets_trainer.store.results import PoolScores, write_results
 
 ZERO_SHOT = np.array([-2.0, -1.0], dtype=np.float32)
@@ -87,3 +95,21 @@ def test_selections_during_training_come_in_order(tmp_path):
         pq.write_table(pa.table({"index": [0]}), tmp_path / name / "scores.parquet")
     (tmp_path / "step-5").mkdir()  # its scores were never written
     assert reselections(tmp_path) == [(3, tmp_path / "step-3"), (20, tmp_path / "step-20")]
+
+
+def test_log_probs_come_back_as_they_were_written(written):
+    zero_shot, one_shot = read_log_probs(written[0])
+    assert zero_shot.dtype == one_shot.dtype == np.float32
+    np.testing.assert_array_equal(zero_shot, ZERO_SHOT)
+    np.testing.assert_array_equal(one_shot, ONE_SHOT)
+
+
+def test_the_signal_check_of_another_scorer_is_not_read(tmp_path):
+    """A comparison showed it, although its scorer had not been checked."""
+    run = {"fingerprint": {"id": "own"}}
+    assert read_signal_check(tmp_path, run) is None
+    for fingerprint in ("own", "other"):
+        check = {"verdict": "all", "fingerprint": fingerprint}
+        (tmp_path / "signal_check.json").write_text(json.dumps(check))
+        assert read_signal_check(tmp_path, run) == (check if fingerprint == "own" else None)
+    assert read_signal_check(tmp_path, None) is None

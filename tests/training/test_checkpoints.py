@@ -78,6 +78,17 @@ def test_a_checkpoint_of_other_settings_is_refused(change, named, model_dir, tmp
         changed.train(resume_from_checkpoint=True)
 
 
+def test_ranked_values_come_back_as_an_array(tmp_path):
+    """The signal that rows were ranked by came back as a list."""
+    zero_shot, one_shot = np.zeros(2), np.array([[1.0, 2.0], [3.0, 4.0]])
+    scores = golden_scores(zero_shot, one_shot)
+    object.__setattr__(scores, "signals", {"loss": np.array([0.5, 0.25])})  # as scores of a pool have them
+    golden_set = select_golden_set(scores, ("top_k", 2), rank_by="loss")
+    save_selection(tmp_path / "nuggets_selection.json", golden_set, {})
+    loaded, _ = load_selection(tmp_path / "nuggets_selection.json", {})
+    assert isinstance(loaded.value, np.ndarray) and loaded.value.tolist() == [0.25, 0.5]
+
+
 def test_a_checkpoint_may_name_a_removed_option(tmp_path):
     zero_shot, one_shot = np.full(2, -2, np.float32), np.array([[-1, -1], [-3, -3]], np.float32)
     golden_set = select_golden_set(golden_scores(zero_shot, one_shot), ("top_k", 1))
