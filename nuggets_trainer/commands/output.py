@@ -56,6 +56,19 @@ class _Stderr(logging.StreamHandler[TextIO]):
     def stream(self, value: TextIO) -> None:
         raise AttributeError("the stream is always sys.stderr")
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless its library has written it: huggingface_hub has a handler and propagates too."""
+        library: logging.Logger | None = logging.getLogger(record.name)
+        while library is not None and library is not logging.root:
+            if any(_writes_to_console(handler) for handler in library.handlers):
+                return
+            library = library.parent
+        super().emit(record)
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+
 
 def log_to_stderr() -> None:
     """Show the package's messages as plain lines, and those of other libraries from WARNING on."""
