@@ -14,6 +14,7 @@ from nuggets_trainer.golden.gains import AnchorScale
 from nuggets_trainer.prompts.segment import CandidatePrompt, PrefixedSegments, Segment
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.templates import Template
+from nuggets_trainer.scoring.pair_scorer import pairs_to_compare
 from nuggets_trainer.scoring.render_workers import render_row
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import read_scored_anchors
@@ -48,7 +49,7 @@ class PreparedScorer:
         self._shared = SharedPrefix(template, anchor_set.rows, max_length)
         self._texts = np.array([anchor.text_key if excludes_self else "" for anchor in anchor_set.rows])
         self._longest_compared = 0
-        engine.choose_path([([], anchor_set.segments[:3])])
+        engine.choose_path(pairs_to_compare(anchor_set, self._shared, {}))
         alone = engine.score([], anchor_set.segments)
         self.zero_shot: npt.NDArray[np.float32] = np.where(np.isfinite(alone), alone, np.float32(np.nan))
 
@@ -114,16 +115,10 @@ class PreparedScorer:
 
     def _compare_paths(self, prompts: dict[int, CandidatePrompt]) -> None:
         """Compare the engine's paths on the longest and the shortest row, if a row is longer than those before."""
-        by_length = sorted(prompts, key=lambda i: (-prompts[i].num_tokens(), i))
-        longest = prompts[by_length[0]].num_tokens()
+        longest = max(map(CandidatePrompt.num_tokens, prompts.values()))
         if longest <= LONGER * self._longest_compared:
             return
-        sample: list[PrefixedSegments] = [([], self._anchor_set.segments[:3])]
-        for i in (by_length[0], by_length[-1]):
-            prefix, positions, segments = next(iter(self._shared.parts(prompts[i])))
-            by_size = [segments[j] for j in sorted(positions, key=lambda j: (-len(segments[j].ids), j))]
-            sample.append((prefix, by_size[:1] + by_size[-2:]))
-        self._engine.choose_path(sample)
+        self._engine.choose_path(pairs_to_compare(self._anchor_set, self._shared, prompts))
         self._longest_compared = longest
 
     def _score_pairs(self, prompts: dict[int, CandidatePrompt], one_shot: npt.NDArray[np.float32]) -> None:

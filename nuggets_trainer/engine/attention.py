@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "nuggets"
-# Arguments that scaled_dot_product_attention cannot express, unless they are None.
-_BEYOND_SDPA = ("softcap", "s_aux", "position_bias")
+# Arguments of layers that scaled_dot_product_attention cannot express, unless they are None, and flex attention.
+BEYOND_SDPA = ("softcap", "s_aux", "position_bias")
+BEYOND_FLEX = ("position_bias",)
 
 Kernel = Callable[..., torch.Tensor]
 
@@ -84,14 +85,18 @@ class PackedRow:
         pieces: pieces of the row, in order, without gaps.
         prefixes: prefixes of all rows, by number.
         kernel: `sdpa_loop`, `eager_loop` or `flex_row`.
+        implementation: attention of the model as it was loaded: `sdpa`, `eager` or another.
 
     Attributes:
         last_prefix: number of the prefix that the row ends with: the only one that a later row may go on with.
         block_masks: masks of flex attention, by window and device.
     """
 
-    def __init__(self, pieces: Sequence[Piece], prefixes: Sequence[Prefix], kernel: Kernel) -> None:
+    def __init__(
+        self, pieces: Sequence[Piece], prefixes: Sequence[Prefix], kernel: Kernel, implementation: str = "sdpa"
+    ) -> None:
         self.pieces, self.prefixes, self.kernel = list(pieces), list(prefixes), kernel
+        self.implementation = implementation
         self.last_prefix = self.pieces[-1].prefix
         self.block_masks: dict[tuple[int | None, torch.device], BlockMask] = {}
 
@@ -253,7 +258,7 @@ def _sdpa(
     scaling: float | None,
     kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    refuse_beyond_sdpa(kwargs)
+    refuse_arguments(kwargs, BEYOND_SDPA)
     grouped = key.shape[1] != query.shape[1]
     return scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=grouped).transpose(1, 2)
 
@@ -272,12 +277,12 @@ def _eager(
     return output
 
 
-def refuse_beyond_sdpa(kwargs: dict[str, Any]) -> None:
-    """Refuse arguments of a layer that only its own eager function implements.
+def refuse_arguments(kwargs: dict[str, Any], names: Sequence[str]) -> None:
+    """Refuse arguments of a layer that a kernel cannot express; the layer's own eager function can.
 
     Raises:
-        NotImplementedError: if there is one.
+        NotImplementedError: if there is one that is not None.
     """
-    for name in _BEYOND_SDPA:
+    for name in names:
         if kwargs.get(name) is not None:
-            raise NotImplementedError(f"attention with `{name}`")
+            raise NotImplementedError(f"attention with `{name}`: load the model with `attn_implementation=eager`")

@@ -1,7 +1,8 @@
 """Shared-prefix attention over a whole row in one `flex_attention` call, for CUDA.
 
 There a kernel launch for every piece and layer would cost more than the arithmetic. Rows are filled up to a few
-lengths, because a kernel is compiled for each length.
+lengths, because a kernel is compiled for each length. Soft-caps (Gemma 2) change the scores inside the kernel. Sinks
+(gpt-oss), which take a share of each softmax and give nothing, scale its output afterwards.
 """
 
 from __future__ import annotations
@@ -10,17 +11,31 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from nuggets_trainer.engine.attention import PackedRow, refuse_beyond_sdpa, sdpa_loop
+from nuggets_trainer.engine.attention import (
+    BEYOND_FLEX,
+    BEYOND_SDPA,
+    PackedRow,
+    eager_loop,
+    refuse_arguments,
+    sdpa_loop,
+)
 from nuggets_trainer.engine.device import to_device
+from nuggets_trainer.engine.precision import autocast_dtype
 
-BLOCK = 128  # queries and keys in a flex attention block
+if TYPE_CHECKING:
+    from nuggets_trainer.engine.attention import Kernel
+
+BLOCK = 128  # queries in a flex attention block; rows have whole blocks
+# Keys in a block. With 64, a full row of 100 anchors visits a sixth fewer keys, but the kernel loads half as many at a
+# time. Attention is 2% to 5% of the time, so this can gain or lose 1%; `recipes/bench/gpu.py` measures both.
+KEY_BLOCK = 128
 MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two
 GRAPHS = 64  # kernels that may be compiled, one per row length, number of keys and window; fewer than ten are needed
 MIN_HEAD_DIM = 16  # below it torch has no CUDA kernel
@@ -38,10 +53,16 @@ def flex_row(
     """Compute a row in one `flex_attention` call.
 
     The keys are those of prefixes in earlier rows, padding, and the row's own.
+
+    Raises:
+        NotImplementedError: if the model's own attention would not compute the layer's arguments.
     """
-    refuse_beyond_sdpa(kwargs)
-    if query.is_cuda and min(query.shape[-1], value.shape[-1]) < MIN_HEAD_DIM:
-        return sdpa_loop(row, module, query, key, value, scaling, kwargs)
+    loop = _loop_instead(row, query, value, kwargs)
+    if loop is not None:
+        return loop(row, module, query, key, value, scaling, kwargs)
+    dtype = autocast_dtype(query.device.type)
+    if dtype is not None:  # the call would cast them too, but the tiles are chosen and prefixes are kept before it
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     layer, window = module.layer_idx, kwargs.get("sliding_window")
     earlier = earlier_prefixes(row)
     keys, values = key, value
@@ -57,22 +78,66 @@ def flex_row(
     # The layers of a model that is spread over devices need a mask on each.
     if (window, query.device) not in row.block_masks:
         row.block_masks[window, query.device] = block_mask(row, earlier, keys.shape[2], window, query.device)
-    flex = _compiled_flex() if query.is_cuda else cast("Callable[..., torch.Tensor]", flex_attention)
-    output = flex(
-        query,
-        keys,
-        values,
-        block_mask=row.block_masks[window, query.device],
-        scale=scaling,
-        enable_gqa=key.shape[1] != query.shape[1],
-        kernel_options=kernel_options(query.dtype, query.shape[-1]),
-    )
-    return output.transpose(1, 2)
+    options: dict[str, Any] = {
+        "block_mask": row.block_masks[window, query.device],
+        "scale": scaling,
+        "enable_gqa": key.shape[1] != query.shape[1],
+        "kernel_options": kernel_options(query.dtype, query.shape[-1]),
+    }
+    if kwargs.get("softcap") is not None:
+        options["score_mod"] = _soft_cap(float(kwargs["softcap"]))
+    return _attend(query, keys, values, options, kwargs.get("s_aux")).transpose(1, 2)
+
+
+def _loop_instead(row: PackedRow, query: torch.Tensor, value: torch.Tensor, kwargs: dict[str, Any]) -> Kernel | None:
+    """Return the kernel that must take the place of flex attention; None where that can compute the layer."""
+    is_eager = row.implementation == "eager"
+    refused = BEYOND_SDPA if row.implementation == "sdpa" else BEYOND_FLEX
+    if is_eager and any(kwargs.get(name) is not None for name in refused):
+        return eager_loop
+    refuse_arguments(kwargs, refused)
+    if query.is_cuda and min(query.shape[-1], value.shape[-1]) < MIN_HEAD_DIM:
+        return eager_loop if is_eager else sdpa_loop
+    return None
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, options: dict[str, Any], sinks: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the output of flex attention, `(1, H, S, D)`, with a sink for each head if there are sinks, `(H,)`."""
+    flex = _compiled_flex() if query.is_cuda else cast("Callable[..., Any]", flex_attention)
+    if sinks is None:
+        output: torch.Tensor = flex(query, keys, values, **options)
+        return output
+    output, further = flex(query, keys, values, **options, **_with_log_sums())
+    log_sums: torch.Tensor = getattr(further, "lse", further)
+    # The share of the softmax that the sink leaves to the keys.
+    share = torch.sigmoid(log_sums - sinks.float()[None, :, None])
+    return (output * share[..., None]).to(output.dtype)
+
+
+@cache
+def _soft_cap(cap: float) -> Callable[..., torch.Tensor]:
+    """Return the function that caps the scores of flex attention; the same one for all layers."""
+
+    def capped(score: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return cap * torch.tanh(score / cap)
+
+    return capped
+
+
+@cache
+def _with_log_sums() -> dict[str, Any]:
+    """Return the argument that asks flex attention for the logarithms of its sums: torch 2.9 renamed it."""
+    request = getattr(torch.nn.attention.flex_attention, "AuxRequest", None)
+    return {"return_lse": True} if request is None else {"return_aux": request(lse=True)}
 
 
 def enough_graphs() -> AbstractContextManager[None]:
     """Let torch compile `GRAPHS` kernels: beyond its own limit it takes one that holds all scores in memory."""
-    patch: AbstractContextManager[None] = torch._dynamo.config.patch(cache_size_limit=GRAPHS)
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.6
+    patch: AbstractContextManager[None] = config.patch({limit: GRAPHS})
     return patch
 
 
@@ -86,6 +151,8 @@ def kernel_options(dtype: torch.dtype, head_dim: int) -> dict[str, int] | None:
         return {"BLOCK_M": 32, "BLOCK_N": 32 if head_dim <= 64 else 16, "num_warps": 4, "num_stages": 2}
     if head_dim > 128:
         return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 3}
+    if KEY_BLOCK < 128:  # torch's own tiles may have more keys than a block
+        return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4 if head_dim <= 64 else 8, "num_stages": 3}
     return None
 
 
@@ -157,7 +224,7 @@ def block_mask(
     return BlockMask.from_kv_blocks(
         num_blocks[None, None],
         indices[None, None],
-        BLOCK_SIZE=BLOCK,
+        BLOCK_SIZE=(BLOCK, KEY_BLOCK),
         mask_mod=_mask_mod(on_device, window),
         seq_lengths=(row.length, num_keys),
         **_forward_only(),
@@ -183,7 +250,7 @@ def _token_arrays(
         its piece and its position; and whether any query of a block sees any key of a block.
     """
     offset = num_keys - row.length  # where the row's own keys begin
-    occupied = np.zeros((-(-row.length // BLOCK), -(-num_keys // BLOCK)), dtype=np.bool_)
+    occupied = np.zeros((-(-row.length // BLOCK), -(-num_keys // KEY_BLOCK)), dtype=np.bool_)
     own = np.full(row.length, -1, dtype=np.int32)
     behind = np.full(row.length, -1, dtype=np.int32)
     position = np.full(row.length, -1, dtype=np.int32)
@@ -220,7 +287,7 @@ def _token_arrays(
 def _occupy(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], keys: tuple[int, int]) -> None:
     """Mark the blocks that contain a pair of these ranges of queries and keys."""
     query_blocks = slice(queries[0] // BLOCK, (queries[1] - 1) // BLOCK + 1)
-    key_blocks = slice(keys[0] // BLOCK, (keys[1] - 1) // BLOCK + 1)
+    key_blocks = slice(keys[0] // KEY_BLOCK, (keys[1] - 1) // KEY_BLOCK + 1)
     occupied[query_blocks, key_blocks] = True
 
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import linear, pad
 
 from nuggets_trainer.engine.compiled import compiled_in_use, compiling
+from nuggets_trainer.engine.precision import autocast_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,16 +52,12 @@ def target_log_probs(model: PreTrainedModel, hidden: torch.Tensor, targets: torc
         return _through_whole_head(model, head, hidden, targets)
     # The head of a model that is spread over devices need not be where the last layer is.
     hidden, targets = hidden.to(head.weight.device), targets.to(head.weight.device)
-    scale, autocast_dtype = _logits_scale(model), _autocast_dtype(hidden.device.type)
-    if autocast_dtype is None:
+    scale, dtype = _logits_scale(model), autocast_dtype(hidden.device.type)
+    if dtype is None:
         return _through_blocks(head, hidden, targets, scale)
     # Autocast would round the logits as well as what is multiplied.
     with torch.autocast(hidden.device.type, enabled=False):
-        return _through_blocks(head, hidden.to(autocast_dtype), targets, scale)
-
-
-def _autocast_dtype(device_type: str) -> torch.dtype | None:
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+        return _through_blocks(head, hidden.to(dtype), targets, scale)
 
 
 def _through_blocks(
@@ -70,11 +67,11 @@ def _through_blocks(
     num_rows, num_entries = CPU_BLOCK if hidden.device.type == "cpu" else DEVICE_BLOCK
     add_block = compiled_in_use(_add_block)
     blocks = []
-    for first_row in range(0, len(targets), num_rows):
-        rows, wanted = hidden[first_row : first_row + num_rows], targets[first_row : first_row + num_rows]
+    for first_row, num_filled in _row_blocks(len(targets), num_rows):
+        rows, wanted = hidden[first_row : first_row + num_filled], targets[first_row : first_row + num_filled]
         num_wanted = len(wanted)
-        if compiling():  # code is compiled for each number of rows
-            rows, wanted = pad(rows, (0, 0, 0, num_rows - num_wanted)), pad(wanted, (0, num_rows - num_wanted))
+        if num_wanted < num_filled:
+            rows, wanted = pad(rows, (0, 0, 0, num_filled - num_wanted)), pad(wanted, (0, num_filled - num_wanted))
         total, found = _nothing_seen(wanted)
         for first in range(0, head.weight.shape[0], num_entries):
             entries = slice(first, first + num_entries)
@@ -82,6 +79,20 @@ def _through_blocks(
             total, found = add_block(total, found, rows, head.weight[entries], bias, wanted - first, scale)
         blocks.append((found - total)[:num_wanted])
     return torch.cat(blocks)
+
+
+def _row_blocks(number: int, num_rows: int) -> list[tuple[int, int]]:
+    """Cut rows into blocks: the first row of each, and the number of rows that it is filled up to.
+
+    Code is compiled for each number of rows. So what is left behind the last whole block has blocks of a quarter, and
+    only the last of these is filled up.
+    """
+    if not compiling():
+        return [(first, min(num_rows, number - first)) for first in range(0, number, num_rows)]
+    quarter = -(-num_rows // 4)
+    whole = number // num_rows * num_rows
+    blocks = [(first, num_rows) for first in range(0, whole, num_rows)]
+    return blocks + [(first, quarter) for first in range(whole, number, quarter)]
 
 
 def _can_be_cut(head: Any) -> bool:
@@ -116,7 +127,8 @@ def segment_means(token_log_probs: npt.NDArray[np.float64], counts: list[int]) -
 def _nothing_seen(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `_add_logits` starts from: no sum of exponentials, and no logit of a target."""
     nothing = targets.new_full(targets.shape, -torch.inf, dtype=torch.float32)
-    return nothing, nothing
+    # Two tensors: code that is compiled for one tensor in two places would be compiled again for two.
+    return nothing, nothing.clone()
 
 
 def _add_block(

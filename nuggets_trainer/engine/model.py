@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.models.auto.modeling_auto import (
@@ -82,6 +82,20 @@ def check_attention(model: PreTrainedModel, autocast_dtype: torch.dtype | None) 
         "half-precision `score_dtype`. Set `score_dtype=bfloat16` or load the model with `dtype=bfloat16`; or leave "
         "`attn_implementation` out: the packed path has an attention of its own."
     )
+
+
+def last_hidden_states(model: PreTrainedModel, output: Any) -> torch.Tensor | None:
+    """Return the last hidden states `(B, T, d)` from what `model.base_model` returned; None if they are not in it.
+
+    Decoders of custom code may return a tuple that begins with them. Where no part of the model has the name of its
+    decoder, `base_model` is the model itself, which returns logits.
+    """
+    if model.base_model is model:
+        return None
+    hidden: torch.Tensor | None = (
+        output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", None)
+    )
+    return hidden
 
 
 def matmul_weights(model: PreTrainedModel) -> tuple[int, int] | None:

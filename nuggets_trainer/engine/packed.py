@@ -21,6 +21,7 @@ from nuggets_trainer.engine.attention import (
 from nuggets_trainer.engine.device import to_device
 from nuggets_trainer.engine.flex import BLOCK, enough_graphs, flex_row, row_length
 from nuggets_trainer.engine.lm_head import segment_means, target_log_probs
+from nuggets_trainer.engine.model import last_hidden_states
 from nuggets_trainer.engine.packing import Piece, pack
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
@@ -62,7 +63,7 @@ def score_packed(
         kernel = kernel or _kernel(implementation, model.device)
         # Rows of flex attention are filled up anyway: only the last one is then short.
         for pieces in pack(lengths, tokens_per_batch, even=kernel is not flex_row):
-            row = PackedRow(pieces, prefixes, kernel)
+            row = PackedRow(pieces, prefixes, kernel, implementation)
             own = [piece for piece in pieces if piece.segment is not None]
             if row.kernel is flex_row:
                 row.fill_up(row_length(row.length, tokens_per_batch), BLOCK)
@@ -88,9 +89,9 @@ def splitting_tokens(device: torch.device, prefixed: Sequence[PrefixedSegments])
 
 
 def _kernel(implementation: str, device: torch.device) -> Kernel:
-    if implementation == "eager":
-        return eager_loop
-    return flex_row if device.type == "cuda" else sdpa_loop
+    if device.type == "cuda":
+        return flex_row
+    return eager_loop if implementation == "eager" else sdpa_loop
 
 
 def _run_row(model: PreTrainedModel, row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> torch.Tensor:
@@ -111,8 +112,10 @@ def _run_row(model: PreTrainedModel, row: PackedRow, prefixed: Sequence[Prefixed
     with current_row(row):
         inputs = to_device(batch, model.device)
         output = model.base_model(input_ids=inputs[:1], position_ids=inputs[1:], attention_mask=None, use_cache=False)
-    hidden: torch.Tensor = output.last_hidden_state[0]
-    return hidden
+    hidden = last_hidden_states(model, output)
+    if hidden is None:
+        raise NotImplementedError(f"{type(model).__name__} has no decoder that returns hidden states")
+    return hidden[0]
 
 
 def _token_log_probs(

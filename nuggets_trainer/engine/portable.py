@@ -18,6 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from nuggets_trainer.engine.lm_head import segment_means
+from nuggets_trainer.engine.model import last_hidden_states
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ def score_and_embed(
         first = min(s.start for s in own) - 1  # no completion of this batch is predicted before this position
         kept = ids.shape[1] - first
         inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False, **logits_to_keep(model, kept)}
-        with _last_hidden_states(model) as last:
+        with _kept_hidden_states(model) as last:
             output = model(**inputs)
         if not last:  # the models of OPT and BART pass their base model by
             output = model(**inputs, output_hidden_states=True)
-            last.append(output.hidden_states[-1])
+            last.append(_last_of_all(model, output))
         means = _mean_log_probs(output.logits[:, -kept:], own, offset=first)
         weights = mask * torch.arange(1, ids.shape[1] + 1, device=mask.device)
         hidden = last[0].to(weights.device).float() * weights[..., None]
@@ -106,7 +107,10 @@ def embed_whole(
     rows: list[npt.NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(sequences)
     for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
         ids, mask = pad([sequences[i] for i in batch], model.device)
-        last = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        last = last_hidden_states(model, model.base_model(**inputs))
+        if last is None:
+            last = _last_of_all(model, model(**inputs, output_hidden_states=True, **logits_to_keep(model, 1)))
         hidden = last.to(mask.device).float() * mask[..., None]
         means = (hidden.sum(dim=1) / mask.sum(dim=1, keepdim=True)).cpu().numpy()
         for i, mean in zip(batch, means, strict=True):
@@ -114,15 +118,37 @@ def embed_whole(
     return rows
 
 
+def _last_of_all(model: PreTrainedModel, output: Any) -> torch.Tensor:
+    """Return the last of the hidden states that the whole model returned.
+
+    Raises:
+        ValueError: if it returned none.
+    """
+    if getattr(output, "hidden_states", None) is None:
+        raise ValueError(
+            "The scorer model must return its hidden states, from its decoder or with `output_hidden_states=True`, "
+            f"but {type(model).__name__} returns none. Choose other anchors than by k-means, leave out what compares "
+            "embeddings of rows, or use another scorer model."
+        )
+    hidden: torch.Tensor = output.hidden_states[-1]
+    return hidden
+
+
 @contextlib.contextmanager
-def _last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+def _kept_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     """Keep the last hidden states of the decoder while the whole model runs.
 
     They are the last of `hidden_states`, but `output_hidden_states` keeps those of all layers until the pass ends.
     Nothing is kept of a model that calls a part of its base model in its place.
     """
     last: list[torch.Tensor] = []
-    hook = model.base_model.register_forward_hook(lambda _, __, output: last.append(output.last_hidden_state))
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        hidden = last_hidden_states(model, output)
+        if hidden is not None:
+            last.append(hidden)
+
+    hook = model.base_model.register_forward_hook(keep)
     try:
         yield last
     finally:
@@ -228,6 +254,7 @@ def _mean_log_probs(logits: torch.Tensor, segments: Sequence[Segment], offset: i
         chunk = slice(first, first + LOGIT_ROWS)
         scores = logits[rows[chunk], columns[chunk]].float()
         target = scores.gather(1, targets[chunk, None]).squeeze(1)
-        log_probs.append((target - scores.logsumexp(dim=-1)).cpu())
-    means: list[float] = segment_means(torch.cat(log_probs).double().numpy(), counts).tolist()
+        log_probs.append(target - scores.logsumexp(dim=-1))
+    values = torch.cat(log_probs).cpu()  # the only place where the host waits for the device
+    means: list[float] = segment_means(values.double().numpy(), counts).tolist()
     return means

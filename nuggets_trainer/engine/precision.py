@@ -62,6 +62,13 @@ def describe_difference(
     return f"log-probs differ by {size:.2g} nats per token{where}, and rounding explains {explained:.2g}"
 
 
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype that autocast computes in on this kind of device; None where it is off."""
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 matrix products in all their bits, and sum half-precision ones in float32; afterwards as before.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nuggets_trainer.engine.compiled import MIN_TOKENS
 from nuggets_trainer.engine.log_probs import PATHS
 from nuggets_trainer.prompts.segment import CandidatePrompt, PrefixedSegments, Segment
+from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.racing.scored_pairs import Result
 from nuggets_trainer.scoring.blocks import blocks
 from nuggets_trainer.scoring.rendering import Rendered
@@ -79,7 +80,7 @@ class PairScorer:
             return
         self._path_chosen = True
         session, prompts = self._session, self._rendered.prompts
-        sample = self._sample_for_path()
+        sample = pairs_to_compare(self._rendered.anchor_set, self._rendered.shared, prompts)
         if session.passes.sharded:
             # The same passes on all ranks: a path that fails does so everywhere at once.
             sample = session.ranks.on_main(lambda: sample)
@@ -103,17 +104,6 @@ class PairScorer:
         if engine.compiles:
             session.ranks.on_main(lambda: store.write_note(COMPILED, True))
         self._watch.restart_clock()
-
-    def _sample_for_path(self) -> list[PrefixedSegments]:
-        """Return pairs to compare the paths on: the longest and the shortest prefix, with long and usual anchors."""
-        rendered = self._rendered
-        sample: list[PrefixedSegments] = [([], _longest_and_usual(rendered.anchor_set.segments))]
-        by_length = sorted(rendered.prompts, key=lambda i: (-rendered.prompts[i].num_tokens(), i))
-        for i in by_length[:1] + by_length[-1:]:
-            parts = rendered.shared.parts(rendered.prompts[i])
-            for prefix, positions, segments in itertools.islice(parts, 3):
-                sample.append((prefix, _longest_and_usual([segments[j] for j in positions])))
-        return sample
 
     def score_zero_shot(self) -> None:
         """Score the anchors alone, on the main process, as far as they are not stored."""
@@ -216,6 +206,24 @@ class PairScorer:
         for some, block in blocks(keys):
             found[block] = self.excluded(some)
         return found
+
+
+def pairs_to_compare(
+    anchor_set: AnchorSet, shared: SharedPrefix, prompts: Mapping[int, CandidatePrompt]
+) -> list[PrefixedSegments]:
+    """Return pairs to compare the engine's paths on: the longest and the shortest prefix, with long and usual anchors.
+
+    Args:
+        anchor_set: the anchors.
+        shared: renders a candidate before these anchors.
+        prompts: prompts of candidates, by number; may be empty.
+    """
+    sample: list[PrefixedSegments] = [([], _longest_and_usual(anchor_set.segments))]
+    by_length = sorted(prompts, key=lambda i: (-prompts[i].num_tokens(), i))
+    for i in by_length[:1] + by_length[-1:]:
+        for prefix, positions, segments in itertools.islice(shared.parts(prompts[i]), 3):
+            sample.append((prefix, _longest_and_usual([segments[j] for j in positions])))
+    return sample
 
 
 def _longest_and_usual(segments: Sequence[Segment]) -> list[Segment]:

@@ -1,14 +1,14 @@
 """Cost of scoring one candidate: the research loop, the engine's two paths and the floor in one run, with ratios.
 
 ```bash
-OMP_NUM_THREADS=1 python recipes/bench/engine.py                         # CPU: a small, a large and a huge vocabulary
-python recipes/bench/engine.py --device cuda --json bench.json           # GPU: bf16, shapes of a 0.5B and a 7B model
-python recipes/bench/engine.py --shapes llama-8k --num_anchors 32 --rounds 5
+OMP_NUM_THREADS=1 python recipes/bench/engine.py                         # a small, a large and a huge vocabulary
+python recipes/bench/engine.py --shapes llama-8k --num_anchors 32 --rounds 5 --json bench.json
 ```
 
+This is the bench for CPUs. On a GPU one candidate does not fill a forward pass, so `gpu.py` times calls of many.
+
 One candidate is scored before m anchors, `--rounds` times. The engines take turns in one process, and the median
-counts. On a CPU, seconds are the process's CPU time on one thread, which a busy machine disturbs least. On CUDA they
-are the synchronised time between two events. The rows of the table:
+counts. Seconds are the process's CPU time on one thread, which a busy machine disturbs least. The rows of the table:
 
 - reference: the research loop (`reference.py`) with batches of 8 and of 16 anchors, the faster of the two.
 - cached, packed: the paths of `LogProbEngine`.
@@ -17,9 +17,9 @@ are the synchronised time between two events. The rows of the table:
 
 `shapes.py` describes models and texts.
 
-Peak memory is what a run adds to the memory of the process, in MiB: growth of the resident set in a forked child on a
-CPU, of allocated memory on CUDA. The difference is the largest one over anchors, in nats per token, from scoring one
-whole sequence at a time with a float64 log-softmax.
+Peak memory is what a run adds to the memory of the process, in MiB: growth of the resident set in a forked child. The
+difference is the largest one over anchors, in nats per token, from scoring one whole sequence at a time with a float64
+log-softmax.
 """
 
 from __future__ import annotations
@@ -48,10 +48,8 @@ from shapes import SHAPES, Shape, Workload, build_model, make_workload
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.prompts.segment import Segment
 
-POOL_SIZE = 52_002  # rows of Alpaca, for the extrapolated hours
-MATMUL_SIZE = 8192
 MIB = 2**20
-DEFAULT_SHAPES = {"cpu": ["llama-8k", "qwen2-100k", "memory-32k", "memory-152k"], "cuda": ["0.5b", "7b"]}
+DEFAULT_SHAPES = ["llama-8k", "qwen2-100k", "memory-32k", "memory-152k"]
 MEMORY_SHAPES = ("memory-32k", "memory-152k")
 
 
@@ -95,15 +93,8 @@ def _score(engine: LogProbEngine, work: Workload) -> Any:
     return engine.score(work.prefix_ids, work.segments)
 
 
-def first_run(runner: Runner, work: Workload, device: str) -> tuple[FloatArray | None, int]:
+def first_run(runner: Runner, work: Workload) -> tuple[FloatArray | None, int]:
     """Score once; return the means (None for the floor) and the bytes that the run added at its peak."""
-    if device == "cuda":
-        runner.run(work)  # compiles, and allocates what stays allocated
-        torch.cuda.synchronize()
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        means = runner.run(work)
-        return means, torch.cuda.max_memory_allocated() - held
     # A child's peak starts at the memory that it inherits. In this process the peak of an earlier engine would hide a
     # lower one.
     context = multiprocessing.get_context("fork")
@@ -141,51 +132,24 @@ def _peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def seconds_of(run: Callable[[], Any], device: str) -> float:
-    """Time one call: CPU seconds of this process, or seconds between two events on the GPU."""
-    if device == "cpu":
-        started = time.process_time()
-        run()
-        return time.process_time() - started
-    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()
-    begin.record()
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Time one call: CPU seconds of this process."""
+    started = time.process_time()
     run()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) / 1000
+    return time.process_time() - started
 
 
-def matmul_peak() -> float:
-    """Measure the FLOP/s of a large bf16 matmul, the best of ten."""
-    a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda", dtype=torch.bfloat16)
-    b = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device="cuda", dtype=torch.bfloat16)
-    seconds = [seconds_of(lambda: a @ b, "cuda") for _ in range(10)]
-    return 2 * MATMUL_SIZE**3 / min(seconds)
-
-
-def matmul_flops(model: Any, work: Workload) -> int:
-    """Count the FLOP of the useful matmuls with weights: the body for all useful tokens, the head for completions."""
-    body = 0
-    for module in model.base_model.modules():
-        if isinstance(module, torch.nn.Linear):
-            body += module.weight.numel()
-    head = model.get_output_embeddings().weight.numel()
-    return int(2 * (body * work.useful_tokens + head * work.completion_tokens))
-
-
-def bench_shape(name: str, device: str, rounds: int, num_anchors: int | None, tokens_per_batch: int | None) -> Any:
+def bench_shape(name: str, rounds: int, num_anchors: int | None, tokens_per_batch: int | None) -> Any:
     """Measure one shape; return the figures that are printed and written as JSON."""
     shape = SHAPES[name]
     num_anchors = num_anchors or shape.num_anchors
     work = make_workload(shape, num_anchors)
     hoisted = work.hoisted()
-    model = build_model(shape, device)
+    model = build_model(shape, "cpu")
     runners = make_runners(model, shape, num_anchors, tokens_per_batch)
     naive: FloatArray | None = None
     for runner in runners:
-        means, runner.peak_bytes = first_run(runner, hoisted if runner.hoists else work, device)
+        means, runner.peak_bytes = first_run(runner, hoisted if runner.hoists else work)
         if means is not None:
             if naive is None:
                 naive = naive_log_probs(model, work)
@@ -194,10 +158,9 @@ def bench_shape(name: str, device: str, rounds: int, num_anchors: int | None, to
         in_turn = runners if turn % 2 == 0 else reversed(runners)
         for runner in in_turn:
             own_work = hoisted if runner.hoists else work
-            runner.seconds.append(seconds_of(partial(runner.run, own_work), device))
-    result = {
+            runner.seconds.append(seconds_of(partial(runner.run, own_work)))
+    return {
         "shape": name,
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "dtype": str(shape.dtype).removeprefix("torch."),
         "vocab_size": shape.sizes["vocab_size"],
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -209,9 +172,6 @@ def bench_shape(name: str, device: str, rounds: int, num_anchors: int | None, to
         "rounds": rounds,
         "engines": _compare(runners, num_anchors, hoisted.useful_tokens),
     }
-    if device == "cuda":
-        _add_matmul_share(result, matmul_flops(model, hoisted), len(hoisted.prefix_ids))
-    return result
 
 
 def _compare(runners: Sequence[Runner], num_anchors: int, useful_tokens: int) -> dict[str, dict[str, Any]]:
@@ -239,34 +199,18 @@ def _compare(runners: Sequence[Runner], num_anchors: int, useful_tokens: int) ->
     return engines
 
 
-def _add_matmul_share(result: dict[str, Any], flops: int, prefix_tokens: int) -> None:
-    """Add the share of the matmul peak, and the hours for 52k candidates by their useful tokens."""
-    result["matmul_peak_tflops"] = matmul_peak() / 1e12
-    per_anchor = (result["useful_tokens"] - prefix_tokens) / result["num_anchors"]
-    for figures in result["engines"].values():
-        figures["share_of_matmul_peak"] = flops / figures["seconds"] / 1e12 / result["matmul_peak_tflops"]
-        for m in (100, 1000):
-            tokens = POOL_SIZE * (prefix_tokens + m * per_anchor)
-            figures[f"hours_52k_x_{m}"] = tokens / figures["useful_tokens_per_second"] / 3600
-
-
 def format_table(result: dict[str, Any]) -> str:
     """Write the figures of one shape as a table."""
-    on_gpu = "matmul_peak_tflops" in result
     head = (
         f"{result['shape']}: {result['parameters'] / 1e6:,.1f}M parameters, vocabulary {result['vocab_size']:,}, "
-        f"{result['dtype']}, {result['device']}\n"
+        f"{result['dtype']}\n"
         f"{result['num_anchors']} anchors of {result['anchor_tokens']:.0f} tokens, candidate of "
         f"{result['candidate_tokens']}, {result['useful_tokens']:,} useful tokens, texts: {result['texts']}"
     )
-    if on_gpu:
-        head += f"\nmatmul peak {result['matmul_peak_tflops']:.0f} TFLOP/s (bf16, {MATMUL_SIZE} cubed)"
     headings = (
         f"{'engine':<21} {'seconds':>8} {'pairs/s':>8} {'tokens/s':>9} {'x ref':>6} {'% floor':>8} {'peak MiB':>9} "
         f"{'max diff':>9}"
     )
-    if on_gpu:
-        headings += f" {'% peak':>7} {'h x 100':>8} {'h x 1000':>8}"
     lines = [head, headings]
     for name, f in result["engines"].items():
         label = f"{name}, {f['variant']}" if f["variant"] else name
@@ -276,8 +220,6 @@ def format_table(result: dict[str, Any]) -> str:
             f"{f['ratio_to_reference']:>6.2f} {f['share_of_floor']:>8.1%} {f['peak_memory_mib']:>9,.1f} "
             f"{difference:>9}"
         )
-        if on_gpu:
-            line += f" {f['share_of_matmul_peak']:>7.1%} {f['hours_52k_x_100']:>8.2f} {f['hours_52k_x_1000']:>8.1f}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -297,10 +239,7 @@ def vocabulary_growth(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=default, help="Default: cuda if there is a GPU.")
-    on_cpu, on_cuda = " ".join(DEFAULT_SHAPES["cpu"]), " ".join(DEFAULT_SHAPES["cuda"])
-    shapes_help = f"Shapes to measure. Default: {on_cpu} on a CPU, {on_cuda} on CUDA."
+    shapes_help = f"Shapes to measure. Default: {' '.join(DEFAULT_SHAPES)}."
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help=shapes_help)
     parser.add_argument("--rounds", type=int, default=3, help="Timed runs of each engine; the median counts.")
     parser.add_argument("--num_anchors", type=int, help="Number of anchors, at most 100. Default: that of the shape.")
@@ -314,8 +253,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     options = make_parser().parse_args(argv)
     torch.set_num_threads(1)  # CPU seconds of several threads include the time that they wait for each other
     report: dict[str, Any] = {"torch": torch.__version__, "transformers": transformers.__version__, "shapes": []}
-    for name in options.shapes or DEFAULT_SHAPES[options.device]:
-        result = bench_shape(name, options.device, options.rounds, options.num_anchors, options.tokens_per_batch)
+    for name in options.shapes or DEFAULT_SHAPES:
+        result = bench_shape(name, options.rounds, options.num_anchors, options.tokens_per_batch)
         report["shapes"].append(result)
         print(format_table(result) + "\n", flush=True)
     report["vocabulary_growth_mib"] = vocabulary_growth(report["shapes"])

@@ -1,20 +1,33 @@
 """Check and measure the engine on a GPU: is it right, how fast is it, what would make it faster.
 
 ```bash
-python recipes/bench/gpu.py --output_dir gpu_results                     # on a GPU; about 12 minutes
+python recipes/bench/gpu.py --output_dir gpu_results                     # on a GPU; about 13 minutes
 python recipes/bench/gpu.py --dry --output_dir dry_results               # on a CPU, tiny: every step runs
 python recipes/bench/gpu.py --table gpu_results/results.jsonl            # the tables for docs/log
 ```
 
 Each step is a process of its own with a time limit, and writes a JSON line for each result at once. A step that hangs,
-crashes or runs out of memory costs its own further results and no others. `--steps exact speed-8b` runs some of them,
-`--seconds` limits all of them together, and `--model DIR` adds a trained model.
+crashes or runs out of memory costs its own further results and no others. `--seconds` limits all steps together.
+
+Several commands may share a directory: a step that runs again replaces its own results alone. So these two commands do
+where each may take ten minutes at most. `--table` takes the files of both if they wrote to two directories.
+
+```bash
+python recipes/bench/gpu.py --steps env exact speed-0.5b speed-8b --seconds 540 --output_dir gpu_results
+python recipes/bench/gpu.py --steps attention real demo tests --seconds 280 --output_dir gpu_results
+```
+
+Nothing is downloaded. The first line tells which packages are not installed. For a machine without a network, carry
+their wheels, install them with `pip install --no-index --no-deps --target DIR *.whl`, and set PYTHONPATH to DIR. The
+first five steps need torch, transformers and accelerate alone; without `datasets` their texts are random ids.
+`--model DIR` adds a trained model.
 
 - env: versions, device, copies per second, FLOP/s of matrix products.
-- exact: tiny models in bfloat16 and float32. Each path against the naive one, the chosen path, whether bits depend on
-  other rows of a call, scoring while TF32 is on, compiled parts.
+- exact: tiny models in bfloat16 and float32, with windows, soft-caps and sinks. Each path against the naive one, the
+  chosen path, whether bits depend on other rows of a call, autocast, TF32 that training switched on, compiled parts.
 - speed-0.5b, speed-8b: random weights, calls as in a job. Tokens per second and share of the matmul peak, against the
-  research loop and the floor; with compiled parts; how long the device is idle.
+  research loop and the floor; how long the device is idle; and what each switch of the package would change.
+- attention: one layer's attention on one row, in each way that it can be computed.
 - real: the model of `--model`. Log-probs and wins on the GPU against those on the CPU.
 - demo: the demo's pool scored and tuned on, end to end.
 - tests: `pytest -m gpu`.
@@ -24,6 +37,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -35,7 +49,21 @@ from pathlib import Path
 from typing import Any
 
 # Limits in seconds, in the order of what must be known first.
-STEPS = {"env": 60, "exact": 150, "speed-0.5b": 130, "speed-8b": 170, "real": 60, "demo": 90, "tests": 120}
+STEPS = {
+    "env": 45,
+    "exact": 150,
+    "speed-0.5b": 155,
+    "speed-8b": 190,
+    "attention": 60,
+    "real": 40,
+    "demo": 80,
+    "tests": 110,
+}
+# Steps whose parts run at the same time, because most of their time is compilation and none of it is measured.
+PARTS = {"exact": ("bfloat16", "float32", "beyond plain attention", "settings")}
+# Packages that some step imports, besides torch and transformers.
+NEEDED = ("accelerate", "datasets", "trl", "peft", "pandas", "pyarrow", "scipy", "sklearn", "joblib", "rich")
+FOR_TESTS = ("pytest", "pytest_timeout")
 LEAST_SECONDS = 10  # a step that has less left is left out
 DRY_SECONDS = 900  # limit of each step on a CPU
 ROOT = Path(__file__).parents[2]
@@ -57,13 +85,16 @@ def main(argv: Sequence[str]) -> int:
     """Run the steps, or print the table of a results file; return the exit code."""
     options = make_parser().parse_args(list(argv))
     if options.table is not None:
-        print(format_tables(read_results(options.table)))
+        print(format_tables([line for file in options.table for line in read_results(file)]))
         return 0
     results = options.output_dir / "results.jsonl"
     if options.step is not None:
-        return run_step(options.step, results, options.dry, options.model)
+        return run_step(options, results)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    results.write_text("")
+    forget(results, options.steps)
+    missing = [name for name in (*NEEDED, *FOR_TESTS) if importlib.util.find_spec(name) is None]
+    if missing:
+        write(results, options.steps[0], "packages that are not installed", names=missing)
     started = time.monotonic()
     for name in options.steps:
         limit = DRY_SECONDS if options.dry else STEPS[name]
@@ -71,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
         if limit < LEAST_SECONDS:
             write(results, name, "left out", seconds_left=round(limit))
             continue
-        run_process(name, limit, results, options)
+        run_parts(name, limit, results, options)
     found = read_results(results)
     print(format_tables(found))
     return int(any("error" in line or line.get("code") for line in found))
@@ -82,42 +113,80 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("gpu_results"), help="Directory of the results.")
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="Steps to run, in order.")
-    parser.add_argument("--seconds", type=float, default=720, help="Limit of all steps together.")
+    parser.add_argument("--seconds", type=float, default=800, help="Limit of all steps together.")
     parser.add_argument("--dry", action="store_true", help="Run every step on a CPU with tiny sizes.")
     parser.add_argument("--model", help="Directory of a trained model, for the step `real`.")
-    parser.add_argument("--table", type=Path, help="Print the tables of this results file, and run nothing.")
-    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)  # in this process
+    table_help = "Print the tables of these results files, and run nothing."
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE", help=table_help)
+    # What this process does for the one that watches the steps.
+    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     return parser
 
 
-def run_process(name: str, limit: float, results: Path, options: argparse.Namespace) -> None:
-    """Run a step in a process of its own, which is killed with all that it started when its time is over."""
+def forget(results: Path, steps: Sequence[str]) -> None:
+    """Remove what earlier runs of these steps wrote; the results of other steps stay."""
+    if not results.exists():
+        return
+    kept = [line for line in read_results(results) if line["step"] not in steps]
+    results.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def run_parts(name: str, limit: float, results: Path, options: argparse.Namespace) -> None:
+    """Run a step, each part in a process of its own, which is killed with all that it started when time is over."""
+    started = time.monotonic()
+    processes: dict[str | None, subprocess.Popen[bytes]] = {}
+    for part in PARTS.get(name, (None,)):
+        processes[part] = _start(name, part, limit, results, options)
+    for part, process in processes.items():
+        code: int | str
+        try:
+            code = process.wait(timeout=max(0.0, started + limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            code = f"stopped after {limit:.0f} s"
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        of_part = {} if part is None else {"part": part}
+        write(results, name, "step ended", **of_part, code=code, seconds=time.monotonic() - started)
+
+
+def _start(
+    name: str, part: str | None, limit: float, results: Path, options: argparse.Namespace
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(Path(__file__).resolve()), "--step", name, "--output_dir", str(results.parent)]
+    command += ["--seconds", str(limit)]
+    if part is not None:
+        command += ["--part", part]
     if options.dry:
         command.append("--dry")
     if options.model:
         command += ["--model", options.model]
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    started = time.monotonic()
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    code: int | str
-    try:
-        code = process.wait(timeout=limit)
-    except subprocess.TimeoutExpired:
-        code = f"stopped after {limit:.0f} s"
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    write(results, name, "step ended", code=code, seconds=time.monotonic() - started)
+    # Output that is held back would be lost with a process that is killed.
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "TRL_EXPERIMENTAL_SILENCE": "1", **os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return subprocess.Popen(command, env=environment, start_new_session=True)
 
 
-def run_step(name: str, results: Path, dry: bool, model: str | None) -> int:
+def run_step(options: argparse.Namespace, results: Path) -> int:
     """Run a step in this process; an error is a result too."""
-    # Only here: the process that watches the steps needs neither torch nor the GPU.
-    from gpu_steps import Step, steps
-
-    step = Step(name, lambda what, **figures: write(results, name, what, **figures), dry, model, results.parent)
+    name, started = options.step, time.monotonic()
+    try:
+        # Only here: the process that watches the steps needs neither torch nor the GPU.
+        from gpu_steps import Step, steps
+    except Exception as error:  # noqa: BLE001 - a package that is missing is a result too
+        write(results, name, "imports", error=f"{type(error).__name__}: {error}")
+        return 1
+    step = Step(
+        name,
+        lambda what, **figures: write(results, name, what, **figures),
+        options.dry,
+        options.model,
+        results.parent,
+        options.part,
+        started + options.seconds,
+    )
     with step.guarded(name):
         steps()[name](step)
     return 0

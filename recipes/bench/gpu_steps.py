@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import platform
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,32 +23,44 @@ import transformers
 from reference import Floor, ReferenceLoop
 from shapes import SHAPES, Shape, Workload, build_model, make_workload
 from torch._dynamo.utils import counters
+from varlen import varlen_row
 
-from nuggets_trainer.data.loading import load_rows
-from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.engine import flex
+from nuggets_trainer.engine.attention import Kernel, PackedRow, Prefix
 from nuggets_trainer.engine.compiled import PIECES, WHOLE_LAYERS
 from nuggets_trainer.engine.device import matmul_peak
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import matmul_weights
-from nuggets_trainer.prompts.nuggets import NuggetsTemplate
+from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.engine.packing import pack
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
-from nuggets_trainer.prompts.shared_prefix import AnchorSet
-from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
 
 ROOT = Path(__file__).parents[2]
+SECONDS_TO_TELL = 5  # left to a step when it stops the program that it runs
 POOL_SIZE = 52_002  # rows of Alpaca, for the extrapolated hours
+CALL_BATCHES = 8  # forward passes of a call of the engine, as `PairScorer` makes it, which needs `datasets`
+TIMED_SECONDS = 6.0  # of the calls that are timed, after the first
 GIB = 2**30
-# Tiny models: family, changed sizes, dtype. Heads of 64 and 128 dimensions, windows, heads that flex attention refuses
-# on CUDA, soft-caps.
-CASES: list[tuple[str, str, dict[str, Any], torch.dtype]] = [
-    ("heads of 64", "Qwen2", {}, torch.bfloat16),
-    ("heads of 128", "Llama", {"hidden_size": 512}, torch.bfloat16),
-    ("heads of 64", "Qwen2", {}, torch.float32),
-    ("heads of 128", "Llama", {"hidden_size": 512}, torch.float32),
-    ("window of 64", "Mistral", {"sliding_window": 64}, torch.bfloat16),
-    ("heads of 12", "Llama", {"hidden_size": 48, "intermediate_size": 96}, torch.float32),
-    ("soft-cap", "Gemma2", {"head_dim": 64, "sliding_window": 64, "query_pre_attn_scalar": 64}, torch.bfloat16),
-]
+_GEMMA2 = {"head_dim": 64, "sliding_window": 64, "query_pre_attn_scalar": 64}
+_GPT_OSS = {"head_dim": 64, "sliding_window": 64, "num_local_experts": 4, "num_experts_per_tok": 2}
+# Tiny models by part of the step: family, changed sizes, dtype. Heads of 64 and 128 dimensions, heads that flex
+# attention refuses on CUDA, windows, soft-caps, sinks.
+CASES: dict[str, list[tuple[str, str, dict[str, Any], torch.dtype]]] = {
+    "bfloat16": [
+        ("heads of 64", "Qwen2", {}, torch.bfloat16),
+        ("heads of 128", "Llama", {"hidden_size": 512}, torch.bfloat16),
+    ],
+    "float32": [
+        ("heads of 64", "Qwen2", {}, torch.float32),
+        ("heads of 128", "Llama", {"hidden_size": 512}, torch.float32),
+        ("heads of 12", "Llama", {"hidden_size": 48, "intermediate_size": 96}, torch.float32),
+    ],
+    "beyond plain attention": [
+        ("soft-cap", "Gemma2", _GEMMA2, torch.float32),
+        ("sinks", "GptOss", _GPT_OSS, torch.float32),
+        ("window of 64", "Mistral", {"sliding_window": 64}, torch.bfloat16),
+    ],
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Step:
         dry: whether it runs on a CPU with tiny sizes.
         model: directory of a trained model; None without one.
         directory: directory for further files.
+        part: part of the step; None for a step that is one process.
+        ends: time by `time.monotonic` at which the process is killed.
     """
 
     name: str
@@ -66,6 +82,8 @@ class Step:
     dry: bool
     model: str | None
     directory: Path
+    part: str | None = None
+    ends: float = float("inf")
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +98,8 @@ class Step:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other results count
             self.tell(what, error=f"{type(error).__name__}: {error}"[:600], traceback=traceback.format_exc()[-1500:])
             if not self.dry:
-                torch.cuda.empty_cache()
+                with contextlib.suppress(RuntimeError):  # a kernel that failed may have ended all use of the device
+                    torch.cuda.empty_cache()
 
 
 def steps() -> dict[str, Callable[[Step], None]]:
@@ -90,6 +109,7 @@ def steps() -> dict[str, Callable[[Step], None]]:
         "exact": check_exactness,
         "speed-0.5b": lambda step: measure_speed(step, "0.5b"),
         "speed-8b": lambda step: measure_speed(step, "8b"),
+        "attention": measure_attention,
         "real": check_real_model,
         "demo": run_demo,
         "tests": run_tests,
@@ -117,12 +137,25 @@ def look_at_machine(step: Step) -> None:
 
 def check_exactness(step: Step) -> None:
     """Compare each path with the naive one on tiny models, with the same arithmetic on the same device."""
-    for label, family, sizes, dtype in CASES:
+    for label, family, sizes, dtype in CASES.get(step.part or "", []):
         name = f"{label}, {named(dtype)}"
         with step.guarded(name):
             model = tiny_model(step, family, dtype, sizes)
             prefixed = random_prefixed(3, 6 if step.dry else 40)
             _check_paths(step, name, model, prefixed)
+    if step.part == "settings":
+        _check_settings(step)
+
+
+def _check_settings(step: Step) -> None:
+    """Compare log-probs under autocast, while TF32 is on, and with compiled parts."""
+    with step.guarded("autocast"):
+        model, prefixed = tiny_model(step, "Qwen2", torch.float32, {}), random_prefixed(2, 6)
+        naive = LogProbEngine(model, autocast_dtype=torch.bfloat16, path="naive")
+        engine = LogProbEngine(model, autocast_dtype=torch.bfloat16)
+        path = engine.choose_path(prefixed)
+        found, expected = flat(engine.score_prefixed(prefixed)), flat(naive.score_prefixed(prefixed))
+        step.tell("autocast to bfloat16", path=path, **differences(found, expected))
     with step.guarded("TF32 switched on"):
         model, prefixed = tiny_model(step, "Qwen2", torch.float32, {}), random_prefixed(2, 6)
         before = flat(LogProbEngine(model, path="naive").score_prefixed(prefixed))
@@ -219,28 +252,67 @@ def measure_speed(step: Step, name: str) -> None:
 
     with step.guarded("chosen path"), Warnings() as warnings:
         sample = [(ids, segments[:3]) for ids, segments in call.prefixed[:2]]
-        step.tell("chosen path", path=LogProbEngine(model, budget).choose_path(sample), warnings=warnings.lines)
-    variants = [("packed", LogProbEngine(model, budget, path="packed"))]
-    if not step.dry:  # on a CPU `check_exactness` compiles them, which takes a minute each
-        variants.append(("packed, parts compiled", compiled_engine(model, PIECES, budget)))
-        variants.append(("packed, whole layers compiled", compiled_engine(model, WHOLE_LAYERS, budget)))
-    for what, engine in variants:
+        started = time.perf_counter()
+        path = LogProbEngine(model, budget).choose_path(sample)
+        step.tell("chosen path", path=path, seconds=time.perf_counter() - started, warnings=warnings.lines)
+    # First what a job does, then what it is compared with, then what the switches of the package would change.
+    packed = LogProbEngine(model, budget, path="packed")
+    runs: dict[str, Callable[[], Any]] = {"packed": lambda: packed.score_prefixed(call.prefixed)}
+    expected: list[Any] = []
+
+    def time_run(what: str, run: Callable[[], Any]) -> None:
         with step.guarded(what):
-            _time_engine(step, what, engine, call, tell)
+            _time_run(step, what, run, call, tell, expected)
+
+    time_run("packed", runs["packed"])
+    compiled = compiled_engine(model, PIECES, budget)
+    layers = compiled_engine(model, WHOLE_LAYERS, budget)
+    if not step.dry:  # on a CPU `check_exactness` compiles them, which takes a minute each
+        time_run("packed, parts compiled: a long job", lambda: compiled.score_prefixed(call.prefixed))
     with step.guarded("idle"):
-        _measure_idle(step, variants[0][1], call)
+        _measure_idle(step, packed, call)
     _time_others(step, model, shape, work, tell)
+    if not step.dry:
+        time_run("switch: whole layers compiled", lambda: layers.score_prefixed(call.prefixed))
+    time_run("switch: variable lengths", lambda: score_by(packed, model, call, varlen_row))
+    with keys_in_a_block(64):
+        time_run("switch: 64 keys in a block", lambda: score_by(packed, model, call, flex.flex_row))
 
 
-def _time_engine(step: Step, what: str, engine: LogProbEngine, call: Call, tell: Callable[..., None]) -> None:
-    first = seconds_of(step, lambda: engine.score_prefixed(call.prefixed))[0]
+def score_by(engine: LogProbEngine, model: Any, call: Call, kernel: Kernel) -> Any:
+    """Score a call on the packed path with this kernel of attention."""
+    with engine.scoring():
+        return score_packed(model, call.prefixed, engine.find_tokens_per_batch(), kernel)
+
+
+@contextlib.contextmanager
+def keys_in_a_block(number: int) -> Iterator[None]:
+    """Let flex attention compute blocks of so many keys."""
+    before, flex.KEY_BLOCK = flex.KEY_BLOCK, number
+    try:
+        yield
+    finally:
+        flex.KEY_BLOCK = before
+
+
+def _time_run(
+    step: Step, what: str, run: Callable[[], Any], call: Call, tell: Callable[..., None], expected: list[Any]
+) -> None:
+    """Time calls after the first, and compare the log-probs with those of the first run that was timed."""
+    results: list[Any] = []
+    first = seconds_of(step, lambda: results.append(flat(run())))[0]
+    if not expected:
+        expected += results
     held = 0
     if not step.dry:
         held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    seconds = sorted(seconds_of(step, lambda: engine.score_prefixed(call.prefixed), 1 if step.dry else 3))
+    seconds = seconds_of(step, run)
+    while not step.dry and len(seconds) < 3 and sum(seconds) < TIMED_SECONDS:
+        seconds += seconds_of(step, run)
     peak = 0.0 if step.dry else (torch.cuda.max_memory_allocated() - held) / GIB
-    tell(what, seconds[len(seconds) // 2], call, first_seconds=first, peak_gib=peak, graphs=graphs())
+    figures = {"first_seconds": first, "peak_gib": peak, "graphs": graphs(), **differences(results[0], expected[0])}
+    tell(what, min(seconds), call, **figures)
 
 
 def _measure_idle(step: Step, engine: LogProbEngine, call: Call) -> None:
@@ -275,6 +347,46 @@ def _time_others(step: Step, model: Any, shape: Shape, work: Workload, tell: Cal
             tell(what, min(seconds_of(step, run, 2)), call)
 
 
+def measure_attention(step: Step) -> None:
+    """Time one layer's attention on one full row of a job, in each way that it can be computed."""
+    budget = 1024 if step.dry else 16_384
+    for name in ("0.5b", "8b"):
+        shape = SHAPES[name]
+        work = make_workload(shape, 6 if step.dry else shape.num_anchors)
+        call = make_call(work.hoisted(), budget)
+        heads, kv_heads = shape.sizes["num_attention_heads"], shape.sizes["num_key_value_heads"]
+        dims = shape.sizes["hidden_size"] // heads
+        for what, kernel, dtype, arguments in (
+            ("flex", flex.flex_row, torch.bfloat16, {}),
+            ("variable lengths", varlen_row, torch.bfloat16, {}),
+            ("flex, soft-cap", flex.flex_row, torch.bfloat16, {"softcap": 50.0}),
+            ("flex", flex.flex_row, torch.float32, {}),
+        ):
+            states = [
+                torch.randn(1, number, budget, dims, device=step.device, dtype=dtype)
+                for number in (heads, kv_heads, kv_heads)
+            ]
+            _time_attention(step, f"{name}: {what}, {named(dtype)}", kernel, call, states, arguments)
+            if kernel is flex.flex_row and dtype == torch.bfloat16 and not arguments:
+                with keys_in_a_block(64):
+                    _time_attention(step, f"{name}: {what}, 64 keys in a block", kernel, call, states, arguments)
+
+
+def _time_attention(
+    step: Step, what: str, kernel: Kernel, call: Call, states: Sequence[torch.Tensor], arguments: dict[str, Any]
+) -> None:
+    budget = states[0].shape[2]
+    lengths = [(len(ids), [len(segment.ids) - 1 for segment in segments]) for ids, segments in call.prefixed]
+    prefixes = [Prefix(length, max(own)) for length, own in lengths]
+    row = PackedRow(pack(lengths, budget, even=False)[0], prefixes, kernel, "eager")
+    row.fill_up(budget, flex.BLOCK)
+    layer = SimpleNamespace(layer_idx=0)
+    with step.guarded(what), torch.no_grad(), flex.enough_graphs():
+        first = seconds_of(step, lambda: kernel(row, layer, *states, None, arguments))[0]
+        seconds = min(seconds_of(step, lambda: kernel(row, layer, *states, None, arguments), 1 if step.dry else 5))
+        step.tell(what, seconds=seconds, first_seconds=first)
+
+
 # ---------------------------------------------------------------- whole programs
 
 
@@ -291,16 +403,27 @@ def run_demo(step: Step) -> None:
 
 def run_tests(step: Step) -> None:
     """Run the tests that need a GPU; on a CPU they skip."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests/engine")]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests/engine")]
+    if importlib.util.find_spec("xdist") and not step.dry:
+        # Most of the time is compilation. (A plugin for benchmarks warns beside xdist, and warnings are errors.)
+        command += ["-n", "8", "-p", "no:benchmark"]
     _run_program(step, "pytest -m gpu", command)
 
 
 def _run_program(step: Step, what: str, command: list[str]) -> None:
     log = step.directory / f"{step.name}.log"
     started = time.monotonic()
+    limit = max(1.0, step.ends - started - SECONDS_TO_TELL)
+    code: int | str
     with log.open("w") as file:
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-        code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+        try:
+            ended = subprocess.run(
+                command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment, timeout=limit
+            )
+            code = ended.returncode
+        except subprocess.TimeoutExpired:  # the end of the log is a result
+            code = f"stopped after {limit:.0f} s"
     last = log.read_text(errors="replace").splitlines()[-8:]
     step.tell(what, code=code, seconds=time.monotonic() - started, last_lines=last)
 
@@ -350,6 +473,11 @@ def random_prefixed(num_prefixes: int, num_segments: int, vocab_size: int = 1024
 
 def demo_texts(model: str, num_prefixes: int, num_segments: int) -> list[PrefixedSegments]:
     """Render anchors of the demo for a model, alone and behind candidates."""
+    from nuggets_trainer.data.loading import load_rows  # here, because they need `datasets`
+    from nuggets_trainer.data.pool import Pool
+    from nuggets_trainer.prompts.nuggets import NuggetsTemplate
+    from nuggets_trainer.prompts.shared_prefix import AnchorSet
+
     template = NuggetsTemplate(transformers.AutoTokenizer.from_pretrained(model))
     pool, rows = Pool(load_rows("nuggets-demo/pool")), Pool(load_rows("nuggets-demo/anchors"))
     anchor_rows = [rows[j] for j in range(num_segments)]

@@ -1,13 +1,16 @@
 """The models and texts that `engine.py` measures: shapes of real models, and one candidate before its anchors.
 
 Models have random weights. The texts are those of `../shared` if it exists; otherwise texts of the embedded demo are
-repeated to the same lengths. Token ids are stretched or folded into the model's vocabulary, because the cost depends
-on their number and not on their values. So the tokenizer of a shape is chosen by the lengths that it gives (the 8k
-shape gets 136 tokens per anchor, as from a BPE of 8k trained on such texts), not by its vocabulary.
+repeated to the same lengths. Without `datasets` neither can be read, and random ids have these lengths.
+
+Token ids are stretched or folded into the model's vocabulary, because the cost depends on their number and not on
+their values. So the tokenizer of a shape is chosen by the lengths that it gives (the 8k shape gets 136 tokens per
+anchor, as from a BPE of 8k trained on such texts), not by its vocabulary.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from nuggets_trainer.data.loading import load_rows
-from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.demo import demo_path
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.segment import Segment, common_prefix_length
@@ -87,7 +88,6 @@ SHAPES = {
         "qwen2", {**_large_body(896, 24, (14, 2), 4864, 151_936), "tie_word_embeddings": True}, "gpt2", **_ON_GPU
     ),
     "8b": Shape("llama", _large_body(4096, 32, (32, 8), 14_336, 128_256), "gpt2", **_ON_GPU),
-    "7b": Shape("llama", _large_body(4096, 32, (32, 32), 11_008, 32_000), "mistral-v3", **_ON_GPU),
 }
 
 
@@ -138,7 +138,9 @@ def build_model(shape: Shape, device: str) -> Any:
 
 def make_workload(shape: Shape, num_anchors: int) -> Workload:
     """Make one candidate and `num_anchors` anchors of evenly spread lengths, with ids in the model's vocabulary."""
-    if ANCHORS.is_file() and CANDIDATES.is_file() and (SHARED / "tokenizers" / shape.tokenizer).is_dir():
+    if importlib.util.find_spec("datasets") is None:
+        work, num_ids = _random_texts(shape)
+    elif ANCHORS.is_file() and CANDIDATES.is_file() and (SHARED / "tokenizers" / shape.tokenizer).is_dir():
         work, num_ids = _real_texts(shape)
     else:
         work, num_ids = _demo_texts(shape)
@@ -156,6 +158,9 @@ def make_workload(shape: Shape, num_anchors: int) -> Workload:
 
 def _real_texts(shape: Shape) -> tuple[Workload, int]:
     """Read all real anchors and the candidate of the wanted length; return them and the number of token ids."""
+    from nuggets_trainer.data.loading import load_rows
+    from nuggets_trainer.data.pool import Pool
+
     tokenizer = AutoTokenizer.from_pretrained(SHARED / "tokenizers" / shape.tokenizer, model_max_length=10**6)
     template = NuggetsTemplate(tokenizer)
     rows = Pool(load_rows(str(ANCHORS)))
@@ -171,18 +176,34 @@ def _real_texts(shape: Shape) -> tuple[Workload, int]:
 
 def _demo_texts(shape: Shape) -> tuple[Workload, int]:
     """Repeat the demo's rows to the lengths of the real ones; return them and the number of token ids."""
+    from nuggets_trainer.data.loading import load_rows
+    from nuggets_trainer.data.pool import Pool
+
     tokenizer = AutoTokenizer.from_pretrained(demo_path("model"))
     template, rows = NuggetsTemplate(tokenizer), Pool(load_rows("nuggets-demo/anchors"))
-    deciles = np.linspace(0, 1, len(ANCHOR_LENGTHS))
     segments = []
-    for j, quantile in enumerate(np.linspace(0, 1, 100)):
-        length = round(float(np.interp(quantile, deciles, ANCHOR_LENGTHS)))
+    for j, length in enumerate(_anchor_lengths()):
         anchor = template.zero_shot(rows[j % len(rows)])
         prompt, completion = anchor.ids[: anchor.start], anchor.ids[anchor.start :]
         ids = _tiled(prompt, PROMPT_LENGTH) + _tiled(completion, length - PROMPT_LENGTH)
         segments.append(Segment(ids, PROMPT_LENGTH))
     candidate = template.one_shot(rows[0], rows[0]).ids
     return Workload(_tiled(candidate, shape.candidate_tokens), segments, "the demo's, tiled"), len(tokenizer)
+
+
+def _random_texts(shape: Shape) -> tuple[Workload, int]:
+    """Make ids of the lengths of the real ones; return them and the number of token ids."""
+    num_ids = shape.sizes["vocab_size"]
+    rng = np.random.default_rng(0)
+    segments = [Segment(rng.integers(0, num_ids, length).tolist(), PROMPT_LENGTH) for length in _anchor_lengths()]
+    prefix = rng.integers(0, num_ids, shape.candidate_tokens).tolist()
+    return Workload(prefix, segments, "random ids"), num_ids
+
+
+def _anchor_lengths() -> list[int]:
+    """Return the lengths of 100 anchors, from the deciles of the real ones."""
+    deciles = np.linspace(0, 1, len(ANCHOR_LENGTHS))
+    return [round(float(length)) for length in np.interp(np.linspace(0, 1, 100), deciles, ANCHOR_LENGTHS)]
 
 
 def _tiled(ids: list[int], length: int) -> list[int]:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 
 from nuggets_trainer import GoldenScorer, NuggetsConfig, load_rows, load_scorer, score_pool
+from nuggets_trainer.engine.log_probs import LogProbEngine
 
 NUMBERS = ("golden_score", "standard_error", "mean_gain", "mean_gain_error")
 BROKEN = {"instruction": "Say it.", "input": "", "output": ""}
@@ -58,6 +59,24 @@ def test_scores_are_those_of_score_pool(scorer, pool, scored):
     np.testing.assert_allclose(found["loss"], scores.signals["loss"], atol=1e-5)
     assert found["dropped"] == scores.dropped and found["dropped"][-1] is not None
     assert scores.num_anchors[-2] == 5  # the row that is an anchor is not scored on itself
+
+
+def test_paths_are_compared_on_the_longest_anchor(pool, anchors, monkeypatch):
+    """They were compared on the first three anchors and the shortest ones: a window longer than these was not seen."""
+    samples, choose = [], LogProbEngine.choose_path
+
+    def recorded(engine, prefixed, num_tokens=0):
+        samples.append(prefixed)
+        return choose(engine, prefixed, num_tokens)
+
+    monkeypatch.setattr(LogProbEngine, "choose_path", recorded)
+    by_length = sorted(range(6), key=lambda j: len(anchors[j]["output"]))
+    scorer = GoldenScorer("nuggets-demo/model", anchors.select(by_length))
+    scorer(pool[:2])
+    longest = max(len(segment.ids) for segment in scorer._prepared._anchor_set.segments)
+    assert len(samples) == 2 and [len(sample) for sample in samples] == [1, 3]
+    for segments in (segments for sample in samples for ids, segments in sample if not ids):
+        assert max(len(segment.ids) for segment in segments) == longest
 
 
 def test_a_batch_comes_back_as_the_kind_it_was(scorer, pool):

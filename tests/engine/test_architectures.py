@@ -63,10 +63,6 @@ def test_flex_attention_gives_the_same_log_probs(name):
     model, segments, prefix = random_model(name), random_segments(9, seed=2), random_prefix(40)
     prefixed = [(prefix, segments), ([], segments[:4]), (prefix[:9], segments[4:])]
     with LogProbEngine(model).scoring():
-        if model.config._attn_implementation == "eager":
-            with pytest.raises(NotImplementedError, match="softcap" if name == "Gemma 2" else "s_aux"):
-                score_packed(model, prefixed, 100, flex_row)
-            return
         found = score_packed(model, prefixed, 100, flex_row)
     for means, (prefix_ids, own) in zip(found, prefixed, strict=True):
         np.testing.assert_allclose(means, expected_log_probs(model, list(prefix_ids), own), rtol=0, atol=1e-5)

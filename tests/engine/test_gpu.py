@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from nuggets_trainer.engine import packed
+from nuggets_trainer.engine import flex, packed
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.precision import describe_difference
 from tests.support.architectures import ARCHITECTURES, random_model
@@ -53,6 +54,22 @@ def test_flex_attention_of_all_head_dimensions(head_dim, dtype):
     assert engine.choose_path([(prefix, segments[:3])]) == "packed"
     expected = engine.score_plainly([(prefix, segments)])[0]
     assert describe_difference(engine.score(prefix, segments), expected, engine.tolerances(segments)) is None
+
+
+@pytest.mark.parametrize("name", ["Gemma2", "GptOss"])
+def test_soft_caps_and_sinks_take_flex_attention(name, monkeypatch):
+    """They ran a dozen kernels for each piece and layer."""
+    heads = {"head_dim": 64, "sliding_window": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": VOCAB}
+    experts = {} if name == "Gemma2" else {"num_local_experts": 4}
+    config = getattr(transformers, f"{name}Config")(**heads, **sizes, **experts, initializer_range=0.3)
+    model = transformers.AutoModelForCausalLM.from_config(config).to("cuda").eval()
+    monkeypatch.setattr(flex, "eager_loop", None)
+    prefix, segments = random_prefix(), random_segments(17, seed=1)
+    engine = LogProbEngine(model)
+    assert engine.choose_path([(prefix, segments[:3])]) == "packed"
+    expected = engine.score_plainly([(prefix, segments)])[0]
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*TensorFloat32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from nuggets_trainer.engine import lm_head
 from tests.support.architectures import VOCAB, random_model
@@ -61,6 +62,33 @@ def test_logits_of_half_precision_are_not_rounded_on_a_gpu(name, autocast, monke
     expected = logits.log_softmax(dim=-1)[targets, targets].detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert np.abs(rounded - expected).max() > 0.01
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_compiled_blocks_are_few_and_nearly_full(monkeypatch):
+    """A row of 16,384 tokens has some 13,600 targets, which were filled up to 16,384; each code was compiled twice."""
+    torch._dynamo.reset()
+    rows, add_block = [], torch.compile(lm_head._add_block, backend="eager", dynamic=False)
+
+    def recorded(total, found, hidden, *rest):
+        rows.append(len(hidden))
+        return add_block(total, found, hidden, *rest)
+
+    monkeypatch.setattr(lm_head, "CPU_BLOCK", (64, 40))
+    monkeypatch.setattr(lm_head, "compiling", lambda: True)
+    monkeypatch.setattr(lm_head, "compiled_in_use", lambda function: recorded)
+    model = random_model("Llama")
+    before = counters["stats"]["unique_graphs"]
+    for number in (210, 64, 3, 129):
+        rows.clear()
+        hidden, targets = torch.randn(number, 32), torch.randint(0, VOCAB, (number,))
+        with torch.no_grad():
+            found = lm_head.target_log_probs(model, hidden, targets)
+            expected = model.lm_head(hidden).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert sum(rows) == 3 * -(-number // 16) * 16  # three blocks of the vocabulary
+    # Whole and quarter blocks of rows, and whole blocks of the vocabulary and what is left.
+    assert counters["stats"]["unique_graphs"] - before == 4 and not counters["recompiles"]
 
 
 def test_a_head_that_is_called_whole_gets_few_rows(monkeypatch):

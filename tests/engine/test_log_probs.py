@@ -406,6 +406,43 @@ def test_rows_of_a_model_that_passes_its_base_model_by_are_embedded():
         np.testing.assert_allclose(log_prob, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("decoder", ["tuple", "unnamed"])
+def test_embeddings_of_a_model_of_custom_code(decoder, caplog):
+    """A decoder that returns a tuple, or that `base_model` does not find, ended k-means with an AttributeError."""
+    model, rows = tiny_model("llama", VOCAB), random_segments(5, seed=8)
+    expected = LogProbEngine(model).embed([row.ids for row in rows])
+    expected_rows = LogProbEngine(model).score_rows(rows)
+    if decoder == "tuple":
+        inside, forward = [], model.model.forward
+
+        def as_tuple(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            return output if inside else tuple(output.values())  # the head of Llama does not read a tuple
+
+        model.model.forward = as_tuple
+        model.register_forward_pre_hook(lambda *_: inside.append(True))
+        model.register_forward_hook(lambda *_: inside.clear())
+    else:
+        model.base_model_prefix = "body"
+        assert model.base_model is model
+    engine = LogProbEngine(model)
+    np.testing.assert_allclose(engine.embed([row.ids for row in rows]), expected, rtol=0, atol=1e-5)
+    for found, wanted in zip(engine.score_rows(rows), expected_rows, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    with caplog.at_level(logging.WARNING, logger="nuggets_trainer"):
+        path = engine.choose_path([(random_prefix(), rows[:3])])
+    assert path == ("packed" if decoder == "tuple" else "cached")
+    assert ("has no decoder that returns hidden states" in caplog.text) is (decoder == "unnamed")
+
+
+def test_a_model_without_hidden_states_is_named():
+    model = tiny_model("llama", VOCAB)
+    model.base_model_prefix = "body"
+    model.register_forward_hook(lambda _, __, output: setattr(output, "hidden_states", None))
+    with pytest.raises(ValueError, match="must return its hidden states.*LlamaForCausalLM returns none"):
+        LogProbEngine(model).embed([[1, 2, 3]])
+
+
 def test_flash_attention_in_float32_is_refused():
     """All paths failed at the first layer, the last one with the kernel's own message."""
     model = tiny_model("llama", VOCAB)

@@ -47,7 +47,6 @@ def on_meta(monkeypatch):
     monkeypatch.setattr(packed, "_means", means)
     monkeypatch.setattr(flex, "flex_attention", no_flex)
     monkeypatch.setattr(lm_head, "_can_be_cut", lambda head: True)
-    monkeypatch.setattr(lm_head, "_autocast_dtype", lambda device_type: None)  # which torch does not say of `meta`
     return log_probs
 
 
@@ -122,6 +121,71 @@ def test_small_heads_take_another_kernel_on_cuda(head_dim, fits, monkeypatch):
     expected = sdpa_loop(row, layer, *[states.as_subclass(torch.Tensor)] * 3, None, {})
     assert bool((found == 7).all()) is fits
     assert torch.equal(found.as_subclass(torch.Tensor), expected) is not fits
+
+
+@pytest.mark.parametrize(
+    ("implementation", "argument", "kernel"),
+    [
+        ("sdpa", "softcap", None),
+        ("sdpa", "s_aux", None),
+        ("flash_attention_2", "softcap", "flex"),
+        ("flash_attention_2", "position_bias", None),
+        ("eager", "softcap", "flex"),
+        ("eager", "position_bias", "eager_loop"),
+    ],
+)
+def test_arguments_beyond_a_kernel_are_refused_or_left_to_eager(implementation, argument, kernel, monkeypatch):
+    """A model whose own attention ignores a soft-cap must not be scored with one."""
+    monkeypatch.setattr(flex, "eager_loop", lambda row, module, query, *_: "eager_loop")
+    monkeypatch.setattr(flex, "flex_attention", lambda query, *_, **__: query)
+    row = PackedRow([Piece(0, None, 3, 0)], [Prefix(3, 1)], flex_row, implementation)
+    states = torch.randn(1, 2, 3, 16)
+    arguments = (row, SimpleNamespace(layer_idx=0), *[states] * 3, None, {argument: 30.0})
+    if kernel is None:
+        with pytest.raises(NotImplementedError, match=f"`{argument}`: load the model with `attn_implementation=eager"):
+            flex_row(*arguments)
+        return
+    found = flex_row(*arguments)
+    assert found == "eager_loop" if kernel == "eager_loop" else torch.equal(found, states.transpose(1, 2))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_autocast_reaches_flex_attention_before_its_tiles_are_chosen(monkeypatch):
+    """Queries came in float32: their products in bfloat16 got the small tiles of float32, and prefixes more room."""
+    seen, attention = [], flex.flex_attention
+
+    def recorded(query, key, value, **options):
+        seen.append((query.dtype, key.dtype, value.dtype))
+        return attention(query, key, value, **options)
+
+    monkeypatch.setattr(flex, "flex_attention", recorded)
+    model, prefixed = random_model("Llama"), some_prefixed(2)
+    with LogProbEngine(model, autocast_dtype=torch.bfloat16).scoring():
+        found = score_packed(model, prefixed, 100, flex_row)
+        expected = score_packed(model, prefixed, 100, sdpa_loop)
+    assert seen and set(seen) == {(torch.bfloat16,) * 3}
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=0, atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_half_as_many_keys_in_a_block_change_nothing(monkeypatch):
+    """The switch that a GPU has to decide: fewer keys are visited, and the log-probs are the same."""
+    visited, from_blocks = [], flex.BlockMask.from_kv_blocks
+
+    def recorded(num_blocks, *args, BLOCK_SIZE, **options):  # noqa: N803 - torch's name
+        visited.append(int(num_blocks.sum()) * BLOCK_SIZE[0] * BLOCK_SIZE[1])
+        return from_blocks(num_blocks, *args, BLOCK_SIZE=BLOCK_SIZE, **options)
+
+    monkeypatch.setattr(flex.BlockMask, "from_kv_blocks", recorded)
+    model, prefixed, found = random_model("Mistral (sliding window)"), some_prefixed(2), []
+    for keys in (128, 64):
+        monkeypatch.setattr(flex, "KEY_BLOCK", keys)
+        with torch.no_grad():
+            found.append(np.concatenate(score_packed(model, prefixed, 256, flex_row)))
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-5)
+    half = len(visited) // 2
+    assert 0 < sum(visited[half:]) < sum(visited[:half])
+    assert flex.kernel_options(torch.bfloat16, 64)["BLOCK_N"] == 64
 
 
 def test_the_check_parts_a_prefix_from_its_segments():

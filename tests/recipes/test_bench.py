@@ -27,8 +27,6 @@ def test_all_engines_agree_and_the_figures_are_complete(tmp_path: Path):
         [
             sys.executable,
             "recipes/bench/engine.py",
-            "--device",
-            "cpu",
             "--shapes",
             "tiny",
             "--rounds",

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from nuggets_trainer.demo import demo_path
+from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
+from tests.support.architectures import random_model
 from tests.support.launch import ROOT, run
+from tests.support.segments import random_prefix, random_segments
 
 BENCH = ROOT / "recipes" / "bench"
 
@@ -41,9 +50,64 @@ def test_results_become_tables(gpu, tmp_path, capsys):
 
 def test_a_step_that_hangs_is_stopped(gpu, tmp_path):
     options = SimpleNamespace(dry=True, model=None)
-    gpu.run_process("exact", 0.5, tmp_path / "results.jsonl", options)
+    gpu.run_parts("exact", 0.5, tmp_path / "results.jsonl", options)
+    lines = gpu.read_results(tmp_path / "results.jsonl")
+    assert [line["part"] for line in lines] == list(gpu.PARTS["exact"])
+    for line in lines:
+        assert line["code"] == "stopped after 0 s" and line["seconds"] < 5
+
+
+def test_a_second_command_keeps_the_results_of_the_first(gpu, tmp_path, monkeypatch):
+    """It emptied the file: who has ten minutes a command lost what the first one had found."""
+    monkeypatch.setattr(gpu, "run_parts", lambda name, limit, results, _: gpu.write(results, name, "ran", limit=limit))
+    place = ["--output_dir", str(tmp_path)]
+    gpu.main([*place, "--steps", "env", "exact"])
+    gpu.main([*place, "--steps", "exact", "real", "--seconds", "20"])
+    lines = gpu.read_results(tmp_path / "results.jsonl")
+    assert [line["step"] for line in lines] == ["env", "exact", "real"]
+    assert lines[1]["limit"] < 20 < lines[0]["limit"]
+    both = [["env", "exact", "speed-0.5b", "speed-8b"], ["attention", "real", "demo", "tests"]]
+    assert [sum(gpu.STEPS[name] for name in half) for half in both] == [540, 290]
+
+
+def test_a_package_that_is_missing_is_a_result(gpu, tmp_path, monkeypatch):
+    """The step ended with a traceback that no table showed."""
+    monkeypatch.setitem(sys.modules, "gpu_steps", None)
+    options = SimpleNamespace(step="env", dry=True, model=None, part=None, seconds=10)
+    assert gpu.run_step(options, tmp_path / "results.jsonl") == 1
     (line,) = gpu.read_results(tmp_path / "results.jsonl")
-    assert line["code"] == "stopped after 0 s" and line["seconds"] < 5
+    assert "ModuleNotFoundError" in line["error"] and line["step"] == "env"
+
+
+def test_a_program_is_stopped_before_its_step_is(gpu, tmp_path):
+    """What it had written was lost with the step."""
+    gpu_steps = importlib.import_module("gpu_steps")
+    told = []
+    step = gpu_steps.Step("tests", lambda what, **figures: told.append(figures), True, None, tmp_path)
+    step = replace(step, ends=time.monotonic() + gpu_steps.SECONDS_TO_TELL + 2)
+    program = "import time; print('one test passed', flush=True); time.sleep(60)"
+    gpu_steps._run_program(step, "tests", [sys.executable, "-c", program])
+    assert told[0]["code"] == "stopped after 2 s" and told[0]["last_lines"] == ["one test passed"]
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral (sliding window)", "Qwen2", "Gemma 3", "Phi"])
+def test_attention_of_variable_lengths_is_exact(gpu, name):
+    varlen_row = importlib.import_module("varlen").varlen_row
+    model, segments, prefix = random_model(name), random_segments(9, seed=2), random_prefix(40)
+    prefixed = [(prefix, segments), ([], segments[:4]), (prefix[:9], segments[4:])]
+    with torch.no_grad():
+        found, expected = (score_packed(model, prefixed, 100, kernel) for kernel in (varlen_row, None))
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=0, atol=1e-5)
+
+
+def test_texts_need_no_datasets(gpu, monkeypatch):
+    """The machine with the GPU may lack the package; speed depends on lengths alone."""
+    shapes = importlib.import_module("shapes")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasets" else find(name))
+    work = shapes.make_workload(shapes.SHAPES["8b"], 100)
+    assert work.source == "random ids" and 120 < np.mean([len(s.ids) for s in work.segments]) < 140
+    assert importlib.import_module("gpu_steps").CALL_BATCHES == CALL_BATCHES
 
 
 def test_an_error_is_a_result(gpu, tmp_path, monkeypatch):
@@ -53,7 +117,8 @@ def test_an_error_is_a_result(gpu, tmp_path, monkeypatch):
         step.tell("second", path="packed")
 
     monkeypatch.setattr(importlib.import_module("gpu_steps"), "steps", lambda: {"exact": fail})
-    assert gpu.run_step("exact", tmp_path / "results.jsonl", True, None) == 0
+    options = SimpleNamespace(step="exact", dry=True, model=None, part=None, seconds=10)
+    assert gpu.run_step(options, tmp_path / "results.jsonl") == 0
     first, second = gpu.read_results(tmp_path / "results.jsonl")
     assert first["error"] == "RuntimeError: no kernel image" and "fail" in first["traceback"]
     assert second == {"step": "exact", "what": "second", "path": "packed"}
@@ -66,10 +131,11 @@ def test_every_step_runs_on_a_cpu(tmp_path: Path):
     run([*command, "--model", str(demo_path("model"))], fresh=True, timeout=3000)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line for line in lines if "error" in line] == []
-    ended = {line["step"]: line["code"] for line in lines if line["what"] == "step ended"}
-    assert ended == dict.fromkeys(("env", "exact", "speed-0.5b", "speed-8b", "real", "demo", "tests"), 0)
+    ended = [(line["step"], line["code"]) for line in lines if line["what"] == "step ended"]
+    assert len(ended) == 8 - 1 + 4 and {code for _, code in ended} == {0}
+    assert {name for name, _ in ended} == {line["step"] for line in lines}
     chosen = [line["path"] for line in lines if line["what"].endswith("chosen")]
-    assert len(chosen) == 7 and set(chosen) == {"packed"}
+    assert len(chosen) == 8 and set(chosen) == {"packed"}
     for line in lines:
         if "max_difference" in line:
             tolerance = 0.1 if "bfloat16" in line["what"] or "compiled" in line["what"] else 1e-5
