@@ -79,11 +79,14 @@ def run(
             scores, golden_set = score_pool(model, tokenizer, pool, **options)
             result, text = _describe(config, scores, golden_set)
         else:
-            num_pairs = score_shard(model, tokenizer, pool, shard=parse_shard(part.shard), **options)
-            result = {"score_dir": config.score_dir, "shard": part.shard, "num_pairs_scored": num_pairs}
+            num_done = score_shard(model, tokenizer, pool, shard=parse_shard(part.shard), **options)
+            unit, done = "num_pairs_scored", f"{counted(num_done, 'pair')} scored into {config.score_dir}"
+            if not config.scores_pairs:
+                unit, done = "num_rows", f"the signals of {counted(num_done, 'row')} are in {config.score_dir}"
+            result = {"score_dir": config.score_dir, "shard": part.shard, unit: num_done}
             text = (
-                f"shard {part.shard}: {counted(num_pairs, 'pair')} scored into {config.score_dir}; once all shards "
-                "are through, the same command without `--shard` writes the results"
+                f"shard {part.shard}: {done}; once all shards are through, the same command without `--shard` writes "
+                "the results"
             )
         write_result(stdout, result, text, output.json)
         state.destroy_process_group()  # at the interpreter's end, gloo would abort now and then

@@ -144,7 +144,7 @@ def _compute_signals(scorer: Any, request: ScoringRequest) -> dict[str, Spent]:
     with open_session(scorer, request) as session:
         rendered = render_selectable(session, anchors_of(session).anchor_set, range(len(request.pool)))
         anchor_set, candidates = rendered.anchor_set, rendered.candidates
-        share = share_missing(session, candidates, signal_names(anchor_set))
+        share = share_missing(session, candidates, signal_names(session, anchor_set))
         started = time.monotonic()
         row_signals(session, anchor_set, candidates)
         spent = {"signals": Spent(time.monotonic() - started, share, len(candidates))}

@@ -75,6 +75,11 @@ class NuggetsConfig(
         return self.row_signals or self.ica or any(name in MODEL_SIGNALS for name in self._signals_read)
 
     @property
+    def wants_similarity_turn(self) -> bool:
+        """Whether anchors choose rows in turn, for which the store keeps the cosine of each row to each anchor."""
+        return self.row_signals or "similarity_turn" in self._signals_read
+
+    @property
     def wants_total_tokens(self) -> bool:
         """Whether the tokens of each row are counted, prompt and completion together."""
         return self.max_tokens is not None or self.row_signals or TOTAL_TOKENS in self._signals_read
@@ -92,7 +97,7 @@ class NuggetsConfig(
     @property
     def needs_anchors(self) -> bool:
         """Whether something is measured on anchors."""
-        signals = {"similarity", "ica"}.intersection(self._signals_read)
+        signals = {"similarity", "similarity_turn", "ica"}.intersection(self._signals_read)
         return self.scores_pairs or self.row_signals or self.ica or bool(signals)
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Signals of a row by itself: those that take forward passes, and all.
-MODEL_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens", "ica")
+MODEL_SIGNALS = ("loss", "loss_without_prompt", "ifd", "similarity", "similarity_turn", "num_tokens", "ica")
 TOTAL_TOKENS = "total_tokens"
 ROW_SIGNALS = (*MODEL_SIGNALS, "repetition", TOTAL_TOKENS)
 SCORE_COLUMNS = (

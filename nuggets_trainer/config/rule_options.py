@@ -12,7 +12,8 @@ from nuggets_trainer.config.requirement import Requirement
 
 RULES = ("top_fraction", "top_k", "threshold", "max_tokens")
 RANK_BY = ("golden_score", "gain", "mean_gain")
-RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "ica", "num_tokens")  # signals of one row: no pair is scored
+# Signals of one row: no pair is scored.
+RANK_BY_SIGNALS = ("loss", "ifd", "similarity", "similarity_turn", "ica", "num_tokens")
 # Cherry LLM takes the highest IFD up to 1: above it, a prompt makes its own completion less likely.
 MOST_IFD = "ifd <= 1"
 DEFAULT_TOP_FRACTION = 0.1  # near the paper's best region on Alpaca, 10 to 14%
@@ -58,9 +59,10 @@ class RuleOptions(OptionGroup):
             "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
             "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
             "`race_recall`. A signal of the row by itself is a cheap baseline: the lowest `loss`, the highest "
-            "`ifd` up to 1 (Cherry LLM), the highest mean `similarity` to the anchors, the highest `ica`, the "
-            "highest `num_tokens`. A run that ranks by a signal scores no pair and takes two short forward passes a "
-            "row (`ica`: one more); only `similarity` and `ica` need anchors.",
+            "`ifd` up to 1 (Cherry LLM), the highest mean `similarity` to the anchors, the lowest `similarity_turn` "
+            "(RDS+: each anchor in turn takes the row most similar to it that is not taken yet), the highest `ica`, "
+            "the highest `num_tokens`. A run that ranks by a signal scores no pair and takes two short forward passes "
+            "a row (`ica`: one more); only `similarity`, `similarity_turn` and `ica` need anchors.",
             "choices": [*RANK_BY, *RANK_BY_SIGNALS],
         },
     )
@@ -69,7 +71,8 @@ class RuleOptions(OptionGroup):
         metadata={
             "help": "Condition that a row has to meet, to be in the golden set: comparisons of columns and numbers, "
             'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". Columns: `loss`, '
-            "`loss_without_prompt`, `ifd`, `similarity`, `num_tokens` (two short forward passes a row give them), "
+            "`loss_without_prompt`, `ifd`, `similarity`, `similarity_turn`, `num_tokens` (two short forward passes a "
+            "row give them), "
             "`ica` (one pass more), `repetition` (share of the completion that repeats what it said before, by its "
             "text alone), `total_tokens` (prompt and completion), and the scores, such as `golden_score` and "
             "`mean_gain`. A row without a value in a column that is named does not meet it. `top_fraction` counts the "

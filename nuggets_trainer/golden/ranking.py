@@ -81,6 +81,7 @@ SIGNAL_VALUES = {
     "loss": RankedValue("loss", "", "golden_score", "loss", " nats per token", 3, sign=-1),
     "ifd": RankedValue("ifd", "", "golden_score", "IFD", "", 3),
     "similarity": RankedValue("similarity", "", "golden_score", "similarity to the anchors", "", 3),
+    "similarity_turn": RankedValue("similarity_turn", "", "golden_score", "turn by similarity", "", 0, sign=-1),
     "ica": RankedValue("ica", "", "golden_score", "gain from anchors in context", " nats per token", 4),
     "num_tokens": RankedValue("num_tokens", "", "golden_score", "number of tokens", "", 0),
 }

@@ -215,29 +215,22 @@ def select_golden_set(
     """
     check_rule(rule)
     ranked = ranked_value(rank_by)
-    values, order = ranked.of(scores), rank_candidates(scores, rank_by)
-    passed_over: dict[str, int] = {}
-    if passes is not None:
-        passed_over[FAILS_REQUIRE] = int((~passes[order]).sum())
-        order = order[passes[order]]
+    values = ranked.of(scores)
+    order, passed_over = _rank_those_that_pass(scores, rank_by, passes)
     num_scored = len(order)
     if num_candidates is None:
         num_candidates = num_scored
     pool_mean = pool_golden_score_mean = None
-    if num_candidates == num_scored and num_scored:
-        pool_mean, pool_golden_score_mean = float(values[order].mean()), float(scores.golden_score[order].mean())
-        if np.isnan(pool_golden_score_mean):  # a race left out scores, but not the signal
-            pool_golden_score_mean = None
+    if num_candidates == num_scored:
+        pool_mean, pool_golden_score_mean = _mean(values[order]), _mean(scores.golden_score[order])
     tokens = None
     if rule[0] == "max_tokens" and total_tokens is not None:
         tokens = total_tokens[order]
     k = num_kept(values[order], len(values), num_candidates, rule, ranked, tokens)
     if rule[0] == "threshold":
         order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
-    num_unlike_ranking = None
-    if diversity is None:
-        chosen = Choice(np.arange(k))
-    else:
+    chosen, num_unlike_ranking = Choice(np.arange(k)), None
+    if diversity is not None:
         chosen = choose_diverse(values, order, k, diversity, rank_by, tokens, rule[1])
         num_unlike_ranking = k - int((chosen.places < k).sum())
     kept = order[chosen.places]
@@ -266,3 +259,17 @@ def select_golden_set(
         signal=values[kept] if ranked.is_signal else None,
         num_tokens=None if tokens is None else int(tokens[chosen.places].sum()),
     )
+
+
+def _rank_those_that_pass(scores: GoldenScores, rank_by: str, passes: Bools | None) -> tuple[Ints, dict[str, int]]:
+    """Rank the rows that may be chosen, best first, and count the others by the reason to leave them out."""
+    order = rank_candidates(scores, rank_by)
+    if passes is None:
+        return order, {}
+    return order[passes[order]], {FAILS_REQUIRE: int((~passes[order]).sum())}
+
+
+def _mean(values: Floats) -> float | None:
+    """Return the mean; None of no values, and where a race left out some."""
+    mean = float(values.mean()) if len(values) else np.nan
+    return None if np.isnan(mean) else mean

@@ -55,14 +55,19 @@ class FoundAnchors:
 def anchors_of(session: ScoringSession) -> FoundAnchors:
     """Take the anchors of the request, or choose them from its pool, as many as wanted or needed; on all ranks."""
     if session.config.num_anchors != AUTO:
-        return FoundAnchors(find_anchors(session), None, 0, _drawn(session, None))
+        return FoundAnchors(find_anchors(session), None, 0, drawn_anchors(session))
     why, num_pairs = decide_number(session)
     session, passed_over = with_number(session, why["num_anchors"]), why.get("replaced", [])
-    return FoundAnchors(find_anchors(session, passed_over), why, num_pairs, _drawn(session, passed_over))
+    return FoundAnchors(find_anchors(session, passed_over), why, num_pairs, drawn_anchors(session, passed_over))
 
 
-def _drawn(session: ScoringSession, passed_over: list[str] | None) -> dict[str, list[int]] | None:
-    """Return the row numbers of anchors that were drawn from given ones, by set; None if none were drawn."""
+def drawn_anchors(session: ScoringSession, passed_over: list[str] | None = None) -> dict[str, list[int]] | None:
+    """Return the row numbers of anchors that were drawn from given ones, by set; None if none were drawn.
+
+    Args:
+        session: open session, with the number of anchors that was decided on.
+        passed_over: keys of anchors that were drawn last, see `drawn_places`.
+    """
     if session.request.anchors is None or session.config.num_anchors is None:
         return None
     drawn = {}

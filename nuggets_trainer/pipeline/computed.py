@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.pipeline.auto_anchors import anchors_of
+from nuggets_trainer.config.requirement import TOTAL_TOKENS
+from nuggets_trainer.pipeline.auto_anchors import anchors_of, drawn_anchors
 from nuggets_trainer.pipeline.early_look import PilotLook
 from nuggets_trainer.pipeline.request import check_selectable
 from nuggets_trainer.pipeline.row_filter import rows_that_pass
@@ -58,7 +59,7 @@ def score_pairs(session: ScoringSession, may_stop: bool) -> Computed:
     rendered = leave_out_failing(session, rendered, signals)
     by_number, raced = _in_rows(session, rendered, signals)
     look = PilotLook(by_number, rendered, may_stop)
-    run = prepare_run(raced, rendered, Watch())
+    run = prepare_run(raced, rendered, Watch(), signals.get(TOTAL_TOKENS))
     run.score(after_pilot=look)
     outcome = run.read_outcome()
     num_pairs = anchors.num_pairs + look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
@@ -74,21 +75,26 @@ def compute_signals(session: ScoringSession) -> Computed:
     signals = signals_of_rows(session, rows)
     budget = rows_in_budget(session, rows, signals)
     if budget is not None and session.ranks.is_main:
-        tell(logger, "%s", budget.describe(is_raced=False))
-    return Computed(session, rows, signals)
+        tell(logger, "%s", budget.describe(session.config))
+    return Computed(session, rows, signals, found={"drawn_anchors": drawn_anchors(session)})
 
 
 def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:
-    """Give a token budget as numbers of rows: about as many as it will keep, and the most that it can keep.
+    """Give a token budget as a number of rows: about as many as it will keep, and for a race the most it can keep.
 
-    A race has to tell apart the most: a golden set within the budget is the beginning of their ranking.
+    A race for golden scores has to tell apart the most: a golden set within the budget is the beginning of their
+    ranking. A race for gains keeps the budget: it would find too little of the golden set if it looked for a longer
+    beginning (docs/log/race.md).
     """
     budget = rows_in_budget(session, rendered, signals)
     if budget is None:
         return session, session
     if session.ranks.is_main:
-        tell(logger, "%s", budget.describe(is_raced=session.config.schedule_in_force == "race"))
-    return with_top_k(session, budget.expected), with_top_k(session, budget.most)
+        tell(logger, "%s", budget.describe(session.config))
+    raced = session
+    if session.config.rank_by == "golden_score":
+        raced = with_top_k(session, budget.most)
+    return with_top_k(session, budget.expected), raced
 
 
 def make_pool_scores(result: Computed, seconds: float) -> Scored:

@@ -39,6 +39,7 @@ from nuggets_trainer.scoring.watch import Watch, exit_on_sigterm
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.results import PoolScores, describe_results, write_results
+from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -197,7 +198,8 @@ def score_shard(
         options: further keyword arguments of `score_pool`.
 
     Returns:
-        Number of pairs that this call computed.
+        Number of pairs that this call computed; where rows are ranked by a signal, number of the part's rows whose
+        signals are stored now.
     """
     number, num_shards = shard
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
@@ -209,25 +211,31 @@ def score_shard(
     rows = range(number, len(request.pool), num_shards)
     check_selectable(config, len(request.pool), request.pool.read_keys()[1])
     with open_session(model, request) as session, exit_on_sigterm():
-        num_pairs = _score_part(session, rows)
+        num_done = _score_part(session, rows)
     if session.ranks.is_main:
+        what = f"{counted(num_done, 'pair')} computed by this run for {counted(len(rows), 'row')}"
+        if not config.scores_pairs:
+            what = f"the signals of {num_done:,} of {counted(len(rows), 'row')} are stored"
         tell(
             result_logger,
-            "shard %d/%d: %s pairs computed by this run for %s rows. `nuggets score` without `shard` scores what is "
-            "missing and writes the results.",
+            "shard %d/%d: %s. `nuggets score` without `shard` scores what is missing and writes the results.",
             number,
             num_shards,
-            f"{num_pairs:,}",
-            f"{len(rows):,}",
+            what,
         )
-    return num_pairs
+    return num_done
 
 
 def _score_part(session: ScoringSession, rows: Sequence[int]) -> int:
-    """Score some rows of the pool into the store; return the number of pairs computed, by all ranks."""
+    """Score some rows of the pool into the store.
+
+    Returns:
+        Number of pairs computed, by all ranks; where rows are ranked by a signal, number of rows that can be rendered.
+    """
     if not session.config.scores_pairs:
-        signals_of_the_model(session, readable_rows(session, anchors_for_signals(session)[0], rows))
-        return 0
+        readable = readable_rows(session, anchors_for_signals(session)[0], rows)
+        signals_of_the_model(session, readable)
+        return len(readable.candidates)
     rendered = render_selectable(session, anchors_of(session).anchor_set, rows)
     if session.config.wants_row_signals:
         signals_of_the_model(session, rendered)  # the store keeps them

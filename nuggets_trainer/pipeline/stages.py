@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
@@ -23,6 +24,7 @@ from nuggets_trainer.scoring.rendering import Candidates, Rendered, render_pool
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.signals.examples import ExampleContexts
+from nuggets_trainer.signals.gathered import gather_column
 from nuggets_trainer.signals.in_context import in_context_losses
 from nuggets_trainer.signals.repetition import repetitions
 from nuggets_trainer.signals.row_signals import Signals, row_signals
@@ -111,13 +113,8 @@ def repetitions_of_rows(session: ScoringSession, candidates: Sequence[int]) -> S
         own = session.ranks.share(candidates)
         return list(zip(own, repetitions(session.pool, own)[own].tolist(), strict=True))
 
-    found = session.ranks.gather_from(own_shares)
-    if not session.ranks.is_main:
-        return {}
-    column = np.full(len(session.pool), np.nan)
-    for i, share in found:
-        column[i] = share
-    return {"repetition": column}
+    column = gather_column(session, own_shares)
+    return {} if column is None else {"repetition": column}
 
 
 def signals_of_the_model(session: ScoringSession, rows: Candidates) -> Signals:
@@ -186,11 +183,15 @@ class RowsInBudget:
     expected: int
     most: int
 
-    def describe(self, is_raced: bool) -> str:
-        """Say how many rows the budget has room for, and how many of them a race tells apart."""
+    def describe(self, config: NuggetsConfig) -> str:
+        """Say how many rows the budget has room for, and what a race does about it."""
         text = f"max_tokens={self.max_tokens:,} has room for about {self.expected:,} of "
         text += f"{counted(self.num_candidates, 'candidate')}, for {self.most:,} at most"
-        return f"{text}; the race finds the best {self.most:,}" if is_raced else text
+        if config.schedule_in_force != "race":
+            return text
+        if config.rank_by == "golden_score":
+            return f"{text}; the race finds the best {self.most:,}"
+        return f"{text}; the race counts those that fit by the gains so far"
 
     def to_dict(self) -> dict[str, int]:
         """Return the two numbers of rows, for JSON."""
@@ -274,8 +275,17 @@ def _hint(condition: str) -> str:
     return f" The rows must meet `require={condition!r}`."
 
 
-def prepare_run(session: ScoringSession, rendered: Rendered, watch: Watch) -> ExactRun | RaceRun:
-    """Give the run of the schedule that is in force."""
+def prepare_run(
+    session: ScoringSession, rendered: Rendered, watch: Watch, total_tokens: npt.NDArray[np.float64] | None = None
+) -> ExactRun | RaceRun:
+    """Give the run of the schedule that is in force.
+
+    Args:
+        session: open session.
+        rendered: anchors and candidates.
+        watch: counts and times what is scored.
+        total_tokens: tokens of each row of the pool, `(n,)`, on the main process, where a race has a token budget.
+    """
     if session.config.schedule_in_force == "exact":
         return ExactRun(session, rendered, watch)
-    return RaceRun(session, rendered, watch)
+    return RaceRun(session, rendered, watch, total_tokens)

@@ -101,61 +101,79 @@ def plan_pool(
     hint = hint_on_tuned_scorer(model.config._name_or_path)
     repeats = _repeats_note(request, None if counts_all else len(sample))
     with open_session(model, request) as session:
-        if not session.config.scores_pairs:
-            signal_plan = plan_without_pairs(session, pool, factor, started)
-            notes = [hint, *signal_plan.notes, repeats]
-            return dataclasses.replace(
-                signal_plan,
-                memory_bytes=_memory(session.ranks.device),
-                price_per_hour=price_per_hour,
-                notes=tuple(filter(None, notes)),
-            )
-        passed_over = None
-        if session.config.num_anchors == AUTO:
-            why, _ = decide_number(session)
-            session, passed_over = with_number(session, why["num_anchors"]), why.get("replaced", [])
-        anchor_set, stand_in = anchors_for_plan(session, pool, passed_over)
-        rendered = render_selectable(session, anchor_set, range(len(sample)))
-        is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
-        signals_note = describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)
-        notes = [hint, signals_note, SLOW_NOTE if is_slow else None]
-        watch = Watch(measure_seconds)
-        budget = planned_budget(session, rendered, factor)
-        raced = session
-        if budget is not None:
-            raced = with_top_k(session, max(1, round(budget.most / factor)))
-            notes.append(budget.describe(is_raced=session.config.schedule_in_force == "race"))
-        run = ExactRun(session, rendered, watch) if is_slow else prepare_run(raced, rendered, watch)
-        with exit_on_sigterm():
-            if isinstance(run, ExactRun) and is_slow:
-                measure_quickly(session, rendered, run, watch)
-            else:
-                run.score()
-        num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
-        agreement = session.ranks.on_main(lambda: _agreement_so_far(session, rendered, run))
-        row_tokens = sum(session.ranks.gather([sum(prompt.row_tokens() for prompt in rendered.prompts.values())]))
-    measured = watch.measure(session.ranks, started)
-    device, config = session.ranks.device, request.config
+        plan: Plan | SignalPlan
+        if session.config.scores_pairs:
+            plan = _plan_with_pairs(session, model, pool, factor, started, measure_seconds)
+        else:
+            plan = plan_without_pairs(session, pool, factor, started)
+    return dataclasses.replace(
+        plan,
+        memory_bytes=_memory(session.ranks.device),
+        price_per_hour=price_per_hour,
+        notes=tuple(filter(None, [hint, *plan.notes, repeats])),
+    )
+
+
+def _plan_with_pairs(
+    session: ScoringSession, model: Any, whole: Pool, factor: float, started: float, measure_seconds: float
+) -> Plan:
+    """Score pairs for some seconds, and tell what those of all rows will take; all ranks must call it.
+
+    Args:
+        session: open session of the pool or of a sample of it.
+        model: model that scores.
+        whole: pool that the plan is for.
+        factor: number of rows of the pool by those of the sample.
+        started: time at which the plan was begun, by `time.monotonic`.
+        measure_seconds: seconds to score for.
+    """
+    num_sampled, sets, asked = len(session.pool), session.request.anchors, session.config
+    passed_over = None
+    if asked.num_anchors == AUTO:
+        why, _ = decide_number(session)
+        session, passed_over = with_number(session, why["num_anchors"]), why.get("replaced", [])
+    anchor_set, stand_in = anchors_for_plan(session, whole, passed_over)
+    rendered = render_selectable(session, anchor_set, range(num_sampled))
+    is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
+    notes = [describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)]
     if is_slow:
-        measured = _nothing_stored(measured, config.schedule_in_force)
+        notes.append(SLOW_NOTE)
+    budget = planned_budget(session, rendered, factor)
+    raced = session
+    if budget is not None:
+        num_raced = budget.most if asked.rank_by == "golden_score" else budget.expected
+        raced = with_top_k(session, max(1, round(num_raced / factor)))
+        notes.append(budget.describe(asked))
+    watch = Watch(measure_seconds)
+    run = ExactRun(session, rendered, watch) if is_slow else prepare_run(raced, rendered, watch)
+    with exit_on_sigterm():
+        if isinstance(run, ExactRun) and is_slow:
+            measure_quickly(session, rendered, run, watch)
+        else:
+            run.score()
+    num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
+    agreement = session.ranks.on_main(lambda: _agreement_so_far(session, rendered, run))
+    row_tokens = sum(session.ranks.gather([sum(prompt.row_tokens() for prompt in rendered.prompts.values())]))
+    measured = watch.measure(session.ranks, started)
+    if is_slow:
+        measured = _nothing_stored(measured, asked.schedule_in_force)
     counts = Counter(rendered.dropped.values()).most_common()
     return Plan(
-        num_rows=len(pool),
+        num_rows=len(whole),
         dropped={reason: round(factor * count) for reason, count in counts},
         measurement=_of_whole_pool(measured, factor, rendered.time_taken, stand_in),
-        sampled_rows=None if sample is pool else len(sample),
-        schedule=config.schedule_in_force,
-        race_possible=not config.every_pair_for and (request.anchors is None or len(request.anchors) == 1),
+        sampled_rows=None if session.pool is whole else num_sampled,
+        schedule=asked.schedule_in_force,
+        race_possible=not asked.every_pair_for and (sets is None or len(sets) == 1),
         stand_in_anchors=stand_in,
         num_pairs_scored=num_pairs,
-        device=device_name(device),
+        device=device_name(session.ranks.device),
         num_processes=session.ranks.world,
-        memory_bytes=_memory(device),
+        memory_bytes=0,  # as for a plan without pairs, it is read at the end
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         agreement=agreement,
-        notes=tuple(filter(None, [*notes, repeats])),
+        notes=tuple(filter(None, notes)),
         rows_in_budget=None if budget is None else budget.to_dict(),
-        price_per_hour=price_per_hour,
         row_tokens=factor * row_tokens,
         share_of_peak=session.ranks.on_main(lambda: _share_of_peak(session, rendered, measured)),
     )

@@ -19,9 +19,11 @@ from nuggets_trainer.signals.row_signals import signal_names
 from nuggets_trainer.signals.stored_values import find_missing
 from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
-from nuggets_trainer.wording import counted, duration
+from nuggets_trainer.wording import byte_size, counted, duration
 
 SIGNAL_ROWS = 64  # rows whose signals are computed; a share of them is off by 12 points at most, mostly
+STORE_BYTES_PER_COSINE = 5.5  # measured, 500,000 cosines (docs/log/signals.md)
+BYTES_WORTH_A_NOTE = 1e9
 STAND_IN = "rows drawn at random stood in for the anchors; to choose its own, the run reads the whole pool"
 
 
@@ -43,7 +45,8 @@ def plan_without_pairs(session: ScoringSession, whole: Pool, factor: float, star
     budget = planned_budget(session, rows, factor)
     notes = [STAND_IN] if stand_in else []
     if budget is not None:
-        notes.append(budget.describe(is_raced=False))
+        notes.append(budget.describe(config))
+    notes += _describe_cosines(session, rows, factor)
     return SignalPlan(
         rank_by=config.rank_by,
         num_rows=len(whole),
@@ -88,7 +91,7 @@ def measure_signals(session: ScoringSession, rows: Candidates, factor: float, mo
     num_different = len({session.keys[i] for i in candidates})
     num_known = 0
     if config.wants_row_signals:
-        names = signal_names(rows.anchor_set)
+        names = signal_names(session, rows.anchor_set)
         if config.wants_ica:
             names.append(in_context_name(ExampleContexts(session, rows.anchor_set)))
         missing = session.ranks.on_main(lambda: find_missing(session, rows.candidates, names))
@@ -136,4 +139,13 @@ def describe_signals(session: ScoringSession, rows: Candidates, factor: float, m
         parts.append(f"{cost.share_met:.0%} of {counted(cost.num_rows, 'random row')} meet `{requirement.text}`")
         if config.schedule_in_force == "race":
             parts[-1] += ", and a race scores only the pairs of such rows"
+    parts += _describe_cosines(session, rows, factor)
     return "; ".join(parts) or None
+
+
+def _describe_cosines(session: ScoringSession, rows: Candidates, factor: float) -> list[str]:
+    """Say how large the cosines of all rows and anchors will be on disk, if they are wanted and large."""
+    size = STORE_BYTES_PER_COSINE * factor * len(rows.candidates) * len(rows.anchor_set.rows)
+    if not session.config.wants_similarity_turn or size < BYTES_WORTH_A_NOTE:
+        return []
+    return [f"the cosines for `similarity_turn` take about {byte_size(size)} in `score_dir`"]

@@ -25,6 +25,7 @@ class GainStandings(ScoredPairs):
         copies: number of pool rows that each candidate stands for, `(n,)`; None is 1 for each.
         full: function that makes the `(n, m)` arrays.
         rank_by: `gain` or `mean_gain`.
+        total_tokens: tokens of each candidate, `(n,)`, prompt and completion; None for a rule other than `max_tokens`.
 
     Attributes:
         rank_by: value that rows are ranked by.
@@ -44,14 +45,32 @@ class GainStandings(ScoredPairs):
         copies: Ints | None = None,
         full: Callable[..., Any] = np.full,
         rank_by: str = "gain",
+        total_tokens: Ints | None = None,
     ) -> None:
         super().__init__(rule, zero_shot, excluded, copies, full)
+        assert (rule[0] == "max_tokens") == (total_tokens is not None), rule
+        self._total_tokens = total_tokens
         self.rank_by = rank_by
         self.model: GainModel | None = None
         self.value, self.error = np.full(len(self), np.nan), np.full(len(self), np.nan)
         self.recall: Recall | None = None
         self.indifference = 0.0
         self._changed = np.zeros(len(self), dtype=np.bool_)
+
+    @property
+    def num_kept(self) -> int:
+        """Rows that the rule keeps; of a token budget, those that fit into it in the order of the predicted values."""
+        name, budget = self.rule
+        if name != "max_tokens":
+            return super().num_kept
+        assert self._total_tokens is not None
+        rows = np.flatnonzero(~self.dropped)
+        tokens, copies = self._total_tokens[rows], self.copies[rows]
+        if self.model is None:  # nothing is predicted: rows of average length
+            return max(1, int(budget * copies.sum() / max(1, copies @ tokens)))
+        order = np.argsort(-self.value[rows], kind="stable")
+        used = np.cumsum(np.repeat(tokens[order], copies[order]))
+        return max(1, int((used <= budget).sum()))
 
     @property
     def cut(self) -> float | None:
@@ -86,9 +105,10 @@ class GainStandings(ScoredPairs):
 
     def adopt(self, model: GainModel) -> None:
         """Predict by this model from now on."""
+        num_kept = self.num_kept
         self.model = model
         self.value[:], self.error[:] = model.prior()
-        share_kept = self.num_kept / max(1, self.num_candidates)
+        share_kept = num_kept / max(1, self.num_candidates)
         self.indifference = indifference_of(model.pilot_value, model.pilot_error, self.rule, share_kept)
         self._changed = self.num_scored > 0
 

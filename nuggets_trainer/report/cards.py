@@ -30,6 +30,7 @@ SIGNALS = {
     "loss": "the lowest mean negative log-prob per token of {scorer} for their completions behind their prompts",
     "ifd": "the highest loss of {scorer} behind the prompt, divided by that without it, up to 1",
     "similarity": "the highest mean cosine between the embeddings of the row and of the anchors by {scorer}",
+    "similarity_turn": "the embeddings of {scorer}: each anchor in turn takes the row most similar to it (RDS+)",
     "ica": "how much more likely {scorer} finds their completions after anchors as examples",
     "num_tokens": "the most scored tokens of the completion",
 }

@@ -9,7 +9,8 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, read_scores, reselections
 
 MOST_GROUPS = 30
-DIGITS = {"mean_gain": 4, "loss": 3, "ifd": 3, "similarity": 3, "ica": 4, "num_tokens": 0}  # 2 for the others
+# Digits after the point; 2 for the other values.
+DIGITS = {"mean_gain": 4, "loss": 3, "ifd": 3, "similarity": 3, "similarity_turn": 0, "ica": 4, "num_tokens": 0}
 # Meaning of each value, after "A row's golden score"; the page has named the model and the anchor tasks before.
 MEANINGS = {
     "golden_score": "is the share of these tasks whose right answer it made more likely",
@@ -18,6 +19,7 @@ MEANINGS = {
     "loss": "is the mean negative log-prob of its completion's tokens behind its prompt, in nats; the lowest are best",
     "ifd": "is its loss behind its prompt divided by its loss without it; the highest up to 1 are best",
     "similarity": "is the mean cosine between its embedding and those of the anchors",
+    "similarity_turn": "is the turn in which an anchor took it: each in turn takes the row that is most similar to it",
     "ica": "says how much more likely its completion became with anchors shown before it, in nats per token",
     "num_tokens": "is the number of scored tokens of its completion",
 }

@@ -34,6 +34,7 @@ from nuggets_trainer.store.score_store import ZERO_SHOT, PartWriter, known
 WAVE_BATCHES = 16
 RANKS_IN_A_WAVE = 4
 
+Floats = npt.NDArray[np.float64]
 Wave = list[tuple[int, npt.NDArray[np.int64]]]  # candidates, and the anchors to score each on
 
 
@@ -44,13 +45,18 @@ class RaceRun:
         session: open session.
         rendered: anchors and candidates.
         watch: counts and times what is scored; it may stop the run.
+        total_tokens: tokens of each row of the pool, `(n,)`, on the main process; for a race for gains with
+            `max_tokens`.
 
     Attributes:
         scorer: scores the pairs.
     """
 
-    def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch) -> None:
+    def __init__(
+        self, session: ScoringSession, rendered: Rendered, watch: Watch, total_tokens: Floats | None = None
+    ) -> None:
         self._session, self._rendered, self._watch = session, rendered, watch
+        self._total_tokens = total_tokens
         self.scorer = PairScorer(session, rendered, watch)
         self._keeper: RaceKeeper | None = None  # on the main process
 
@@ -71,7 +77,7 @@ class RaceRun:
         with show_phase("Scoring", "pairs", None, ranks.is_main) as phase:
             self.scorer.score_zero_shot()
             self._keeper = self._session.only_on_main(
-                lambda: RaceKeeper(self._session, self._rendered, self.scorer, prefix_tokens)
+                lambda: RaceKeeper(self._session, self._rendered, self.scorer, prefix_tokens, self._total_tokens)
             )
             # An upper bound: how many pairs a race leaves out is seen at its end.
             needed = ranks.on_main(lambda: self._kept().count_needed())
@@ -132,13 +138,19 @@ class RaceKeeper:
         rendered: anchors and candidates; the anchors are scored alone already.
         scorer: finds the pairs that are left out.
         prefix_tokens: tokens of each candidate's prefixes, of all ranks.
+        total_tokens: tokens of each row of the pool, `(n,)`; read by a race for gains with `max_tokens`.
 
     Attributes:
         race: the race; its candidates are numbered in the order of their first occurrence.
     """
 
     def __init__(
-        self, session: ScoringSession, rendered: Rendered, scorer: PairScorer, prefix_tokens: dict[int, int]
+        self,
+        session: ScoringSession,
+        rendered: Rendered,
+        scorer: PairScorer,
+        prefix_tokens: dict[int, int],
+        total_tokens: Floats | None = None,
     ) -> None:
         self._rendered, self._scorer = rendered, scorer
         anchors, store = rendered.anchor_set.keys, session.store
@@ -160,7 +172,10 @@ class RaceKeeper:
         if config.rank_by == "golden_score":
             self.race = Race(Standings(*pairs), *tokens, pilot=_smallest_hashes(keys))
         else:
-            gain_standings = GainStandings(*pairs, rank_by=config.rank_by)
+            budgeted = None
+            if config.max_tokens is not None and total_tokens is not None:
+                budgeted = total_tokens[self._racers].astype(np.int64)
+            gain_standings = GainStandings(*pairs, rank_by=config.rank_by, total_tokens=budgeted)
             self.race = GainRace(gain_standings, *tokens, pilot=gain_pilot(keys), recall=config.race_recall)
 
     def count_needed(self) -> tuple[int, float]:

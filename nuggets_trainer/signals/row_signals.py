@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.golden.arrays import row_blocks
 from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
@@ -26,16 +27,20 @@ from nuggets_trainer.signals.stored_values import (
     compute_missing,
     find_missing,
     read_columns,
+    read_values,
     rendered_batches,
 )
+from nuggets_trainer.signals.turns import choose_in_turn
 from nuggets_trainer.store.score_store import PartWriter
 
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 Signals = dict[str, Floats]  # each signal by name, `(n,)` over the pool's rows
 
-# Names in the store; keys of anchors are hexadecimal. The name of a similarity has the hash of its anchors besides.
+# Names in the store; keys of anchors are hexadecimal. The name of a similarity has the hash of its anchors besides,
+# and that of a cosine the key of its anchor.
 LOSS, WITHOUT_PROMPT, NUM_TOKENS, SIMILARITY = "=loss", "=loss_without_prompt", "=num_tokens", "=similarity"
+COSINE = "=cosine"
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,20 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
       5). Superfiltering (2402.00530) divides perplexities: that is `exp(loss - loss_without_prompt)`;
     - `similarity`: mean cosine between the embeddings of the row and of the anchors, those of its own text left out.
       An embedding is that of RDS+ (2503.01807), see `engine.portable.score_and_embed`;
+    - `similarity_turn`, if it is wanted: the turn in which an anchor takes the row, see `choose_in_turn`. Turns are
+      taken among all candidates, also those that a condition leaves out later, and in the order of the anchors;
     - `num_tokens`: number of scored tokens of the completion.
 
     Args:
         session: open session of the pool.
-        anchor_set: the anchors; without any, rows have no `similarity`.
+        anchor_set: the anchors; without any, rows have no `similarity` and no `similarity_turn`.
         candidates: pool indices of the candidates.
 
     Returns:
         Each signal by name, `(n,)` over the pool's rows, on the main process; NaN where it is not defined: a row
         without prompt has no `loss_without_prompt`, and one that cannot be rendered alone has no signal.
     """
-    names = signal_names(anchor_set)
+    names = signal_names(session, anchor_set)
     wanted = session.ranks.on_main(lambda: find_missing(session, candidates, names))
     if wanted:
         compute_missing(
@@ -76,19 +83,33 @@ def row_signals(session: ScoringSession, anchor_set: AnchorSet, candidates: list
             "Row signals",
             lambda own, writer, phase: _compute(session, anchor_set, own, writer, phase),
         )
-    return session.only_on_main(lambda: _read(session, candidates, names))
+    return session.only_on_main(lambda: _read(session, anchor_set, candidates))
 
 
-def signal_names(anchor_set: AnchorSet) -> list[str]:
-    """Return the names of the signals in the store; that of the similarity depends on the anchors."""
-    names = [LOSS, WITHOUT_PROMPT, NUM_TOKENS]
-    if anchor_set.rows:
-        names.append(f"{SIMILARITY} {_hash_of(anchor_set)}")
+def signal_names(session: ScoringSession, anchor_set: AnchorSet) -> list[str]:
+    """Return the names of the wanted signals in the store; those of similarities depend on the anchors."""
+    names = _names_of_columns(anchor_set)
+    if session.config.wants_similarity_turn:
+        names += dict.fromkeys(_cosine_names(anchor_set))  # an anchor may be in several sets
     return names
 
 
-def _hash_of(anchor_set: AnchorSet) -> str:
-    return hashlib.sha256(" ".join(sorted(anchor_set.keys)).encode()).hexdigest()[:32]
+def _names_of_columns(anchor_set: AnchorSet) -> list[str]:
+    """Return the names of the values that are columns as they are; the last is a similarity, if there are anchors."""
+    names = [LOSS, WITHOUT_PROMPT, NUM_TOKENS]
+    if anchor_set.rows:
+        names.append(_similarity_name(anchor_set))
+    return names
+
+
+def _similarity_name(anchor_set: AnchorSet) -> str:
+    digest = hashlib.sha256(" ".join(sorted(anchor_set.keys)).encode()).hexdigest()
+    return f"{SIMILARITY} {digest[:32]}"
+
+
+def _cosine_names(anchor_set: AnchorSet) -> list[str]:
+    """Return the name of the cosine with each anchor, `(m,)`."""
+    return [f"{COSINE} {key}" for key in anchor_set.keys]
 
 
 def _compute(
@@ -96,19 +117,22 @@ def _compute(
 ) -> None:
     """Compute what is wanted of this rank's rows into the store."""
     anchors = _Anchors(session, anchor_set) if own else None
+    similarity_name, cosine_names = _similarity_name(anchor_set), _cosine_names(anchor_set)
     for batch in _batches(session, own, writer):
         assert anchors is not None
         log_probs, embeddings = session.engine.score_rows([rendered.row.segment for rendered in batch])
         without_prompt = _losses_without_prompt(session, batch)
         for rendered, log_prob, embedding, alone in zip(batch, log_probs, embeddings, without_prompt, strict=True):
+            cosines = anchors.cosines(embedding, rendered.text_key)
             values = {
                 LOSS: -log_prob,
                 WITHOUT_PROMPT: alone,
                 NUM_TOKENS: rendered.row.segment.num_completion_tokens,
-                SIMILARITY: anchors.similarity(embedding, rendered.text_key),
+                similarity_name: _mean(cosines),
+                **dict(zip(cosine_names, cosines, strict=True)),
             }
             names = rendered.wanted.names
-            found = np.array([values[name.split()[0]] for name in names], dtype=np.float32)
+            found = np.array([values[name] for name in names], dtype=np.float32)
             writer.add(session.keys[rendered.wanted.index], names, found)
         writer.end_candidates(len(batch))
         phase.advance(len(batch))
@@ -164,26 +188,38 @@ class _Anchors:
 
     def __init__(self, session: ScoringSession, anchor_set: AnchorSet) -> None:
         rows: list[Segment] = []
-        self._places: dict[str, list[int]] = {}  # by text
-        for anchor in anchor_set.rows:
+        self._num_anchors = len(anchor_set.rows)
+        self._whole: list[int] = []  # places of the anchors that can be rendered whole
+        self._places: dict[str, list[int]] = {}  # of all anchors, by text
+        for place, anchor in enumerate(anchor_set.rows):
+            self._places.setdefault(anchor.text_key, []).append(place)
             try:
                 row = session.template.row_alone(anchor)
             except UnusableRowError:
                 continue
             if session.max_length is None or len(row.segment.ids) <= session.max_length:
-                self._places.setdefault(anchor.text_key, []).append(len(rows))
+                self._whole.append(place)
                 rows.append(row.segment)
         self._directions = np.zeros((0, 1))
         if rows:
             self._directions = _directions(session.engine.score_rows(rows)[1])
 
-    def similarity(self, embedding: Vectors, text_key: str) -> float:
-        """Return the mean cosine between an embedding `(d,)` and those of the anchors with another text."""
-        others = np.ones(len(self._directions), dtype=np.bool_)
-        others[self._places.get(text_key, [])] = False
-        if not others.any():
-            return float("nan")
-        return float((self._directions[others] @ _directions(embedding[None])[0]).mean())
+    def cosines(self, embedding: Vectors, text_key: str) -> Floats:
+        """Return the cosine of an embedding `(d,)` with that of each anchor, `(m,)`.
+
+        It is NaN for an anchor of the same text, and for one that cannot be rendered whole.
+        """
+        cosines = np.full(self._num_anchors, np.nan)
+        if self._whole:
+            cosines[self._whole] = self._directions @ _directions(embedding[None])[0]
+        cosines[self._places.get(text_key, [])] = np.nan
+        return cosines
+
+
+def _mean(cosines: Floats) -> float:
+    """Return the mean of the cosines that are there; NaN if none is."""
+    there = cosines[~np.isnan(cosines)]
+    return float(there.mean()) if len(there) else float("nan")
 
 
 def _directions(embeddings: Vectors) -> Floats:
@@ -193,11 +229,25 @@ def _directions(embeddings: Vectors) -> Floats:
     return directions
 
 
-def _read(session: ScoringSession, candidates: list[int], names: list[str]) -> Signals:
+def _read(session: ScoringSession, anchor_set: AnchorSet, candidates: list[int]) -> Signals:
+    names = _names_of_columns(anchor_set)
     loss, without_prompt, num_tokens, *similarity = read_columns(session, candidates, names)
     with np.errstate(divide="ignore", invalid="ignore"):  # a completion that is certain without its prompt
         ifd = loss / without_prompt
     signals = {"loss": loss, "loss_without_prompt": without_prompt, "ifd": ifd}
     if similarity:
         signals["similarity"] = similarity[0]
+        if session.config.wants_similarity_turn:
+            signals["similarity_turn"] = _turns(session, anchor_set, candidates)
     return {**signals, "num_tokens": num_tokens}
+
+
+def _turns(session: ScoringSession, anchor_set: AnchorSet, candidates: list[int]) -> Floats:
+    """Let the anchors choose in turn, by the stored cosines; `(n,)` over the pool's rows."""
+    cosines = read_values(session, candidates, _cosine_names(anchor_set))
+    by_anchor = session.scratch.full(cosines.shape[::-1], np.nan, np.float32)
+    for block in row_blocks(len(cosines)):
+        by_anchor[:, block] = cosines[block].T  # each anchor's cosines lie together, or reading them would be slow
+    column = np.full(len(session.pool), np.nan)
+    column[candidates] = choose_in_turn(by_anchor)
+    return column

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.data.row import UnusableRowError
+from nuggets_trainer.golden.arrays import row_blocks
 from nuggets_trainer.scoring.progress import Phase, show_phase
 from nuggets_trainer.scoring.session import ScoringSession
-from nuggets_trainer.store.score_store import PartWriter
+from nuggets_trainer.store.score_store import PartWriter, known
 
 Row = TypeVar("Row")
 
@@ -41,12 +42,18 @@ def find_missing(session: ScoringSession, candidates: list[int], names: list[str
     first: dict[str, int] = {}
     for i in candidates:
         first.setdefault(session.keys[i], i)
-    _, there = session.store.read(list(first), names)
+    matrix = session.store.read_matrix(list(first), names, session.scratch)
+    rows = list(first.values())
+    missing_by_pattern: dict[bytes, list[str]] = {}  # most rows lack the same names: one list serves them all
     wanted = {}
-    for i, known in zip(first.values(), there, strict=True):
-        missing = [name for name, is_known in zip(names, known, strict=True) if not is_known]
-        if missing:
-            wanted[i] = Wanted(i, missing)
+    for block in row_blocks(len(rows)):
+        is_known = known(matrix[block])
+        for place in np.flatnonzero(~is_known.all(axis=1)).tolist():
+            pattern = is_known[place].tobytes()
+            if pattern not in missing_by_pattern:
+                missing_by_pattern[pattern] = [names[j] for j in np.flatnonzero(~is_known[place])]
+            i = rows[block.start + place]
+            wanted[i] = Wanted(i, missing_by_pattern[pattern])
     return [wanted[i] for i in session.pool.longest_first(list(wanted))]
 
 
@@ -139,15 +146,35 @@ def read_columns(session: ScoringSession, candidates: list[int], names: list[str
     Raises:
         RuntimeError: if the ranks do not share the store's file system.
     """
-    values, there = session.store.read([session.keys[i] for i in candidates], names)
-    if not there.all():
-        raise RuntimeError(
-            f"{int((~there).sum()):,} values that other ranks computed are not in {session.store.directory}. Is "
-            "`score_dir` on a file system that all ranks share?"
-        )
     columns = []
-    for value in values.T.astype(np.float64):
+    for value in read_values(session, candidates, names).T.astype(np.float64):
         column = np.full(len(session.pool), np.nan)
         column[candidates] = value
         columns.append(column)
     return columns
+
+
+def read_values(session: ScoringSession, candidates: list[int], names: list[str]) -> npt.NDArray[np.float32]:
+    """Read values of the candidates, once they are stored, as one matrix.
+
+    Args:
+        session: open session of the pool.
+        candidates: pool indices of the candidates.
+        names: names of the values; repeats are allowed.
+
+    Returns:
+        Values `(len(candidates), len(names))`, possibly in a file.
+
+    Raises:
+        RuntimeError: if the ranks do not share the store's file system.
+    """
+    values = session.store.read_matrix([session.keys[i] for i in candidates], names, session.scratch)
+    num_missing = 0
+    for block in row_blocks(len(values)):
+        num_missing += int((~known(values[block])).sum())
+    if num_missing:
+        raise RuntimeError(
+            f"{num_missing:,} values that other ranks computed are not in {session.store.directory}. Is "
+            "`score_dir` on a file system that all ranks share?"
+        )
+    return values

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.data.row import UnusableRowError
 from nuggets_trainer.prompts.segment import CandidatePrompt
 from nuggets_trainer.scoring.rendering import Candidates, Rendered
 from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.signals.gathered import gather_column
 from nuggets_trainer.signals.row_signals import Signals
 
 
@@ -36,8 +35,8 @@ def total_tokens(session: ScoringSession, rows: Candidates) -> Signals:
         prompts = rows.prompts
         own = [i for i in prompts if i in candidates]
 
-    def count_own() -> list[tuple[int, int]]:
-        counts = []
+    def count_own() -> list[tuple[int, float]]:
+        counts: list[tuple[int, float]] = []
         for i in own:
             try:
                 number = session.template.num_tokens(session.pool[i])
@@ -46,10 +45,5 @@ def total_tokens(session: ScoringSession, rows: Candidates) -> Signals:
             counts.append((i, number))
         return counts
 
-    found = session.ranks.gather_from(count_own)
-    if not session.ranks.is_main:
-        return {}
-    column = np.full(len(session.pool), np.nan)
-    for i, number in found:
-        column[i] = number
-    return {TOTAL_TOKENS: column}
+    column = gather_column(session, count_own)
+    return {} if column is None else {TOTAL_TOKENS: column}

@@ -150,7 +150,11 @@ def replay(matrix: Gains, top: float, options: argparse.Namespace, seed: int) ->
     prefix, m = matrix.prefix_tokens, gains.shape[1]
     zero_shot = np.zeros(m, dtype=np.float32)
     started = time.monotonic()
-    standings = GainStandings(("top_fraction", top), zero_shot, np.isnan(gains), rank_by=options.rank_by)
+    rule: tuple[str, float] = ("top_fraction", top)
+    row_tokens = None
+    if options.by_tokens:
+        rule, row_tokens = ("max_tokens", top * prefix.sum()), prefix
+    standings = GainStandings(rule, zero_shot, np.isnan(gains), rank_by=options.rank_by, total_tokens=row_tokens)
     pilot = generator.permutation(n)[: max(math.isqrt(n), FEWEST_PILOT_ROWS)]
     race = GainRace(standings, prefix, suffix, options.tokens_per_wave, pilot=pilot, recall=options.recall)
     waves, tokens = 0, 0
@@ -162,9 +166,12 @@ def replay(matrix: Gains, top: float, options: argparse.Namespace, seed: int) ->
     seconds = time.monotonic() - started
     assert standings.model is not None
     value, _ = standings.model.predict(gains, ~np.isnan(gains))  # all scored: the true values
-    k = standings.num_kept
-    exact = np.argsort(-value, kind="stable")[:k]
-    raced = np.argsort(-standings.value, kind="stable")[:k]
+    raced = np.argsort(-standings.value, kind="stable")[: standings.num_kept]
+    exact = np.argsort(-value, kind="stable")
+    k = len(raced)
+    if options.by_tokens:
+        k = max(1, int((np.cumsum(prefix[exact]) <= rule[1]).sum()))
+    exact = exact[:k]
     everything = int(prefix.sum() + n * suffix.sum())
     row = {
         "top": top,
@@ -220,6 +227,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num_seeds", type=int, default=10)
     parser.add_argument("--top_fractions", type=float, nargs="+", default=[0.01, 0.1])
+    parser.add_argument(
+        "--by_tokens", action="store_true", help="take the fractions as shares of all tokens; a row has its prefix's"
+    )
     parser.add_argument("--tokens_per_wave", type=int, default=16_384)
     parser.add_argument("--json", action="store_true", help="one JSON object per replay and line")
     return parser

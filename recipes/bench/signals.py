@@ -4,13 +4,16 @@ r"""What rankings of one scored pool are worth: tables from scores on disk, with
 nuggets score --model_name_or_path MODEL --dataset_name half_spoilt.jsonl --schedule exact --score_dir scores
 python recipes/bench/signals.py --score_dir scores --dataset_name half_spoilt.jsonl --kind_column kind --good clean \
     --require "ifd < 0.9" "ifd < 0.9 and repetition < 0.3"
+python recipes/bench/signals.py --score_dir scores --dataset_name natural.jsonl --label_column source
 python recipes/bench/signals.py --score_dir scores --dataset_name rated.jsonl --value_column score
 ```
 
 The rankings are those of `rank_by`, and the row signals where scores.parquet has them (`--row_signals true`). The
 tables: reliability; the golden score of the chosen rows on anchors that had no part in the choice, by number of
 anchors; with `--kind_column`, how well good rows are told from each other kind, and the share of good rows at the top,
-also among rows that meet a condition of `--require`; with `--value_column`, the rank correlation with a column.
+also among rows that meet a condition of `--require`; with `--label_column`, where no label is known to be good, how
+well the rows of each label are told from all others, and their share at the top; with `--value_column`, the rank
+correlation with a column.
 `recipes/study/pools.py` makes a pool of known kinds.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +50,7 @@ from nuggets_trainer.store.results import SCORES_FILE
 Floats = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 # Of row signals: 1 if a high value is meant to be good.
-SIGNS = {"loss": -1, "ifd": -1, "similarity": 1, "ica": 1, "repetition": -1}
+SIGNS = {"loss": -1, "ifd": -1, "similarity": 1, "similarity_turn": -1, "ica": 1, "num_tokens": 1, "repetition": -1}
 TOP = (0.01, 0.05, 0.1, 0.25)
 NUM_SPLITS = 100
 
@@ -124,6 +128,52 @@ def kind_tables(rankings: dict[str, Floats], kinds: list[str], good: str, passes
     return tables
 
 
+def label_tables(rankings: dict[str, Floats], labels: list[str], passes: dict[str, Bools]) -> dict[str, Any]:
+    """Return what rankings and conditions do to the rows of each label; no label counts as good.
+
+    Args:
+        rankings: rankings of the n rows.
+        labels: label of each row.
+        passes: whether each row meets a condition, `(n,)`, by condition.
+
+    Returns:
+        `auc` of the rows of each label against all others, by ranking; `at_top`, the share of each label in the first
+        rows, by label and ranking; `kept`, the share of each label's rows that meet a condition, by condition.
+        `at_top` has the rankings among rows that meet a condition too.
+    """
+    label_of = np.array(labels)
+    different = sorted(set(labels))
+    filtered = dict(rankings)
+    for condition, met in passes.items():
+        for name in RANK_BY:
+            filtered[f"`{condition}`, {name}"] = np.where(met, rankings[name], np.nan)
+    tables: dict[str, Any] = {"auc": {}, "at_top": {}, "kept": {}}
+    for name, values in rankings.items():
+        tables["auc"][name] = [auc_by_kind(values, labels, label)["all"] for label in different]
+    for label in different:
+        own = label_of == label
+        shares = {}
+        for name, values in filtered.items():
+            shares[name] = [good_share(values, own, fraction) for fraction in TOP]
+        tables["at_top"][label] = shares
+    for condition, met in passes.items():
+        tables["kept"][condition] = [float(met[label_of == label].mean()) for label in different]
+    return tables
+
+
+def write_label_tables(column: str, labels: list[str], tables: dict[str, Any]) -> list[str]:
+    """Write the tables of `label_tables`."""
+    shares = Counter(labels)
+    different = sorted(shares)
+    texts = [markdown(f"AUC of rows by `{column}` against all others", different, tables["auc"])]
+    for label in different:
+        title = f"share of `{label}` at the top ({shares[label] / len(labels):.0%} of all rows)"
+        texts.append(markdown(title, TOP, tables["at_top"][label]))
+    if tables["kept"]:
+        texts.append(markdown("share of rows that meet", different, tables["kept"]))
+    return texts
+
+
 def markdown(title: str, columns: Sequence[object], rows: Mapping[str, Sequence[Any]]) -> str:
     """Write a table; numbers have two decimals."""
     lines = [f"| {title} | {' | '.join(map(str, columns))} |", "|" + " --- |" * (len(columns) + 1)]
@@ -140,6 +190,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset_name", required=True, help="rows that were scored")
     parser.add_argument("--kind_column", help="column that says what kind of row it is")
     parser.add_argument("--good", default="clean", help="value of that column in good rows")
+    parser.add_argument(
+        "--label_column", nargs="+", default=[], help="columns of labels, none of which is the good one"
+    )
     parser.add_argument("--value_column", help="column of numbers to compare the rankings with")
     parser.add_argument("--require", nargs="+", default=[], help="conditions on columns of scores.parquet, each alone")
     parser.add_argument("--num_anchors", type=int, nargs="+", default=[2, 4, 8, 16, 32])
@@ -171,9 +224,13 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         markdown("reliability", [""], {name: [value] for name, value in found["reliability"].items()}),
         markdown("golden score on unseen anchors, by number of anchors", numbers, found["unseen"]),
     ]
+    columns = read_columns(options.score_dir, golden_scores(zero_shot, one_shot))
+    passes = {condition: Requirement(condition).passes(columns) for condition in options.require}
+    for column in options.label_column:
+        labels = [str(label) for label in rows[column]]
+        found.setdefault("labels", {})[column] = label_tables(rankings, labels, passes)
+        texts += write_label_tables(column, labels, found["labels"][column])
     if options.kind_column:
-        columns = read_columns(options.score_dir, golden_scores(zero_shot, one_shot))
-        passes = {condition: Requirement(condition).passes(columns) for condition in options.require}
         tables = kind_tables(rankings, rows[options.kind_column][:], options.good, passes)
         found |= tables
         kinds = list(next(iter(tables["auc"].values())))

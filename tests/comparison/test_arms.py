@@ -24,10 +24,10 @@ def evidence():
         "num_tokens": generator.integers(5, 30, 200).astype(float),
         "ifd": generator.uniform(0.5, 1.5, 200),
         "loss": generator.uniform(1, 4, 200),
-        "similarity": generator.uniform(-1, 1, 200),
+        "similarity_turn": generator.permutation(200).astype(float),
         "ica": generator.uniform(-1, 1, 200),
     }
-    columns["similarity"][150] = np.nan  # a row that cannot be rendered alone
+    columns["similarity_turn"][150] = np.nan  # a row that cannot be rendered alone
     scores = golden_scores(np.zeros(20), one_shot)
     usable = np.delete(np.arange(200), DROPPED)
     return Evidence(scores, usable, columns, np.zeros(20), one_shot, meets_require=columns["ifd"] < 0.9)
@@ -71,8 +71,8 @@ def test_arms_by_columns_take_what_they_say(evidence):
     columns = {name: values[evidence.usable] for name, values in evidence.columns.items()}
     assert evidence.columns["num_tokens"][rows_of(evidence, "longest")].min() >= np.sort(columns["num_tokens"])[-20]
     assert evidence.columns["loss"][rows_of(evidence, "lowest_loss")].max() == np.sort(columns["loss"])[19]
-    similarity = evidence.columns["similarity"]
-    assert similarity[rows_of(evidence, "similarity")].min() == np.sort(-columns["similarity"])[19] * -1
+    turn = evidence.columns["similarity_turn"]
+    assert turn[rows_of(evidence, "similarity")].tolist() == np.sort(columns["similarity_turn"])[:20].tolist()
     assert 150 not in rows_of(evidence, "similarity", 199)  # it has no value
     ifd = evidence.columns["ifd"][rows_of(evidence, "ifd")]
     assert ifd.max() <= 1 and ifd.min() == np.sort(columns["ifd"][columns["ifd"] <= 1])[-20]

@@ -16,7 +16,7 @@ from nuggets_trainer.golden.ranking import SIGNAL_VALUES
 from nuggets_trainer.pipeline.select_again import select_again
 from tests.support.rows import alpaca_rows
 
-LOWEST_FIRST = ("loss",)
+LOWEST_FIRST = ("loss", "similarity_turn")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,9 @@ def scored(llama, tokenizer, tmp_path_factory):
     rows = alpaca_rows(16, seed=5)
     rows[3] = {**rows[3], "output": ""}
     lengths = sorted(len(tokenizer(row["output"], add_special_tokens=False)["input_ids"]) for row in rows)
-    config = NuggetsConfig(top_k=2, template="plain", schedule="race", ica=True, require=f"num_tokens <= {lengths[9]}")
+    config = NuggetsConfig(
+        top_k=2, template="plain", schedule="race", ica=True, row_signals=True, require=f"num_tokens <= {lengths[9]}"
+    )
     anchors = Dataset.from_list(alpaca_rows(5, seed=6))
     score_pool(llama, tokenizer, Dataset.from_list(rows), anchors, config=config, score_dir=score_dir)
     table = pq.read_table(score_dir / "scores.parquet")

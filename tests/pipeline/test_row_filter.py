@@ -184,13 +184,13 @@ def test_several_processes_choose_the_same_rows(schedule, tmp_path):
     load_rows("nuggets-demo/anchors").select(range(6)).to_json(tmp_path / "anchors.jsonl")
     words = ["score", "--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl")]
     words += ["--anchors", str(tmp_path / "anchors.jsonl"), "--top_k", "8", "--schedule", schedule]
-    words += ["--require", "ifd < 0.6 and num_tokens > 3", "--score_dir"]
+    words += ["--require", "ifd < 0.6 and num_tokens > 3", "--row_signals", "true", "--score_dir"]
     assert main([*words, str(tmp_path / "one")]) == 0
     cpu = {"ACCELERATE_USE_CPU": "true"}
     run([*TORCHRUN, "2", "-m", "nuggets_trainer.cli", *words, str(tmp_path / "two")], **cpu)
     one, two = read(tmp_path / "one"), read(tmp_path / "two")
     assert 8 <= sum(filter(None, one["meets_require"])) < 60
-    for name in ("selected", "meets_require", "dropped", "num_tokens"):
+    for name in ("selected", "meets_require", "dropped", "num_tokens", "similarity_turn"):
         assert one[name] == two[name]
     for name in ("loss", "ifd", "similarity"):
         np.testing.assert_allclose(one[name], two[name], atol=1e-5)

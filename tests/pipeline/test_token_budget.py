@@ -69,6 +69,8 @@ def test_a_race_tells_apart_the_most_rows_that_fit(exact, llama, tokenizer, tmp_
     scores, raced = scored(llama, tokenizer, tmp_path, max_tokens=200, rank_by=rank_by, race_recall=0.999)
     assert raced.indices.tolist() == expected.indices.tolist()
     assert scores.num_eliminated > 0
+    again = select_again(tmp_path, NuggetsConfig(max_tokens=200, rank_by=rank_by))
+    assert again.indices.tolist() == expected.indices.tolist()
     if rank_by == "golden_score":
         ranked = rank_candidates(scores)[: most_within(tokens, 200)]
         assert not np.isnan(scores.golden_score[ranked]).any() and len(ranked) > len(raced)

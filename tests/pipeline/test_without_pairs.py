@@ -27,6 +27,10 @@ def run(model, tokenizer, score_dir, rank_by, anchors=None, **options):
     return score_pool(model, tokenizer, Dataset.from_list(ROWS), given, config=config, score_dir=score_dir)
 
 
+def run_json(score_dir):
+    return json.loads((score_dir / "run.json").read_text())
+
+
 def stored_names(score_dir):
     """Names of all values in the store, and of the anchors of pairs among them."""
     parts = [pq.read_table(part) for part in score_dir.glob("*/parts/*.parquet")]
@@ -37,7 +41,7 @@ def stored_names(score_dir):
 def whole(llama, tokenizer, tmp_path_factory):
     """A run that scored all pairs, with all signals."""
     score_dir = tmp_path_factory.mktemp("whole")
-    run(llama, tokenizer, score_dir, "golden_score", ANCHORS, ica=True)
+    run(llama, tokenizer, score_dir, "golden_score", ANCHORS, ica=True, row_signals=True)
     return score_dir
 
 
@@ -66,10 +70,22 @@ def test_anchors_are_chosen_only_where_the_signal_needs_them(llama, tokenizer, t
     assert pq.read_table(tmp_path / "pairs.parquet").num_rows == len(ROWS)
     with pytest.raises(ValueError, match="`rank_by=similarity` needs the columns .'similarity'"):
         select_again(tmp_path, NuggetsConfig(rank_by="similarity"))
+    assert run_json(tmp_path)["drawn_anchors"] is None
     scores, golden_set = run(llama, tokenizer, tmp_path, "similarity", num_anchors=3, anchor_selection="random")
     assert chosen and len(scores.anchors) == 3 and golden_set.ranked.name == "similarity"
     with pytest.raises(ValueError, match="the run in .* ranked rows by `similarity` and scored none"):
         select_again(tmp_path, NuggetsConfig())
+    run(llama, tokenizer, tmp_path, "similarity_turn", ANCHORS, num_anchors=2)
+    (drawn,) = run_json(tmp_path)["drawn_anchors"].values()
+    assert len(drawn) == 2 and set(drawn) < set(range(len(ANCHORS)))
+
+
+def _best_of_each_source(order):
+    best = {}
+    for i in order.tolist():
+        if i != 3:  # it is empty
+            best.setdefault(ROWS[i]["source"], i)
+    return list(best.values())
 
 
 def test_every_rule_and_limit_works(llama, tokenizer, tmp_path):
@@ -81,7 +97,10 @@ def test_every_rule_and_limit_works(llama, tokenizer, tmp_path):
     _, below = run(llama, tokenizer, tmp_path, "loss", top_k=None, threshold=cut)
     assert below.indices.tolist() == order[:2].tolist()
     _, grouped = run(llama, tokenizer, tmp_path, "loss", top_k=2, group_by="source", group_quota="equal")
-    assert {ROWS[i]["source"] for i in grouped.indices} == {"a", "b"}
+    assert grouped.indices.tolist() == _best_of_each_source(order)
+    scores, grouped = run(llama, tokenizer, tmp_path, "similarity_turn", ANCHORS, top_k=2, group_by="source")
+    assert grouped.indices.tolist() == _best_of_each_source(np.argsort(scores.signals["similarity_turn"]))
+    assert grouped.groups == {"a": {"candidates": 7, "kept": 1}, "b": {"candidates": 6, "kept": 1}}
     _, distinct = run(llama, tokenizer, tmp_path, "loss", top_k=5, max_similarity=0.2)
     assert distinct.passed_over["near_duplicate"] > 0
     budget, within = run(llama, tokenizer, tmp_path, "loss", top_k=None, max_tokens=200)
@@ -130,11 +149,14 @@ def test_report_and_cards_show_no_pairs(llama, tokenizer, tmp_path):
     assert "kept by their loss: the lowest mean negative log-prob" in card and "nan" not in card.lower()
 
 
-def test_shards_compute_the_signals_for_a_later_run(llama, tokenizer, tmp_path, monkeypatch):
+def test_shards_compute_the_signals_for_a_later_run(llama, tokenizer, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
     config = NuggetsConfig(top_k=2, template="plain", rank_by="ifd")
     rows = Dataset.from_list(ROWS)
     for number in range(2):
-        assert score_shard(llama, tokenizer, rows, config=config, score_dir=tmp_path, shard=(number, 2)) == 0
+        num_rows = score_shard(llama, tokenizer, rows, config=config, score_dir=tmp_path, shard=(number, 2))
+        assert num_rows == 7 - number  # row 3 is empty
+        assert f"shard {number}/2: the signals of {num_rows} of 7 rows are stored" in caplog.text
     monkeypatch.setattr(stored_values, "PartWriter", None)  # nothing is left to compute
     scores, _ = score_pool(llama, tokenizer, rows, config=config, score_dir=tmp_path)
     assert (~np.isnan(scores.signals["ifd"])).sum() == 13

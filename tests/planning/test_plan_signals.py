@@ -9,6 +9,7 @@ from datasets import Dataset
 from nuggets_trainer import NuggetsConfig, plan_pool, score_pool
 from nuggets_trainer.planning import plan_pool as planning
 from nuggets_trainer.planning import signal_costs
+from nuggets_trainer.wording import byte_size
 from tests.support.rows import alpaca_rows
 
 
@@ -36,6 +37,13 @@ def test_a_plan_tells_what_signals_take_and_a_condition_keeps(llama, tokenizer, 
         assert note.endswith("`, and a race scores only the pairs of such rows")
     (note,) = notes(row_signals=True, require="golden_score > 0.1")
     assert note.endswith("more")
+    monkeypatch.setattr(signal_costs, "BYTES_WORTH_A_NOTE", 100)
+    (note,) = notes(row_signals=True)
+    assert note.endswith(
+        f"more; the cosines for `similarity_turn` take about {byte_size(5.5 * 12 * 3)} in `score_dir`"
+    )
+    (note,) = notes(require=both)  # which does not want them
+    assert "cosines" not in note
 
 
 def test_a_second_plan_measures_ica_on_rows_without_it(llama, tokenizer, tmp_path, monkeypatch):

@@ -47,7 +47,8 @@ def make_race(one_shot, rule, *, tokens_per_wave=2000, seed=0, pilot=64, recall=
     generator = np.random.default_rng(seed)
     excluded = given.get("excluded", np.zeros((n, m), dtype=bool))
     zero_shot = given.get("zero_shot", np.zeros(m, dtype=np.float32))
-    standings = GainStandings(rule, zero_shot, excluded, given.get("copies"), rank_by=rank_by)
+    budgeted = {"total_tokens": given["total_tokens"]} if "total_tokens" in given else {}
+    standings = GainStandings(rule, zero_shot, excluded, given.get("copies"), rank_by=rank_by, **budgeted)
     prefix = generator.integers(10, 60, n) * given.get("longer", 1)
     suffix = generator.integers(20, 60, m)
     pilot = np.random.default_rng(seed).permutation(n)[:pilot]
@@ -117,6 +118,39 @@ def test_rows_that_nobody_can_tell_apart_are_not_separated():
         assert race.standings.indifference < 0.05 * value.std()
     assert np.mean(as_good) >= 0.8
     assert np.mean(shares) < 0.35  # the pilot and the first visits take 0.28
+
+
+def test_a_token_budget_has_the_recall_for_the_rows_that_fit():
+    """The race looked for as many of the shortest rows as fit: of those that the budget keeps it found too few."""
+    as_good: dict[str, list[float]] = {"budget": [], "most rows": []}
+    for seed in range(6):
+        one_shot = skewed_pool(seed)
+        generator = np.random.default_rng(seed)
+        tokens = generator.integers(20, 60, len(one_shot)) * generator.choice([1, 12], len(one_shot))
+        budget = int(0.15 * tokens.sum())
+        most = int((np.cumsum(np.sort(tokens)) <= budget).sum())
+        rules = {"budget": (("max_tokens", budget), {"total_tokens": tokens}), "most rows": (("top_k", most), {})}
+        for name, (rule, given_tokens) in rules.items():
+            race = make_race(one_shot, rule, seed=seed, recall=0.7, **given_tokens)
+            play(race, one_shot)
+            standings = race.standings
+            value, _ = standings.model.predict(one_shot, ~np.isnan(one_shot))
+            exact, raced = np.argsort(-value, kind="stable"), np.argsort(-standings.value, kind="stable")
+            exact, raced = (order[np.cumsum(tokens[order]) <= budget] for order in (exact, raced))
+            assert name == "most rows" or len(raced) == standings.num_kept
+            as_good[name].append(float((value[raced] >= value[exact[-1]] - standings.indifference).mean()))
+    assert np.mean(as_good["budget"]) >= 0.7 > np.mean(as_good["most rows"])
+
+
+def test_equal_rows_use_a_budget_each():
+    one_shot = normal_pool(6, n=100)
+    copies, tokens = np.full(100, 3), np.full(100, 10)
+    race = make_race(one_shot, ("max_tokens", 295), copies=copies, total_tokens=tokens)
+    assert race.standings.num_kept == 29  # of average length, before the pilot is scored
+    play(race, one_shot)
+    assert race.standings.num_kept == 29
+    race.standings.dropped[:] = True
+    assert race.standings.num_kept == 1
 
 
 def test_more_recall_costs_more_tokens():

@@ -56,6 +56,21 @@ def test_tables_tell_kinds_apart_as_they_were_made(scored, capsys):
     assert "120 rows, 20 anchors" in text and "| AUC of `clean` against | noise | wrong | all |" in text
 
 
+def test_labels_need_no_good_one(scored, capsys):
+    score_dir, rows = scored
+    options = ["--score_dir", str(score_dir), "--dataset_name", str(rows), "--num_anchors", "2"]
+    found = recipe("signals", BENCH).main([*options, "--label_column", "kind", "--require", "ifd < 0.98"])["labels"]
+    tables = found["kind"]
+    clean, noise, wrong = tables["auc"]["gain"]
+    assert noise < 0.1 and clean == pytest.approx(wrong, abs=0.1) and clean > 0.6
+    assert sum(shares["gain"][2] for shares in tables["at_top"].values()) == pytest.approx(1.0)
+    assert tables["at_top"]["noise"]["gain"][2] == 0 and tables["at_top"]["wrong"]["`ifd < 0.98`, gain"][2] == 0
+    assert tables["kept"] == {"ifd < 0.98": [1.0, 1.0, 0.0]}
+    text = capsys.readouterr().out
+    assert "| AUC of rows by `kind` against all others | clean | noise | wrong |" in text
+    assert "| share of `wrong` at the top (33% of all rows) | 0.01 | 0.05 | 0.1 | 0.25 |" in text
+
+
 def test_pairs_of_a_race_are_refused(scored):
     score_dir, rows = scored
     gains = np.full((120, 20), -1.0)

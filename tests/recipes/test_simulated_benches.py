@@ -38,6 +38,9 @@ def test_the_gain_race_bench_finds_what_was_asked(capsys):
     assert all(row["tokens"] < 1.05 and row["pilot"] < row["tokens"] and row["unseen"] > 0.5 for row in rows)
     assert sum(row["as_good"] for row in rows) / len(rows) >= 0.75  # what `race_recall` promises
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    # A tenth of the tokens has room for seven rows, too few to tell.
+    (by_tokens,) = bench.main([*small, "--by_tokens", "--top_fractions", "0.3"])
+    assert by_tokens["as_good"] >= 0.75 and by_tokens["tokens"] < 1
 
 
 def test_the_gain_race_bench_reads_a_store(tmp_path, capsys):

@@ -60,6 +60,18 @@ def row_signals(model, tokenizer, template: str, row: dict, anchors: list[dict])
     return {**signals, "num_tokens": len(completion)}
 
 
+def cosines(model, tokenizer, template: str, rows: list[dict], anchors: list[dict]) -> np.ndarray:
+    """Cosine of each anchor and each row, `(m, n)`; NaN for an anchor that is the row."""
+    found = np.full((len(anchors), len(rows)), np.nan)
+    for j, anchor in enumerate(anchors):
+        other = _embedding(model, [token for part in _whole(tokenizer, template, anchor) for token in part])
+        for i, row in enumerate(rows):
+            if anchor != row:
+                own = _embedding(model, [token for part in _whole(tokenizer, template, row) for token in part])
+                found[j, i] = own @ other / np.linalg.norm(own) / np.linalg.norm(other)
+    return found
+
+
 def behind_examples(tokenizer, template: str, row: dict, examples: list[dict]) -> tuple[list[int], list[int]]:
     """Context and completion of a whole row (Alpaca columns) behind examples, all written out."""
     if template == "chat":
