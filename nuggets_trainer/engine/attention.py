@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "nuggets"
-# Arguments of layers that scaled_dot_product_attention cannot express, unless they are None, and flex attention.
+# Arguments of layers that scaled_dot_product_attention and flex attention cannot express, unless they are None.
 BEYOND_SDPA = ("softcap", "s_aux", "position_bias")
 BEYOND_FLEX = ("position_bias",)
 

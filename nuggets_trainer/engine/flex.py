@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from nuggets_trainer.engine.attention import (
     BEYOND_FLEX,
     BEYOND_SDPA,
+    Kernel,
     PackedRow,
     eager_loop,
     refuse_arguments,
@@ -28,9 +29,6 @@ from nuggets_trainer.engine.attention import (
 )
 from nuggets_trainer.engine.device import to_device
 from nuggets_trainer.engine.precision import autocast_dtype
-
-if TYPE_CHECKING:
-    from nuggets_trainer.engine.attention import Kernel
 
 BLOCK = 128  # queries in a flex attention block; rows have whole blocks
 # Keys in a block. With 64, a full row of 100 anchors visits a sixth fewer keys, but the kernel loads half as many at a
@@ -136,7 +134,7 @@ def _with_log_sums() -> dict[str, Any]:
 def enough_graphs() -> AbstractContextManager[None]:
     """Let torch compile `GRAPHS` kernels: beyond its own limit it takes one that holds all scores in memory."""
     config = torch._dynamo.config
-    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.6
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # its older name
     patch: AbstractContextManager[None] = config.patch({limit: GRAPHS})
     return patch
 

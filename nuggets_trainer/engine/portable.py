@@ -108,7 +108,9 @@ def embed_whole(
     for batch in batches([len(ids) for ids in sequences], 0, tokens_per_batch):
         ids, mask = pad([sequences[i] for i in batch], model.device)
         inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        last = last_hidden_states(model, model.base_model(**inputs))
+        last = None
+        if model.base_model is not model:
+            last = last_hidden_states(model, model.base_model(**inputs))
         if last is None:
             last = _last_of_all(model, model(**inputs, output_hidden_states=True, **logits_to_keep(model, 1)))
         hidden = last.to(mask.device).float() * mask[..., None]
