@@ -13,10 +13,18 @@ from nuggets_trainer.demo import resolve_demo
 
 logger = logging.getLogger(__name__)
 
-FILE_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+FILE_BUILDERS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 SEPARATORS = (",", ";", "\t")  # Excel writes a semicolon where the comma is the decimal sign
 RESULT_FILES = ("scores.parquet", "anchors.parquet")  # `score_pool` writes both into `score_dir`
 NAMES_IN_ERROR = 3
+NOT_ROWS = ("dataset_info.json", "dataset_infos.json", "state.json")  # which datasets writes beside rows
 
 
 def check_path(directory: Path) -> None:
@@ -204,7 +212,9 @@ def _log_left_out(directory: Path, files: list[str]) -> None:
     left_out = []
     for path in sorted(directory.rglob("*")):
         is_hidden = any(part.startswith((".", "__")) for part in path.relative_to(directory).parts)
-        if path.suffix in FILE_BUILDERS and path not in read and not is_hidden:
+        if path.suffix not in FILE_BUILDERS or path.name in NOT_ROWS:
+            continue
+        if path not in read and not is_hidden:
             left_out.append(str(path.relative_to(directory)))
     if left_out:
         logger.warning(

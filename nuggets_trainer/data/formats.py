@@ -77,12 +77,23 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text", 
     if "prompt" in column_names and fitting[0] not in ("tokenized", "prompt_completion"):
         raise ValueError(
             f"`{name}` has the columns {sorted(column_names)}. TRL reads a row with `prompt` as prompt and "
-            f"completion, but there is no column `completion`. To train on the format {fitting[0]!r}, remove the "
-            "column `prompt`: `dataset.remove_columns('prompt')`."
+            f"completion, but there is no column `completion`. To train on the format {fitting[0]!r}, map its "
+            f"columns, which leaves out the others: `--columns {_by_own_names(fitting[0], text_field)}` (`columns` in "
+            "YAML and Python)."
         )
     if len(fitting) > 1:
         _log_format_choice(name, tuple(fitting))
     return fitting[0]
+
+
+def _by_own_names(row_format: str, text_field: str) -> str:
+    """Return the words of `columns` that keep the names of a format's columns."""
+    if row_format == "text":
+        return f"text={text_field}"
+    if row_format == "sharegpt":
+        return "messages=conversations"
+    columns = FORMATS[row_format]
+    return " ".join(f"{name}={name}" for name in columns)
 
 
 def _how_to_map(name: str, column_names: list[str], features: Any) -> str:

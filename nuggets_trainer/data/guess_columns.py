@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 # Names of one kind, in lower case. A guess is made only if a dataset has exactly one column of each.
-ASKED = ("instruction", "question", "query", "prompt", "problem", "user", "human", "request", "input")
-ANSWERED = ("output", "answer", "response", "completion", "solution", "reply", "assistant", "gpt", "target", "chosen")
+ASKED = ("instruction", "question", "query", "prompt", "problem", "user", "human", "request", "input", "inputs")
+ANSWERED = (
+    *("output", "answer", "response", "completion", "solution", "reply", "assistant", "gpt", "target", "targets"),
+    "chosen",
+)
 SAID_BY = ("role", "from", "speaker", "author", "sender")
 SAID = ("content", "value", "text", "utterance", "message")
 STANDARD_KEYS = (("role", "content"), ("from", "value"))  # read as they are
@@ -42,6 +45,8 @@ def guess_columns(column_names: Iterable[str], features: Any = None) -> list[str
             conversations.append(name)
     if sorted(asked) == ["input", "instruction"]:  # Alpaca's own pair
         asked = ["instruction"]
+    if len(answered) == 1 and _holds_conversation(answered[0], asked, features):
+        return [f"messages={answered[0]}", *_guess_keys(_message_keys(features[answered[0]]))]
     if len(asked) == 1 and len(answered) == 1:
         return _guess_pair(asked[0], answered[0], features)
     if not asked and not answered and len(conversations) == 1:
@@ -49,6 +54,13 @@ def guess_columns(column_names: Iterable[str], features: Any = None) -> list[str
     if len(names) == 1 and getattr(features.get(names[0]), "dtype", None) in ("string", "large_string"):
         return [f"text={names[0]}"]
     return []
+
+
+def _holds_conversation(answered: str, asked: list[str], features: Any) -> bool:
+    """Whether a column has whole conversations: messages, and no other column has those before them."""
+    if not _are_messages(_message_keys(features.get(answered))):
+        return False
+    return not any(_message_keys(features.get(name)) for name in asked)
 
 
 def _guess_pair(asked: str, answered: str, features: Any) -> list[str]:
@@ -83,13 +95,16 @@ def wrapped_rows(column_names: Iterable[str], features: Any) -> str | None:
         features: features of the dataset by column; None if they are not known.
 
     Returns:
-        The only column that holds a list of objects that are no messages; None if there is none.
+        The only column that holds a list of objects that are no messages, or `train` among several; None if there is
+        none.
     """
     found = []
     for name in column_names:
         keys = _message_keys((features or {}).get(name))
         if keys and not _are_messages(keys):
             found.append(name)
+    if "train" in found:
+        return "train"
     return found[0] if len(found) == 1 else None
 
 

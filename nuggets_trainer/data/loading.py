@@ -6,6 +6,7 @@ import difflib
 import glob
 import hashlib
 import json
+import lzma
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -35,7 +36,12 @@ if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
 
 
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}  # pyarrow's names, by the end of a file's name
+COMPRESSIONS = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".bz2": "bz2",
+    ".xz": "xz",
+}  # pyarrow's names, by the end of a file's name
 SMALL_FILE = 20_000_000  # bytes; such a file is read within about a second, and a bar for it is noise
 
 
@@ -124,8 +130,8 @@ def load_rows(
     """Load rows by name.
 
     Args:
-        name: a .json, .jsonl, .csv, .tsv or .parquet file, which may be compressed (.gz, .zst, .bz2); a directory (of
-            such files, or saved by `Dataset.save_to_disk`); a hub dataset; or `nuggets-demo/pool`,
+        name: a .json, .jsonl, .csv, .tsv, .parquet or .arrow file, which may be compressed (.gz, .zst, .bz2, .xz); a
+            directory (of such files, or saved by `Dataset.save_to_disk`); a hub dataset; or `nuggets-demo/pool`,
             `nuggets-demo/anchors`, `nuggets-demo/heldout`.
         config: configuration of a hub dataset.
         split: name of the split; a single file is one split and ignores it.
@@ -192,10 +198,10 @@ def _decompressed(path: Path, option: str) -> Path:
     plain.parent.mkdir(parents=True, exist_ok=True)
     part = plain.with_name(f"{plain.name}.{os.getpid()}")
     try:
-        with pa.input_stream(str(path), compression=COMPRESSIONS[path.suffix]) as stream, part.open("wb") as file:
+        with _unpacked(path) as stream, part.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
         part.replace(plain)  # whole, also if several processes write it
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
         raise ValueError(
             f"`{option}`: the rows in {str(path)!r} cannot be read: {first_cause(error)}. Copy or download the file "
             "again: it is incomplete, or compressed otherwise than its name says."
@@ -203,6 +209,15 @@ def _decompressed(path: Path, option: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return plain
+
+
+def _unpacked(path: Path) -> Any:
+    """Open a compressed file for reading."""
+    import pyarrow as pa
+
+    if path.suffix == ".xz":  # which pyarrow cannot read
+        return lzma.open(path)
+    return pa.input_stream(str(path), compression=COMPRESSIONS[path.suffix])
 
 
 def _how_to_name(option: str, what: str, name: str, value: str = "NAME") -> str:
@@ -268,8 +283,13 @@ def _load_directory(name: str, config: str | None, streaming: bool, option: str)
         with errors_name_the_file(option, name, directory):
             return _with_valid_text(load_from_disk(str(directory)))
     check_path(directory)
-    with errors_name_the_file(option, name, directory, how_to_name):
-        builder = find_files(directory, config)
+    try:
+        with errors_name_the_file(option, name, directory, how_to_name):
+            builder = find_files(directory, config)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"`{option}`: the directory {name!r} has no rows. Expected files of one type: {', '.join(FILE_BUILDERS)}."
+        ) from error
     check_files(directory, builder)
     check_no_null(option, files_of(builder))
     with errors_name_the_file(option, name, directory, how_to_name):

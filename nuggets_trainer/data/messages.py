@@ -105,6 +105,13 @@ def unknown_roles_error(name: str, roles: Sequence[str]) -> ValueError:
     )
 
 
+def calls_of(message: Message) -> list[Any]:
+    """Return the tool calls of a message; OpenAI's older files have one as `function_call`."""
+    calls = list(message.get("tool_calls") or [])
+    older = message.get("function_call")
+    return calls if older is None else [*calls, older]
+
+
 def conversation(row: Row) -> tuple[list[Message], list[Message]]:
     """Return prompt and completion as messages; text becomes one turn each."""
     if isinstance(row.prompt, list) and isinstance(row.completion, list):
@@ -196,7 +203,7 @@ def _says_something(message: Message) -> bool:
     """Whether a message has text or a tool call; a system message alone does not make a prompt."""
     if message["role"] in SYSTEM_ROLES:
         return False
-    return bool(content_text(message).strip() or message.get("tool_calls"))
+    return bool(content_text(message).strip() or calls_of(message))
 
 
 def _check_message(message: Message, part: str) -> None:

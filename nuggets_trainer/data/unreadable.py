@@ -156,6 +156,8 @@ def _what_is_wrong(file: Path) -> str | None:
         return "the file is empty. Expected at least one row."
     if file.suffix == ".parquet":
         return _broken_parquet(file)
+    if file.suffix == ".arrow":
+        return "it is incomplete, or no Arrow file. Copy or download it again."
     wrong = _wrong_encoding(file)
     if wrong is not None:
         return wrong
@@ -192,7 +194,7 @@ def _convert(file: Path, encoding: str) -> str:
 def _wrong_line(file: Path) -> str | None:
     """Say which line of a JSONL file is no JSON object."""
     wrong: str | None = None
-    num_rows = 0
+    num_rows, has_values = 0, False
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if wrong is not None:
@@ -200,6 +202,7 @@ def _wrong_line(file: Path) -> str | None:
             if not line.strip():
                 continue
             num_rows += 1
+            has_values = has_values or line.strip() != "{}"
             found = _why_no_object(line)
             if found is not None:
                 wrong = (
@@ -208,7 +211,9 @@ def _wrong_line(file: Path) -> str | None:
                 )
     if wrong is not None and num_rows > 1:
         return f"{wrong} It is the last line: perhaps a download or a copy broke off."
-    return wrong if num_rows else "it has no rows, only empty lines. Expected one JSON object per line."
+    if not num_rows:
+        return "it has no rows, only empty lines. Expected one JSON object per line."
+    return wrong if has_values else "it has no values, only `{}`. Expected one JSON object per line."
 
 
 def _wrong_json(file: Path) -> str | None:
@@ -258,4 +263,11 @@ def _why_no_object(line: str) -> str | None:
         value = json.loads(line)
     except ValueError as error:
         return f"not JSON ({error})"
-    return None if isinstance(value, dict) else f"a JSON {type(value).__name__} and not an object"
+    if not isinstance(value, dict):
+        return f"a JSON {type(value).__name__} and not an object"
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode("ascii")
+        return f"no valid text, with half of a character ({half}: the other half of this escape is missing)"
+    return None

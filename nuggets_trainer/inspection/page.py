@@ -11,16 +11,18 @@ from nuggets_trainer.inspection.sentences import REMARKS, length_cells, length_l
 from nuggets_trainer.inspection.text import LENGTH_HEAD, shortened
 from nuggets_trainer.wording import counted, visible
 
-# Colours that can be read on light and dark notebooks: the text keeps the notebook's colour.
+# Colours that can be read on light and dark notebooks: the text keeps the notebook's colour. Jupyter puts the text of
+# tables to the right, on stripes, by rules that are as specific as these; hence `!important`.
 TEMPLATE = """<div class="nuggets-inspection">
 <style>
 .nuggets-inspection { font-family: system-ui, sans-serif; line-height: 1.45; max-width: 60rem; }
 .nuggets-inspection pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 0.85rem/1.5 ui-monospace, monospace;
   margin: 0.2rem 0 0.9rem; padding: 0.5rem; border: 1px solid rgba(128,128,128,.35); border-radius: 4px; }
 .nuggets-inspection table { border-collapse: collapse; margin: 0.4rem 0; }
-.nuggets-inspection td, .nuggets-inspection th { padding: 0.1rem 0.8rem 0.1rem 0; text-align: left;
-  vertical-align: top; background: none; }
-.nuggets-inspection .number { text-align: right; font-variant-numeric: tabular-nums; }
+.nuggets-inspection td, .nuggets-inspection th { padding: 0.1rem 0.8rem 0.1rem 0;
+  text-align: left !important; vertical-align: top; background: none; }
+.nuggets-inspection tr { background: none !important; }
+.nuggets-inspection .number { text-align: right !important; font-variant-numeric: tabular-nums; }
 .nuggets-inspection .faint { opacity: .65; }
 .nuggets-inspection .problem { border-left: 3px solid #d33; padding-left: .5rem; }
 .nuggets-inspection mark { color: inherit; padding: .1em 0; border-radius: 2px; background: none; }

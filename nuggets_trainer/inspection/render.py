@@ -199,6 +199,7 @@ class RowRenderer:
             ValueError: if there are none; the error counts the reasons.
         """
         chosen: dict[str, int] = {}
+        cause: BaseException | None = None
         _, unreadable = self._pool.read_keys()
         reasons = Counter(unreadable.values())
         usable = self._pool.usable_indices()
@@ -209,6 +210,7 @@ class RowRenderer:
                 length = len(self._template.zero_shot(row).ids)
             except UnusableRowError as error:
                 reasons[str(error)] += 1
+                cause = cause or error.__cause__
                 continue
             if length <= longest:
                 chosen.setdefault(row.key, usable[position])
@@ -217,9 +219,10 @@ class RowRenderer:
             if len(chosen) == NUM_STAND_INS:
                 break
         if not chosen:
+            told = "" if cause is None else f" The first error was {cause!r}."
             raise ValueError(
                 f"No row of `{self._pool.name}` can be an anchor, so no row can be scored: all {len(self._pool):,} "
-                f"rows were dropped ({tally(reasons)}).{hint_on(reasons)}"
+                f"rows were dropped ({tally(reasons)}).{told}{hint_on(reasons)}"
             )
         return tuple(chosen.values())
 

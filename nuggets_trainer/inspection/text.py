@@ -25,7 +25,7 @@ def as_text(facts: PoolFacts) -> str:
     from rich.console import Console
 
     buffer = io.StringIO()
-    _print_all(Console(file=buffer, width=WIDTH, highlight=False, color_system=None), facts)
+    _print_all(Console(file=buffer, width=WIDTH, highlight=False, color_system=None, force_jupyter=False), facts)
     return "\n".join(line.rstrip() for line in buffer.getvalue().rstrip().splitlines())
 
 
@@ -39,7 +39,7 @@ def print_text(facts: PoolFacts, file: TextIO) -> None:
     from rich.console import Console
 
     if file.isatty():
-        _print_all(Console(file=file, highlight=False), facts)
+        _print_all(Console(file=file, highlight=False, force_jupyter=False), facts)
     else:
         print(as_text(facts), file=file)
 

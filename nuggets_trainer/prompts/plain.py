@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from nuggets_trainer.data.messages import calls_of
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
 from nuggets_trainer.prompts.row_alone import RowAlone
 from nuggets_trainer.prompts.segment import Segment
@@ -126,4 +127,4 @@ def row_separator(row: Row) -> str:
 
 
 def _has_calls(part: str | list[Message]) -> bool:
-    return not isinstance(part, str) and any(message.get("tool_calls") for message in part)
+    return not isinstance(part, str) and any(map(calls_of, part))

@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import escape
 
+from nuggets_trainer.data.messages import calls_of
 from nuggets_trainer.data.row import SYSTEM_ROLES, Message, content_text
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")  # transformers gives templates the first under all
@@ -202,7 +203,7 @@ def _texts(message: Message) -> Iterator[tuple[str, str]]:
     else:
         for part in parts:
             yield "text", part
-    for call in message.get("tool_calls") or []:
+    for call in calls_of(message):
         for text in _call_texts(call):
             yield "tool", text
 

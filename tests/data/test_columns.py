@@ -158,6 +158,9 @@ def test_prompts_that_touch_their_completion_are_said(caplog):
     assert caplog.text == ""
 
 
+USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -172,6 +175,9 @@ def test_prompts_that_touch_their_completion_are_said(caplog):
             "completion=chosen",
         ),
         ({"body": "a"}, "text=body"),
+        ({"inputs": "a", "targets": "b"}, "instruction=inputs output=targets"),
+        ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "messages=chosen"),
+        ({"prompt": "a", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "messages=chosen"),
     ],
 )  # fmt: skip
 def test_the_error_guesses_the_mapping(row, words):

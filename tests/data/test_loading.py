@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import re
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def write(path, rows=ROWS):
         dataset.to_csv(str(path))
     elif path.suffix == ".tsv":
         dataset.to_csv(str(path), sep="\t")
+    elif path.suffix == ".arrow":
+        table = dataset.data.table
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
     else:
         dataset.to_parquet(str(path))
     return str(path)
@@ -67,8 +72,8 @@ def test_numbers_of_a_csv_stay_text(tmp_path):
     assert load_rows(str(tmp_path / "rows.csv"))["output"][:] == ["007", "2"]
 
 
-def test_the_five_file_types_are_known():
-    assert set(FILE_BUILDERS) == {".json", ".jsonl", ".csv", ".tsv", ".parquet"}
+def test_the_six_file_types_are_known():
+    assert set(FILE_BUILDERS) == {".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow"}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -114,7 +119,14 @@ def test_a_missing_file_is_named_with_the_known_types(suffix, tmp_path):
         load_rows(str(tmp_path / f"rows{suffix}"))
 
 
-@pytest.mark.parametrize("name", ["rows.txt", "rows.txt.gz", "rows.jsonl.xz", "rows"])
+def test_a_directory_without_rows_is_named(tmp_path):
+    """The error of datasets named no option and no file type."""
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"`--anchors`: the directory '.*rows' has no rows\. Expected"):
+        load_rows(str(tmp_path / "rows"), option="--anchors")
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows.txt.gz", "rows.jsonl.7z", "rows"])
 def test_an_unknown_file_type_is_named_with_the_known(name, tmp_path):
     (tmp_path / name).write_text("x")
     known = ", ".join(FILE_BUILDERS)
@@ -212,8 +224,11 @@ def test_a_csv_on_the_hub_is_not_text_and_that_is_told(tmp_path, monkeypatch, ca
 def test_a_compressed_file_is_read_as_what_is_inside(suffix, suffix_inside, tmp_path):
     plain = Path(write(tmp_path / f"rows{suffix_inside}"))
     packed = tmp_path / f"rows{suffix_inside}{suffix}"
-    with pa.output_stream(str(packed), compression=COMPRESSIONS[suffix]) as stream:
-        stream.write(plain.read_bytes())
+    if suffix == ".xz":  # which pyarrow does not know
+        packed.write_bytes(lzma.compress(plain.read_bytes()))
+    else:
+        with pa.output_stream(str(packed), compression=COMPRESSIONS[suffix]) as stream:
+            stream.write(plain.read_bytes())
     assert list(load_rows(str(packed))) == ROWS
     assert list(load_rows(str(packed), streaming=True)) == ROWS
 

@@ -28,6 +28,13 @@ BROKEN = [
     ("header.csv", b"instruction,output\n", "it has a header, but no rows"),
     ("broken.json", b'[{"a": 1},', "it is not JSON .*Expected an array of objects"),
     ("none.json", b"[]", "it has no rows"),
+    ("object.json", b"{}", "it has no values, only `{}`"),
+    (
+        "half.jsonl",
+        b'{"text": "a \\ud83d"}\n',
+        r"line 1 is no valid text, with half of a character",
+    ),
+    ("broken.arrow", b"and so on", "it is incomplete, or no Arrow file"),
     ("broken.parquet", b"PAR1 and so on", "Parquet magic bytes not found.*Copy or download it again"),
 ] + [(f"empty.{ending}", b"", "the file is empty") for ending in ("json", "jsonl", "csv", "parquet")]
 

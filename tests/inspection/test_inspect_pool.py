@@ -144,6 +144,13 @@ def test_a_problem_leaves_what_can_be_shown(tokenizer):
     assert empty.dropped[0].reason == "empty_completion"
 
 
+def test_the_first_error_of_the_template_is_told(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('no system messages') }}"
+    rows = Dataset.from_list([{"instruction": "a", "output": "b"}])
+    assert "The first error was TemplateError('no system messages')" in str(inspect_pool(tokenizer, rows).problem)
+
+
 def test_without_a_tokenizer_rows_are_shown_as_read(pool):
     found = inspect_pool(None, pool, num_rows=2)
     assert found.template is None and found.problem is None and found.length_unit == "characters"

@@ -47,6 +47,14 @@ def test_it_fits_in_80_columns_whatever_the_rows_say(hostile):
     assert "more characters" in text and str(hostile) == repr(hostile)
 
 
+def test_a_notebook_gets_the_page_alone(hostile, monkeypatch, capsys):
+    """Jupyter asks for the text beside the page, and rich showed it there instead of writing it into a buffer."""
+    text = str(hostile)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert repr(hostile) == text != ""
+    assert capsys.readouterr().out == ""
+
+
 def test_a_terminal_gets_colours_and_the_same_text(hostile, terminal):
     print_text(hostile, terminal)
     coloured = terminal.getvalue()

@@ -168,6 +168,13 @@ def test_calls_in_plain_text_drop_the_row(tokenizer):
         PlainTemplate(tokenizer).zero_shot(row)
 
 
+def test_an_older_call_is_no_answer_without_words(template):
+    """OpenAI's older files have `function_call`, which templates leave out: such rows were scored without it."""
+    older = [user("Weather in Oslo?"), answer("", function_call=CALLS[0]["function"]), user("Now?")]
+    with pytest.raises(UnusableRowError, match="^not_shown$"):
+        template("qwen2_5").one_shot(Row(older, [answer("Rain.")]), Row([user("Red?")], [answer("Yes.")]))
+
+
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [

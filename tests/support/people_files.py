@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,16 @@ def text(content: str, encoding: str = "utf-8") -> Callable[[Path], Any]:
 def zstd(path: Path) -> None:
     with pa.output_stream(path, compression="zstd") as stream:
         stream.write("".join(json.dumps(row) + "\n" for row in ALPACA).encode())
+
+
+def arrow(path: Path) -> None:
+    table = pa.Table.from_pylist(ALPACA)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def conversation(question: str, answer: str, **options: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **options}]
 
 
 def shards(path: Path) -> None:
@@ -275,4 +286,69 @@ FILES = [
         lines(*({"prompt": q, "chosen": a, "rejected": "no"} for q, a in PAIRS)),
         {"columns": "instruction=prompt output=chosen"},
     ),
+    PeopleFile(
+        "weights.jsonl",
+        "OpenAI's `weight` in messages, which is not read",
+        lines({"messages": [*conversation("Say red?", "blue", weight=0), *conversation("No.", "red", weight=1)]}),
+    ),
+    PeopleFile(
+        "older_calls.jsonl",
+        "OpenAI's older `function_call`",
+        lines(
+            {
+                "messages": [
+                    {"role": "user", "content": "Rain?"},
+                    {"role": "assistant", "content": "", "function_call": CALL},
+                ]
+            },
+            {"messages": conversation("Say red?", "red")},
+        ),
+        template="qwen2_5",
+    ),
+    PeopleFile(
+        "history_null.json",
+        "Alpaca's columns, with null for `system` and `history`",
+        text(json.dumps([{**row, "system": None, "history": None} for row in ALPACA], indent=1)),
+    ),
+    PeopleFile(
+        "conversations_chosen.jsonl",
+        "whole conversations in `chosen` and `rejected`",
+        lines(*({"chosen": conversation(q, a), "rejected": conversation(q, "no")} for q, a in PAIRS)),
+        {"columns": "messages=chosen"},
+    ),
+    PeopleFile(
+        "greeting.jsonl",
+        "ShareGPT that begins with an answer",
+        lines(
+            {
+                "conversations": [
+                    {"from": "gpt", "value": "Hello."},
+                    {"from": "human", "value": "Say red?"},
+                    {"from": "gpt", "value": "red"},
+                ]
+            }
+        ),
+    ),
+    PeopleFile(
+        "parts.jsonl",
+        "contents as lists of text parts",
+        lines(
+            *(
+                {"messages": conversation([{"type": "text", "text": q}], [{"type": "text", "text": a}])}
+                for q, a in PAIRS
+            )
+        ),
+    ),
+    PeopleFile("cached.arrow", "an Arrow file, as datasets keeps in its cache", arrow),
+    PeopleFile(
+        "kto.jsonl", "KTO's `label`", lines(*({"prompt": q + "\n", "completion": a, "label": True} for q, a in PAIRS))
+    ),
+    PeopleFile(
+        "packed.jsonl.xz",
+        "compressed by xz",
+        lambda path: path.write_bytes(lzma.compress("".join(json.dumps(row) + "\n" for row in ALPACA).encode())),
+    ),
+    PeopleFile("unicode.csv", "Excel's Unicode text", text("instruction\toutput\r\nSay red?\tred\r\n", "utf-16")),
+    PeopleFile("header.csv", "a header without rows", text("instruction,output\n")),
+    PeopleFile("nothing.jsonl", "no rows", text("")),
 ]

@@ -15,7 +15,7 @@ from tests.support.people_table import line, look_at, trained_on
 pytestmark = pytest.mark.filterwarnings("ignore")  # what TRL and torch announce of their own options is theirs
 
 PAGE = (ROOT / "docs" / "guides" / "files_people_have.md").read_text()
-REFUSED = {"raw.txt", "wrapped.json", "latin.jsonl"}
+REFUSED = {"raw.txt", "wrapped.json", "latin.jsonl", "unicode.csv", "header.csv", "nothing.jsonl"}
 MERGED = {"export.csv": [2]}  # a space at the end of a prompt
 
 
