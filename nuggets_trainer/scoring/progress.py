@@ -129,7 +129,8 @@ class Phase:
         of_total = "" if state.total is None else f" of {state.total:,}"
         parts = [f"{state.done:,}{of_total} {self._unit}"]
         if state.done and self.seconds >= RATE_SECONDS:
-            parts.append(f"{state.done / self.seconds:,.0f}/s")
+            rate = state.done / self.seconds
+            parts.append(f"{rate:,.0f}/s" if rate >= 1 else f"{rate:.2g}/s")
         left = self.seconds_left()
         if ended:
             parts.append(f"took {duration(self.seconds)}")

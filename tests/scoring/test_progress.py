@@ -149,3 +149,11 @@ def test_the_time_left_goes_by_work_where_that_is_known():
         phase.state.work_left = 900.0
         phase.advance(50, work=100.0)  # half of the pairs, but a ninth of the work
         assert phase.seconds_left() == pytest.approx(80, rel=0.01)
+
+
+@pytest.mark.parametrize(("done", "shown"), [(4, "0.4/s"), (50, "5/s")])
+def test_a_slow_phase_shows_a_speed_above_zero(done, shown):
+    with show_phase("Scoring", "pairs", 100, shown=False) as phase:
+        phase._started -= 10
+        phase.advance(done)
+        assert f" - {shown} - " in phase.describe()
