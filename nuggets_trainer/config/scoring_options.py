@@ -33,14 +33,11 @@ class ScoringOptions(OptionGroup):
     race_recall: float = field(
         default=0.75,
         metadata={
-            "help": "Share of the golden set of a race for gains (`rank_by` is `gain` or `mean_gain`) that must be as "
-            "good as that of scoring every pair, by expectation, in (0, 1). Such a row belongs to that set, or is "
-            "below its last row by less than a quarter of the standard error that all anchors leave: with other "
-            "anchors, two rows that differ by so much would change places in 45 of 100 draws. The other rows are "
-            "near the cut: with 0.75 the golden score on unseen anchors stays within 2%% of that of scoring every "
-            "pair. The share holds on average over pools, if the gains of a row follow a normal or skewed law, as "
-            "measured on the pilot (sqrt(n) random rows, at least 64, on all anchors). A race by golden "
-            "score finds all of its set and does not read this. To find every row, use `schedule: exact`."
+            "help": "Share of the golden set that a race for gains (`rank_by` is `gain` or `mean_gain`) must find, by "
+            "expectation, in (0, 1). A row counts as found if scoring every pair would keep it, or if it is so close "
+            "to the last row kept that other anchors could as well choose it. With 0.75 the golden score on unseen "
+            "anchors stays within 2%% of that of scoring every pair. The share is a mean over pools. To find every "
+            "row, use `schedule: exact`. A race by golden score finds every row anyway and does not read this."
         },
     )
     signal_check: bool | None = field(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.config.checks import check_choice
+from nuggets_trainer.config.prompt_options import TEMPLATES
 from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.data.row import SEPARATOR
 from nuggets_trainer.demo import resolve_demo
@@ -19,8 +21,6 @@ from nuggets_trainer.store.fingerprint import tokenizer_hash, weights_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-TEMPLATES = ("auto", "chat", "plain", "nuggets")
 
 
 def load_tuned(
@@ -85,8 +85,7 @@ def resolve_answer_template(name: str, tokenizer: PreTrainedTokenizerBase) -> st
     Raises:
         ValueError: if the name is unknown, or if it is `chat` and there is no chat template.
     """
-    if name not in TEMPLATES:
-        raise ValueError(f"`template` must be one of {', '.join(TEMPLATES)}, got {name!r}.")
+    check_choice("template", name, TEMPLATES)
     if name == "chat" and not tokenizer.chat_template:
         raise ValueError(
             "`template` must be `plain` or `nuggets` for a tokenizer without a chat template, got 'chat'. Name the "

@@ -21,6 +21,12 @@ FEWEST_ROWS = 16  # rows from which a correlation says anything
 FEWEST_KEPT = 5  # rows of a sample's golden set whose share in two halves is counted
 FEWEST_HALF = 2  # anchors in each half
 TOP = 0.25  # share of the golden set that is its top
+# A ranking is worthless below this reliability, or if a larger share of the anchors decides nothing: the early look of
+# a run warns of it, and so does the verdict of its report. Measured on two real models (docs/log/reliability.md): 0.6
+# and more with 32 anchors on pools that are worth scoring; 0 and 100% where the zero-shot text has no BOS but the
+# model needs it.
+LOW_RELIABILITY = 0.3
+MOST_USELESS = 0.5
 
 Half = tuple[Floats, Floats]  # values to rank by and to break ties by, of all splits, each (p, splits)
 

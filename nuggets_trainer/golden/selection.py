@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ from nuggets_trainer.golden.ranking import (
     ranked_value,
     written_rule,
 )
-from nuggets_trainer.golden.scores import GoldenScores
+from nuggets_trainer.golden.scores import VALUES, GoldenScores
 from nuggets_trainer.wording import counted
 
 
@@ -237,12 +238,7 @@ def select_golden_set(
     cut = float(values[kept[-1]])
     return GoldenSet(
         indices=kept,
-        golden_score=scores.golden_score[kept],
-        standard_error=scores.standard_error[kept],
-        mean_gain=scores.mean_gain[kept],
-        mean_gain_error=scores.mean_gain_error[kept],
-        gain=scores.gain[kept],
-        gain_error=scores.gain_error[kept],
+        **{name: getattr(scores, name)[kept] for name in itertools.chain(*VALUES)},
         rule=rule,
         num_rows=len(values),
         num_candidates=num_candidates,
@@ -270,6 +266,6 @@ def _rank_those_that_pass(scores: GoldenScores, rank_by: str, passes: Bools | No
 
 
 def _mean(values: Floats) -> float | None:
-    """Return the mean; None of no values, and where a race left out some."""
+    """Return the mean; None if there are no values, or if a race left some of them out."""
     mean = float(values.mean()) if len(values) else np.nan
     return None if np.isnan(mean) else mean

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
-from nuggets_trainer.golden.agreement import FEWEST_ROWS, Agreement, deciding_nothing, measure_agreement
+from nuggets_trainer.golden.agreement import (
+    FEWEST_ROWS,
+    LOW_RELIABILITY,
+    MOST_USELESS,
+    Agreement,
+    deciding_nothing,
+    measure_agreement,
+)
 from nuggets_trainer.golden.arrays import Floats
 from nuggets_trainer.golden.ranking import RANKED_VALUES
 from nuggets_trainer.golden.scores import golden_scores
@@ -28,10 +35,6 @@ from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# A look is a warning below or beyond these. Measured on two real models (docs/log/reliability.md): 0.6 and more with
-# 32 anchors on pools that are worth scoring; 0 and 100% where the zero-shot text has no BOS but the model needs it.
-LOW_RELIABILITY = 0.3
-MOST_USELESS = 0.5
 FEWEST_FOR_RELIABILITY = 30  # rows; a correlation over fewer is off by 0.2 or more
 FEWEST_ANCHORS = 4
 MOST_NAMED = 8  # anchors that a line names

@@ -98,7 +98,7 @@ class TextEncoder:
 
 def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Any:
     """Return the tokenizer of the library `tokenizers` that gives the ids that `tokenizer(text)` gives; else None."""
-    if not _adds_nothing_to_its_backend(type(tokenizer)):
+    if not _adds_nothing_to_its_backend(type(tokenizer)):  # type: ignore[arg-type]  # a class is hashable
         return None
     backend = tokenizer.backend_tokenizer
     is_set_as_in_a_call = backend.truncation is None and backend.padding is None

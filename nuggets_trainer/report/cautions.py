@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from nuggets_trainer.golden.limits import FAILS_REQUIRE, UNWANTED
-from nuggets_trainer.report.trust import CONTENTS
+from nuggets_trainer.report.trust import CONTENTS, LONGER_SHARE
 from nuggets_trainer.wording import counted, decimal, tally
 
 DROPPED_SHARE = 0.1
 TIED_SHARE = 0.25  # of the golden set, from a tie that other rows lost
-LONGER_SHARE = 0.7  # of pairs of a kept and a rejected row; 0.5 if length does not matter
 USELESS_ANCHORS = 0.2
 UNWANTED_SHARE = 0.05  # of the golden set, that repeats another row, refuses or holds boilerplate
 FEW_ANCHORS = 50

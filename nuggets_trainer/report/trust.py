@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.golden.agreement import Agreement
+from nuggets_trainer.golden.agreement import LOW_RELIABILITY, MOST_USELESS, Agreement
 from nuggets_trainer.wording import counted
 
 # Shares of the golden set, and of its best quarter, that would stay with other anchors. Measured on two real models
 # with 100 anchors, top 10% (docs/log/reliability.md): a base model that tells spoilt rows from clean ones (AUC 0.81)
 # has 0.76 and 0.99, an instruction-tuned one that does so half as well 0.51 and 0.74, and 0.32 and 0.44 with 32.
 ENOUGH_STAYS = 0.6
-LOW_RELIABILITY = 0.3
-MOST_USELESS = 0.5
 FEWEST_ROWS = 30  # rows of a sample that the shares are read from
 LONGER_SHARE = 0.7  # of pairs of a kept and a rejected row; 0.5 if length does not matter
 

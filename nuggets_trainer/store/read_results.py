@@ -238,8 +238,16 @@ def read_shown_rows(score_dir: Place) -> pa.Table:
 
 
 def read_pairs(score_dir: Place) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield the log-probs of pairs.parquet in blocks of rows `(b, m)`; NaN for pairs that were not scored."""
-    with open_binary(join(score_dir, PAIRS_FILE)) as file:
+    """Yield the log-probs of pairs.parquet in blocks of rows `(b, m)`; NaN for pairs that were not scored.
+
+    Raises:
+        FileNotFoundError: if it is not there; the error says what to run.
+    """
+    try:
+        opened = open_binary(join(score_dir, PAIRS_FILE))
+    except FileNotFoundError as error:
+        raise _missing(score_dir, PAIRS_FILE) from error
+    with opened as file:
         # Without a buffer, a whole column of a row group would be held in memory.
         table = pq.ParquetFile(file, buffer_size=1 << 20)
         for batch in table.iter_batches(BLOCK, columns=["one_shot"], use_threads=False):
@@ -300,8 +308,12 @@ def _read(score_dir: Place, name: str) -> bytes:
     try:
         return read_bytes(join(score_dir, name))
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no {join(score_dir, name)}. Name the `score_dir` of a finished run: a run writes this file at "
-            f"its end. `nuggets score --score_dir {score_dir} ...` scores a pool; if an earlier version did so there, "
-            "the same command writes the file without computing anything again."
-        ) from error
+        raise _missing(score_dir, name) from error
+
+
+def _missing(score_dir: Place, name: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"There is no {join(score_dir, name)}. Name the `score_dir` of a finished run: a run writes this file at its "
+        f"end. `nuggets score --score_dir {score_dir} ...` scores a pool. If an earlier version did so there, the "
+        "same command writes the file without computing anything again."
+    )

@@ -113,3 +113,8 @@ def test_the_signal_check_of_another_scorer_is_not_read(tmp_path):
         (tmp_path / "signal_check.json").write_text(json.dumps(check))
         assert read_signal_check(tmp_path, run) == (check if fingerprint == "own" else None)
     assert read_signal_check(tmp_path, None) is None
+
+
+def test_missing_pairs_are_named_with_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no .*pairs.parquet\. .*`nuggets score --score_dir"):
+        next(read_pairs(tmp_path))
