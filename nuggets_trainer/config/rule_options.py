@@ -72,11 +72,10 @@ class RuleOptions(OptionGroup):
             "help": "Condition that a row has to meet, to be in the golden set: comparisons of columns and numbers, "
             'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". Columns: `loss`, '
             "`loss_without_prompt`, `ifd`, `similarity`, `similarity_turn`, `num_tokens` (two short forward passes a "
-            "row give them), "
-            "`ica` (one pass more), `repetition` (share of the completion that repeats what it said before, by its "
-            "text alone), `total_tokens` (prompt and completion), and the scores, such as `golden_score` and "
-            "`mean_gain`. A row without a value in a column that is named does not meet it. `top_fraction` counts the "
-            "rows that do. Default: no condition."
+            "row give them), `ica` (one pass more), `repetition` (share of the completion that repeats what it said "
+            "before, by its text alone), `total_tokens` (prompt and completion), and the scores, such as "
+            "`golden_score` and `mean_gain`. A row without a value in a column that is named does not meet it. "
+            "`top_fraction` counts the rows that do. Default: no condition."
         },
     )
 

@@ -63,8 +63,7 @@ class ScoringOptions(OptionGroup):
             "help": "Compute what the model says of each row by itself, as columns of scores.parquet: `loss` behind "
             "its prompt, `loss_without_prompt`, `ifd` (the first divided by the second), `similarity` to the anchors, "
             "`similarity_turn` (RDS+), `num_tokens` of the completion, `total_tokens` with the prompt. It takes two "
-            "short forward passes a row. "
-            "Without it, they are computed if `require` or `rank_by` names one of them."
+            "short forward passes a row. Without it, they are computed if `require` or `rank_by` names one of them."
         },
     )
     ica: bool = field(

@@ -80,11 +80,11 @@ def compute_signals(session: ScoringSession) -> Computed:
 
 
 def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:
-    """Give a token budget as a number of rows: about as many as it will keep, and for a race the most it can keep.
+    """Give a token budget as a number of rows: one session with about as many as it will keep, and one for the race.
 
-    A race for golden scores has to tell apart the most: a golden set within the budget is the beginning of their
-    ranking. A race for gains keeps the budget: it would find too little of the golden set if it looked for a longer
-    beginning (docs/log/race.md).
+    A race for golden scores has to tell apart the most rows that the budget can keep: the golden set is the beginning
+    of their ranking. A race for gains has the budget itself. If it looked for a longer beginning, it would find too
+    little of the golden set (docs/log/race.md).
     """
     budget = rows_in_budget(session, rendered, signals)
     if budget is None:
