@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import log_to_stderr, rank
-from nuggets_trainer.launch.processes import HELP, can_be_launched, is_launched, split_launch
+from nuggets_trainer.launch.processes import HELP, can_be_launched, check_one_process, is_launched, split_launch
 
 WIDTH = max(map(len, COMMANDS)) + 2
 TABLE = "\n".join(f"  {name:<{WIDTH}}{summary}" for name, summary in COMMANDS.items())
@@ -115,7 +115,10 @@ def _launched(command: str, words: list[str], debug: bool) -> tuple[int | None, 
         why = "a launcher has started the processes already" if is_launched() else "it runs in one process"
         step = f" {rest[0]}" if command == "evaluate" and rest else ""
         raise ValueError(f"`nuggets {command}{step}` does not take {options}: {why}. Drop it.")
-    if not takes_several or is_launched() or {"-h", "--help"} & set(rest):
+    if {"-h", "--help"} & set(rest):
+        return None, rest
+    check_one_process(command, rest)
+    if not takes_several or is_launched():
         return None, rest
     from nuggets_trainer.commands.config_file import config_path, texts_on
 

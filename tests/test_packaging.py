@@ -17,13 +17,16 @@ from tests.support.launch import ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Built from a copy of what git keeps: building leaves files in the tree."""
+    """Built from a copy of the tree in which a program has run: building leaves files in the tree."""
     place = tmp_path_factory.mktemp("wheel")
     source = place / "source"
     skipped = shutil.ignore_patterns(
         ".git", ".venv", "build", "dist", "outputs", "*.egg-info", "__pycache__", ".*cache"
     )
     shutil.copytree(ROOT, source, ignore=skipped, symlinks=True)
+    compiled = source / "nuggets_trainer" / "demo" / "__pycache__" / "__init__.cpython-311.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"")
     build = ["-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", str(place)]
     subprocess.run([sys.executable, *build, str(source)], check=True, capture_output=True)
     (built,) = place.glob("*.whl")
@@ -42,7 +45,7 @@ def test_the_wheel_holds_demo_configs_licence_and_types(wheel):
     assert len(expected) > 80
     assert expected | {"nuggets_trainer/py.typed"} <= names
     assert any(name.endswith("LICENSE") for name in names)
-    assert not any(name.startswith(("tests/", "recipes/")) for name in names)
+    assert not any(name.startswith(("tests/", "recipes/")) or "__pycache__" in name for name in names)
 
 
 def test_the_description_has_no_link_into_the_repository(wheel):

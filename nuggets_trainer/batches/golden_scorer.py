@@ -121,7 +121,8 @@ class GoldenScorer:
         """Score the rows of a batch.
 
         Args:
-            batch: mapping of columns, list of rows, `pyarrow.Table`, `pandas.DataFrame` or `Dataset`.
+            batch: mapping of columns, list of rows, `pyarrow.Table`, `pyarrow.RecordBatch`, `pandas.DataFrame` or
+                `Dataset`.
 
         Returns:
             The batch with further columns, of the same kind.

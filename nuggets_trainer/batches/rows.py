@@ -18,14 +18,15 @@ def read_batch(batch: Any) -> Dataset:
     """Read a batch as a dataset.
 
     Args:
-        batch: mapping of columns, list of rows, `pyarrow.Table`, `pandas.DataFrame` or `Dataset`.
+        batch: mapping of columns, list of rows, `pyarrow.Table`, `pyarrow.RecordBatch`, `pandas.DataFrame` or
+            `Dataset`.
 
     Raises:
         TypeError: if it is none of these.
     """
     if isinstance(batch, Dataset):
         return batch
-    if isinstance(batch, pa.Table):
+    if isinstance(batch, (pa.Table, pa.RecordBatch)):
         return Dataset.from_dict(batch.to_pydict())
     if isinstance(batch, pd.DataFrame):
         return Dataset.from_dict({str(name): _without_nan(batch[name]) for name in batch.columns})
@@ -35,8 +36,8 @@ def read_batch(batch: Any) -> Dataset:
         names = dict.fromkeys(name for row in batch for name in row)
         return Dataset.from_dict({name: [row.get(name) for row in batch] for name in names})
     raise TypeError(
-        "A batch must be a mapping of columns, a list of rows, a pyarrow Table, a pandas DataFrame or a Dataset, got "
-        f"{type(batch).__name__}."
+        "A batch must be a mapping of columns, a list of rows, a pyarrow Table or RecordBatch, a pandas DataFrame or "
+        f"a Dataset, got {type(batch).__name__}."
     )
 
 
@@ -64,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 def num_rows(batch: Any) -> int:
     """Count the rows of a batch of any kind."""
-    if isinstance(batch, pa.Table):
+    if isinstance(batch, (pa.Table, pa.RecordBatch)):
         return int(batch.num_rows)
     if isinstance(batch, Mapping) and not isinstance(batch, pd.DataFrame):
         return len(next(iter(batch.values()), ()))
@@ -78,7 +79,7 @@ def with_columns(batch: Any, columns: Columns) -> Any:
         batch: batch of any type that `read_batch` takes.
         columns: further columns; None in place of a missing text.
     """
-    if isinstance(batch, pa.Table):
+    if isinstance(batch, (pa.Table, pa.RecordBatch)):
         for name, values in columns.items():
             kind = pa.string() if values.dtype == object else None
             batch = batch.append_column(name, pa.array(values, type=kind, from_pandas=False))

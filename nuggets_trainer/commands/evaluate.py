@@ -13,7 +13,7 @@ from trl import TrlParser
 from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.commands.parser import make_parser
-from nuggets_trainer.evaluation import alpaca_eval, answer_files, answers, mt_bench, pairwise, paper
+from nuggets_trainer.evaluation import alpaca_eval, answer_files, mt_bench, pairwise, paper
 from nuggets_trainer.evaluation.arguments import EvaluationArguments, GenerateArguments, JudgeArguments
 from nuggets_trainer.evaluation.intervals import Mean
 from nuggets_trainer.evaluation.journal import Journal
@@ -25,6 +25,7 @@ from nuggets_trainer.evaluation.questions import (
     load_judge_prompts,
     load_mt_bench,
 )
+from nuggets_trainer.launch.processes import check_one_process
 from nuggets_trainer.store.files import write_atomically
 from nuggets_trainer.wording import counted
 
@@ -69,7 +70,8 @@ def parse(argv: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
     """Parse the step and its options; a config file can have the options of other steps too.
 
     Raises:
-        ValueError: if the step is unknown or an option is missing.
+        ValueError: if the step is unknown or an option is missing, or if a launcher has started several processes for
+            a step of one.
     """
     step = argv[0] if argv else ""
     if step in ("-h", "--help"):
@@ -80,6 +82,7 @@ def parse(argv: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
             f"The first word after `nuggets evaluate` must be a step, one of {', '.join(STEPS)}, got {step!r}."
         )
     arguments = parse_arguments(make_evaluate_parser(step), argv[1:], all_parsers)
+    check_one_process("evaluate", argv)  # here too: the recipe does not go through `nuggets`
     given: dict[str, Any] = {}
     for group in arguments:
         given |= vars(group)
@@ -95,6 +98,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
     """Answer the questions with a model, on all ranks, and write the official files."""
     from accelerate import PartialState
 
+    from nuggets_trainer.evaluation import answers  # late: only this step needs torch
     from nuggets_trainer.evaluation.generation import Answerer, added_end
     from nuggets_trainer.evaluation.tuned import load_tuned, model_fields, resolve_answer_template
     from nuggets_trainer.ranks import Ranks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trl import TrlParser
 
@@ -24,15 +24,8 @@ from nuggets_trainer.config.places import PoolArguments
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.config.rule_options import RuleOptions
 from nuggets_trainer.data.loading import check_paths
-from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import first_of_equal
 from nuggets_trainer.pipeline.row_files import check_output_file, write_rows
-from nuggets_trainer.pipeline.rows import read_pool
-from nuggets_trainer.pipeline.select_again import (
-    as_json,
-    check_same_pool,
-    select_again,
-)
 from nuggets_trainer.report.dataset_entries import (
     RowFile,
     check_entry,
@@ -43,6 +36,9 @@ from nuggets_trainer.report.dataset_entries import (
 )
 from nuggets_trainer.store.read_results import read_overlap, read_scores
 from nuggets_trainer.wording import counted
+
+if TYPE_CHECKING:
+    from nuggets_trainer.data.pool import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +91,9 @@ def run(
     output: OutputArguments,
 ) -> None:
     """Choose the golden set, write its rows if a file is named, and print it."""
+    from nuggets_trainer.pipeline.rows import read_pool  # late: `--help` does not wait for torch
+    from nuggets_trainer.pipeline.select_again import as_json, check_same_pool, select_again
+
     check_paths(config, {"dataset_name": rows.dataset_name}, {}, {"output_file": choice.output_file})
     with stdout_kept_for_result() as stdout:
         score_dir = choice.score_dir or ""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 # Variables for the number of a job and the number of all jobs, by scheduler. The first pair that is set is used.
+# Of Slurm's variables for tasks, only srun sets SLURM_STEP_NUM_TASKS. A batch script also has SLURM_PROCID=0 and
+# SLURM_NTASKS=n, although it is one process: it would score part 0, and nobody the other parts.
 VARIABLES = {
     "a Slurm array": ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
     "SkyPilot": ("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"),
     "dstack": ("DSTACK_NODE_RANK", "DSTACK_NODES_NUM"),
     "AWS Batch": ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_NTASKS"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "a launcher": ("RANK", "WORLD_SIZE"),
 }
 AUTO = "auto"
@@ -38,11 +41,17 @@ def find_part(environment: Mapping[str, str]) -> tuple[int, int]:
     for name, (number, count) in VARIABLES.items():
         if number not in environment or (name == "a launcher" and "LOCAL_RANK" in environment):
             continue
+        if name == "srun" and count not in environment:
+            raise ValueError(
+                "`shard=auto` cannot tell the parts of a Slurm job apart in its batch script, which is one process. "
+                "Start the tasks with srun: `srun nuggets score --shard auto ...`. Or submit an array with `sbatch "
+                "--array`. Or give the part as i/n."
+            )
         if count not in environment:
             raise ValueError(
                 f"`shard=auto` needs {number} and {count}, but {name} has only set {number}. Give the part as i/n."
             )
-        part = int(environment[number]), int(environment[count])
+        part = _read_number(environment, number), _read_number(environment, count)
         if name == "a Slurm array":
             part = _place_in_array(environment), part[1]
         if not 0 <= part[0] < part[1]:
@@ -58,10 +67,19 @@ def find_part(environment: Mapping[str, str]) -> tuple[int, int]:
     )
 
 
+def _read_number(environment: Mapping[str, str], name: str, default: str = "") -> int:
+    text = environment.get(name, default)
+    if not re.fullmatch(r"-?[0-9]+", text):
+        raise ValueError(
+            f"`shard=auto` needs whole numbers, but the scheduler has set {name}={text!r}. Give the part as i/n."
+        )
+    return int(text)
+
+
 def _place_in_array(environment: Mapping[str, str]) -> int:
     """Return the place of a task in its Slurm array, whose numbers may begin anywhere and have a step."""
-    number = int(environment["SLURM_ARRAY_TASK_ID"]) - int(environment.get("SLURM_ARRAY_TASK_MIN", "0"))
-    step = max(1, int(environment.get("SLURM_ARRAY_TASK_STEP", "1")))
+    number = _read_number(environment, "SLURM_ARRAY_TASK_ID") - _read_number(environment, "SLURM_ARRAY_TASK_MIN", "0")
+    step = max(1, _read_number(environment, "SLURM_ARRAY_TASK_STEP", "1"))
     return number // step if number % step == 0 else -1
 
 

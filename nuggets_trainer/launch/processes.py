@@ -89,6 +89,27 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def check_one_process(command: str, words: Sequence[str]) -> None:
+    """Check that a command of one process was not started on several, each of which would do the whole work.
+
+    Args:
+        command: name of the command.
+        words: its command line.
+
+    Raises:
+        ValueError: if a launcher has started several processes.
+    """
+    number = int(os.environ.get("WORLD_SIZE", "1")) if is_launched() else 1
+    if number == 1 or can_be_launched(command, words):
+        return
+    step = f" {words[0]}" if command == "evaluate" and words else ""
+    paid = " and pay for all judgments" if step in (" judge", " pairwise") else ""
+    raise ValueError(
+        f"`nuggets {command}{step}` runs in one process, but a launcher has started {number}: each would do the whole "
+        f"work{paid}. Start it without the launcher."
+    )
+
+
 def find_device() -> Device:
     """Count the accelerators, and the processors that this process may use."""
     import torch

@@ -140,7 +140,8 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         template = resolve_alpaca_template(self.nuggets_config.template, bool(tokenizer.chat_template))
         if dataset.column_names is not None:  # a stream may not know them
             detect_format(dataset.column_names, "eval_dataset", self._text_field)
-        return in_trl_columns(dataset, template, self._text_field, tokenizer, self.chat_template)
+        marked = getattr(self, "chat_template", None)  # TRL 1.0 has no such attribute
+        return in_trl_columns(dataset, template, self._text_field, tokenizer, marked)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Select, then train as `SFTTrainer.train` does.

@@ -88,6 +88,7 @@ def test_a_batch_comes_back_as_the_kind_it_was(scorer, pool):
         (rows.to_list(), lambda found: pd.DataFrame(found).to_dict("list")),
         (rows.to_pandas(), lambda found: found.to_dict("list")),
         (pa.table(rows.to_dict()), lambda found: found.to_pydict()),
+        (pa.RecordBatch.from_pydict(rows.to_dict()), lambda found: found.to_pydict()),  # what mapInArrow gives
         (rows, lambda found: found.to_dict()),
     ):
         scored = scorer(batch)

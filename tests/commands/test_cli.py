@@ -87,11 +87,13 @@ def test_training_without_a_gpu_names_the_option(capsys, monkeypatch):
     assert "No GPU was found" in told and "Add `--bf16 false`" in told and "Traceback" not in told
 
 
-def test_a_missing_file_is_found_before_torch_loads(tmp_path):
-    """It was told ten seconds later."""
+def test_help_and_missing_files_do_not_wait_for_torch(tmp_path):
+    """They were told seconds later. Only the pages of train and compare need torch, for the options of SFTConfig."""
     code = f"""
 import sys
 from nuggets_trainer.cli import main
+for command in {sorted({*COMMANDS} - {"train", "compare"})!r}:
+    assert main([command, "--help"]) == 0 and "torch" not in sys.modules, command
 code = main(["score", *{DEMO!r}, "--dataset_name", "nuggets-demo/pool", "--anchors", "no.jsonl", "--score_dir", "s"])
 assert code == 1 and "torch" not in sys.modules, sorted(sys.modules)
 """

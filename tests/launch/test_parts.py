@@ -41,10 +41,18 @@ DSTACK_KEYS = {"type", "name", "nodes", "python", "env", "commands", "resources"
         ({"DSTACK_NODE_RANK": "0", "DSTACK_NODES_NUM": "2"}, (0, 2)),
         ({"AWS_BATCH_JOB_ARRAY_INDEX": "7", "AWS_BATCH_JOB_ARRAY_SIZE": "8"}, (7, 8)),
         (
-            {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "9"},
+            {
+                "SLURM_PROCID": "2",
+                "SLURM_STEP_NUM_TASKS": "3",
+                "SLURM_ARRAY_TASK_ID": "0",
+                "SLURM_ARRAY_TASK_COUNT": "9",
+            },
             (0, 9),
         ),
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}, (2, 3)),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3", "SLURM_NTASKS": "4"}, (2, 3)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "3"}, None),  # the batch script itself: it scored part 0 of 3
+        ({"SLURM_ARRAY_TASK_ID": "x", "SLURM_ARRAY_TASK_COUNT": "4"}, None),
+        ({"RANK": "1", "WORLD_SIZE": ""}, None),
         ({"RANK": "1", "WORLD_SIZE": "4"}, (1, 4)),
         ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, None),  # processes that score one part together
         ({"SKYPILOT_NODE_RANK": "1"}, None),
@@ -56,7 +64,7 @@ def test_a_scheduler_says_which_part_a_job_is(environment, part):
         assert find_part(environment) == part
         assert with_part(["--shard=auto"], environment) == [f"--shard={part[0]}/{part[1]}"]
         return
-    with pytest.raises(ValueError, match=r"`shard=auto`.*Give the part as\s+i/n"):
+    with pytest.raises(ValueError, match=r"`shard=auto`.*[Gg]ive the part as\s+i/n"):
         find_part(environment)
 
 

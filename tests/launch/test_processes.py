@@ -9,6 +9,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from nuggets_trainer.cli import _launched, main
+from nuggets_trainer.commands import evaluate
 from nuggets_trainer.commands.arguments import ScorerArguments
 from nuggets_trainer.commands.config_file import config_path
 from nuggets_trainer.commands.inputs import with_score_dir
@@ -111,6 +112,25 @@ def test_judgments_are_not_paid_once_for_each_process(capsys, tmp_path):
     assert "`nuggets evaluate judge` does not take --num_processes" in capsys.readouterr().err
     assert _launched("evaluate", ["judge", "--config", str(config)], False)[0] is None
     assert can_be_launched("evaluate", ["generate"]) and can_be_launched("score", [])
+
+
+@pytest.mark.parametrize(
+    "words", [["evaluate", "judge", "--names", "a"], ["evaluate", "pairwise"], ["select", "s"], ["report", "s"]]
+)
+def test_a_command_of_one_process_refuses_several(words, capsys, monkeypatch):
+    """`accelerate launch --num_processes 2 -m nuggets_trainer.cli evaluate judge` sent each request twice."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(words) == 2
+    assert "runs in one process, but a launcher has started 2: each" in capsys.readouterr().err
+
+
+def test_the_recipe_of_the_evaluation_refuses_several_processes_too(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"each would do the whole work and pay for all judgments\. Start it without"):
+        evaluate.parse(["judge", "--names", "a"])
+    assert evaluate.parse(["generate", "--model_name_or_path", "m", "--name", "a"])[0] == "generate"
 
 
 @pytest.mark.parametrize("end", ["json", "tsv", "csv.gz", "jsonl.zst", "parquet", "jsonl.bz2"])

@@ -7,8 +7,11 @@ is an error. This module only parses commands; tests/support/newcomer.py runs th
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import io
+import os
 import re
 import shlex
 import sys
@@ -18,6 +21,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -34,11 +38,11 @@ from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
 # Programs of other projects, whose command lines are not checked.
-FOREIGN = {"cd", "curl", "docker", "dstack", "git", "hf", "sbatch", "set", "sky", "source", "uv", "vllm"}
+FOREIGN = {"cd", "curl", "docker", "dstack", "git", "sbatch", "set", "sky", "source", "vllm"}
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or shown by `--help`
 FOREIGN_OPTIONS = {
-    *("--array", "--dependency", "--gres", "--requeue", "--time"),  # sbatch
-    *("--nproc_per_node", "--resolution", "--find-links"),  # torchrun, uv
+    *("--array", "--dependency", "--gres", "--ntasks", "--requeue", "--time"),  # sbatch
+    *("--nproc_per_node", "--resolution", "--find-links", "--no-index"),  # torchrun, uv
     *("--custom_dataset_info", "--dataset"),  # ms-swift
     *("--dry-run", "--strict"),  # pip, twine
 }
@@ -229,6 +233,27 @@ def _torchrun(rest: list[str]) -> tuple[str, Any]:
     return _python(rest[at:])
 
 
+def _uv(rest: list[str]) -> tuple[str, Any]:
+    """Parse the options of the script that `uv run` starts."""
+    assert rest[0] == "run"
+    script = next(place for place, word in enumerate(rest) if word.endswith(".py"))
+    return _python(rest[script:])
+
+
+def _hf(rest: list[str]) -> tuple[str, Any]:
+    """Parse a job with the hub's own command line, which sends nothing, and the options of its script."""
+    from huggingface_hub.cli.hf import app
+
+    assert rest[:3] == ["jobs", "uv", "run"]
+    said = io.StringIO()
+    with patch.dict(os.environ, HF_TOKEN="hf_none"), contextlib.redirect_stdout(said):
+        app([*rest[:3], "--dry-run", *rest[3:]], standalone_mode=False)
+    found = _uv(rest[2:])
+    # An option that it does not know would be the script.
+    assert re.search(rf"^ *script +{re.escape(found[0])}$", said.getvalue(), re.MULTILINE), said.getvalue()
+    return found
+
+
 def _make(rest: list[str]) -> tuple[str, Any]:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert rest and set(rest) <= set(targets), f"the Makefile has {targets}"
@@ -263,6 +288,7 @@ def _bash(rest: list[str]) -> tuple[str, Any]:
 PROGRAMS: dict[str, Callable[[list[str]], tuple[str, Any]]] = {
     "accelerate": _accelerate,
     "bash": _bash,
+    "hf": _hf,
     "make": _make,
     "nuggets": _nuggets,
     "pip": _pip,
@@ -270,6 +296,7 @@ PROGRAMS: dict[str, Callable[[list[str]], tuple[str, Any]]] = {
     "python": _python,
     "torchrun": _torchrun,
     "transformers": _transformers,
+    "uv": _uv,
 }
 
 
