@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset, Value
 from scipy import stats
 
 from nuggets_trainer.analysis.association import associate, without_length
+from nuggets_trainer.data.formats import ROW_COLUMNS
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import UnusableRowError, joined_text
 from nuggets_trainer.golden.reliability import FEWEST_ANCHORS, complete_pairs, measure_reliability
@@ -19,9 +20,6 @@ from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.wording import counted
 
 Floats = npt.NDArray[np.floating]
-# Columns that rows consist of. All other columns describe a row.
-TEXTS = {"instruction", "input", "output", "prompt", "completion", "messages", "conversations", "text", "tools"}
-TOKENS = {"input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"}
 
 
 def describing_columns(rows: Dataset) -> dict[str, list[Any]]:
@@ -31,7 +29,7 @@ def describing_columns(rows: Dataset) -> dict[str, list[Any]]:
     """
     columns = {}
     for name, feature in rows.features.items():
-        if name not in TEXTS | TOKENS and isinstance(feature, (Value, ClassLabel)):
+        if name not in ROW_COLUMNS and isinstance(feature, (Value, ClassLabel)):
             columns[name] = rows[name][:]
     return columns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -86,10 +87,10 @@ def score_dir_of_job(output_dir: str) -> str:
     """Return where a training job has its scores, if no `score_dir` is given; `nuggets score` looks there too.
 
     Example:
-        >>> score_dir_of_job("out/")
-        'out/nuggets'
+        >>> score_dir_of_job("out/"), score_dir_of_job("")
+        ('out/nuggets', 'nuggets')
     """
-    return f"{output_dir.rstrip('/')}/nuggets"
+    return posixpath.join(output_dir, "nuggets")  # "" is the current directory; a URL stays one
 
 
 def is_text(value: object) -> bool:

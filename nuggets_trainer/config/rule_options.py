@@ -36,9 +36,9 @@ class RuleOptions(OptionGroup):
     threshold: float | None = field(
         default=None,
         metadata={
-            "help": "Keep every candidate whose value of `rank_by` is strictly above this one (with `rank_by: loss` "
-            "below it): a golden score in [0, 1), or any number for the other values. Prefer a fraction: the same "
-            "golden score keeps 1%% of one pool and 33%% of another."
+            "help": "Keep every candidate whose value of `rank_by` is strictly above this one (below it, if `rank_by` "
+            "is `loss` or `similarity_turn`): a golden score in [0, 1), or any number for the other values. Prefer a "
+            "fraction: the same golden score keeps 1%% of one pool and 33%% of another."
         },
     )
     max_tokens: int | None = field(
@@ -54,15 +54,14 @@ class RuleOptions(OptionGroup):
         metadata={
             "help": "Number to rank rows by. `golden_score`: the share of anchors that a row makes more likely, as in "
             "the paper. `gain`: how much more likely it makes them on average, each anchor measured in deviations of "
-            "its gains; the same anchors give a more reliable order (reliability 0.78 instead of 0.60 with 32 anchors "
-            "and a model of 135M parameters, 0.92 instead of 0.88 with a base model of 270M), so use it if "
-            "anchors are few or the scorer is small. `mean_gain`: the same in nats per token, where anchors whose "
-            "gains vary much weigh more. For the two gains `schedule: race` finds most of the golden set, see "
-            "`race_recall`. A signal of the row by itself is a cheap baseline: the lowest `loss`, the highest "
-            "`ifd` up to 1 (Cherry LLM), the highest mean `similarity` to the anchors, the lowest `similarity_turn` "
-            "(RDS+: each anchor in turn takes the row most similar to it that is not taken yet), the highest `ica`, "
-            "the highest `num_tokens`. A run that ranks by a signal scores no pair and takes two short forward passes "
-            "a row (`ica`: one more); only `similarity`, `similarity_turn` and `ica` need anchors.",
+            "its gains; the same anchors give a more reliable order, so use it if anchors are few or the scorer is "
+            "small. `mean_gain`: the same in nats per token, where anchors whose gains vary much weigh more. For the "
+            "two gains `schedule: race` finds most of the golden set, see `race_recall`. A signal of the row by "
+            "itself is a cheap baseline: the lowest `loss`, the highest `ifd` up to 1 (Cherry LLM), the highest mean "
+            "`similarity` to the anchors, the lowest `similarity_turn` (RDS+: each anchor in turn takes the row most "
+            "similar to it that is not taken yet), the highest `ica`, the highest `num_tokens`. "
+            "A run that ranks by a signal scores no pair and takes two short forward passes a row (`ica`: one more); "
+            "only `similarity`, `similarity_turn` and `ica` need anchors.",
             "choices": [*RANK_BY, *RANK_BY_SIGNALS],
         },
     )

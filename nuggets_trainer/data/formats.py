@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -29,6 +30,8 @@ OPTIONAL = {
     "text": (),
     "alpaca": ("input", "system", "history", "tools", "chat_template_kwargs"),
 }
+# Columns that rows of any format consist of; all others describe a row.
+ROW_COLUMNS = frozenset(itertools.chain(*FORMATS.values(), *OPTIONAL.values()))
 
 
 def formats_help(text_field: str = "text") -> str:
@@ -108,14 +111,21 @@ def _how_to_map(name: str, column_names: list[str], features: Any) -> str:
         )
     if not words:
         return (
-            f"Say which column is which, such as `--{option} prompt=question completion=answer` (`{option}` in YAML "
-            "and Python), or pass a `formatting_func` in Python. `nuggets inspect` shows what each column holds."
+            f"Say which column is which, such as `--{option} {_example(column_names)}` (`{option}` in YAML and "
+            "Python), or pass a `formatting_func` in Python. `nuggets inspect` shows what each column holds."
         )
     return (
         f"Is it `--{option} {' '.join(words)}`? (In YAML and Python: `{option}`.) `instruction` and `output` are "
         "written with the chat template, or with a blank line between them; `prompt` and `completion` are joined as "
         "they are. In Python a `formatting_func` works too. `nuggets inspect` shows the rows as they would be read."
     )
+
+
+def _example(column_names: list[str]) -> str:
+    """Return words of `columns` that name columns of the dataset, whatever these hold."""
+    if len(column_names) < 2:
+        return " ".join(f"text={name}" for name in column_names)
+    return f"prompt={column_names[0]} completion={column_names[1]}"
 
 
 @functools.cache  # a run reads the same dataset several times; one message is enough

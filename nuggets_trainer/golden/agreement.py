@@ -18,6 +18,7 @@ from nuggets_trainer.golden.reliability import correlation_for_share, spearman_b
 
 NUM_SPLITS = 50  # random halves of the anchors
 FEWEST_ROWS = 16  # rows from which a correlation says anything
+FEWEST_JUDGED = 30  # rows from which a sample is judged by it: over fewer it is off by 0.2 or more
 FEWEST_KEPT = 5  # rows of a sample's golden set whose share in two halves is counted
 FEWEST_HALF = 2  # anchors in each half
 TOP = 0.25  # share of the golden set that is its top

@@ -189,8 +189,8 @@ def select_golden_set(
         scores: scores of the whole pool, `(n,)`; NaN for rows that were dropped, or eliminated by a race. For a
             signal, `signals` of them has it.
         rule: name and value of the rule. `("top_fraction", f)` keeps `max(1, round(f * candidates))` rows,
-            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t (for a loss, below it),
-            `("max_tokens", b)` the best rows until the next one would pass b tokens.
+            `("top_k", k)` keeps exactly k, `("threshold", t)` keeps values strictly above t (below it, where the
+            lowest come first), `("max_tokens", b)` the best rows until the next one would pass b tokens.
         num_candidates: number of rows that have a score or were eliminated; None if none was eliminated.
         diversity: further criteria of the choice; None for a ranking.
         rank_by: value to rank by: `golden_score`, `gain` or `mean_gain`, or a signal.

@@ -14,6 +14,7 @@ import numpy as np
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.golden.agreement import (
+    FEWEST_JUDGED,
     FEWEST_ROWS,
     LOW_RELIABILITY,
     MOST_USELESS,
@@ -35,7 +36,6 @@ from nuggets_trainer.wording import counted
 
 logger = logging.getLogger(__name__)
 
-FEWEST_FOR_RELIABILITY = 30  # rows; a correlation over fewer is off by 0.2 or more
 FEWEST_ANCHORS = 4
 MOST_NAMED = 8  # anchors that a line names
 NEARLY_ALL = 0.9  # share of the pairs that are won, where the missing BOS is the reason
@@ -101,7 +101,7 @@ class EarlyLook:
             if self.why_won is not None:
                 remedy = self.why_won
             return f"Better stop here: {reason}; {remedy}."
-        if self.stays is None or self.top_stays is None or self.num_rows < FEWEST_FOR_RELIABILITY:
+        if self.stays is None or self.top_stays is None or self.num_rows < FEWEST_JUDGED:
             return f"Go on: nothing speaks against it, but {counted(self.num_rows, 'row')} cannot tell more."
         return (
             f"Go on: with other anchors about {self.stays:.0%} of the golden set would stay, and {self.top_stays:.0%} "
@@ -285,7 +285,7 @@ def problems_of(agreement: Agreement, all_tie: bool, signal: str | None) -> list
     if enough and agreement.num_useless > MOST_USELESS * agreement.num_anchors:
         problems.append(f"{agreement.num_useless:,} of {counted(agreement.num_anchors, 'anchor')} decide nothing")
     is_low = agreement.reliability is not None and agreement.reliability < LOW_RELIABILITY
-    if enough and is_low and not all_tie and agreement.num_rows >= FEWEST_FOR_RELIABILITY:
+    if enough and is_low and not all_tie and agreement.num_rows >= FEWEST_JUDGED:
         problems.append(f"the reliability is {agreement.reliability:.2f}: other anchors would rank the rows otherwise")
     if signal == "none":
         problems.append("the scorer cannot tell rows from corrupted copies of themselves")

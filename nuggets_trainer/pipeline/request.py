@@ -1,7 +1,7 @@
 """The request of a caller, checked: dataset, tokenizer, config, options -> pool, anchors, template, config in force.
 
-Every entry point (`score_pool`, `score_shard`, `plan_pool`, `check_scorer`) and the trainer make a `ScoringRequest`
-first. What can be refused without a forward pass is refused here, and only here.
+Every entry point (`score_pool`, `score_shard`, `plan_pool`) and the trainer make a `ScoringRequest` first.
+What can be refused without a forward pass is refused here, and only here.
 """
 
 from __future__ import annotations

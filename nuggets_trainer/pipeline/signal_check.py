@@ -12,24 +12,19 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
-from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.pipeline.auto_anchors import anchors_of
-from nuggets_trainer.pipeline.request import read_request
-from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
+from nuggets_trainer.data.row import Row
 from nuggets_trainer.pipeline.signal_verdict import CORRUPTIONS, SignalCheck, compare, corrupted_copies
 from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.rendering import render_rows
-from nuggets_trainer.scoring.session import ScoringSession, open_session
+from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
-from nuggets_trainer.store.files import Place, join, write_atomically
+from nuggets_trainer.store.files import join, write_atomically
 from nuggets_trainer.store.read_results import SIGNAL_CHECK_FILE
 
 logger = logging.getLogger(__name__)
@@ -186,49 +181,3 @@ def _write(session: ScoringSession, check: SignalCheck) -> None:
     }
     path = join(session.request.score_dir, SIGNAL_CHECK_FILE)
     write_atomically(path, json.dumps(content, indent=2).encode())
-
-
-def check_scorer(
-    model: Any,
-    tokenizer: Any,
-    dataset: PoolDataset,
-    anchors: AnchorDataset | None = None,
-    config: NuggetsConfig | None = None,
-    score_dir: Place | None = None,
-    **options: Any,
-) -> SignalCheck:
-    """Run the signal check alone, before anything else is scored.
-
-    All ranks must call it. What it scores is in the store, for `score_pool` to find.
-
-    Args:
-        model: model that scores, as in `score_pool`.
-        tokenizer: tokenizer of the model.
-        dataset: all rows of the pool.
-        anchors: the anchors, as in `score_pool`.
-        config: options of selection.
-        score_dir: directory or URL where scores and the result go.
-        options: further keyword arguments of `score_pool`.
-    """
-    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
-    with open_session(model, request) as session:
-        anchor_set = anchors_of(session).anchor_set
-        shared = SharedPrefix(session.template, anchor_set.rows, session.max_length)
-        rows = _some_candidates(session, shared, NUM_CANDIDATES + len(anchor_set.keys))  # anchors are left out later
-        return check_signal(session, anchor_set, shared, rows, full_size(len(anchor_set.keys)))[0]
-
-
-def _some_candidates(session: ScoringSession, shared: SharedPrefix, number: int) -> list[int]:
-    """Pool indices of so many rows that can be scored, by content hash."""
-    keys, dropped = session.pool.read_keys()
-    usable = sorted((i for i in range(len(session.pool)) if i not in dropped), key=lambda i: keys[i])
-    found: list[int] = []
-    for i in usable:
-        if len(found) == number:
-            break
-        try:
-            shared.candidate(session.pool[i])
-        except UnusableRowError:
-            continue
-        found.append(i)
-    return found

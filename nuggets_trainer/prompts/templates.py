@@ -6,6 +6,8 @@ scored; `shared_prefix.py` splits them so that the candidate is computed once.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +22,8 @@ from nuggets_trainer.prompts.segment import Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 class Template(Protocol):
@@ -127,12 +131,23 @@ def make_template(
         return TokensTemplate(tokenizer)
     resolved = resolve_pool_template(name, pool, has_chat_template=bool(tokenizer.chat_template))
     if resolved == "plain":
+        if name == "auto" and pool.is_conversational:
+            _log_no_chat_template(pool.name)
         return PlainTemplate(tokenizer)
     _check_has_prompts(name, resolved, pools)
     if resolved == "nuggets":
         return NuggetsTemplate(tokenizer)
     completion_only = pool.completion_only and pool.format in ("prompt_completion", "alpaca")
     return ChatTemplate(tokenizer, training_chat_template, completion_only)
+
+
+@functools.cache  # a run makes the template several times; one message is enough
+def _log_no_chat_template(name: str) -> None:
+    logger.info(
+        "`%s` has messages, but the tokenizer has no chat template: they are scored under the template `plain`, their "
+        "texts joined by blank lines.",
+        name,
+    )
 
 
 def _check_has_prompts(name: str, resolved: str, pools: list[Pool]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from nuggets_trainer.golden.agreement import LOW_RELIABILITY, MOST_USELESS, Agreement
+from nuggets_trainer.golden.agreement import FEWEST_JUDGED, LOW_RELIABILITY, MOST_USELESS, Agreement
 from nuggets_trainer.wording import counted
 
 # Shares of the golden set, and of its best quarter, that would stay with other anchors. Measured on two real models
 # with 100 anchors, top 10% (docs/log/reliability.md): a base model that tells spoilt rows from clean ones (AUC 0.81)
 # has 0.76 and 0.99, an instruction-tuned one that does so half as well 0.51 and 0.74, and 0.32 and 0.44 with 32.
 ENOUGH_STAYS = 0.6
-FEWEST_ROWS = 30  # rows of a sample that the shares are read from
 LONGER_SHARE = 0.7  # of pairs of a kept and a rejected row; 0.5 if length does not matter
 
 TITLES = {
@@ -90,7 +89,7 @@ def _of_signal(figures: Figures) -> Figures:
 def _outcome(agreement: Agreement, reasons: list[str]) -> str:
     if reasons:
         return "do_not_trust"
-    if agreement.stays is None or agreement.top_stays is None or agreement.num_rows < FEWEST_ROWS:
+    if agreement.stays is None or agreement.top_stays is None or agreement.num_rows < FEWEST_JUDGED:
         return "unknown"
     if agreement.stays >= ENOUGH_STAYS:
         return "trust"
@@ -102,7 +101,7 @@ def _reasons(figures: Figures, agreement: Agreement) -> Iterator[str]:
     check, cut = figures["signal_check"], figures["cut"]
     if isinstance(check, dict) and check.get("verdict") == "none":
         yield "the scorer cannot tell rows from corrupted copies of themselves"
-    if agreement.num_rows < FEWEST_ROWS:
+    if agreement.num_rows < FEWEST_JUDGED:
         return
     if cut["ties"] == cut["num_candidates"]:
         yield "all rows tie"

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nuggets_trainer.data.formats import ROW_COLUMNS
 from nuggets_trainer.data.row import Row, UnusableRowError, content_text, joined_text
 from nuggets_trainer.golden.arrays import Ints
 from nuggets_trainer.golden.ranking import rank_candidates
@@ -45,10 +46,6 @@ NUM_ANCHORS = 500
 NUM_LENGTHS, NUM_LENGTHS_KEPT = 8000, 2000
 MAX_CHARACTERS = 4000  # stored of a prompt, and of a completion
 MAX_COLUMNS, MAX_VALUE = 12, 200  # other columns of a row, and characters of a value
-TEXT_COLUMNS = {
-    *("prompt", "completion", "messages", "conversations", "text", "instruction", "input", "output", "system"),
-    *("history", "tools", "input_ids", "labels", "attention_mask", "completion_mask", "assistant_masks"),
-}
 
 _SCHEMA = pa.schema(
     [
@@ -126,7 +123,7 @@ def _other_columns(pool: Pool, index: int) -> str | None:
     found: dict[str, Any] = {}
     for name, value in pool.record(index).items():
         is_short = isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= MAX_VALUE)
-        if is_short and name not in TEXT_COLUMNS and name != pool.text_field and len(found) < MAX_COLUMNS:
+        if is_short and name not in ROW_COLUMNS and name != pool.text_field and len(found) < MAX_COLUMNS:
             found[name] = _storable(value) if isinstance(value, str) else value
     return json.dumps(found, ensure_ascii=False) if found else None
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.dataset import source_of
 from nuggets_trainer.engine.adapters import inner_model
 from nuggets_trainer.store.fingerprint import config_hash, may_be_one_config, written_with
+from nuggets_trainer.wording import first_cause
 
 if TYPE_CHECKING:
     from nuggets_trainer.data.pool import Pool
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # The config whose hash is `model_config_sha256`, with the version of transformers that spelled it so.
 MODEL_CONFIG = "model_config"
+# What reading a pickle of other versions of these packages, or a torn one, ends in.
+NOT_READABLE = (AttributeError, EOFError, ImportError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 # Options that are named only if they are set: unset, they do not influence the golden set.
 IF_SET = (
     "scorer_model",
@@ -121,25 +125,39 @@ def _plain(value: Any) -> Any:
 def read_training_options(checkpoint: Path) -> dict[str, Any]:
     """Read the options of training from the file that the Trainer writes into each checkpoint.
 
-    Only classes of arguments are unpickled. The result is empty where the file is not there or has others.
+    Only classes of arguments are unpickled. The result is empty if the file is not there, and, with a warning, if it
+    has other classes or cannot be read, as may be after other versions of these packages.
     """
     file = checkpoint / TRAINING_ARGS_NAME
     if not file.is_file():
         return {}
     try:
-        classes = []
-        for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
-            module, _, attribute = name.rpartition(".")
-            if module.split(".")[0] not in ("transformers", "trl", "accelerate"):
-                return {}
-            found = getattr(import_module(module), attribute)
-            if not _holds_arguments(found):
-                return {}
-            classes.append(found)
-        with torch.serialization.safe_globals(classes):
+        with torch.serialization.safe_globals(_classes_in(file)):
             return training_options(torch.load(file, weights_only=True))
-    except Exception:  # noqa: BLE001 - other versions of these packages: there is nothing to compare with
+    except NOT_READABLE as error:
+        logger.warning(
+            "The options of training in %s cannot be read (%s), so they are not compared with those of this job.",
+            file,
+            first_cause(error),
+        )
         return {}
+
+
+def _classes_in(file: Path) -> list[type]:
+    """Return the classes that are pickled in a file.
+
+    Raises:
+        UnpicklingError: if one of them is no class of arguments.
+    """
+    classes = []
+    for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
+        module, _, attribute = name.rpartition(".")
+        is_known = module.split(".")[0] in ("transformers", "trl", "accelerate")
+        found = getattr(import_module(module), attribute) if is_known else None
+        if not _holds_arguments(found):
+            raise UnpicklingError(f"it has a {name}")
+        classes.append(found)
+    return classes
 
 
 def _holds_arguments(found: Any) -> bool:

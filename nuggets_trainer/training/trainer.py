@@ -229,16 +229,21 @@ class SelectedSFTTrainer(SFTTrainer):  # type: ignore[misc]  # trl has no types
         return self._prepare_dataset(*bound.args, **bound.kwargs)
 
 
-def _full_signature() -> inspect.Signature:
-    """Join the arguments of the installed `SFTTrainer` and the two of selection."""
-    taken = inspect.signature(SFTTrainer.__init__)
+def full_signature(base: type) -> inspect.Signature:
+    """Join the arguments of a trainer and the two of selection.
+
+    Args:
+        base: TRL's `SFTTrainer`, or the class that another library has put in its place.
+    """
+    taken = inspect.signature(base.__init__)  # type: ignore[misc]
     own = inspect.signature(SelectedSFTTrainer.__init__).parameters
     joined = [*taken.parameters.values(), own["anchor_dataset"], own["nuggets_config"]]
+    joined.sort(key=lambda parameter: parameter.kind)  # `**kwargs` stay the last, if the base has them
     return taken.replace(parameters=joined, return_annotation=None)
 
 
 # Programs that look at a trainer's arguments, such as `processing_class`, would find `*args` and `**kwargs` alone.
-SelectedSFTTrainer.__init__.__signature__ = _full_signature()  # type: ignore[attr-defined]
+SelectedSFTTrainer.__init__.__signature__ = full_signature(SFTTrainer)  # type: ignore[attr-defined]
 
 
 def _is_prepared_at_once(dataset: Any) -> bool:

@@ -15,11 +15,20 @@ def test_columns_of_lists_and_records_describe_nothing():
     """Any list column in the pool ended a comparison with a traceback, after all runs were through."""
     features = Features(
         {
-            "instruction": Value("string"), "output": Value("string"), "stars": Value("float32"),
-            "tags": [Value("string")], "meta": {"id": Value("int32")}, "kind": ClassLabel(names=["a", "b"]),
+            "instruction": Value("string"), "output": Value("string"), "system": Value("string"),
+            "stars": Value("float32"), "tags": [Value("string")], "meta": {"id": Value("int32")},
+            "kind": ClassLabel(names=["a", "b"]),
         }
     )  # fmt: skip
-    row = {"instruction": "i", "output": "o", "stars": 1.0, "tags": ["x", "y"], "meta": {"id": 1}, "kind": "b"}
+    row = {
+        "instruction": "i",
+        "output": "o",
+        "system": "s",
+        "stars": 1.0,
+        "tags": ["x", "y"],
+        "meta": {"id": 1},
+        "kind": "b",
+    }
     rows = Dataset.from_list([row, {**row, "tags": []}], features=features)
     assert describing_columns(rows) == {"stars": [1.0, 1.0], "kind": [1, 1]}
 

@@ -190,7 +190,8 @@ def test_the_error_guesses_the_mapping(row, words):
 
 def test_no_guess_is_made_where_two_columns_may_be_meant():
     for columns in (["question", "answer", "response"], ["a", "b"], ["title", "body"]):
-        with pytest.raises(ValueError, match="Say which column is which, such as `--columns prompt=question"):
+        example = f"`--columns prompt={columns[0]} completion={columns[1]}` "
+        with pytest.raises(ValueError, match=f"Say which column is which, such as {example}"):
             Pool(Dataset.from_dict({column: ["x"] for column in columns}))
 
 

@@ -11,7 +11,6 @@ from datasets import Dataset, DatasetDict
 from nuggets_trainer import NuggetsConfig, Pool, plan_pool, score_pool, score_shard
 from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.pipeline.request import read_request
-from nuggets_trainer.pipeline.signal_check import check_scorer
 from nuggets_trainer.store.files import join
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -54,7 +53,7 @@ def test_auto_dtype_follows_the_training_dtype(llama, tokenizer, pool, tmp_path)
     assert read_request(*arguments, training_dtype=torch.bfloat16).autocast_dtype is torch.bfloat16
 
 
-@pytest.mark.parametrize("entry", [score_pool, plan_pool, check_scorer, lambda *a: score_shard(*a, shard=(0, 2))])
+@pytest.mark.parametrize("entry", [score_pool, plan_pool, lambda *a: score_shard(*a, shard=(0, 2))])
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -11,11 +11,12 @@ from datasets import Dataset
 
 from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
 from nuggets_trainer.pipeline import signal_check
-from nuggets_trainer.pipeline.signal_check import CheckSize, affordable_size, check_scorer
+from nuggets_trainer.pipeline.signal_check import CheckSize, affordable_size
 from nuggets_trainer.pipeline.signal_verdict import SignalCheck, compare
 from tests.support.launch import BIN, TORCHRUN, run
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
+from tests.support.signal_check import check_scorer
 
 
 def test_pairs_that_tie_count_as_half_and_say_nothing():

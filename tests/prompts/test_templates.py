@@ -8,6 +8,7 @@ from datasets import Dataset
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.read_row import read_row
 from nuggets_trainer.data.row import Row, UnusableRowError
+from nuggets_trainer.prompts import templates
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.templates import make_template, resolve_alpaca_template, resolve_pool_template
 from tests.support.oracle import render
@@ -148,6 +149,19 @@ def test_auto_is_chat_if_tokenizer_and_rows_allow_it(pool_name, has_chat_templat
     tokenizer = loaded("demo")
     tokenizer.chat_template = tokenizer.chat_template if has_chat_template else None
     assert make_template("auto", tokenizer, pool).name == expected
+
+
+def test_messages_without_a_chat_template_are_told_once(loaded, caplog):
+    caplog.set_level("INFO")
+    tokenizer = loaded("demo")
+    tokenizer.chat_template = None
+    templates._log_no_chat_template.cache_clear()
+    make_template("auto", tokenizer, pool_of("alpaca"))
+    make_template("plain", tokenizer, pool_of("messages"))  # the user asked for it
+    assert not caplog.records
+    for _ in range(2):
+        make_template("auto", tokenizer, pool_of("messages"))
+    assert caplog.text.count("has messages, but the tokenizer has no chat template: they are scored under") == 1
 
 
 @pytest.mark.parametrize("template_name", list(TEMPLATES))

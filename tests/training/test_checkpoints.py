@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -158,11 +159,20 @@ def test_other_training_options_are_named(earlier, model_dir, tmp_path, caplog):
     assert rates == [1e-2] * 15  # as the warning says: the new learning rate has no effect
 
 
-def test_pickles_of_other_classes_are_not_read(tmp_path):
-    torch.save(Path("/"), tmp_path / "training_args.bin")
+def test_pickles_of_other_classes_are_not_read(tmp_path, caplog):
+    """They, and a torn file, were passed over without a word."""
+    assert read_training_options(tmp_path) == {} and not caplog.records
+    file = tmp_path / "training_args.bin"
+    torch.save(Path("/"), file)
     assert read_training_options(tmp_path) == {}
-    torch.save(arguments(tmp_path, learning_rate=3e-4), tmp_path / "training_args.bin")
-    assert read_training_options(tmp_path)["learning_rate"] == 3e-4
+    assert re.search(
+        r"training_args.bin cannot be read \(it has a pathlib\S+\), so they are not compared", caplog.text
+    )
+    caplog.clear()
+    torch.save(arguments(tmp_path, learning_rate=3e-4), file)
+    assert read_training_options(tmp_path)["learning_rate"] == 3e-4 and not caplog.records
+    file.write_bytes(file.read_bytes()[:900])
+    assert read_training_options(tmp_path) == {} and "cannot be read" in caplog.text
 
 
 def test_a_checkpoint_of_the_model_alone_is_told(model_dir, tmp_path, caplog):

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from trl import SFTTrainer
 
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer, load_scorer, score_pool
+from nuggets_trainer.training.trainer import full_signature
 from tests.support.training import (
     ANCHORS,
     CHAT_POOL,
@@ -60,6 +61,17 @@ def test_its_arguments_are_those_of_sft_trainer():
     ours, theirs = (inspect.signature(cls).parameters for cls in (SelectedSFTTrainer, SFTTrainer))
     assert list(ours) == [*theirs, "anchor_dataset", "nuggets_config"]
     assert [ours[name] for name in theirs] == list(theirs.values()) and "processing_class" in theirs
+
+
+def test_the_base_trainer_may_take_any_keyword():
+    """Libraries that replace `SFTTrainer` give theirs `**kwargs`: importing this package ended in a ValueError."""
+
+    class Replaced:
+        def __init__(self, model, args=None, **kwargs):
+            pass
+
+    names = list(full_signature(Replaced).parameters)
+    assert names == ["self", "model", "args", "anchor_dataset", "nuggets_config", "kwargs"]
 
 
 @pytest.mark.parametrize("columns", ["chat", "alpaca"])
