@@ -14,7 +14,12 @@ from nuggets_trainer.commands import EXIT_CODES, description
 from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.commands.parser import make_parser
 from nuggets_trainer.evaluation import alpaca_eval, answer_files, mt_bench, pairwise, paper
-from nuggets_trainer.evaluation.arguments import EvaluationArguments, GenerateArguments, JudgeArguments
+from nuggets_trainer.evaluation.arguments import (
+    EvaluationArguments,
+    GenerateArguments,
+    JudgeArguments,
+    TableArguments,
+)
 from nuggets_trainer.evaluation.intervals import Mean
 from nuggets_trainer.evaluation.journal import Journal
 from nuggets_trainer.evaluation.json_lines import Record
@@ -33,7 +38,7 @@ STEPS: dict[str, tuple[type, ...]] = {
     "generate": (EvaluationArguments, GenerateArguments),
     "judge": (EvaluationArguments, JudgeArguments),
     "pairwise": (EvaluationArguments, JudgeArguments),
-    "table": (EvaluationArguments, JudgeArguments),
+    "table": (EvaluationArguments, TableArguments),
 }
 REQUIRED = {"generate": ("model_name_or_path", "name"), "judge": ("names",), "pairwise": ("names",), "table": ()}
 USAGE = "nuggets evaluate {generate,judge,pairwise,table} [--config FILE] [options]"
@@ -244,7 +249,7 @@ def judge_two_runs(shared: EvaluationArguments, args: JudgeArguments) -> None:
         )
 
 
-def table(shared: EvaluationArguments, args: JudgeArguments) -> None:
+def table(shared: EvaluationArguments, args: TableArguments) -> None:
     """Print and write the paper's table with the results of the judged runs."""
     output_dir = Path(shared.output_dir)
     names = (args.alpaca_eval_setting, args.alpaca_judge, args.mt_bench_judge)

@@ -196,7 +196,8 @@ def _with_standard_messages(dataset: Dataset, mapping: ColumnMapping) -> Dataset
         return dataset
     for column in columns:
         features[column] = _message_feature(features[column], mapping, are_turns)
-    as_parts = _has_parts(features[first])
+    inside = _keys(features[first])
+    as_parts = "content" in inside and not _is_text(inside["content"])
 
     def convert(record: dict[str, Any]) -> dict[str, Any]:
         changed: dict[str, Any] = {}
@@ -206,7 +207,7 @@ def _with_standard_messages(dataset: Dataset, mapping: ColumnMapping) -> Dataset
                 value = [_turn(SIDES[column], value)]
             changed[column] = value
         if has_system:
-            changed[first] = _with_system(record["system"], changed[first], as_parts)
+            changed[first] = _with_system(record["system"], changed[first], as_parts, "from" in inside)
         return changed
 
     # Records hold lists, whatever tensors the dataset is set to return. A user's own transform stays.
@@ -253,12 +254,14 @@ def _turn(role: str, text: Any) -> Message:
     return {"role": role, "content": text}
 
 
-def _with_system(system: Any, messages: Any, as_parts: bool) -> Any:
-    """Put a system message first, unless there is one, or nothing to say."""
+def _with_system(system: Any, messages: Any, as_parts: bool, is_sharegpt: bool) -> Any:
+    """Put a system message first, with the keys of the others, unless there is one, or nothing to say."""
     if not isinstance(messages, list) or not isinstance(system, str) or not system.strip():
         return messages
-    if messages and messages[0].get("role") in SYSTEM_ROLES:
+    if messages and messages[0].get("from" if is_sharegpt else "role") in SYSTEM_ROLES:
         return messages
+    if is_sharegpt:
+        return [{"from": "system", "value": system.strip()}, *messages]
     first: Message = {"role": "system", "content": system.strip()}
     if as_parts:
         first["content"] = [{"type": "text", "text": system.strip()}]
@@ -273,9 +276,8 @@ def _message_feature(feature: Any, mapping: ColumnMapping, are_turns: bool) -> A
     """Return the feature of a column after its messages have standard names."""
     from datasets import Json, List, Value
 
-    inner = getattr(feature, "feature", None)
-    if isinstance(inner, dict):
-        return List(_standard_message(inner, mapping))
+    if _keys(feature):
+        return List(_standard_message(_keys(feature), mapping))
     if mapping.format == "messages" and _is_text(feature):
         return List(Json())  # JSON text may hold messages of any shape
     if mapping.format == "messages" or not are_turns:
@@ -283,10 +285,10 @@ def _message_feature(feature: Any, mapping: ColumnMapping, are_turns: bool) -> A
     return List({"role": Value("string"), "content": Value("string")})
 
 
-def _has_parts(feature: Any) -> bool:
-    """Whether the contents of messages are lists of parts."""
+def _keys(feature: Any) -> dict[str, Any]:
+    """Return the features of the keys of messages; none for a column of something else."""
     inner = getattr(feature, "feature", None)
-    return isinstance(inner, dict) and "content" in inner and not _is_text(inner["content"])
+    return inner if isinstance(inner, dict) else {}
 
 
 def _warn_of_a_bare_seam(dataset: Dataset, mapping: ColumnMapping, name: str) -> None:

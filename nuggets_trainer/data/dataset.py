@@ -115,8 +115,10 @@ def remember_source(dataset: Any, place: str) -> Any:
         dataset: rows that were just loaded.
         place: path of the file or directory, or name of embedded rows.
     """
-    if not dataset.info.download_checksums:
-        dataset.info.download_checksums = {f"{LOCAL}{place}": {}}
+    # Rows that `save_to_disk` wrote still name the file that they were made of.
+    made_of = dataset.info.download_checksums or {}
+    kept = {name: made for name, made in made_of.items() if not name.startswith(LOCAL)}
+    dataset.info.download_checksums = {**kept, f"{LOCAL}{place}": {}}
     return dataset
 
 

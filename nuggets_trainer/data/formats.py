@@ -78,30 +78,35 @@ def detect_format(column_names: list[str], name: str, text_field: str = "text", 
             f"{formats_help(text_field)}. {_how_to_map(name, column_names, features)}"
         )
     if "prompt" in column_names and fitting[0] not in ("tokenized", "prompt_completion"):
+        option, words = _option(name), _by_own_names(fitting[0], column_names, text_field)
         raise ValueError(
             f"`{name}` has the columns {sorted(column_names)}. TRL reads a row with `prompt` as prompt and "
             f"completion, but there is no column `completion`. To train on the format {fitting[0]!r}, map its "
-            f"columns, which leaves out the others: `--columns {_by_own_names(fitting[0], text_field)}` (`columns` in "
-            "YAML and Python)."
+            f"columns, which leaves out `prompt`: `--{option} {words}` (`{option}` in YAML and Python)."
         )
     if len(fitting) > 1:
         _log_format_choice(name, tuple(fitting))
     return fitting[0]
 
 
-def _by_own_names(row_format: str, text_field: str) -> str:
+def _option(name: str) -> str:
+    """Return the option that maps the columns of these rows."""
+    return "anchor_columns" if name == "anchors" else "columns"
+
+
+def _by_own_names(row_format: str, column_names: list[str], text_field: str) -> str:
     """Return the words of `columns` that keep the names of a format's columns."""
     if row_format == "text":
         return f"text={text_field}"
-    if row_format == "sharegpt":
-        return "messages=conversations"
+    if row_format == "sharegpt":  # messages would not read its column `system` otherwise
+        return "messages=conversations" + (" system=system" if "system" in column_names else "")
     columns = FORMATS[row_format]
     return " ".join(f"{name}={name}" for name in columns)
 
 
 def _how_to_map(name: str, column_names: list[str], features: Any) -> str:
     """Say which words of `columns` name the columns, with a guess if there is only one way to read them."""
-    option = "anchor_columns" if name == "anchors" else "columns"
+    option = _option(name)
     words = guess_columns(column_names, features)
     inside = wrapped_rows(column_names, features)
     if not words and inside is not None:

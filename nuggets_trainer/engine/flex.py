@@ -32,7 +32,7 @@ from nuggets_trainer.engine.precision import autocast_dtype
 
 BLOCK = 128  # queries in a flex attention block; rows have whole blocks
 # Keys in a block. With 64, a full row of 100 anchors visits a sixth fewer keys, but the kernel loads half as many at a
-# time. Attention is 2% to 5% of the time, so this can gain or lose 1%; `recipes/bench/gpu.py` measures both.
+# time. On an H200 no call gets faster; `recipes/bench/gpu.py` measures both.
 KEY_BLOCK = 128
 MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two
 GRAPHS = 64  # kernels that may be compiled, one per row length, number of keys and window; fewer than ten are needed

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from nuggets_trainer.config.checks import check_choice, check_int
+from nuggets_trainer.config.prompt_options import TEMPLATES
+from nuggets_trainer.config.scoring_options import SCORE_DTYPES
 from nuggets_trainer.evaluation.alpaca_eval import JUDGE_MODELS
 from nuggets_trainer.evaluation.judge import Endpoint
 from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, JUDGE_MODEL
@@ -62,6 +64,8 @@ class GenerateArguments:
     trust_remote_code: bool = _option("Run code that comes with the model.", False)
 
     def __post_init__(self) -> None:
+        check_choice("template", self.template, TEMPLATES)
+        check_choice("dtype", self.dtype, SCORE_DTYPES)
         check_int("batch_size", self.batch_size, 1)
         if self.max_new_tokens is not None:
             check_int("max_new_tokens", self.max_new_tokens, 1)
@@ -70,17 +74,38 @@ class GenerateArguments:
 
 
 @dataclass
-class JudgeArguments:
-    """Options of the steps `judge`, `pairwise` and `table`."""
+class TableArguments:
+    """Options of the step `table`, which sends no request."""
 
-    title: ClassVar[str] = "runs and the judge"
+    title: ClassVar[str] = "the judge"
 
-    names: list[str] = field(default_factory=list, metadata={"help": "Runs to judge; two of them for `pairwise`."})
     judge_model: str | None = _option(
         f"Name of the judge at the endpoint. Default, the official judges: {JUDGE_MODELS['v1']} (v1) or "
         f"{JUDGE_MODELS['v2']} (v2) for AlpacaEval, {JUDGE_MODEL} for MT-Bench."
     )
     alpaca_eval_setting: str = _option("AlpacaEval's setting: v1 (as in the paper) or v2 (length-controlled).", "v1")
+
+    def __post_init__(self) -> None:
+        check_choice("alpaca_eval_setting", self.alpaca_eval_setting, tuple(JUDGE_MODELS))
+
+    @property
+    def alpaca_judge(self) -> str:
+        """Return the name of AlpacaEval's judge."""
+        return self.judge_model or JUDGE_MODELS[self.alpaca_eval_setting]
+
+    @property
+    def mt_bench_judge(self) -> str:
+        """Return the name of MT-Bench's judge, which is also the pairwise one."""
+        return self.judge_model or JUDGE_MODEL
+
+
+@dataclass
+class JudgeArguments(TableArguments):
+    """Options of the steps `judge` and `pairwise`."""
+
+    title: ClassVar[str] = "runs and how they are judged"
+
+    names: list[str] = field(default_factory=list, metadata={"help": "Runs to judge; two of them for `pairwise`."})
     judge_prompts: str | None = _option(
         "MT-Bench's official judge_prompts.jsonl. Default: in `mt_bench_dir` or beside it."
     )
@@ -99,19 +124,9 @@ class JudgeArguments:
     concurrency: int = _option("Requests that are sent at the same time.", 4)
 
     def __post_init__(self) -> None:
-        check_choice("alpaca_eval_setting", self.alpaca_eval_setting, tuple(JUDGE_MODELS))
+        super().__post_init__()
         if self.num_questions is not None:
             check_int("num_questions", self.num_questions, 1)
-
-    @property
-    def alpaca_judge(self) -> str:
-        """Return the name of AlpacaEval's judge."""
-        return self.judge_model or JUDGE_MODELS[self.alpaca_eval_setting]
-
-    @property
-    def mt_bench_judge(self) -> str:
-        """Return the name of MT-Bench's judge, which is also the pairwise one."""
-        return self.judge_model or JUDGE_MODEL
 
     def endpoint(self) -> Endpoint:
         """Make the endpoint; refuse a cost limit without prices."""

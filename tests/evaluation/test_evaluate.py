@@ -173,9 +173,30 @@ def test_bad_options_are_named_before_anything_is_loaded(monkeypatch):
             ["generate", "--name", "x", "--model_name_or_path", "m", "--batch_size", "0"],
             "`batch_size` must be at least",
         ),
+        (
+            ["generate", "--name", "x", "--model_name_or_path", "m", "--dtype", "bf16"],
+            "`dtype` must be one of auto, float32, bfloat16, float16, got 'bf16'",
+        ),
+        (
+            ["generate", "--name", "x", "--model_name_or_path", "m", "--template", "alpaca"],
+            "`template` must be one of auto, chat, plain, nuggets, got 'alpaca'",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.parse(words)
+
+
+def test_the_table_has_no_options_of_requests(capsys, monkeypatch):
+    """`table` listed prices, retries and concurrency, which do nothing there."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import evaluate
+
+    for step, wanted in (("table", False), ("judge", True)):
+        with pytest.raises(SystemExit):
+            evaluate.parse([step, "--help"])
+        shown = capsys.readouterr().out
+        assert "--judge_model" in shown and "--alpaca_eval_setting" in shown
+        assert [name in shown for name in ("--max_cost", "--concurrency", "--names")] == [wanted] * 3
 
 
 def test_a_prompt_is_what_training_renders(shared):

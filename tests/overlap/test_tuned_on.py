@@ -56,7 +56,7 @@ def test_clean_rows_are_called_clean(record):
 def test_what_was_not_searched_is_said(record, tmp_path):
     path = record(["Sing.", "Dance."], ["Read."], [0])
     write(tmp_path / "pool.jsonl", ["Sing.", "Jump."])
-    assert describe_shared_questions(path, TESTS).endswith("pool.jsonl has other rows now.")
+    assert describe_shared_questions(path, TESTS).endswith("pool.jsonl does not hold the same rows.")
     (tmp_path / "pool.jsonl").unlink()
     assert "pool.jsonl cannot be read (" in describe_shared_questions(path, TESTS)
     path.write_text(json.dumps({"settings": {}, "indices": []}))  # by an earlier version
@@ -81,3 +81,22 @@ def test_rows_know_where_they_were_loaded(kind, tmp_path, monkeypatch):
     rows = load_rows(str(path.relative_to(tmp_path))).select([1])
     place = source_of(rows)
     assert place is not None and place.path == str(path) and load_rows(*place)[1] == rows[0]
+
+
+def test_tokenized_rows_are_called_not_searched(tmp_path):
+    """`nuggets evaluate generate` ended in an error for a model that was tuned on token ids."""
+    (tmp_path / "pool.jsonl").write_text('{"input_ids": [1, 2, 3]}\n{"input_ids": [3, 4]}\n')
+    pool = read_pool(load_rows(str(tmp_path / "pool.jsonl")), NuggetsConfig())
+    fields = {"settings": {"pool_sha256": pool.content_hash}, "indices": [0]}
+    fields["rows"] = describe_rows(NuggetsConfig(), pool, None)
+    (tmp_path / "nuggets_selection.json").write_text(json.dumps(fields))
+    says = describe_shared_questions(tmp_path / "nuggets_selection.json", TESTS)
+    assert says.endswith("they are tokenized, and words are compared.")
+
+
+def test_rows_saved_to_disk_name_their_own_directory(tmp_path):
+    """They named the file that they were made of, whose rows are others."""
+    rows = load_rows(str(write(tmp_path / "a.jsonl", ["Sing.", "Dance."])))
+    rows.select([1]).save_to_disk(str(tmp_path / "saved"))
+    place = source_of(load_rows(str(tmp_path / "saved")))
+    assert place is not None and place.path == str(tmp_path / "saved") and len(load_rows(*place)) == 1
