@@ -97,7 +97,7 @@ def score_dir(tmp_path_factory):
         *load_scorer("nuggets-demo/model"),
         Pool(pool),
         {"a": Pool(anchors.select(range(2))), "b": Pool(anchors.select(range(2, 4)))},
-        config=NuggetsConfig(top_k=3, signal_check=True, ica=True, require="num_tokens > 0 and total_tokens > 0"),
+        config=NuggetsConfig(top_k=3, signal_check=True, ica=True, row_signals=True, require="num_tokens > 0"),
         score_dir=directory,
     )
     return directory
