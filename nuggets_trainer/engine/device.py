@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from nuggets_trainer.engine.model import matmul_weights
+from nuggets_trainer.engine.model import context_length, matmul_weights
 from nuggets_trainer.engine.precision import full_float32
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ def find_tokens_per_batch(model: PreTrainedModel) -> int:
     """
     if model.device.type != "cuda":
         return CPU_TOKENS
-    probe = torch.zeros((1, PROBE_TOKENS), dtype=torch.long, device=model.device)
+    length = min(PROBE_TOKENS, context_length(model.config) or PROBE_TOKENS)
+    probe = torch.zeros((PROBE_TOKENS // length, length), dtype=torch.long, device=model.device)
     model.base_model(input_ids=probe)  # allocates what stays: autocast's copies of the weights, workspaces
     free = torch.cuda.mem_get_info(model.device)[0]
     free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     before = torch.cuda.memory_allocated(model.device)
     torch.cuda.reset_peak_memory_stats(model.device)
     model.base_model(input_ids=probe)
-    bytes_per_token = (torch.cuda.max_memory_allocated(model.device) - before) / PROBE_TOKENS
+    bytes_per_token = (torch.cuda.max_memory_allocated(model.device) - before) / probe.numel()
     tokens = affordable_tokens(free, bytes_per_token)
     logger.info("%d tokens per forward pass (%.1f GB free).", tokens, free / 1e9)
     return tokens

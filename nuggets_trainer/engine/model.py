@@ -54,6 +54,8 @@ def context_length(config: PreTrainedConfig) -> int | None:
     """
     text = config.get_text_config()
     length: int | None = getattr(text, "max_position_embeddings", None)
+    if length is None:
+        length = getattr(text, "max_seq_len", None)  # MPT
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     if length is not None and "longrope" in (rope.get("rope_type"), rope.get("type")):
         name = "original_max_position_embeddings"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import GPT2Config, MptConfig, OPTConfig, OPTForCausalLM
 
 from nuggets_trainer.engine import device
 from nuggets_trainer.engine import log_probs as engine_module
 from nuggets_trainer.engine.compiled import PIECES, WHOLE_LAYERS, compiling_pays
 from nuggets_trainer.engine.device import affordable_tokens, find_tokens_per_batch
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.model import check_attention, resolve_autocast_dtype
+from nuggets_trainer.engine.model import check_attention, context_length, resolve_autocast_dtype
 from nuggets_trainer.engine.portable import batches
 from nuggets_trainer.engine.precision import describe_difference, rounding_tolerances
 from nuggets_trainer.prompts.segment import Segment, scored_at
@@ -197,6 +197,12 @@ def test_the_budget_follows_the_free_memory():
     assert affordable_tokens(80e9, 1e6) == 16384
     assert affordable_tokens(10e9, 2e6) == 2560  # 0.6 of 5,000 tokens, in steps of 512
     assert affordable_tokens(1e6, 2e6) == 512
+
+
+@pytest.mark.parametrize("config", [GPT2Config(n_positions=300), MptConfig(max_seq_len=300)])
+def test_the_context_is_found_under_each_of_its_names(config):
+    """Rows beyond it are dropped, and the probe of the memory keeps to it: on a GPU it ran past the positions."""
+    assert context_length(config) == 300
 
 
 def test_the_share_of_the_peak_counts_products_with_weights(monkeypatch):
