@@ -59,6 +59,11 @@ copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 
+# Sphinx takes defaults from the source of a function, and fails where its signature has others. So the site shows the
+# two arguments of selection, and those of TRL as `**kwargs`.
+del nuggets_trainer.SelectedSFTTrainer.__init__.__signature__
+
+
 class Array:
     """A replacement for `numpy.typing.NDArray`, which autodoc prints as `ndarray[tuple[Any, ...], dtype[float64]]`."""
 
