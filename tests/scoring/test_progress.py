@@ -95,6 +95,8 @@ def set_up_by_nobody(monkeypatch) -> logging.Logger:
     monkeypatch.setattr(logging.root, "handlers", [])  # pytest's own are there as long as a test runs
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
     monkeypatch.setattr(logging.getLogger("nuggets_trainer"), "level", logging.NOTSET)  # a command may have set it
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    monkeypatch.setattr("transformers.utils.logging.get_verbosity", lambda: logging.WARNING)  # a job may have set it
     logging.root.manager._clear_cache()
     return logging.getLogger("nuggets_trainer.somewhere")
 
