@@ -143,13 +143,13 @@ def read_training_options(checkpoint: Path) -> dict[str, Any]:
         return {}
 
 
-def _classes_in(file: Path) -> list[type]:
+def _classes_in(file: Path) -> list[Any]:
     """Return the classes that are pickled in a file.
 
     Raises:
         UnpicklingError: if one of them is no class of arguments.
     """
-    classes = []
+    classes: list[Any] = []
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(file):
         module, _, attribute = name.rpartition(".")
         is_known = module.split(".")[0] in ("transformers", "trl", "accelerate")
