@@ -102,6 +102,7 @@ def test_a_job_ends_with_who_waits_for_it(script):
     process.kill()
     process.communicate(timeout=60)  # the job holds the other end of the pipe
     job.wait(60)
+    assert not job.is_running()
 
 
 def test_jobs_draw_other_random_numbers(script):

@@ -20,7 +20,8 @@ def directory(tmp_path):
 
 
 def test_the_copy_is_a_model(directory):
-    load_scorer(str(directory))
+    model, tokenizer = load_scorer(str(directory))
+    assert model.config.vocab_size >= len(tokenizer)
 
 
 def cut_weights(directory):
