@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from nuggets_trainer.config.option_group import option_groups
 
 DOCS = Path(__file__).parent.resolve()
 # Links to files outside docs/ lead to this address: the repository of a published site, or the clone on this disk.
-REPOSITORY = os.environ.get("DOCS_REPOSITORY", DOCS.parent.as_uri())
+address_of_files = runpy.run_path(str(DOCS.parent / "setup.py"), run_name="setup")["address_of_files"]
+REPOSITORY = address_of_files(DOCS.parent) or DOCS.parent.as_uri()
 
 project = html_title = "nuggets_trainer"
 author = copyright = "The nuggets_trainer authors"

@@ -76,9 +76,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib import metadata  # late: it takes longer to import than all of `nuggets --help`
-
-        return metadata.version("nuggets_trainer")
+        return import_module(f"{__name__}.version").VERSION
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -17,6 +17,7 @@ from pathlib import Path
 from nuggets_trainer.commands import COMMANDS, EXIT_CODES
 from nuggets_trainer.commands.output import log_to_stderr, rank
 from nuggets_trainer.launch.processes import HELP, can_be_launched, check_one_process, is_launched, split_launch
+from nuggets_trainer.version import VERSION
 
 WIDTH = max(map(len, COMMANDS)) + 2
 TABLE = "\n".join(f"  {name:<{WIDTH}}{summary}" for name, summary in COMMANDS.items())
@@ -53,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     if command == "--version":
-        from importlib import metadata
-
-        print(f"nuggets_trainer {metadata.version('nuggets_trainer')}")
+        print(f"nuggets_trainer {VERSION}")
         return 0
     if command not in COMMANDS:
         print(_unknown_command(command), end="", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import runpy
 import shutil
@@ -69,6 +71,16 @@ def test_links_lead_to_the_repository_where_it_has_an_address():
     assert long_description(page, None).split() == ["log", "[paper](https://arxiv.org)"]
 
 
+def test_the_address_of_the_repository_stands_in_one_file(tmp_path, monkeypatch):
+    monkeypatch.delenv("DOCS_REPOSITORY", raising=False)
+    address_of_files = runpy.run_path(str(ROOT / "setup.py"), run_name="setup")["address_of_files"]
+    table = (ROOT / "pyproject.toml").read_text()
+    (tmp_path / "pyproject.toml").write_text(table)
+    assert address_of_files(tmp_path) is None
+    (tmp_path / "pyproject.toml").write_text(table.replace("# Repository", "Repository"))
+    assert address_of_files(tmp_path) == "https://github.com/OWNER/NAME/blob/main"
+
+
 def test_every_extra_is_found_by_its_name(wheel):
     """An extra `lm_eval` was `lm-eval` in the wheel, and pip 23 did not find it."""
     (name,) = [each for each in zipfile.ZipFile(wheel).namelist() if each.endswith(".dist-info/METADATA")]
@@ -79,17 +91,48 @@ def test_every_extra_is_found_by_its_name(wheel):
     assert sorted(extras) == sorted(re.findall(r"^Provides-Extra: (\S+)", metadata, flags=re.MULTILINE))
 
 
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The programs of a fresh environment with the wheel. Some minutes: torch is installed anew."""
+    place = tmp_path_factory.mktemp("installed")
+    subprocess.run([sys.executable, "-m", "venv", str(place / "env")], check=True)
+    programs = place / "env" / "bin"
+    for package in ("torch", str(wheel)):
+        constrained = ["install", "--quiet", "-c", str(ROOT / "constraints.txt"), package]
+        subprocess.run([programs / "python", "-m", "pip", *constrained], check=True, timeout=1800)
+    return programs
+
+
+def run_installed(programs: Path, place: Path, *words: str) -> str:
+    """Run a program of the environment outside the clone, without a path to it; return its output and its log."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(programs / words[0]), *words[1:]]
+    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_wheel_runs_the_demo_in_a_fresh_environment(wheel, tmp_path):
-    """Some minutes: torch is installed anew."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
-    bin_ = tmp_path / "env" / "bin"
-    for package in ("torch", str(wheel)):
-        install = [bin_ / "python", "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), package]
-        subprocess.run(install, check=True, timeout=1800)
-    page = subprocess.run([bin_ / "nuggets", "--help"], check=True, capture_output=True, text=True, cwd=tmp_path)
-    assert "nuggets [--debug] <command>" in page.stdout
-    train = [bin_ / "nuggets", "train", "--demo", "--use_cpu", "true", "--max_steps", "2"]
-    subprocess.run(train, check=True, timeout=1800, cwd=tmp_path)
+def test_the_wheel_runs_the_demo_in_a_fresh_environment(installed, tmp_path):
+    where = run_installed(installed, tmp_path, "python", "-c", "import nuggets_trainer as n; print(n.__file__)")
+    assert where.startswith(str(installed.parent))
+    page = run_installed(installed, tmp_path, "nuggets", "--help")
+    assert "nuggets [--debug] <command>" in page
+    run_installed(installed, tmp_path, "nuggets", "train", "--demo", "--use_cpu", "true", "--max_steps", "2")
     assert (tmp_path / "outputs" / "demo" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_two_processes_of_the_wheel_score_as_one(installed, tmp_path):
+    """Byte for byte, on a CPU, and both of them took part."""
+    demo = ["--model_name_or_path", "nuggets-demo/model", "--dataset_name", "nuggets-demo/pool"]
+    demo += ["--anchors", "nuggets-demo/anchors", "--pool_size", "120", "--schedule", "exact"]
+    run_installed(installed, tmp_path, "nuggets", "score", *demo, "--score_dir", "one")
+    run_installed(installed, tmp_path, "nuggets", "score", *demo, "--score_dir", "two", "--num_processes", "2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = [json.loads((place / "run.json").read_text())["device"]["processes"] for place in (one, two)]
+    assert processes == [1, 2]
+    for name in ("scores.parquet", "pairs.parquet", "anchors.parquet"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name

@@ -17,7 +17,7 @@ import nuggets_trainer
 
 PACKAGE = Path(nuggets_trainer.__file__).parent
 MODEL_LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate"}
-EVERYWHERE = {"ranks", "wording"}  # these two stand above all rooms
+EVERYWHERE = {"ranks", "version", "wording"}  # these stand above all rooms
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,14 @@ def test_the_table_names_every_room():
     assert rooms == set(ROOMS)
 
 
-def test_the_root_holds_the_face_and_three_modules():
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "cli.py", "ranks.py", "wording.py"}
+def test_the_root_holds_the_face_and_four_modules():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {
+        "__init__.py",
+        "cli.py",
+        "ranks.py",
+        "version.py",
+        "wording.py",
+    }
 
 
 def test_rooms_import_only_what_the_table_says():
@@ -191,7 +197,7 @@ def f():
 
 
 def test_nobody_inside_imports_the_face():
-    """What the package exports is for users; the version comes from importlib.metadata."""
+    """What the package exports is for users; the version stands in version.py."""
     assert [f"{module}:{one.line}" for module, target, one in arrows() if target == ""] == []
 
 

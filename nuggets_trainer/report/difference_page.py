@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import StoredScores, read_optional, read_scores, read_shown_rows
 from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.store.shown_rows import texts_of
+from nuggets_trainer.version import VERSION
 from nuggets_trainer.wording import decimal, tally
 
 MOST_ROWS = 200  # rows that each set alone has, on the page
@@ -73,7 +73,7 @@ def render_difference(found: Difference, places: tuple[Place, Place]) -> str:
         sets.append(own)
     return render_template(
         "diff.html.jinja",
-        version=version("nuggets_trainer"),
+        version=VERSION,
         sets=sets,
         num_rows=found.num_rows,
         num_shared=len(found.shared),

@@ -10,12 +10,12 @@ import json
 import platform
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.store.files import Place, join, write_atomically
 from nuggets_trainer.store.results import count_reasons
 from nuggets_trainer.store.shown_rows import length_unit
+from nuggets_trainer.version import VERSION, installed_version
 
 if TYPE_CHECKING:
     from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -109,9 +109,9 @@ def write_run_info(score_dir: Place, facts: RunFacts, pool: Pool, scores: PoolSc
             "tokens_per_batch": facts.tokens_per_batch,
         },
         "versions": {
-            "nuggets_trainer": version("nuggets_trainer"),
+            "nuggets_trainer": VERSION,
             "python": platform.python_version(),
-            **{package: version(package) for package in PACKAGES},
+            **{package: installed_version(package) for package in PACKAGES},
         },
     }
     write_atomically(join(score_dir, RUN_FILE), json.dumps(run, indent=1, default=str).encode())

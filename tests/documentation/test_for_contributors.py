@@ -1,10 +1,13 @@
-"""Templates of issues, workflows, and what is proposed to TRL: valid by their schemas, and the script runs."""
+"""Templates of issues, workflows, the badge, and what is proposed to TRL: valid by their schemas; the script runs."""
 
 from __future__ import annotations
 
 import json
+import runpy
+import shutil
 import sys
 
+import nbformat
 import pytest
 import yaml
 
@@ -34,6 +37,37 @@ def test_a_workflow_runs_what_is_there(path):
         for step in job["steps"]:
             folders = [word for word in step.get("run", "").split() if word.startswith("tests/")]
             assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def pages_with_badge(root, repository=None):
+    """README and notebook after `python docs/badge.py`, in a copy whose pyproject.toml states this address."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    if repository is not None:
+        assert pyproject.count("# Repository = ") == 1
+        pyproject = pyproject.replace('# Repository = "https://github.com/OWNER/NAME"', f'Repository = "{repository}"')
+    (root / "pyproject.toml").write_text(pyproject)
+    badge = runpy.run_path(str(ROOT / "docs" / "badge.py"))
+    badge["write_badges"](root)
+    return (root / "README.md").read_text(), (root / badge["NOTEBOOK"]).read_text()
+
+
+def test_one_address_makes_the_badges_of_colab(tmp_path):
+    """The address stands in pyproject.toml alone; without one, README and notebook stay as they are."""
+    (tmp_path / "docs" / "notebooks").mkdir(parents=True)
+    for name in ("README.md", "docs/notebooks/first_golden_set.ipynb"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    before = (tmp_path / "README.md").read_text(), (tmp_path / "docs/notebooks/first_golden_set.ipynb").read_text()
+    assert pages_with_badge(tmp_path) == before, "pyproject.toml has another address: run `python docs/badge.py`"
+
+    for owner in ("us", "others"):  # a second address takes the place of the first
+        readme, notebook = pages_with_badge(tmp_path, f"https://github.com/{owner}/it/")
+        target = f"https://colab.research.google.com/github/{owner}/it/blob/main/docs/notebooks/first_golden_set.ipynb"
+        assert readme.splitlines()[2] == f"[![Open in Colab](docs/_static/open_in_colab.svg)]({target})"
+        assert (ROOT / "docs/_static/open_in_colab.svg").is_file() and readme.count("Open in Colab") == 1
+        found = nbformat.reads(notebook, as_version=4)
+        nbformat.validate(found)
+        assert found.cells[0].source.splitlines()[2] == f"[![Open in Colab](../_static/open_in_colab.svg)]({target})"
+    assert pages_with_badge(tmp_path, "https://host/us/it") == before  # Colab opens no other host
 
 
 @pytest.mark.slow

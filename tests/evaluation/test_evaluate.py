@@ -20,7 +20,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from nuggets_trainer import Pool, load_rows
+from nuggets_trainer import NuggetsConfig, Pool, load_rows
 from nuggets_trainer.evaluation.answer_files import (
     alpaca_outputs_path,
     mt_bench_answer_path,
@@ -134,8 +134,11 @@ def test_the_papers_pools_are_read_by_alpacas_columns(monkeypatch):
 
     rows = Dataset.from_list([{"instruction": "a", "input": "", "output": "b", "text": "a b"}])
     for name in ("alpaca_kmeans100", "alpaca_random1000", "paper/alpaca_gpt4"):
-        args = train.parse(["--config", str(ROOT / f"configs/{name}.yaml"), "--use_cpu", "--bf16", "false"])[1]
+        parsed = train.parse(["--config", str(ROOT / f"configs/{name}.yaml"), "--use_cpu", "--bf16", "false"])
+        args = parsed[1]
         assert Pool(rows, "pool", text_field=args.dataset_text_field).format == "alpaca"
+        (config,) = [options for options in parsed if isinstance(options, NuggetsConfig)]
+        assert config.deduplicate == "no"  # the counts of the paper's table add up to all rows of Alpaca
     assert Pool(rows, "pool").format == "text"
 
 

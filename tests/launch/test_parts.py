@@ -147,7 +147,7 @@ def test_uv_can_start_the_recipes(name):
 def test_the_image_is_made_from_the_wheel():
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line and not line.startswith("#")]
     assert [line.split()[0] for line in lines] == [
-        *("ARG", "FROM", "ARG", "COPY", "RUN", "WORKDIR", "ENTRYPOINT", "CMD"),
+        *("ARG", "FROM", "ARG", "RUN", "COPY", "RUN", "ENV", "WORKDIR", "ENTRYPOINT", "CMD"),
     ]
     assert "FROM ${BASE}" in lines and "COPY dist/*.whl /tmp/wheel/" in lines and 'ENTRYPOINT ["nuggets"]' in lines
     assert "!dist/*.whl" in (ROOT / ".dockerignore").read_text()
