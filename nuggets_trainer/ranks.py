@@ -46,6 +46,11 @@ def joined_state() -> PartialState:
     return state
 
 
+def end_processes() -> None:
+    """End the communication of a finished job; left to the interpreter's end, gloo aborts now and then."""
+    PartialState().destroy_process_group()
+
+
 class Ranks:
     """The ranks as the launcher set them up (`accelerate.PartialState`); a single one without a launcher."""
 

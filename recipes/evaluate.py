@@ -31,7 +31,7 @@ import sys
 
 from nuggets_trainer.commands.evaluate import parse, run
 from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.evaluation.judge import JudgeError
+from nuggets_trainer.judging.judge import JudgeError
 
 if __name__ == "__main__":
     log_to_stderr()

@@ -46,6 +46,7 @@ ROOMS = {
     "signals": Room(may={"config", "golden", "data", "prompts", "engine", "store", "scoring"}, never={"trl"}),
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
+    "judging": Room(may={"config", "evaluation", "store"}, never={*MODEL_LIBRARIES, "datasets"}),
     "overlap": Room(may={"config", "golden", "data", "evaluation.questions"}, never=set(MODEL_LIBRARIES)),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
     "planning": Room(may={*BELOW_PIPELINE, "pipeline"}, never={"trl"}),
@@ -61,7 +62,17 @@ ROOMS = {
     "comparison": Room(may={*BELOW_PIPELINE, "pipeline", "training", "analysis", "heldout"}),
     "launch": Room(may=set(), never={"trl", "transformers", "datasets", "numpy", "pandas"}),
     "commands": Room(
-        may={*BELOW_PIPELINE, "pipeline", "planning", "inspection", "training", "comparison", "evaluation", "launch"}
+        may={
+            *BELOW_PIPELINE,
+            "pipeline",
+            "planning",
+            "inspection",
+            "training",
+            "comparison",
+            "evaluation",
+            "judging",
+            "launch",
+        }
     ),
 }
 TRL_ROOMS = {"training", "comparison", "commands"}
@@ -322,8 +333,8 @@ def test_the_readme_shows_the_rooms():
         "import nuggets_trainer",
         "import nuggets_trainer.cli",
         # AlpacaEval's package runs in a process of its own, which has no need of them
-        "import nuggets_trainer.evaluation.judge, nuggets_trainer.evaluation.alpaca_judge",
-        "import nuggets_trainer.evaluation.paper, nuggets_trainer.evaluation.pairwise",
+        "import nuggets_trainer.judging.judge, nuggets_trainer.judging.alpaca_judge",
+        "import nuggets_trainer.judging.paper, nuggets_trainer.judging.pairwise",
         "from nuggets_trainer import NuggetsConfig, golden_scores",
     ],
 )

@@ -68,12 +68,11 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
 
 def run(script: Any, args: Any, model: Any, nuggets: Any, options: Any, output: OutputArguments) -> Any:
     """Run the comparison, print its table, and return what was found."""
-    from accelerate import PartialState
-
     from nuggets_trainer.comparison.job import run_comparison
+    from nuggets_trainer.ranks import end_processes
 
     with stdout_kept_for_result() as stdout:
         found = run_comparison(script, args, model, nuggets, options)
         write_result(stdout, found.to_dict(), found.describe(options), output.json)
-        PartialState().destroy_process_group()  # at the end of the interpreter, gloo aborts now and then
+        end_processes()
     return found

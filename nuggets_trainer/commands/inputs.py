@@ -19,20 +19,18 @@ from nuggets_trainer.data.directories import FILE_BUILDERS
 from nuggets_trainer.data.loading import COMPRESSIONS, check_paths, load_rows
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from datasets import Dataset
 
     from nuggets_trainer.data.pool import Pool
 
 
 class Loaded(NamedTuple):
-    """The arguments of `score_pool`, and the processes of the job."""
+    """The arguments of `score_pool`."""
 
     model: Any
     tokenizer: Any
     pool: Pool
     options: dict[str, Any]
-    state: PartialState
 
 
 def check_given(program: str, rows: PoolArguments, scorer: ScorerArguments, config: NuggetsConfig) -> None:
@@ -141,4 +139,4 @@ def load(rows: PoolArguments, row_options: RowOptions, scorer: ScorerArguments, 
         "training_chat_template": find_training_chat_template(tokenizer, row_options),
         "training_dtype": training_dtype,
     }
-    return Loaded(model, tokenizer, pool, options, state)
+    return Loaded(model, tokenizer, pool, options)

@@ -69,9 +69,10 @@ def run(
     """Measure, and print the plan."""
     check_places(rows, scorer, config)
     from nuggets_trainer.planning.plan_pool import plan_pool
+    from nuggets_trainer.ranks import end_processes
 
     with stdout_kept_for_result() as stdout:
-        model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)
+        model, tokenizer, pool, options = load(rows, row_options, scorer, config)
         planned = plan_pool(model, tokenizer, pool, **options, **vars(plan))
         write_result(stdout, planned.to_dict(), planned.describe(), output.json)
-        state.destroy_process_group()  # at the interpreter's end, gloo would abort now and then
+        end_processes()

@@ -72,9 +72,10 @@ def run(
     """Score, and print what was chosen."""
     check_places(rows, scorer, config)
     from nuggets_trainer.pipeline.score_pool import result_logger, score_pool, score_shard
+    from nuggets_trainer.ranks import end_processes
 
     with stdout_kept_for_result() as stdout, printed_instead(result_logger, not output.json):
-        model, tokenizer, pool, options, state = load(rows, row_options, scorer, config)
+        model, tokenizer, pool, options = load(rows, row_options, scorer, config)
         if part.shard is None:
             scores, golden_set = score_pool(model, tokenizer, pool, **options)
             result, text = _describe(config, scores, golden_set)
@@ -89,7 +90,7 @@ def run(
                 "the results"
             )
         write_result(stdout, result, text, output.json)
-        state.destroy_process_group()  # at the interpreter's end, gloo would abort now and then
+        end_processes()
 
 
 def _describe(config: NuggetsConfig, scores: PoolScores, golden_set: GoldenSet) -> tuple[dict[str, Any], str]:

@@ -8,28 +8,24 @@ are JSON text, a text beside messages, and whole numbers where a text is expecte
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.column_mapping import ColumnMapping
-from nuggets_trainer.data.dataset import hidden_dataset_bars
+from nuggets_trainer.data.dataset import FEW_ROWS, hidden_dataset_bars
 from nuggets_trainer.data.formats import FORMATS, fitting_formats
-from nuggets_trainer.data.row import SYSTEM_ROLES, Message
+from nuggets_trainer.data.standard_messages import are_text_and_messages, holds_text, with_standard_messages
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-CONVERSATIONS = {"prompt_completion": ("prompt", "completion"), "messages": ("messages",)}
 TEXTS = {
     "prompt_completion": ("prompt", "completion"),
     "alpaca": ("instruction", "input", "output"),
     "text": ("text",),
 }
-FEW_ROWS = 5000  # rows that are rewritten within a second, so that a bar for them is noise
-SIDES = {"prompt": "user", "completion": "assistant"}  # who says a text, if a system message makes it a turn
 
 
 def map_columns(
@@ -77,7 +73,7 @@ def map_columns(
     mapped = dataset.remove_columns(removed)
     if own:
         mapped = mapped.rename_columns({column: standard for standard, column in own.items()})
-    mapped = _with_standard_messages(mapped, mapping)
+    mapped = with_standard_messages(mapped, mapping)
     mapped = _with_numbers_as_text(mapped)
     if is_pool:
         _warn_of_a_bare_seam(mapped, mapping, name)
@@ -104,23 +100,16 @@ def implied_mapping(dataset: Dataset) -> ColumnMapping | None:
     if not fitting:
         return None
     features = dataset.features
-    if fitting[0] == "messages" and _is_text(features["messages"]):
+    if fitting[0] == "messages" and holds_text(features["messages"]):
         return ColumnMapping("messages", {"messages": "messages"})
-    if fitting[0] == "sharegpt" and _is_text(features["conversations"]):
+    if fitting[0] == "sharegpt" and holds_text(features["conversations"]):
         columns = {"messages": "conversations"}
         if "system" in features:
             columns["system"] = "system"
         return ColumnMapping("messages", columns)
-    if fitting[0] == "prompt_completion" and _are_mixed(features):
+    if fitting[0] == "prompt_completion" and are_text_and_messages(features):
         return ColumnMapping("prompt_completion", {"prompt": "prompt", "completion": "completion"})
     return None
-
-
-def _are_mixed(features: Any) -> bool:
-    """Whether one of prompt and completion is text and the other a list of messages."""
-    kinds = [_is_text(features[column]) for column in ("prompt", "completion")]
-    lists = [isinstance(getattr(features[column], "feature", None), dict) for column in ("prompt", "completion")]
-    return any(kinds) and any(lists)
 
 
 def _with_numbers_as_text(dataset: Dataset) -> Dataset:
@@ -178,117 +167,6 @@ def _columns_in_the_way(names: list[str], mapping: ColumnMapping, own: dict[str,
         if column in own or (column in of_formats and column not in mapping.known):
             removed.append(column)
     return removed
-
-
-def _with_standard_messages(dataset: Dataset, mapping: ColumnMapping) -> Dataset:
-    """Give keys and roles of messages their standard names, and make a column `system` the first message."""
-    from datasets import Features
-
-    features = dict(dataset.features)
-    columns = CONVERSATIONS.get(mapping.format, ())
-    if not columns:
-        return dataset
-    first = columns[0]
-    has_system = "system" in mapping.columns and "system" in features
-    is_json = first == "messages" and _is_text(features[first])
-    are_turns = has_system or (first == "prompt" and _are_mixed(features))
-    if not (are_turns or is_json or mapping.keys or mapping.roles):
-        return dataset
-    for column in columns:
-        features[column] = _message_feature(features[column], mapping, are_turns)
-    inside = _keys(features[first])
-    as_parts = "content" in inside and not _is_text(inside["content"])
-
-    def convert(record: dict[str, Any]) -> dict[str, Any]:
-        changed: dict[str, Any] = {}
-        for column in columns:
-            value = _standard(record[column], mapping)
-            if are_turns and column in SIDES and not isinstance(value, list):
-                value = [_turn(SIDES[column], value)]
-            changed[column] = value
-        if has_system:
-            changed[first] = _with_system(record["system"], changed[first], as_parts, "from" in inside)
-        return changed
-
-    # Records hold lists, whatever tensors the dataset is set to return. A user's own transform stays.
-    if dataset.format["type"] != "custom":
-        dataset = dataset.with_format(None)
-    with hidden_dataset_bars(len(dataset) <= FEW_ROWS):
-        return dataset.map(convert, features=Features(features))
-
-
-def _standard(value: Any, mapping: ColumnMapping) -> Any:
-    """Return messages with standard keys and roles; what is no list of messages stays, to be dropped with a reason."""
-    if isinstance(value, str) and mapping.format == "messages":
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return None
-        if not isinstance(value, list):
-            return None
-    if not isinstance(value, list):
-        return value
-    return [_standard_message(message, mapping) for message in value]
-
-
-def _standard_message(message: Any, mapping: ColumnMapping) -> Any:
-    if not isinstance(message, dict):
-        return message
-    renamed: Message = {}
-    for key, value in message.items():
-        standard = mapping.keys.get(key)
-        if standard is not None:
-            renamed[standard] = value
-        elif not mapping.takes_key(key, message):
-            renamed[key] = value
-    for key in ("role", "from"):
-        if isinstance(renamed.get(key), str):
-            renamed[key] = mapping.roles.get(renamed[key], renamed[key])
-    return renamed
-
-
-def _turn(role: str, text: Any) -> Message:
-    """Return a text as a message; what is no text has no content, so that the row is dropped."""
-    if not isinstance(text, str):
-        text = None
-    return {"role": role, "content": text}
-
-
-def _with_system(system: Any, messages: Any, as_parts: bool, is_sharegpt: bool) -> Any:
-    """Put a system message first, with the keys of the others, unless there is one, or nothing to say."""
-    if not isinstance(messages, list) or not isinstance(system, str) or not system.strip():
-        return messages
-    if messages and messages[0].get("from" if is_sharegpt else "role") in SYSTEM_ROLES:
-        return messages
-    if is_sharegpt:
-        return [{"from": "system", "value": system.strip()}, *messages]
-    first: Message = {"role": "system", "content": system.strip()}
-    if as_parts:
-        first["content"] = [{"type": "text", "text": system.strip()}]
-    return [first, *messages]
-
-
-def _is_text(feature: Any) -> bool:
-    return getattr(feature, "dtype", None) in ("string", "large_string")
-
-
-def _message_feature(feature: Any, mapping: ColumnMapping, are_turns: bool) -> Any:
-    """Return the feature of a column after its messages have standard names."""
-    from datasets import Json, List, Value
-
-    if _keys(feature):
-        return List(_standard_message(_keys(feature), mapping))
-    if mapping.format == "messages" and _is_text(feature):
-        return List(Json())  # JSON text may hold messages of any shape
-    if mapping.format == "messages" or not are_turns:
-        return feature
-    return List({"role": Value("string"), "content": Value("string")})
-
-
-def _keys(feature: Any) -> dict[str, Any]:
-    """Return the features of the keys of messages; none for a column of something else."""
-    inner = getattr(feature, "feature", None)
-    return inner if isinstance(inner, dict) else {}
 
 
 def _warn_of_a_bare_seam(dataset: Dataset, mapping: ColumnMapping, name: str) -> None:

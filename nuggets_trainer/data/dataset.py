@@ -11,6 +11,7 @@ from nuggets_trainer.config.places import RowPlace
 from nuggets_trainer.data.unreadable import errors_name_the_file
 
 LOCAL = "nuggets-rows:"  # before a local path, in what a dataset was made of
+FEW_ROWS = 5000  # rows that are rewritten within a second, so that a bar for them is noise
 READ_AT_ONCE = 500  # rows that are read together: one by one, each takes twenty times as long
 
 

@@ -1,4 +1,4 @@
-"""AlpacaEval and MT-Bench of tuned models.
+"""The answers of tuned models to AlpacaEval and MT-Bench, in the files of the official tools.
 
-Does not know golden scores or training.
+Does not know golden scores, training or judges.
 """

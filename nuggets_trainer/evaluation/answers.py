@@ -1,33 +1,39 @@
-"""The answers of one run under its name: made once, and never mixed with those of another model.
+"""The answers of one model to the benchmarks, under the name of its run and on all ranks.
 
-`<output_dir>/<name>/run.json` says how the answers were made. `answers/` beside it holds those that are finished while
-the job runs.
+`<output_dir>/<name>/answers/` holds those that are finished while the job runs.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from nuggets_trainer.evaluation.answer_files import alpaca_outputs_path, mt_bench_answer_path
-from nuggets_trainer.evaluation.generation import Answerer, Prompt
+from nuggets_trainer.evaluation.answer_files import (
+    alpaca_outputs_path,
+    mt_bench_answer_path,
+    write_alpaca_outputs,
+    write_mt_bench_answers,
+)
+from nuggets_trainer.evaluation.arguments import EvaluationArguments, GenerateArguments
+from nuggets_trainer.evaluation.generation import Answerer, Prompt, added_end
 from nuggets_trainer.evaluation.journal import Journal
 from nuggets_trainer.evaluation.json_lines import Record
 from nuggets_trainer.evaluation.questions import MtBenchQuestion
-from nuggets_trainer.evaluation.tuned import prompt_ids
-from nuggets_trainer.store.files import write_atomically
+from nuggets_trainer.evaluation.run_names import claim_name, known_names
+from nuggets_trainer.evaluation.tuned import load_tuned, model_fields, prompt_ids, resolve_answer_template
+from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-RESERVED = ("mt_bench", "replies", "pairwise")
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+ALPACA_EVAL_TOKENS, MT_BENCH_TOKENS = 2048, 1024  # longest answers; MT-Bench's number is the official one
 TEMPERATURES = {  # by category of MT-Bench, as FastChat has them
     "writing": 0.7,
     "roleplay": 0.7,
@@ -40,107 +46,128 @@ TEMPERATURES = {  # by category of MT-Bench, as FastChat has them
 }
 
 
-def claim_name(output_dir: Path, name: str, model: str, settings: dict[str, Any], taken: set[str]) -> Path:
-    """Return the run's directory, after making it if needed; refuse a name that stands for other answers.
+@dataclass(frozen=True)
+class AnsweringRun:
+    """A model that answers benchmarks, all of them with the same settings.
 
-    Args:
+    Attributes:
+        name: name of the run.
         output_dir: directory of all runs.
-        name: name of the run; it becomes a file name and AlpacaEval's `generator`.
-        model: name of the model, for people to read.
-        settings: everything that can change an answer.
-        taken: names of the official leaderboard, whose answers the official tools would silently keep instead.
-
-    Raises:
-        ValueError: if the name cannot be a file name, or is taken by answers that were made with other settings.
-    """
-    if not NAME_PATTERN.fullmatch(name) or name in RESERVED:
-        raise ValueError(
-            f"`name` must consist of letters, digits, `.`, `_` and `-`, because it names files, and must not be one "
-            f"of {', '.join(RESERVED)}; got {name!r}. Choose another name."
-        )
-    if name in taken:
-        raise ValueError(
-            f"`name` must be new, got {name!r}, which is on AlpacaEval's leaderboard: the official tool would "
-            "silently keep the old answers. Choose another name."
-        )
-    directory = output_dir / name
-    path, answer_path = directory / RUN_FILE, mt_bench_answer_path(output_dir, name)
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        changes = []
-        for key in sorted(before.keys() | settings.keys()):
-            old, new = before.get(key), settings.get(key)
-            if old != new:
-                changes.append(f"{key} was {old!r} and is now {new!r}")
-        if changes:
-            raise ValueError(
-                f"`name` must be new, got {name!r}, which stands for other answers in {directory}: "
-                f"{', '.join(changes)}. Choose another name, or remove that directory and {answer_path}."
-            )
-    elif answer_path.is_file() or alpaca_outputs_path(output_dir, name).is_file():
-        raise ValueError(
-            f"`name` must be new, got {name!r}, which stands for answers in {output_dir} that were not made here. "
-            "Choose another name."
-        )
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"model": model, "settings": settings}, indent=1).encode())
-    return directory
-
-
-def answer_alpaca_eval(
-    answerer: Answerer, tokenizer: Any, template: str, rows: Sequence[Record], journal: Journal, **limits: Any
-) -> list[str]:
-    """Answer AlpacaEval's instructions, in order.
-
-    Args:
         answerer: model that answers.
         tokenizer: tokenizer of the model.
         template: template of the prompts, see `prompt_ids`.
-        rows: official rows; the model sees only their instructions.
-        journal: journal of this run.
-        limits: `temperature` and `max_new_tokens`.
-
-    Raises:
-        ValueError: if an instruction leaves no room for an answer.
+        journal: journal of the finished answers.
+        temperature: temperature of the answers to AlpacaEval; MT-Bench sets its own by category.
+        max_new_tokens: longest answer to AlpacaEval and to MT-Bench, in tokens.
+        ranks: ranks of the job.
     """
-    prompts = []
-    for i, row in enumerate(rows):
-        ids = prompt_ids(tokenizer, template, [row["instruction"]])
-        prompts.append(Prompt(f"alpaca_eval/{i}", ids, **limits))
-    _check_room(answerer, prompts)
-    return _answer(answerer, prompts, journal, "AlpacaEval")
 
+    name: str
+    output_dir: Path
+    answerer: Answerer
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    journal: Journal
+    temperature: float
+    max_new_tokens: tuple[int, int]
+    ranks: Ranks
 
-def answer_mt_bench(
-    answerer: Answerer,
-    tokenizer: Any,
-    template: str,
-    questions: Sequence[MtBenchQuestion],
-    journal: Journal,
-    max_new_tokens: int,
-) -> list[tuple[str, str]]:
-    """Answer both turns of MT-Bench's questions; the second turn is shown after the model's own first answer.
+    def answer_alpaca_eval(self, rows: Sequence[Record]) -> Path:
+        """Answer AlpacaEval's instructions in order, and write the official file.
 
-    Raises:
-        ValueError: if a first turn leaves no room for an answer. A second turn without room gets an empty answer, and
-            a warning gives their number.
-    """
-    conversations = [[question.turns[0]] for question in questions]
-    for turn in (1, 2):
+        Args:
+            rows: official rows; the model sees only their instructions.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: if an instruction leaves no room for an answer.
+        """
         prompts = []
-        for question, conversation in zip(questions, conversations, strict=True):
-            key = f"mt_bench/{question.question_id}/{turn}"
-            ids = prompt_ids(tokenizer, template, conversation)
-            prompts.append(Prompt(key, ids, TEMPERATURES[question.category], max_new_tokens))
-        if turn == 1:
-            _check_room(answerer, prompts)
-        texts = _answer(answerer, prompts, journal, f"MT-Bench, turn {turn}")
-        for text, question, conversation in zip(texts, questions, conversations, strict=True):
-            conversation.append(text)
+        for i, row in enumerate(rows):
+            ids = prompt_ids(self.tokenizer, self.template, [row["instruction"]])
+            prompts.append(Prompt(f"alpaca_eval/{i}", ids, self.temperature, self.max_new_tokens[0]))
+        _check_room(self.answerer, prompts)
+        texts = _answer(self.answerer, prompts, self.journal, "AlpacaEval")
+        path = alpaca_outputs_path(self.output_dir, self.name)
+        self.ranks.on_main(lambda: write_alpaca_outputs(path, rows, texts, self.name))
+        return path
+
+    def answer_mt_bench(self, questions: Sequence[MtBenchQuestion]) -> Path:
+        """Answer both turns of MT-Bench's questions, and write the official file.
+
+        The second turn is shown after the model's own first answer.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: if a first turn leaves no room for an answer. A second turn without room gets an empty answer,
+                and a warning gives their number.
+        """
+        conversations = [[question.turns[0]] for question in questions]
+        for turn in (1, 2):
+            prompts = []
+            for question, conversation in zip(questions, conversations, strict=True):
+                key = f"mt_bench/{question.question_id}/{turn}"
+                ids = prompt_ids(self.tokenizer, self.template, conversation)
+                prompts.append(Prompt(key, ids, TEMPERATURES[question.category], self.max_new_tokens[1]))
             if turn == 1:
-                conversation.append(question.turns[1])
-    return [(conversation[1], conversation[3]) for conversation in conversations]
+                _check_room(self.answerer, prompts)
+            texts = _answer(self.answerer, prompts, self.journal, f"MT-Bench, turn {turn}")
+            for text, question, conversation in zip(texts, questions, conversations, strict=True):
+                conversation.append(text)
+                if turn == 1:
+                    conversation.append(question.turns[1])
+        answers = [(conversation[1], conversation[3]) for conversation in conversations]
+        path = mt_bench_answer_path(self.output_dir, self.name)
+        self.ranks.on_main(lambda: write_mt_bench_answers(path, questions, answers, self.name))
+        return path
+
+
+def open_run(shared: EvaluationArguments, args: GenerateArguments, ranks: Ranks) -> AnsweringRun:
+    """Load the model, and claim the name of its run for these settings.
+
+    Raises:
+        ValueError: if the model or the template cannot be used, or the name stands for other answers.
+    """
+    model, tokenizer = load_tuned(
+        args.model_name_or_path or "",
+        args.adapter_name_or_path,
+        revision=args.model_revision,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        trust_remote_code=args.trust_remote_code,
+        device_map={"": ranks.device},
+    )
+    template = resolve_answer_template(args.template, tokenizer)
+    limits = (args.max_new_tokens or ALPACA_EVAL_TOKENS, args.max_new_tokens or MT_BENCH_TOKENS)
+    output_dir, name = Path(shared.output_dir), args.name or ""
+    model_name = " + ".join(filter(None, (args.model_name_or_path, args.adapter_name_or_path)))
+    settings = {
+        **model_fields(model, tokenizer),
+        "template": template,
+        "alpaca_eval_max_new_tokens": limits[0],
+        "mt_bench_max_new_tokens": limits[1],
+        "temperature": args.temperature,
+        "seed": args.seed,
+    }
+    added = added_end(model, tokenizer)
+    if added is not None:  # answers of earlier versions did not stop there
+        settings["turn_end"] = tokenizer.convert_ids_to_tokens(added)
+    directory = ranks.on_main(lambda: claim_name(output_dir, name, model_name, settings, known_names()))
+    return AnsweringRun(
+        name,
+        output_dir,
+        Answerer(model, tokenizer, ranks, args.batch_size, args.seed),
+        tokenizer,
+        template,
+        journal=Journal(directory / "answers"),
+        temperature=args.temperature,
+        max_new_tokens=limits,
+        ranks=ranks,
+    )
 
 
 def _answer(answerer: Answerer, prompts: Sequence[Prompt], journal: Journal, label: str) -> list[str]:

@@ -6,7 +6,9 @@ The questions are not part of this project. Their SHA-256 hashes tell whether a 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,38 @@ class MtBenchQuestion:
     category: str
     turns: tuple[str, str]
     references: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkQuestions:
+    """Questions that a model is asked.
+
+    Attributes:
+        alpaca_eval: rows of AlpacaEval; empty if they are not asked.
+        mt_bench: questions of MT-Bench; empty if they are not asked.
+    """
+
+    alpaca_eval: list[Record]
+    mt_bench: list[MtBenchQuestion]
+
+    def texts(self) -> dict[str, list[str]]:
+        """Return the texts of the questions by benchmark; a benchmark that is not asked is missing."""
+        texts = {}
+        if self.alpaca_eval:
+            texts["alpaca_eval"] = [row["instruction"] for row in self.alpaca_eval]
+        if self.mt_bench:
+            texts["mt_bench"] = list(itertools.chain.from_iterable(question.turns for question in self.mt_bench))
+        return texts
+
+
+def load_benchmarks(
+    benchmarks: Sequence[str], alpaca_eval_dir: str | None, mt_bench_dir: str | None
+) -> BenchmarkQuestions:
+    """Read the questions of the named benchmarks, see `load_alpaca_eval` and `load_mt_bench`."""
+    return BenchmarkQuestions(
+        alpaca_eval=load_alpaca_eval(alpaca_eval_dir, "v1") if "alpaca_eval" in benchmarks else [],
+        mt_bench=load_mt_bench(mt_bench_dir) if "mt_bench" in benchmarks else [],
+    )
 
 
 def load_alpaca_eval(directory: str | None, setting: str) -> list[Record]:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.pipeline.corruptions import mismatched_completion, shuffled_completion
 from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.wording import counted
 

@@ -16,13 +16,13 @@ from nuggets_trainer.evaluation.answer_files import (
     write_alpaca_outputs,
     write_mt_bench_answers,
 )
-from nuggets_trainer.evaluation.answers import claim_name
 from nuggets_trainer.evaluation.questions import (
     MtBenchQuestion,
     load_alpaca_eval,
     load_judge_prompts,
     load_mt_bench,
 )
+from nuggets_trainer.evaluation.run_names import claim_name
 
 ROWS = [{"dataset": "d", "instruction": f"instruction {i}", "output": "theirs", "generator": "g"} for i in range(5)]
 QUESTIONS = [MtBenchQuestion(81 + i, "writing", (f"first {i}", f"second {i}")) for i in range(4)]
@@ -167,6 +167,9 @@ def test_a_name_stands_for_one_set_of_answers(tmp_path):
         ValueError, match=re.escape("stands for other answers") + ".*weights_sha256 was 'aa' and is now 'bb'"
     ):
         claim_name(tmp_path, "run-1", "model", {**settings, "weights_sha256": "bb"}, set())
+    (directory / "generation.json").rename(directory / "run.json")  # its name in version 0.1
+    assert claim_name(tmp_path, "run-1", "model", settings, set()) == directory
+    assert not (directory / "generation.json").exists()
     for name in ("a/b", "", "mt_bench", "..", "-x"):
         with pytest.raises(ValueError, match="`name` must consist of letters"):
             claim_name(tmp_path, name, "model", settings, set())

@@ -27,9 +27,9 @@ from nuggets_trainer.evaluation.answer_files import (
     read_alpaca_outputs,
     read_mt_bench_answers,
 )
-from nuggets_trainer.evaluation.paper import PAPER_ROWS
 from nuggets_trainer.evaluation.questions import load_alpaca_eval, load_mt_bench, read_lines
 from nuggets_trainer.evaluation.tuned import load_tuned, model_fields, prompt_ids, resolve_answer_template
+from nuggets_trainer.judging.paper import PAPER_ROWS
 from tests.support.fake_judge import PROMPTS
 from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, environment, run, start
 

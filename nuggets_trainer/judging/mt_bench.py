@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nuggets_trainer.evaluation.intervals import Mean, clustered_mean, mean_of
 from nuggets_trainer.evaluation.json_lines import Record, read_lines_if_any, write_lines
-from nuggets_trainer.evaluation.judge import Judge, Request, judge_request, reply_text
 from nuggets_trainer.evaluation.questions import REFERENCE_CATEGORIES, MtBenchQuestion
+from nuggets_trainer.judging.intervals import Mean, clustered_mean, mean_of
+from nuggets_trainer.judging.judge import Judge, Request, judge_request, reply_text
+from nuggets_trainer.judging.judgments import describe_unparsable, file_name
 
 JUDGE_MODEL = "gpt-4"  # the official judge
 JUDGE_MAX_TOKENS = 2048  # as in FastChat
@@ -63,6 +64,21 @@ class MtBenchScores:
     categories: dict[str, Mean]
     unparsable: int
     judgments: int
+
+    def describe(self, name: str) -> str:
+        """Return the scores of a run by turn and category, each on a line with its standard error."""
+        lines = [f"{name}: no score."]
+        if self.overall.count:
+            lines = [f"{name}, MT-Bench (standard error, 95% interval):"]
+        means: dict[str, Mean] = {"overall": self.overall}
+        for turn, mean in self.turns.items():
+            means[f"turn {turn}"] = mean
+        means |= self.categories
+        for label, mean in means.items():
+            if mean.count:
+                lines.append(f"  {label:<12} {mean.value:5.2f} +- {mean.standard_error:.2f}  {mean}")
+        lines.append(describe_unparsable(self.unparsable, self.judgments))
+        return "\n".join(lines)
 
 
 def single_matches(
@@ -157,11 +173,6 @@ def scores_of(records: Sequence[Record], questions: Sequence[MtBenchQuestion]) -
 def judgment_path(output_dir: Path, judge_model: str, kind: str) -> Path:
     """Return the path of a judge's judgments of all runs."""
     return output_dir / "mt_bench" / "model_judgment" / f"{file_name(judge_model)}_{kind}.jsonl"
-
-
-def file_name(judge_model: str) -> str:
-    """Turn the name of a judge, which may be a path, into a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", judge_model).strip("_")
 
 
 def parse_score(judgment: str) -> float:

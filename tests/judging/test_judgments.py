@@ -10,17 +10,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from nuggets_trainer.evaluation.intervals import clustered_mean, mean_of
-from nuggets_trainer.evaluation.judge import Endpoint, Judge
-from nuggets_trainer.evaluation.mt_bench import judge_single, judgment_path, parse_score, scores_of, single_matches
-from nuggets_trainer.evaluation.pairwise import judge_pairs, mt_bench_games, pairwise_result, winner
-from nuggets_trainer.evaluation.paper import PAPER_ROWS, collect_paper_table, write_paper_table
 from nuggets_trainer.evaluation.questions import (
     JUDGE_PROMPT_NAMES,
     MT_BENCH_CATEGORIES,
     MtBenchQuestion,
     load_mt_bench,
 )
+from nuggets_trainer.judging.intervals import clustered_mean, mean_of
+from nuggets_trainer.judging.judge import Endpoint, Judge
+from nuggets_trainer.judging.mt_bench import judge_single, judgment_path, parse_score, scores_of, single_matches
+from nuggets_trainer.judging.pairwise import judge_pairs, mt_bench_games, pairwise_result, winner
+from nuggets_trainer.judging.paper import PAPER_ROWS, collect_paper_table, write_paper_table
 from tests.support.fake_judge import PROMPTS, fake_judge, prompt_of
 
 pytest.importorskip("openai", reason="needs the extra `eval`")
@@ -163,11 +163,11 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert abs(covered / 2000 - 0.95) < 0.02
 
 
-def judged(output_dir, name, win_rate, scores) -> None:
+def judged(output_dir, name, win_rate, scores, file="generation.json") -> None:
     """Write what judging a run leaves."""
     folder = output_dir / name / "alpaca_eval" / "v1-gpt-4"
     folder.mkdir(parents=True)
-    (output_dir / name / "run.json").write_text("{}")
+    (output_dir / name / file).write_text("{}")
     metrics = {"win_rate": win_rate, "standard_error": 1.5, "n_total": 805}
     (folder / "result.json").write_text(json.dumps({"metrics": metrics, "setting": "v1"}))
     path = judgment_path(output_dir, "gpt-4", "single")
@@ -181,7 +181,7 @@ def test_the_table_has_the_paper_numbers_and_ours(tmp_path):
     judged(tmp_path, "alpaca-full", 25.0, [4, 5, 6, -1])
     judged(tmp_path, "alpaca-kmeans100-above-0.8.seed1", 30.0, [5, 5])
     judged(tmp_path, "alpaca-kmeans100-above-0.8.seed2", 34.0, [6, 6])
-    judged(tmp_path, "mine", 10.0, [])
+    judged(tmp_path, "mine", 10.0, [], file="run.json")  # its name in version 0.1
     table = collect_paper_table(tmp_path, "v1", "gpt-4", "gpt-4")
     rows = {entry.row.key: entry for entry in table}
     assert [entry.row for entry in table[:-1]] == list(PAPER_ROWS) and table[-1].row.key == "mine"

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from nuggets_trainer.evaluation.judge import Endpoint, Judge, JudgeError, judge_request, reply_text
+from nuggets_trainer.judging.judge import Endpoint, Judge, JudgeError, judge_request, reply_text
 from tests.support.fake_judge import fake_judge, prompt_of
 from tests.support.launch import ROOT, environment
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib.util
 import json
@@ -12,28 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.evaluation.answer_files import alpaca_outputs_path, read_alpaca_outputs
-from nuggets_trainer.evaluation.intervals import Mean, from_standard_error
-from nuggets_trainer.evaluation.judge import Endpoint, JudgeError
-from nuggets_trainer.evaluation.mt_bench import file_name
 from nuggets_trainer.evaluation.questions import ALPACA_EVAL_REPO, alpaca_eval_path, load_alpaca_eval
+from nuggets_trainer.judging.intervals import Mean, from_standard_error
+from nuggets_trainer.judging.judge import Endpoint, JudgeError
+from nuggets_trainer.judging.judgments import describe_unparsable, file_name
 
 JUDGE_MODELS = {"v1": "gpt-4", "v2": "gpt-4-1106-preview"}  # the official judges
 DIFFICULTIES = "df_gamed.csv"  # data on the hub that the length-controlled win rate is fitted with
-
-
-def known_names() -> set[str]:
-    """Return the generators of the official leaderboards; without the package, only the two references."""
-    names = {"text_davinci_003", "gpt4_1106_preview"}
-    spec = importlib.util.find_spec("alpaca_eval")
-    if spec is None or spec.submodule_search_locations is None:
-        return names
-    for folder in spec.submodule_search_locations:
-        for path in Path(folder).glob("leaderboards/data_AlpacaEval*/*.csv"):
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = csv.reader(file)
-                next(rows, None)  # headings
-                names.update(row[0] for row in rows if row)
-    return names
 
 
 def judge_alpaca_eval(
@@ -111,6 +95,14 @@ def win_rate(result: dict[str, Any]) -> Mean:
     if result["setting"] == "v2":
         value, error = "length_controlled_winrate", "lc_standard_error"
     return from_standard_error(metrics[value], metrics[error], int(metrics["n_total"]))
+
+
+def describe_result(result: dict[str, Any]) -> str:
+    """Return the win rate of a run and the number of judgments that could not be read, on two lines."""
+    setting = result["setting"]
+    kind = "length-controlled win rate" if setting == "v2" else "win rate"
+    readable = describe_unparsable(result["unparsable"], result["judgments"], result["rejected"])
+    return f"{result['name']}, AlpacaEval {setting}: {kind} {win_rate(result)}\n{readable}"
 
 
 def _run_official(job_path: Path) -> dict[str, Any]:

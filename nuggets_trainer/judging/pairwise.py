@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nuggets_trainer.evaluation.intervals import Mean, clustered_mean
 from nuggets_trainer.evaluation.json_lines import Record, write_lines
-from nuggets_trainer.evaluation.judge import Judge, judge_request, reply_text
-from nuggets_trainer.evaluation.mt_bench import JUDGE_MAX_TOKENS, prompt_name, question_fields
 from nuggets_trainer.evaluation.questions import MtBenchQuestion
+from nuggets_trainer.judging.intervals import Mean, clustered_mean
+from nuggets_trainer.judging.judge import Judge, judge_request, reply_text
+from nuggets_trainer.judging.mt_bench import JUDGE_MAX_TOKENS, prompt_name, question_fields
 
 VERDICTS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie"}  # the official runner looks for them in this order
 POINTS = {"model_1": 1.0, "tie": 0.5, "model_2": 0.0}
@@ -73,6 +73,14 @@ class PairwiseResult:
     contradictions: int
     unparsable: int
     games: int
+
+    def describe(self) -> str:
+        """Return the win rate, and on a second line how the games ended."""
+        rate = f"wins {self.win_rate} % (a tie counts half)" if self.win_rate.count else "no game could be read"
+        return (
+            f"{rate}\n  {self.wins} won, {self.losses} lost, {self.ties} tied ({self.contradictions} of them because "
+            f"the same place won in both orders); {self.unparsable} of {self.games} could not be read."
+        )
 
 
 def alpaca_games(

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nuggets_trainer.evaluation.alpaca_eval import judged_path, win_rate
-from nuggets_trainer.evaluation.intervals import Mean, clustered_mean, mean_of
 from nuggets_trainer.evaluation.json_lines import read_lines_if_any
-from nuggets_trainer.evaluation.mt_bench import UNPARSABLE, judgment_path
 from nuggets_trainer.evaluation.questions import MT_BENCH_CATEGORIES, MT_BENCH_IDS
+from nuggets_trainer.evaluation.run_names import run_names
+from nuggets_trainer.judging.alpaca_eval import judged_path, win_rate
+from nuggets_trainer.judging.intervals import Mean, clustered_mean, mean_of
+from nuggets_trainer.judging.mt_bench import UNPARSABLE, judgment_path
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,7 @@ def collect_paper_table(output_dir: Path, setting: str, alpaca_judge: str, mt_be
     """
     rows = {row.key: row for row in PAPER_ROWS}
     runs_of: dict[str, list[str]] = {}
-    for path in sorted(output_dir.glob("*/run.json")):
-        run = path.parent.name
+    for run in run_names(output_dir):
         key = _row_key(run)
         if key is None:
             key = run

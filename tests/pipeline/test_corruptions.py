@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nuggets_trainer.data.corruptions import mismatched_completion, shuffled_completion
 from nuggets_trainer.data.row import Row
+from nuggets_trainer.pipeline.corruptions import mismatched_completion, shuffled_completion
 
 
 def test_a_shuffled_completion_keeps_words_and_layout():

@@ -1,6 +1,6 @@
 """The official `alpaca_eval` package in a process of its own, with our judge as its OpenAI client.
 
-`alpaca_eval.judge_alpaca_eval` starts it as `python -m nuggets_trainer.evaluation.alpaca_judge JOB.json`. The package
+`alpaca_eval.judge_alpaca_eval` starts it as `python -m nuggets_trainer.judging.alpaca_judge JOB.json`. The package
 makes the prompts, reads the replies and computes the win rates. Its requests go through `client`, which its own
 `client_configs` name. Its caches are off, because the journal has every reply.
 """
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nuggets_trainer.evaluation.judge import Endpoint, Judge, JudgeError, Reply
+from nuggets_trainer.judging.judge import Endpoint, Judge, JudgeError, Reply
 from nuggets_trainer.wording import counted
 
 ANNOTATORS = {"v1": "alpaca_eval_gpt4", "v2": "weighted_alpaca_eval_gpt4_turbo"}

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from nuggets_trainer.evaluation.alpaca_eval import known_names
 from nuggets_trainer.evaluation.answer_files import alpaca_outputs_path, write_alpaca_outputs
 from nuggets_trainer.evaluation.questions import load_alpaca_eval
+from nuggets_trainer.evaluation.run_names import known_names
 from tests.support.fake_judge import FakeJudge, fake_judge, prompt_of
 from tests.support.forked import forked
 from tests.support.launch import ROOT, environment
