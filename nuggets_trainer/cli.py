@@ -124,8 +124,9 @@ def _launched(command: str, words: list[str], debug: bool) -> tuple[int | None, 
     given, _ = split_launch(words, texts_on(rest))
     if not given or given == {"num_processes": "1"}:
         return None, rest
+    from nuggets_trainer.launch.accelerate_words import find_device, launcher_words
     from nuggets_trainer.launch.parts import with_part
-    from nuggets_trainer.launch.processes import find_device, launch, launcher_words
+    from nuggets_trainer.launch.processes import launch
 
     rest = with_part(rest, os.environ)
     launcher, variables = launcher_words(given, find_device(), config_path)

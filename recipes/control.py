@@ -33,13 +33,8 @@ from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_pool
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.training.job import (
-    find_checkpoint,
-    find_finished,
-    save_finished,
-    train_and_save,
-    trainer_arguments,
-)
+from nuggets_trainer.training.checkpoints import find_checkpoint, find_finished
+from nuggets_trainer.training.job import save_finished, train_and_save, trainer_arguments
 from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.rows import row_options, rows_for_trl
 

@@ -47,7 +47,9 @@ ROOMS = {
     "report": Room(may={"config", "golden", "store"}, types_only={"data"}, never={*MODEL_LIBRARIES}),
     "evaluation": Room(may={"config", "data", "prompts", "engine", "store", "demo"}, never={"trl"}),
     "judging": Room(may={"config", "evaluation", "store"}, never={*MODEL_LIBRARIES, "datasets"}),
-    "overlap": Room(may={"config", "golden", "data", "evaluation.questions"}, never=set(MODEL_LIBRARIES)),
+    "overlap": Room(
+        may={"config", "golden", "data", "evaluation.questions", "store.selection_file"}, never=set(MODEL_LIBRARIES)
+    ),
     "pipeline": Room(may=set(BELOW_PIPELINE), never={"trl"}),
     "planning": Room(may={*BELOW_PIPELINE, "pipeline"}, never={"trl"}),
     "inspection": Room(

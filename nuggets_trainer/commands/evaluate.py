@@ -91,7 +91,7 @@ def generate(shared: EvaluationArguments, args: GenerateArguments) -> None:
     from nuggets_trainer.evaluation.answers import open_run  # late: only this step needs torch
     from nuggets_trainer.overlap.tuned_on import describe_shared_questions
     from nuggets_trainer.ranks import Ranks, end_processes
-    from nuggets_trainer.training.checkpoints import SELECTION_FILE
+    from nuggets_trainer.store.selection_file import SELECTION_FILE
 
     questions = load_benchmarks(shared.benchmarks, shared.alpaca_eval_dir, shared.mt_bench_dir)
     ranks = Ranks()

@@ -14,6 +14,7 @@ from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.overlap.find import find_overlap
+from nuggets_trainer.store.selection_file import read_row_places
 from nuggets_trainer.wording import counted
 
 Tests = Mapping[str, Sequence[str]]
@@ -31,7 +32,7 @@ def describe_shared_questions(file: Path, tests: Tests) -> str:
     if not file.is_file():
         return f"{unknown}there is no {file.name} beside the model."
     record = json.loads(file.read_text(encoding="utf-8"))
-    rows = record.get("rows") or {}
+    rows = read_row_places(file)
     if not rows.get("pool"):
         return f"{unknown}{file} does not name their file. Only rows that `load_rows` has loaded have a known one."
     path = rows["pool"][0]

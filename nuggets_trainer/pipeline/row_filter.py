@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nuggets_trainer.config.requirement import BY_SET, MODEL_SIGNALS, ROW_SIGNALS, TOTAL_TOKENS, Requirement
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.scores import GoldenScores
-from nuggets_trainer.store.read_results import StoredScores
+from nuggets_trainer.store.stored_scores import StoredScores
 from nuggets_trainer.wording import counted
 
 Bools = npt.NDArray[np.bool_]

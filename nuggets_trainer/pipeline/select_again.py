@@ -19,7 +19,8 @@ from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.row_filter import AGAIN, check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, are_scored_rows, read_config, read_overlap, read_scores
+from nuggets_trainer.store.read_results import are_scored_rows, read_config, read_overlap, read_scores
+from nuggets_trainer.store.stored_scores import StoredScores
 
 BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
 

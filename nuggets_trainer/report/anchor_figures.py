@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from nuggets_trainer.golden.arrays import Bools, Ints
 from nuggets_trainer.report.tallies import AnchorTally
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, read_pairs
+from nuggets_trainer.store.read_results import read_pairs
 from nuggets_trainer.store.shown_rows import texts_of
+from nuggets_trainer.store.stored_scores import StoredScores
 
 HEAT_ROWS, HEAT_ANCHORS = 60, 60
 SAMPLE_ROWS = 4000  # random candidates that the verdict compares halves of the anchors on

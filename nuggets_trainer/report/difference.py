@@ -11,8 +11,9 @@ from scipy import stats
 
 from nuggets_trainer.golden.arrays import Ints
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, read_optional, read_scores
+from nuggets_trainer.store.read_results import read_optional, read_scores
 from nuggets_trainer.store.run_info import RUN_FILE
+from nuggets_trainer.store.stored_scores import StoredScores
 from nuggets_trainer.wording import counted, tally
 
 logger = logging.getLogger(__name__)

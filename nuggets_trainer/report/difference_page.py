@@ -11,9 +11,10 @@ from nuggets_trainer.golden.ranking import RankedValue, ranked_value
 from nuggets_trainer.report.difference import Difference
 from nuggets_trainer.report.page import render_template, text_length
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, read_optional, read_scores, read_shown_rows
+from nuggets_trainer.store.read_results import read_optional, read_scores, read_shown_rows
 from nuggets_trainer.store.run_info import RUN_FILE
 from nuggets_trainer.store.shown_rows import texts_of
+from nuggets_trainer.store.stored_scores import StoredScores
 from nuggets_trainer.version import VERSION
 from nuggets_trainer.wording import decimal, tally
 

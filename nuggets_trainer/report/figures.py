@@ -38,7 +38,6 @@ from nuggets_trainer.report.trust import trust_figures
 from nuggets_trainer.report.verdicts import verdict
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import (
-    StoredScores,
     read_run_info,
     read_scored_anchors,
     read_scores,
@@ -46,6 +45,7 @@ from nuggets_trainer.store.read_results import (
     read_signal_check,
 )
 from nuggets_trainer.store.shown_rows import texts_of
+from nuggets_trainer.store.stored_scores import StoredScores
 
 LENGTH_BARS = 24
 NUMBERS = (

@@ -6,7 +6,8 @@ from typing import Any
 
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, ranked_value
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import StoredScores, read_scores, reselections
+from nuggets_trainer.store.read_results import read_scores, reselections
+from nuggets_trainer.store.stored_scores import StoredScores
 
 MOST_GROUPS = 30
 # Digits after the point; 2 for the other values.

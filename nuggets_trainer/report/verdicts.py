@@ -6,7 +6,7 @@ from typing import Any
 
 from nuggets_trainer.golden.limits import CONTAMINATED, DUPLICATE, FAILS_REQUIRE, NEAR_DUPLICATE, NO_SIGNAL
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue
-from nuggets_trainer.store.read_results import StoredScores
+from nuggets_trainer.store.stored_scores import StoredScores
 from nuggets_trainer.wording import counted
 
 # Meaning of each reason to drop a row.

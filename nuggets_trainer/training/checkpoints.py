@@ -1,148 +1,27 @@
-"""The file beside each checkpoint that holds the golden set the checkpoint was trained on."""
+"""The checkpoints of a job: which one it goes on from, and whether any step is left."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from nuggets_trainer.config.removed import REMOVED
-from nuggets_trainer.golden.scores import VALUES
-from nuggets_trainer.golden.selection import GoldenSet
-from nuggets_trainer.store.files import write_atomically
-from nuggets_trainer.training.settings import changed_settings, describe_changes, read_training_options
-from nuggets_trainer.wording import counted
+from nuggets_trainer.store.selection_file import SELECTION_FILE
+from nuggets_trainer.training.settings import describe_changes, read_training_options
 
 if TYPE_CHECKING:
-    from nuggets_trainer.data.pool import Pool
+    from trl import SFTConfig
 
 logger = logging.getLogger(__name__)
 
-SELECTION_FILE = "nuggets_selection.json"
-BESIDE = ("training", "verdict", "rows")  # in that file, and no part of the golden set
+FINISHED_FILE = "finished_training.json"  # state of the Trainer at the end, in the output directory of a finished job
 # What the command line and YAML give for a checkpoint that is none: PyYAML's booleans, as texts.
 ANSWERS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "none": False}
-
-
-@dataclass
-class Reselection:
-    """State of a job that chooses its golden set again during training; with it a resumed job goes on.
-
-    Attributes:
-        anchor_indices: pool indices of the anchors that were chosen from the pool; None if the user gave anchors.
-        first: pool indices of the first golden set.
-        refills: contents of the slots over time, as `Slots.state` returns them: dicts with `epoch`, `position` (number
-            of rows of this epoch that were drawn before) and `rows` (pool indices, one per slot).
-        history: one summary per golden set, the first one included.
-    """
-
-    anchor_indices: list[int] | None
-    first: list[int]
-    refills: list[dict[str, Any]]
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    @classmethod
-    def start(cls, golden_set: GoldenSet, anchor_indices: list[int] | None) -> Reselection:
-        """Build the state of a job whose slots hold this golden set, in pool order, from the first row on."""
-        rows = np.sort(golden_set.indices).tolist()
-        return cls(
-            anchor_indices=anchor_indices,
-            first=golden_set.indices.tolist(),
-            refills=[{"epoch": 0, "position": 0, "rows": rows}],
-            history=[{"step": 0.0, **golden_set.summary()}],
-        )
-
-    def record(self, step: int, before: npt.NDArray[np.int64], golden_set: GoldenSet) -> dict[str, float]:
-        """Add a golden set to the history; return its summary.
-
-        Args:
-            step: number of optimizer steps taken so far.
-            before: pool indices of the golden set that it replaces.
-            golden_set: new golden set.
-
-        Returns:
-            Numbers by name. `kept` is the number of rows that were in the golden set before, and `kept_of_first` the
-            number of rows that were in the first one.
-        """
-        summary = {
-            "kept": float(np.isin(before, golden_set.indices).sum()),
-            "kept_of_first": float(np.isin(self.first, golden_set.indices).sum()),
-            **golden_set.summary(),
-        }
-        self.history.append({"step": float(step), **summary})
-        return summary
-
-
-def save_selection(
-    path: Path,
-    golden_set: GoldenSet,
-    settings: dict[str, str],
-    reselection: Reselection | None = None,
-    beside: dict[str, Any] | None = None,
-) -> None:
-    """Write a golden set as JSON.
-
-    Args:
-        path: file to write.
-        golden_set: golden set in force.
-        settings: settings that the golden set depends on; a resumed job compares its own with them.
-        reselection: state of choosing again; None if the golden set stays the same during training.
-        beside: what else is kept: `training` (options of training; a resumed job warns where its own differ),
-            `verdict` (of the report, for the model card of a resumed job), and `rows` (where pool and anchors are).
-    """
-    fields: dict[str, Any] = {"settings": settings, "training": {}, "verdict": {}, "rows": {}, **(beside or {})}
-    for name, value in vars(golden_set).items():
-        fields[name] = value.tolist() if isinstance(value, np.ndarray) else value
-    if reselection is not None:
-        fields["reselection"] = dataclasses.asdict(reselection)
-    write_atomically(path, json.dumps(fields, indent=1).encode())
-
-
-def load_selection(
-    path: Path, settings: dict[str, str], pool: Pool | None = None
-) -> tuple[GoldenSet, Reselection | None]:
-    """Read what `save_selection` wrote.
-
-    Args:
-        path: file in the directory of a checkpoint.
-        settings: settings of this job.
-        pool: candidates, for a checkpoint of an earlier version, whose hash of the pool was another one.
-
-    Raises:
-        FileNotFoundError: if no golden set was saved with the checkpoint.
-        ValueError: if the golden set was chosen under other settings; the error names those that differ.
-    """
-    check_complete(path.parent)
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    saved = fields.pop("settings")
-    for name in BESIDE:
-        fields.pop(name, None)
-    for name in REMOVED:  # a checkpoint of an earlier version may name options that are gone; it can still be used
-        saved.pop(name, None)
-    if "pool_rows" not in saved and pool is not None:
-        saved = _in_todays_terms(path.parent, saved, fields["num_rows"], pool)
-    _check_settings(path.parent, saved=saved, given=settings)
-    reselection = fields.pop("reselection", None)
-    fields["rule"] = tuple(fields["rule"])
-    fields["indices"] = np.array(fields["indices"], dtype=np.int64)
-    unknown = [math.nan] * len(fields["indices"])  # of a checkpoint that an earlier version wrote
-    for value, error in VALUES:
-        for name in (value, error):
-            fields[name] = np.array(fields.get(name, unknown), dtype=np.float64)
-    if fields.get("signal") is not None:
-        fields["signal"] = np.array(fields["signal"], dtype=np.float64)
-    golden_set = GoldenSet(**fields)
-    return golden_set, None if reselection is None else Reselection(**reselection)
 
 
 def check_complete(checkpoint: Path, last_file: str = SELECTION_FILE) -> None:
@@ -242,34 +121,6 @@ def checkpoint_asked_for(
     return asked
 
 
-def _in_todays_terms(checkpoint: Path, saved: dict[str, str], num_rows: int, pool: Pool) -> dict[str, str]:
-    """Complete the settings of an earlier version, whose hash did not see where unreadable rows stand.
-
-    Equal numbers of rows prove that no unreadable row was deleted or added. They do not prove that none was moved.
-    """
-    pool_sha256 = saved.get("pool_sha256")
-    if num_rows == len(pool) and pool_sha256 == pool.hash_without_places:
-        pool_sha256 = pool.content_hash
-        if pool.unreadable:
-            logger.warning(
-                "The checkpoint %s is from an earlier version, which did not save where the %s stand that cannot be "
-                "used. Nothing was deleted or added; if such a row was moved, put it back, or start again.",
-                checkpoint,
-                counted(len(pool.unreadable), "row"),
-            )
-    return {**saved, "pool_rows": str(num_rows), "pool_sha256": str(pool_sha256)}
-
-
-def _check_settings(checkpoint: Path, saved: Mapping[str, str], given: Mapping[str, str]) -> None:
-    changes = changed_settings(saved, given)
-    if changes:
-        raise ValueError(
-            f"The golden set of the checkpoint {checkpoint} was chosen under other settings: {', '.join(changes)}. "
-            "Resume with the settings that the job was started with. Or start again in another `output_dir`; the "
-            "scores are used again if you give the `score_dir` of the first job."
-        )
-
-
 def last_complete_checkpoint(output_dir: str | Path, last_file: str = SELECTION_FILE) -> str | None:
     """Find the newest checkpoint that has its last file, which marks it complete; None if there is none.
 
@@ -313,4 +164,106 @@ def sigterm_checkpoint(output_dir: str | Path, global_step: int) -> Path | None:
         path = Path(output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         if path.is_dir():
             return path
+    return None
+
+
+def is_finished(checkpoint: str, args: SFTConfig, state_file: str = TRAINER_STATE_NAME) -> bool:
+    """Check whether a checkpoint has all the steps that these arguments ask for.
+
+    Args:
+        checkpoint: directory of the checkpoint, or of a job.
+        args: training arguments.
+        state_file: name of the file with the Trainer's state; in the directory of a job it is `FINISHED_FILE`.
+    """
+    state = TrainerState.load_from_json(str(Path(checkpoint) / state_file))
+    if args.max_steps > 0:
+        return bool(state.global_step >= args.max_steps)
+    return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
+
+
+def find_checkpoint(args: SFTConfig, last_file: str = SELECTION_FILE) -> str | None:
+    """Find the checkpoint that the job goes on from: the one asked for, or else the newest complete one.
+
+    Args:
+        args: training arguments.
+        last_file: name of the file that marks a checkpoint complete; without selection it is the Trainer's own.
+
+    Raises:
+        FileNotFoundError, ValueError: if the one asked for is not there; or if the job would go on from a checkpoint
+            that `save_only_model` wrote, though nobody named it.
+    """
+    asked = args.resume_from_checkpoint
+    if asked not in (None, ""):
+        found = checkpoint_asked_for(asked, args.output_dir, last_file)
+        if found is not None:
+            check_trainer_state(Path(found))
+        return found
+    checkpoint = last_complete_checkpoint(args.output_dir, last_file)
+    if checkpoint is not None and holds_model_alone(Path(checkpoint)) and not is_finished(checkpoint, args):
+        raise ValueError(
+            f"The checkpoint {checkpoint} holds the model alone (`save_only_model`): training cannot go on from it, "
+            "because the optimizer and the learning rate schedule would start anew. To train again from the first "
+            "step (stored scores are used again), add `--resume_from_checkpoint false`. To go on from it all the "
+            f"same, add `--resume_from_checkpoint {checkpoint}`."
+        )
+    return checkpoint
+
+
+def best_checkpoint(checkpoint: str) -> str:
+    """Find the checkpoint with the best model of a finished job, as `load_best_model_at_end` chose it.
+
+    Args:
+        checkpoint: last checkpoint of the job.
+
+    Raises:
+        FileNotFoundError: if the best one is gone.
+    """
+    best = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).best_model_checkpoint
+    if best is None:
+        return checkpoint
+    moved = Path(checkpoint).with_name(Path(best).name)  # the directory of the job may have another name now
+    for place in (moved, Path(best)):
+        if place.is_dir():
+            return str(place)
+    raise FileNotFoundError(
+        f"The job is finished, and its best model was {best} (`load_best_model_at_end`), which is gone. The model in "
+        "the output directory is left as it is. To save the last model there, add `--load_best_model_at_end false`."
+    )
+
+
+class Finished(NamedTuple):
+    """Where a job is that has taken all its steps.
+
+    Attributes:
+        place: its last checkpoint, or its output directory if that checkpoint is gone.
+        model: directory of its model: the best one with `load_best_model_at_end`, else the last one.
+    """
+
+    place: str
+    model: str
+
+
+def find_finished(checkpoint: str | None, args: SFTConfig) -> Finished | None:
+    """Find what a job has trained that has taken all its steps; None if steps are left.
+
+    `Trainer.train` would take one more step if the last step was not the last one of its epoch. The last checkpoint
+    may be gone: `save_total_limit=1` with `load_best_model_at_end` keeps the best one alone, and `save_strategy=best`
+    may never write it. The output directory then tells that the job is finished, and has its model. A checkpoint that
+    the user names is gone on from all the same.
+
+    Args:
+        checkpoint: checkpoint that the job would go on from; None if it starts at the first step.
+        args: training arguments.
+
+    Raises:
+        FileNotFoundError: if the best model is gone.
+    """
+    if checkpoint is None:
+        return None
+    if is_finished(checkpoint, args):
+        return Finished(checkpoint, best_checkpoint(checkpoint) if args.load_best_model_at_end else checkpoint)
+    if checkpoint == args.resume_from_checkpoint:
+        return None
+    if (Path(args.output_dir) / FINISHED_FILE).is_file() and is_finished(args.output_dir, args, FINISHED_FILE):
+        return Finished(args.output_dir, args.output_dir)
     return None

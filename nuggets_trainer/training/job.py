@@ -11,11 +11,10 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config, get_quantization_config
 
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -25,13 +24,7 @@ from nuggets_trainer.data.loading import check_paths, load_rows
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.ranks import Ranks
-from nuggets_trainer.training.checkpoints import (
-    SELECTION_FILE,
-    check_trainer_state,
-    checkpoint_asked_for,
-    holds_model_alone,
-    last_complete_checkpoint,
-)
+from nuggets_trainer.training.checkpoints import FINISHED_FILE, Finished, find_checkpoint, find_finished
 from nuggets_trainer.training.job_arguments import (
     RecipeArguments,
     check_best_metric,
@@ -43,7 +36,6 @@ from nuggets_trainer.training.trainer import SelectedSFTTrainer
 from nuggets_trainer.wording import counted
 
 EVAL_LOSS = re.compile(r"eval_(?:(.+)_)?loss")  # of the only set, or of one of several
-FINISHED_FILE = "finished_training.json"  # state of the Trainer at the end, in the output directory of a finished job
 
 
 def check_job_paths(script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig) -> None:
@@ -83,108 +75,6 @@ def _dataset_name(script: RecipeArguments) -> str:
     if script.dataset_name is None:
         raise ValueError("`dataset_name` must name the rows to train on, got None. Give a file or a hub dataset.")
     return script.dataset_name
-
-
-def is_finished(checkpoint: str, args: SFTConfig, state_file: str = TRAINER_STATE_NAME) -> bool:
-    """Check whether a checkpoint has all the steps that these arguments ask for.
-
-    Args:
-        checkpoint: directory of the checkpoint, or of a job.
-        args: training arguments.
-        state_file: name of the file with the Trainer's state; in the directory of a job it is `FINISHED_FILE`.
-    """
-    state = TrainerState.load_from_json(str(Path(checkpoint) / state_file))
-    if args.max_steps > 0:
-        return bool(state.global_step >= args.max_steps)
-    return bool(state.global_step >= state.max_steps and state.num_train_epochs >= args.num_train_epochs)
-
-
-def find_checkpoint(args: SFTConfig, last_file: str = SELECTION_FILE) -> str | None:
-    """Find the checkpoint that the job goes on from: the one asked for, or else the newest complete one.
-
-    Args:
-        args: training arguments.
-        last_file: name of the file that marks a checkpoint complete; without selection it is the Trainer's own.
-
-    Raises:
-        FileNotFoundError, ValueError: if the one asked for is not there; or if the job would go on from a checkpoint
-            that `save_only_model` wrote, though nobody named it.
-    """
-    asked = args.resume_from_checkpoint
-    if asked not in (None, ""):
-        found = checkpoint_asked_for(asked, args.output_dir, last_file)
-        if found is not None:
-            check_trainer_state(Path(found))
-        return found
-    checkpoint = last_complete_checkpoint(args.output_dir, last_file)
-    if checkpoint is not None and holds_model_alone(Path(checkpoint)) and not is_finished(checkpoint, args):
-        raise ValueError(
-            f"The checkpoint {checkpoint} holds the model alone (`save_only_model`): training cannot go on from it, "
-            "because the optimizer and the learning rate schedule would start anew. To train again from the first "
-            "step (stored scores are used again), add `--resume_from_checkpoint false`. To go on from it all the "
-            f"same, add `--resume_from_checkpoint {checkpoint}`."
-        )
-    return checkpoint
-
-
-def best_checkpoint(checkpoint: str) -> str:
-    """Find the checkpoint with the best model of a finished job, as `load_best_model_at_end` chose it.
-
-    Args:
-        checkpoint: last checkpoint of the job.
-
-    Raises:
-        FileNotFoundError: if the best one is gone.
-    """
-    best = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).best_model_checkpoint
-    if best is None:
-        return checkpoint
-    moved = Path(checkpoint).with_name(Path(best).name)  # the directory of the job may have another name now
-    for place in (moved, Path(best)):
-        if place.is_dir():
-            return str(place)
-    raise FileNotFoundError(
-        f"The job is finished, and its best model was {best} (`load_best_model_at_end`), which is gone. The model in "
-        "the output directory is left as it is. To save the last model there, add `--load_best_model_at_end false`."
-    )
-
-
-class Finished(NamedTuple):
-    """Where a job is that has taken all its steps.
-
-    Attributes:
-        place: its last checkpoint, or its output directory if that checkpoint is gone.
-        model: directory of its model: the best one with `load_best_model_at_end`, else the last one.
-    """
-
-    place: str
-    model: str
-
-
-def find_finished(checkpoint: str | None, args: SFTConfig) -> Finished | None:
-    """Find what a job has trained that has taken all its steps; None if steps are left.
-
-    `Trainer.train` would take one more step if the last step was not the last one of its epoch. The last checkpoint
-    may be gone: `save_total_limit=1` with `load_best_model_at_end` keeps the best one alone, and `save_strategy=best`
-    may never write it. The output directory then tells that the job is finished, and has its model. A checkpoint that
-    the user names is gone on from all the same.
-
-    Args:
-        checkpoint: checkpoint that the job would go on from; None if it starts at the first step.
-        args: training arguments.
-
-    Raises:
-        FileNotFoundError: if the best model is gone.
-    """
-    if checkpoint is None:
-        return None
-    if is_finished(checkpoint, args):
-        return Finished(checkpoint, best_checkpoint(checkpoint) if args.load_best_model_at_end else checkpoint)
-    if checkpoint == args.resume_from_checkpoint:
-        return None
-    if (Path(args.output_dir) / FINISHED_FILE).is_file() and is_finished(args.output_dir, args, FINISHED_FILE):
-        return Finished(args.output_dir, args.output_dir)
-    return None
 
 
 def save_finished(trainer: SFTTrainer, finished: Finished) -> None:

@@ -10,7 +10,6 @@ import dataclasses
 import enum
 import json
 import logging
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,7 +23,8 @@ from nuggets_trainer.config.anchor_options import DEFAULT_NUM_ANCHORS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.dataset import source_of
 from nuggets_trainer.engine.adapters import inner_model
-from nuggets_trainer.store.fingerprint import config_hash, may_be_one_config, written_with
+from nuggets_trainer.store.fingerprint import config_hash, written_with
+from nuggets_trainer.store.selection_file import MODEL_CONFIG
 from nuggets_trainer.wording import first_cause
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The config whose hash is `model_config_sha256`, with the version of transformers that spelled it so.
-MODEL_CONFIG = "model_config"
 # What reading a pickle of other versions of these packages, or a torn one, ends in.
 NOT_READABLE = (AttributeError, EOFError, ImportError, OSError, RuntimeError, TypeError, ValueError, UnpicklingError)
 # Options that are named only if they are set: unset, they do not influence the golden set.
@@ -259,33 +257,6 @@ def selection_settings(
         if value is not None:
             settings[name] = str(value)
     return settings
-
-
-def changed_settings(saved: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
-    """Describe each setting that differs, but for what another version of transformers spells otherwise.
-
-    Args:
-        saved: settings of a checkpoint.
-        given: settings of this job.
-    """
-    changes = []
-    for name in sorted((saved.keys() | given.keys()) - {MODEL_CONFIG}):
-        if saved.get(name) == given.get(name):
-            continue
-        if name == "model_config_sha256" and _may_be_one_model(saved, given):
-            continue
-        changes.append(f"{name} was {saved.get(name)} and is now {given.get(name)}")
-    return changes
-
-
-def _may_be_one_model(saved: Mapping[str, str], given: Mapping[str, str]) -> bool:
-    if MODEL_CONFIG in saved and MODEL_CONFIG in given:
-        return may_be_one_config(json.loads(saved[MODEL_CONFIG]), json.loads(given[MODEL_CONFIG]))
-    logger.warning(
-        "The checkpoint was written by an earlier version of nuggets_trainer, and the config of its model reads "
-        "otherwise now. That is the case under another version of transformers. Make sure that the model is the same."
-    )
-    return True
 
 
 def _describe_anchors(config: NuggetsConfig, anchors: AnchorPools | None) -> str:

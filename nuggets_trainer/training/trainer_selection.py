@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.engine.adapters import holds_adapters, inner_model
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.progress import messages_above_bars, tell
-from nuggets_trainer.training.checkpoints import (
+from nuggets_trainer.store.selection_file import (
     SELECTION_FILE,
     Reselection,
+    load_selection,
+    save_row_places,
+    save_selection,
+)
+from nuggets_trainer.training.checkpoints import (
     check_trainer_state,
     checkpoint_asked_for,
     holds_model_alone,
-    load_selection,
-    save_selection,
     warn_of_other_training,
 )
 from nuggets_trainer.training.preserved import preserved_rng
@@ -214,9 +218,11 @@ class TrainerSelection:
             return
         if self.reselection is not None and self.training_set.slots is not None:
             self.reselection.refills = self.training_set.slots.state()
-        path = Path(directory) / SELECTION_FILE
-        beside = {"training": self._training, "verdict": self.verdict, "rows": self._selector.describe_rows()}
+        path, rows = Path(directory) / SELECTION_FILE, self._selector.describe_rows()
+        beside = {"training": self._training, "verdict": self.verdict, "rows": rows}
         save_selection(path, self.golden_set, self._selector.settings, self.reselection, beside)
+        if not path.parent.name.startswith(PREFIX_CHECKPOINT_DIR):  # `hub_strategy` may upload all files of those
+            save_row_places(path.parent, rows)
 
     def _training_options(self) -> dict[str, Any]:
         options = training_options(self.trainer.args, self.trainer.accelerator.unwrap_model(self.trainer.model))

@@ -15,7 +15,8 @@ from nuggets_trainer.commands.config_file import config_path
 from nuggets_trainer.commands.inputs import with_score_dir
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.places import PoolArguments
-from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, can_be_launched, launcher_words, split_launch
+from nuggets_trainer.launch.accelerate_words import Device, launcher_words
+from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, can_be_launched, split_launch
 from tests.support.launch import BIN, environment
 
 CPUS, GPUS = Device(num_gpus=0, num_cores=8), Device(num_gpus=4, num_cores=8)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nuggets_trainer import NuggetsConfig, load_rows
+from nuggets_trainer.config.places import RowPlace
 from nuggets_trainer.data.anchors import anchors_like
 from nuggets_trainer.data.dataset import source_of
+from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.selection import select_golden_set
 from nuggets_trainer.overlap.tuned_on import describe_shared_questions
 from nuggets_trainer.pipeline.rows import read_pool
+from nuggets_trainer.store.selection_file import read_row_places, save_row_places, save_selection
 from nuggets_trainer.training.settings import describe_rows
 
 QUESTION = "How many people took part in the very first meeting of the village council in the spring of that year?"
@@ -46,6 +51,26 @@ def test_rows_and_anchors_with_questions_are_counted(record):
     path = record(["Sing.", QUESTION, f"Please: {QUESTION}", "Dance."], ["Read.", QUESTION.lower()], [2, 0])
     says = describe_shared_questions(path, TESTS)
     assert says.startswith("2 rows of the pool (1 of the golden set) and 1 anchor hold questions of a_test and other,")
+
+
+def test_local_rows_are_found_though_the_record_names_no_folder(record, tmp_path):
+    """nuggets_selection.json held paths of the machine, and a model is published with it."""
+    made = json.loads(record(["Sing.", QUESTION], ["Read."], [1]).read_text())
+    zero_shot, one_shot = np.full(2, -2, np.float32), np.array([[-3, -3], [-1, -1]], np.float32)
+    golden_set = select_golden_set(golden_scores(zero_shot, one_shot), ("top_k", 1))
+    places = {"pool": RowPlace(*made["rows"]["pool"]), "anchors": {"": RowPlace(*made["rows"]["anchors"][""])}}
+    path = tmp_path / "out" / "checkpoint-2" / "nuggets_selection.json"
+    path.parent.mkdir(parents=True)
+    save_selection(path, golden_set, made["settings"], beside={"rows": {**made["rows"], **places}})
+    save_row_places(tmp_path / "out", {**made["rows"], **places})
+    assert str(tmp_path) not in path.read_text()
+    assert json.loads(path.read_text())["rows"]["anchors"] == {"": ["anchors.jsonl", None, "train"]}
+    assert describe_shared_questions(path, TESTS).startswith("1 row of the pool (1 of the golden set) holds questions")
+    (tmp_path / "out" / "_nuggets_rows.json").unlink()  # as the hub has it
+    assert "pool.jsonl cannot be read (" in describe_shared_questions(path, TESTS)
+    hub = {"pool": RowPlace("tatsu-lab/alpaca"), "anchors": {}}
+    save_selection(path, golden_set, {}, beside={"rows": hub})
+    assert read_row_places(path)["pool"] == ["tatsu-lab/alpaca", None, "train"]
 
 
 def test_clean_rows_are_called_clean(record):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nuggets_trainer.training.job import FINISHED_FILE
+from nuggets_trainer.training.checkpoints import FINISHED_FILE
 from tests.support.launch import ROOT
 
 

@@ -33,7 +33,8 @@ from nuggets_trainer.commands.compare import make_compare_parser
 from nuggets_trainer.commands.config_file import config_path
 from nuggets_trainer.commands.evaluate import STEPS
 from nuggets_trainer.comparison.options import CompareArguments
-from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, Device, can_be_launched, launcher_words, split_launch
+from nuggets_trainer.launch.accelerate_words import Device, launcher_words
+from nuggets_trainer.launch.processes import LAUNCH_OPTIONS, can_be_launched, split_launch
 from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}

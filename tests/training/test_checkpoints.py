@@ -15,12 +15,8 @@ from trl import SFTTrainer
 from nuggets_trainer import NuggetsConfig, Pool, SelectedSFTTrainer
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.golden.selection import select_golden_set
-from nuggets_trainer.training.checkpoints import (
-    checkpoint_asked_for,
-    last_complete_checkpoint,
-    load_selection,
-    save_selection,
-)
+from nuggets_trainer.store.selection_file import load_selection, save_selection
+from nuggets_trainer.training.checkpoints import checkpoint_asked_for, last_complete_checkpoint
 from nuggets_trainer.training.settings import read_training_options
 from tests.support.training import ANCHORS, CHAT_POOL, SELECT, arguments, lora, losses, weights
 
@@ -41,6 +37,7 @@ def test_a_resumed_job_does_not_score(model_dir, tmp_path):
     ]
     checkpoint = tmp_path / "checkpoint-4"
     saved = json.loads((checkpoint / "nuggets_selection.json").read_text())
+    assert (tmp_path / "_nuggets_rows.json").is_file() and not (checkpoint / "_nuggets_rows.json").exists()
     assert saved["indices"] == whole.golden_set.indices.tolist() and saved["rule"] == ["top_k", 9]
     resumed = SelectedSFTTrainer(
         model_dir, arguments(tmp_path / "other"), train_dataset=CHAT_POOL, peft_config=lora(), **SELECT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
-from nuggets_trainer.training.settings import changed_settings
+from nuggets_trainer.store.selection_file import changed_settings
 
 
 def settings(sha256: str, version: str = "5.23.0", **config) -> dict[str, str]:
