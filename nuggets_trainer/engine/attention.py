@@ -25,7 +25,6 @@ from nuggets_trainer.engine.packing import Piece
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
-    from transformers import PreTrainedModel
 
 NAME = "nuggets"
 # Arguments of layers that scaled_dot_product_attention and flex attention cannot express, unless they are None.
@@ -90,6 +89,7 @@ class PackedRow:
     Attributes:
         last_prefix: number of the prefix that the row ends with: the only one that a later row may go on with.
         block_masks: masks of flex attention, by window and device.
+        layer: number of the attention layer that computes, in the order of the pass.
     """
 
     def __init__(
@@ -99,11 +99,27 @@ class PackedRow:
         self.implementation = implementation
         self.last_prefix = self.pieces[-1].prefix
         self.block_masks: dict[tuple[int | None, torch.device], BlockMask] = {}
+        self.layer = -1
 
     @property
     def length(self) -> int:
         """Number of tokens in the row."""
         return self.pieces[-1].start + self.pieces[-1].length
+
+    def attend(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Compute the next attention layer of the pass, `(1, S, H, D)`; see `shared_prefix_attention`."""
+        if query.shape[0] != 1 or query.shape[2] != self.length or key.shape[2] != self.length:
+            raise NotImplementedError(f"attention over {tuple(query.shape)} in a packed row of {self.length} tokens")
+        self.layer += 1
+        return self.kernel(self, module, query, key, value, scaling, kwargs)
 
     def fill_up(self, length: int, block: int) -> None:
         """Add pieces that are never read, so that rows have few different lengths.
@@ -134,7 +150,7 @@ def shared_prefix_attention(
     """Compute the attention of one layer over the row in `current_row`, as `AttentionInterface` calls it.
 
     Args:
-        module: the attention layer, with its number in `layer_idx`.
+        module: the attention layer.
         query: queries, `(1, H, S, D)`.
         key: keys, `(1, H, S, D)`, possibly with fewer heads.
         value: values, shaped like `key`, possibly with another D.
@@ -148,14 +164,42 @@ def shared_prefix_attention(
     Raises:
         NotImplementedError: if the row cannot express the arguments; the engine then takes a portable path.
     """
-    row = _ROW.get()
-    if query.shape[0] != 1 or query.shape[2] != row.length or key.shape[2] != row.length or attention_mask is not None:
-        raise NotImplementedError(f"attention over {tuple(query.shape)} in a packed row of {row.length} tokens")
-    return row.kernel(row, module, query, key, value, scaling, kwargs), None
+    if attention_mask is not None:
+        raise NotImplementedError("attention with a mask in a packed row")
+    if not torch.compiler.is_compiling():
+        return _ROW.get().attend(module, query, key, value, scaling, kwargs), None
+    if kwargs.get("position_bias") is not None:
+        raise NotImplementedError("attention with `position_bias` in a compiled layer")
+    further = [kwargs.get(name) for name in ("sliding_window", "softcap", "s_aux")]
+    return torch.ops.nuggets_trainer.attend(query, key, value, scaling, *further), None
 
 
-# Where whole layers are compiled, torch must not look into it: pieces and lengths differ in each row.
-AttentionInterface.register(NAME, torch.compiler.disable(shared_prefix_attention))  # type: ignore[no-untyped-call]
+AttentionInterface.register(NAME, shared_prefix_attention)
+
+
+# Pieces and lengths differ in each row, so torch must not look into the row. An operator is the only call that it
+# neither looks into nor ends a graph at: a layer in one graph takes the host far less time than one in five.
+@torch.library.custom_op(
+    "nuggets_trainer::attend",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, float? scaling, int? window, float? softcap, Tensor? sinks) -> Tensor",
+)
+def _attend_in_row(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    kwargs = {"sliding_window": window, "softcap": softcap, "s_aux": sinks}
+    return _ROW.get().attend(None, q, k, v, scaling, kwargs).contiguous()
+
+
+@_attend_in_row.register_fake
+def _shape_of_output(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any) -> torch.Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
 
 
 @contextlib.contextmanager
@@ -175,31 +219,6 @@ def one_token_row() -> PackedRow:
 
 def _own_values(row: PackedRow, module: Any, query: torch.Tensor, _: Any, value: torch.Tensor, *rest: Any) -> Any:
     return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1).transpose(1, 2)
-
-
-@contextlib.contextmanager
-def shared_prefix_model(model: PreTrainedModel) -> Iterator[str]:
-    """Switch a model to shared-prefix attention and back.
-
-    Yields:
-        Name of the attention implementation that the text model had before.
-
-    Raises:
-        NotImplementedError: if its layers do not dispatch through `AttentionInterface`.
-    """
-    config = model.config
-    text_own: str = config.get_text_config()._attn_implementation
-    # A model made of several has an implementation for each; a mapping sets all of them back.
-    own = {"": config._attn_implementation}
-    for name in config.sub_configs:
-        own[name] = getattr(config, name)._attn_implementation
-    if not model._can_set_attn_implementation():
-        raise NotImplementedError(f"{type(model).__name__} does not dispatch its attention")
-    model.set_attn_implementation(NAME)
-    try:
-        yield text_own
-    finally:
-        model.set_attn_implementation(own if config.sub_configs else own[""])
 
 
 def causal_mask(prefix_length: int, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor:
@@ -233,7 +252,7 @@ def _loop(
     scaling: float | None,
     kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    layer, window = module.layer_idx, kwargs.get("sliding_window")
+    layer, window = row.layer, kwargs.get("sliding_window")
     outputs = []
     for piece in row.pieces:
         span = slice(piece.start, piece.start + piece.length)
@@ -272,6 +291,8 @@ def _eager(
     scaling: float | None,
     kwargs: dict[str, Any],
 ) -> torch.Tensor:
+    if module is None:
+        raise NotImplementedError("a compiled layer with its own eager attention")
     eager_attention_forward = sys.modules[type(module).__module__].eager_attention_forward
     output: torch.Tensor = eager_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)[0]
     return output

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nuggets_trainer.engine.model import matmul_weights
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Ends of the names of the classes that are compiled.
 PIECES = ("RMSNorm", "LayerNorm", "MLP")
-# In place of PIECES: whole layers but for their attention, which also fuses rotations and residuals. Only a GPU can
-# tell what it gains and how long it compiles, so it is off: `recipes/bench/gpu.py` measures it.
+# In place of PIECES: whole layers but for their attention, which also fuses rotations and residuals.
 WHOLE_LAYERS = ("DecoderLayer", "RMSNorm", "LayerNorm")
+# Weights of a layer from which on it is compiled whole. On an H200 whole layers gained 8% for 218M weights and lost
+# 19% for 15M, when each was five graphs, which took the host 2 ms for a layer of a row. Now each is one graph, and
+# only a GPU can tell whether that moves the limit: `recipes/bench/gpu.py` measures it.
+MIN_LAYER_WEIGHTS = 100_000_000
 # Compiling takes about half a minute. Fused layers save some microseconds per token on a GPU, but only a tenth of the
 # time on a CPU.
 MIN_TOKENS = 20_000_000
@@ -30,6 +35,20 @@ def compiling_pays(model: PreTrainedModel, num_tokens: int) -> bool:
     return model.device.type == "cuda" and num_tokens >= MIN_TOKENS
 
 
+def parts_to_compile(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the ends of the names of the classes that are compiled: whole layers where these are large.
+
+    Weights that are spread over devices, quantized or divided among experts stay in layers that are not compiled: what
+    moves or chooses them runs inside the layer.
+    """
+    weights = matmul_weights(model)
+    num_layers = sum(type(module).__name__.endswith(WHOLE_LAYERS[0]) for module in model.modules())
+    on_one_device = len({parameter.device for parameter in model.parameters()}) == 1
+    if weights is None or not num_layers or not on_one_device:
+        return PIECES
+    return WHOLE_LAYERS if weights[0] / num_layers >= MIN_LAYER_WEIGHTS else PIECES
+
+
 class CompiledParts:
     """The parts of a model that are compiled, once: setting up `torch.compile` takes a millisecond for each module.
 
@@ -38,7 +57,7 @@ class CompiledParts:
         names: ends of the names of the modules' classes.
     """
 
-    def __init__(self, model: PreTrainedModel, names: tuple[str, ...] = PIECES) -> None:
+    def __init__(self, model: PreTrainedModel, names: tuple[str, ...]) -> None:
         self._modules = [module for module in model.modules() if type(module).__name__.endswith(names)]
         self._calls = []
         for module in self._modules:

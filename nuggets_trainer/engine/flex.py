@@ -28,13 +28,10 @@ from nuggets_trainer.engine.attention import (
     sdpa_loop,
 )
 from nuggets_trainer.engine.device import to_device
+from nuggets_trainer.engine.packing import BLOCK, earlier_keys
 from nuggets_trainer.engine.precision import autocast_dtype
 
-BLOCK = 128  # queries in a flex attention block; rows have whole blocks
-# Keys in a block. With 64, a full row of 100 anchors visits a sixth fewer keys, but the kernel loads half as many at a
-# time. On an H200 no call gets faster; `recipes/bench/gpu.py` measures both.
-KEY_BLOCK = 128
-MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two
+KEY_BLOCK = 128  # keys in a block: with 64 a row visits a sixth fewer, but on an H200 no call gets faster
 GRAPHS = 64  # kernels that may be compiled, one per row length, number of keys and window; fewer than ten are needed
 MIN_HEAD_DIM = 16  # below it torch has no CUDA kernel
 
@@ -61,7 +58,7 @@ def flex_row(
     dtype = autocast_dtype(query.device.type)
     if dtype is not None:  # the call would cast them too, but the tiles are chosen and prefixes are kept before it
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    layer, window = module.layer_idx, kwargs.get("sliding_window")
+    layer, window = row.layer, kwargs.get("sliding_window")
     earlier = earlier_prefixes(row)
     keys, values = key, value
     if earlier:
@@ -76,15 +73,7 @@ def flex_row(
     # The layers of a model that is spread over devices need a mask on each.
     if (window, query.device) not in row.block_masks:
         row.block_masks[window, query.device] = block_mask(row, earlier, keys.shape[2], window, query.device)
-    options: dict[str, Any] = {
-        "block_mask": row.block_masks[window, query.device],
-        "scale": scaling,
-        "enable_gqa": key.shape[1] != query.shape[1],
-        "kernel_options": kernel_options(query.dtype, query.shape[-1]),
-    }
-    if kwargs.get("softcap") is not None:
-        options["score_mod"] = _soft_cap(float(kwargs["softcap"]))
-    return _attend(query, keys, values, options, kwargs.get("s_aux")).transpose(1, 2)
+    return attend_blocks(query, keys, values, row.block_masks[window, query.device], scaling, kwargs)
 
 
 def _loop_instead(row: PackedRow, query: torch.Tensor, value: torch.Tensor, kwargs: dict[str, Any]) -> Kernel | None:
@@ -99,19 +88,34 @@ def _loop_instead(row: PackedRow, query: torch.Tensor, value: torch.Tensor, kwar
     return None
 
 
-def _attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, options: dict[str, Any], sinks: torch.Tensor | None
+def attend_blocks(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    blocks: BlockMask,
+    scaling: float | None,
+    kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    """Return the output of flex attention, `(1, H, S, D)`, with a sink for each head if there are sinks, `(H,)`."""
+    """Return the output of flex attention, `(1, S, H, D)`, with the soft-cap and the sinks of the layer."""
+    options: dict[str, Any] = {
+        "block_mask": blocks,
+        "scale": scaling,
+        "enable_gqa": keys.shape[1] != query.shape[1],
+        "kernel_options": kernel_options(query.dtype, query.shape[-1]),
+    }
+    if kwargs.get("softcap") is not None:
+        options["score_mod"] = _soft_cap(float(kwargs["softcap"]))
     flex = _compiled_flex() if query.is_cuda else cast("Callable[..., Any]", flex_attention)
+    sinks: torch.Tensor | None = kwargs.get("s_aux")
+    output: torch.Tensor
     if sinks is None:
-        output: torch.Tensor = flex(query, keys, values, **options)
-        return output
+        output = flex(query, keys, values, **options)
+        return output.transpose(1, 2)
     output, further = flex(query, keys, values, **options, **_with_log_sums())
     log_sums: torch.Tensor = getattr(further, "lse", further)
     # The share of the softmax that the sink leaves to the keys.
     share = torch.sigmoid(log_sums - sinks.float()[None, :, None])
-    return (output * share[..., None]).to(output.dtype)
+    return (output * share[..., None]).to(output.dtype).transpose(1, 2)
 
 
 @cache
@@ -161,26 +165,6 @@ def _with_earlier(kept: list[torch.Tensor], own: torch.Tensor) -> torch.Tensor:
     return torch.cat([*kept, padding, own], dim=2)
 
 
-def row_length(length: int, tokens_per_row: int) -> int:
-    """Return the length that a row is filled up to, in whole blocks.
-
-    It is a quarter, half or all of the budget; a row that is longer than the budget gets the next whole block.
-    """
-    for share in (4, 2, 1):
-        size = -(-tokens_per_row // share // BLOCK) * BLOCK
-        if length <= size:
-            return size
-    return -(-length // BLOCK) * BLOCK
-
-
-def earlier_keys(number: int) -> int:
-    """Return the number of keys that those of earlier prefixes are padded to: 512 times a power of two."""
-    size = MIN_EARLIER
-    while size < number:
-        size *= 2
-    return size
-
-
 @cache
 def _compiled_flex() -> Callable[..., torch.Tensor]:
     compiled: Callable[..., torch.Tensor] = torch.compile(flex_attention, dynamic=False)
@@ -214,17 +198,37 @@ def block_mask(
         window: number of keys that a query sees under a sliding window; None without one.
         device: device of the mask.
     """
-    arrays, occupied = _token_arrays(row, earlier, num_keys)
+    arrays, occupied = token_arrays(row, earlier, num_keys)
     num_blocks = to_device(occupied.sum(axis=1).astype(np.int32), device)
     indices = to_device(np.argsort(~occupied, axis=1, kind="stable").astype(np.int32), device)
     # One copy for all arrays.
-    on_device = torch.split(to_device(np.concatenate(arrays), device), [len(array) for array in arrays])
+    tokens = to_device(np.concatenate(arrays), device)
+    return mask_of(num_blocks, indices, tokens, (row.length, num_keys), window)
+
+
+def mask_of(
+    num_blocks: torch.Tensor,
+    indices: torch.Tensor,
+    tokens: torch.Tensor,
+    lengths: tuple[int, int],
+    window: int | None,
+) -> BlockMask:
+    """Return the mask of a row from tensors on its device.
+
+    Args:
+        num_blocks: number of occupied blocks of keys for each block of queries.
+        indices: blocks of keys for each block of queries, the occupied ones first.
+        tokens: arrays of `token_arrays`, one after another.
+        lengths: number of queries and of keys.
+        window: number of keys that a query sees under a sliding window; None without one.
+    """
+    arrays = torch.split(tokens, [lengths[0]] * 3 + [lengths[1]] * 2)
     return BlockMask.from_kv_blocks(
         num_blocks[None, None],
         indices[None, None],
         BLOCK_SIZE=(BLOCK, KEY_BLOCK),
-        mask_mod=_mask_mod(on_device, window),
-        seq_lengths=(row.length, num_keys),
+        mask_mod=_mask_mod(arrays, window),
+        seq_lengths=lengths,
         **_forward_only(),
     )
 
@@ -236,7 +240,7 @@ def _forward_only() -> dict[str, Any]:
     return {"compute_q_blocks": False} if known else {}
 
 
-def _token_arrays(
+def token_arrays(
     row: PackedRow, earlier: Sequence[int], num_keys: int
 ) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.bool_]]:
     """Describe the tokens of a row for its mask.
@@ -305,7 +309,7 @@ def _occupy_causally(occupied: npt.NDArray[np.bool_], queries: tuple[int, int], 
 
 
 def _mask_mod(arrays: Sequence[torch.Tensor], window: int | None) -> Callable[..., torch.Tensor]:
-    """Return the function that says whether a query sees a key, from `_token_arrays`."""
+    """Return the function that says whether a query sees a key, from `token_arrays`."""
     own, behind, position, key_owner, key_position = arrays
 
     def sees(batch: torch.Tensor, head: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:

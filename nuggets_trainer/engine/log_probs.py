@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from accelerate.utils.memory import clear_device_cache
 
-from nuggets_trainer.engine.compiled import PIECES, CompiledParts, compiling_pays
+from nuggets_trainer.engine.compiled import PIECES, CompiledParts, compiling_pays, parts_to_compile
 from nuggets_trainer.engine.device import find_tokens_per_batch, ran_out_of_memory, share_of_matmul_peak
 from nuggets_trainer.engine.packed import score_packed, splitting_tokens
 from nuggets_trainer.engine.portable import (
@@ -81,7 +81,7 @@ class LogProbEngine:
         self.path = path
         self._rows_share_passes: bool | None = None  # whether whole rows do; the first call of `score_rows` finds out
         self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
-        self.compiled_names: tuple[str, ...] = PIECES  # classes of the modules that are compiled then
+        self.compiled_names: tuple[str, ...] | None = None  # classes that are compiled then; None chooses them
         self._parts: CompiledParts | None = None
 
     def find_tokens_per_batch(self) -> int:
@@ -110,7 +110,12 @@ class LogProbEngine:
     def _compiled_parts(self) -> CompiledParts:
         """Compile the model's parts at the first use; every later call takes the same."""
         if self._parts is None:
-            self._parts = CompiledParts(self._model, self.compiled_names)
+            names = self.compiled_names
+            if names is None:
+                # Within whole layers torch would neither gather sharded weights nor see autocast.
+                pieces_only = self._sharded or self._autocast_dtype is not None
+                names = PIECES if pieces_only else parts_to_compile(self._model)
+            self._parts = CompiledParts(self._model, names)
         return self._parts
 
     def score(self, prefix_ids: Sequence[int], segments: Sequence[Segment]) -> npt.NDArray[np.float32]:

@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from nuggets_trainer.engine.attention import (
-    Kernel,
-    PackedRow,
-    Prefix,
-    current_row,
-    eager_loop,
-    sdpa_loop,
-    shared_prefix_model,
-)
+from nuggets_trainer.engine.attention import NAME, Kernel, PackedRow, Prefix, current_row, eager_loop, sdpa_loop
 from nuggets_trainer.engine.device import to_device
-from nuggets_trainer.engine.flex import BLOCK, enough_graphs, flex_row, row_length
+from nuggets_trainer.engine.flex import enough_graphs, flex_row
 from nuggets_trainer.engine.lm_head import segment_means, target_log_probs
 from nuggets_trainer.engine.model import last_hidden_states
-from nuggets_trainer.engine.packing import Piece, pack
+from nuggets_trainer.engine.packing import BLOCK, Piece, pack, row_length
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHECK_TOKENS = 512
+RunRow = Callable[["PreTrainedModel", PackedRow, Sequence[PrefixedSegments]], torch.Tensor]
 
 
 def score_packed(
-    model: PreTrainedModel, prefixed: Sequence[PrefixedSegments], tokens_per_batch: int, kernel: Kernel | None = None
+    model: PreTrainedModel,
+    prefixed: Sequence[PrefixedSegments],
+    tokens_per_batch: int,
+    kernel: Kernel | None = None,
+    run_row: RunRow | None = None,
 ) -> list[list[float]]:
     """Return the mean log-prob of each segment behind its prefix, nats per token.
 
@@ -41,6 +39,7 @@ def score_packed(
         prefixed: prefixes, each with the segments that follow it; several share a row.
         tokens_per_batch: budget of a row, in tokens.
         kernel: `sdpa_loop`, `eager_loop` or `flex_row`; None chooses by model and device.
+        run_row: function that runs a row through the decoder; None for `run_decoder`.
 
     Returns:
         One list per prefix, with one value per segment.
@@ -67,7 +66,7 @@ def score_packed(
             own = [piece for piece in pieces if piece.segment is not None]
             if row.kernel is flex_row:
                 row.fill_up(row_length(row.length, tokens_per_batch), BLOCK)
-            hidden = _run_row(model, row, prefixed)
+            hidden = (run_row or run_decoder)(model, row, prefixed)
             if own:
                 on_device.append(_token_log_probs(model, hidden, own, prefixed))
                 scored += own
@@ -88,16 +87,46 @@ def splitting_tokens(device: torch.device, prefixed: Sequence[PrefixedSegments])
     return max(1, min(most - 1, CHECK_TOKENS))
 
 
+@contextlib.contextmanager
+def shared_prefix_model(model: PreTrainedModel) -> Iterator[str]:
+    """Switch a model to shared-prefix attention and back.
+
+    Yields:
+        Name of the attention implementation that the text model had before.
+
+    Raises:
+        NotImplementedError: if its layers do not dispatch through `AttentionInterface`.
+    """
+    config = model.config
+    text_own: str = config.get_text_config()._attn_implementation
+    # A model made of several has an implementation for each; a mapping sets all of them back.
+    own = {"": config._attn_implementation}
+    for name in config.sub_configs:
+        own[name] = getattr(config, name)._attn_implementation
+    if not model._can_set_attn_implementation():
+        raise NotImplementedError(f"{type(model).__name__} does not dispatch its attention")
+    model.set_attn_implementation(NAME)
+    try:
+        yield text_own
+    finally:
+        model.set_attn_implementation(own if config.sub_configs else own[""])
+
+
 def _kernel(implementation: str, device: torch.device) -> Kernel:
     if device.type == "cuda":
         return flex_row
     return eager_loop if implementation == "eager" else sdpa_loop
 
 
-def _run_row(model: PreTrainedModel, row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> torch.Tensor:
-    """Run a row through the model's decoder, `(S, d)`; the positions of each segment continue those of its prefix."""
-    batch = np.zeros((2, row.length), dtype=np.int64)
-    ids, positions = batch
+def run_decoder(model: PreTrainedModel, row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> torch.Tensor:
+    """Run a row through the model's decoder; return its last hidden states, `(S, d)`."""
+    return pass_row(model, row, to_device(row_inputs(row, prefixed), model.device))
+
+
+def row_inputs(row: PackedRow, prefixed: Sequence[PrefixedSegments]) -> npt.NDArray[np.int64]:
+    """Return token ids and positions of a row, `(2, S)`; the positions of a segment continue those of its prefix."""
+    inputs = np.zeros((2, row.length), dtype=np.int64)
+    ids, positions = inputs
     for piece in row.pieces:
         span = slice(piece.start, piece.start + piece.length)
         first = 0
@@ -109,8 +138,12 @@ def _run_row(model: PreTrainedModel, row: PackedRow, prefixed: Sequence[Prefixed
                 first = len(prefix_ids)
                 ids[span] = segments[piece.segment].ids[:-1]
             positions[span] = np.arange(first, first + piece.length)
+    return inputs
+
+
+def pass_row(model: PreTrainedModel, row: PackedRow, inputs: torch.Tensor) -> torch.Tensor:
+    """Run the inputs of a row, `(2, S)`, through the model's decoder; return its last hidden states, `(S, d)`."""
     with current_row(row):
-        inputs = to_device(batch, model.device)
         output = model.base_model(input_ids=inputs[:1], position_ids=inputs[1:], attention_mask=None, use_cache=False)
     hidden = last_hidden_states(model, output)
     if hidden is None:

@@ -1,9 +1,12 @@
-"""Which prefixes and segments share a row of a packed forward pass, decided from their lengths alone."""
+"""Which prefixes and segments share a row of a packed forward pass, and how long it is, from their lengths alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+BLOCK = 128  # queries in a block of flex attention; its rows have whole blocks
+MIN_EARLIER = 512  # the keys of prefixes in earlier rows are padded to this times a power of two
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,23 @@ def _in_order(prefixed: Sequence[tuple[int, Sequence[int]]]) -> Iterator[tuple[i
             yield prefix, None, prefix_length
         for segment, length in enumerate(lengths):
             yield prefix, segment, length
+
+
+def row_length(length: int, tokens_per_row: int) -> int:
+    """Return the length that a row is filled up to, in whole blocks.
+
+    It is a quarter, half or all of the budget; a row that is longer than the budget gets the next whole block.
+    """
+    for share in (4, 2, 1):
+        size = -(-tokens_per_row // share // BLOCK) * BLOCK
+        if length <= size:
+            return size
+    return -(-length // BLOCK) * BLOCK
+
+
+def earlier_keys(number: int) -> int:
+    """Return the number of keys that those of earlier prefixes are padded to: 512 times a power of two."""
+    size = MIN_EARLIER
+    while size < number:
+        size *= 2
+    return size

@@ -57,8 +57,7 @@ class ExactRun:
             after_pilot: called once the rows of the smallest hashes are scored and stored, which come first anyway;
                 if it raises, the run ends there.
         """
-        self.scorer.find_budget()
-        with PartWriter(self._session.store) as writer:
+        with self.scorer.writing() as writer:
             self._score(writer, after_pilot)
 
     def _score(self, writer: PartWriter, after_pilot: AfterPilot | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -55,14 +56,17 @@ class PairScorer:
             self._columns_of_text.setdefault(anchor.text_key, []).append(j)
         self.num_pairs = 0
 
-    def find_budget(self) -> None:
-        """Find the tokens of a forward pass, on all ranks together: it may take some passes."""
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[PartWriter]:
+        """Open a run: find the tokens of a forward pass, and write this rank's pairs. All ranks must call it."""
 
         def find() -> list[int]:
-            with self._session.passes.in_step():
+            with self._session.passes.in_step():  # it may take some passes
                 return [self._session.engine.find_tokens_per_batch()]
 
         self._session.ranks.gather_from(find)
+        with PartWriter(self._session.store) as writer:
+            yield writer
 
     def workload(self, num_needed: int, tokens: float) -> Workload:
         """Return the sizes of the work.

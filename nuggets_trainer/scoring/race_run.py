@@ -66,8 +66,7 @@ class RaceRun:
         Args:
             after_pilot: called once the race's pilot is scored and stored; if it raises, the run ends there.
         """
-        self.scorer.find_budget()
-        with PartWriter(self._session.store) as writer:
+        with self.scorer.writing() as writer:
             self._score(writer, after_pilot)
 
     def _score(self, writer: PartWriter, after_pilot: AfterPilot | None) -> None:

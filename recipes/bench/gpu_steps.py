@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from captured import CapturedRows
 from reference import Floor, ReferenceLoop
 from shapes import SHAPES, Shape, Workload, build_model, make_workload
 from torch._dynamo.utils import counters
@@ -31,7 +33,7 @@ from nuggets_trainer.engine.compiled import PIECES, WHOLE_LAYERS
 from nuggets_trainer.engine.device import matmul_peak
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import matmul_weights
-from nuggets_trainer.engine.packed import score_packed
+from nuggets_trainer.engine.packed import RunRow, score_packed
 from nuggets_trainer.engine.packing import pack
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
@@ -269,20 +271,28 @@ def measure_speed(step: Step, name: str) -> None:
     layers = compiled_engine(model, WHOLE_LAYERS, budget)
     if not step.dry:  # on a CPU `check_exactness` compiles them, which takes a minute each
         time_run("packed, parts compiled: a long job", lambda: compiled.score_prefixed(call.prefixed))
-    with step.guarded("idle"):
-        _measure_idle(step, packed, call)
-    _time_others(step, model, shape, work, tell)
-    if not step.dry:
         time_run("switch: whole layers compiled", lambda: layers.score_prefixed(call.prefixed))
+    for what, engine in {"packed": packed, "parts compiled": compiled, "whole layers compiled": layers}.items():
+        if engine is packed or not step.dry:
+            with step.guarded(f"profile: {what}"):
+                _measure_idle(step, what, engine, call)
+    _time_others(step, model, shape, work, tell)
     time_run("switch: variable lengths", lambda: score_by(packed, model, call, varlen_row))
     with keys_in_a_block(64):
         time_run("switch: 64 keys in a block", lambda: score_by(packed, model, call, flex.flex_row))
+    # Last, because a capture that fails may end all use of the device.
+    for what, engine in {"packed": packed, "parts compiled": compiled, "whole layers compiled": layers}.items():
+        if engine is packed or not step.dry:
+            rows = CapturedRows()
+            run = partial(score_by, engine, model, call, flex.flex_row, rows.run)
+            time_run(f"switch: rows captured, {what}", run)
+            step.tell(f"rows captured, {what}", graphs=rows.num_graphs)
 
 
-def score_by(engine: LogProbEngine, model: Any, call: Call, kernel: Kernel) -> Any:
-    """Score a call on the packed path with this kernel of attention."""
+def score_by(engine: LogProbEngine, model: Any, call: Call, kernel: Kernel, run_row: RunRow | None = None) -> Any:
+    """Score a call on the packed path with this kernel of attention, or this way to run a row."""
     with engine.scoring():
-        return score_packed(model, call.prefixed, engine.find_tokens_per_batch(), kernel)
+        return score_packed(model, call.prefixed, engine.find_tokens_per_batch(), kernel, run_row)
 
 
 @contextlib.contextmanager
@@ -315,19 +325,26 @@ def _time_run(
     tell(what, min(seconds), call, **figures)
 
 
-def _measure_idle(step: Step, engine: LogProbEngine, call: Call) -> None:
-    """Tell which share of a call the device has nothing to do, and which kernels take the time."""
+def _measure_idle(step: Step, what: str, engine: LogProbEngine, call: Call) -> None:
+    """Tell which share of a call the device has nothing to do, and which kernels take the time.
+
+    The profiler slows the host down, so the device's work is compared with a call without it.
+    """
+    wall = min(seconds_of(step, lambda: engine.score_prefixed(call.prefixed), 2))
     activities = [torch.profiler.ProfilerActivity.CPU]
     if not step.dry:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
-        wall = seconds_of(step, lambda: engine.score_prefixed(call.prefixed))[0]
+        profiled = seconds_of(step, lambda: engine.score_prefixed(call.prefixed))[0]
     events = profile.key_averages()
     key = "self_cpu_time_total" if step.dry else "self_device_time_total"
-    (step.directory / f"profile_{step.name}.txt").write_text(events.table(sort_by=key, row_limit=20))
+    file = f"profile_{step.name}_{what.replace(' ', '_')}.txt"
+    (step.directory / file).write_text(events.table(sort_by=key, row_limit=25))
     busy = sum(getattr(event, key) for event in events if event.device_type.name != "CPU" or step.dry) / 1e6
-    synchronisations = sum(event.count for event in events if "Synchronize" in event.key)
-    step.tell("profile of a call", wall_seconds=wall, idle_share=max(0.0, 1 - busy / wall), waits=synchronisations)
+    launches = sum(event.count for event in events if "LaunchKernel" in event.key)
+    waits = sum(event.count for event in events if "Synchronize" in event.key)
+    figures = {"wall_seconds": wall, "profiled_seconds": profiled, "busy_seconds": busy}
+    step.tell(f"profile: {what}", **figures, idle_share=max(0.0, 1 - busy / wall), launches=launches, waits=waits)
 
 
 def _time_others(step: Step, model: Any, shape: Shape, work: Workload, tell: Callable[..., None]) -> None:
@@ -380,7 +397,7 @@ def _time_attention(
     prefixes = [Prefix(length, max(own)) for length, own in lengths]
     row = PackedRow(pack(lengths, budget, even=False)[0], prefixes, kernel, "eager")
     row.fill_up(budget, flex.BLOCK)
-    layer = SimpleNamespace(layer_idx=0)
+    layer = SimpleNamespace()
     with step.guarded(what), torch.no_grad(), flex.enough_graphs():
         first = seconds_of(step, lambda: kernel(row, layer, *states, None, arguments))[0]
         seconds = min(seconds_of(step, lambda: kernel(row, layer, *states, None, arguments), 1 if step.dry else 5))

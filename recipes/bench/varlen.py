@@ -64,14 +64,14 @@ def varlen_row(
     if row not in _OF_ROW:
         _OF_ROW[row] = _sequences(row, query.device)
     sequences = _OF_ROW[row]
-    kept = [row.prefixes[prefix].layers[module.layer_idx] for prefix in sequences.earlier]
+    kept = [row.prefixes[prefix].layers[row.layer] for prefix in sequences.earlier]
     keys = torch.cat([*(prefix_keys for prefix_keys, _ in kept), key], dim=2)
     values = torch.cat([*(prefix_values for _, prefix_values in kept), value], dim=2)
     for piece in row.pieces:
         if piece.segment is None and piece.prefix == row.last_prefix:
             span = slice(piece.start, piece.start + piece.length)
             own = key[:, :, span].clone(), value[:, :, span].clone()
-            row.prefixes[piece.prefix].layers[module.layer_idx] = own
+            row.prefixes[piece.prefix].layers[row.layer] = own
     # (1, H, S, D) -> (S, H, D)
     q = query[0].transpose(0, 1)
     k = keys[0].transpose(0, 1).index_select(0, sequences.keys)

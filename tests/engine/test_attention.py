@@ -8,10 +8,10 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from nuggets_trainer.engine import flex
-from nuggets_trainer.engine.attention import PackedRow, Prefix, sdpa_loop, shared_prefix_model
-from nuggets_trainer.engine.flex import block_mask, earlier_keys, earlier_prefixes, flex_row, row_length
-from nuggets_trainer.engine.packed import score_packed
-from nuggets_trainer.engine.packing import Piece, pack
+from nuggets_trainer.engine.attention import PackedRow, Prefix, sdpa_loop
+from nuggets_trainer.engine.flex import block_mask, earlier_prefixes, flex_row
+from nuggets_trainer.engine.packed import score_packed, shared_prefix_model
+from nuggets_trainer.engine.packing import Piece, earlier_keys, pack, row_length
 from nuggets_trainer.prompts.segment import Segment
 from tests.support.architectures import VOCAB, random_model
 

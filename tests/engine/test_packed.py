@@ -5,6 +5,7 @@ Tensors on the `meta` device have no values: whatever would wait for the device 
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,17 +14,11 @@ import torch
 from torch._dynamo.utils import counters
 
 from nuggets_trainer.engine import flex, lm_head, packed
-from nuggets_trainer.engine.attention import (
-    PackedRow,
-    Prefix,
-    current_row,
-    one_token_row,
-    sdpa_loop,
-    shared_prefix_model,
-)
+from nuggets_trainer.engine.attention import PackedRow, Prefix, current_row, one_token_row, sdpa_loop
+from nuggets_trainer.engine.compiled import WHOLE_LAYERS
 from nuggets_trainer.engine.flex import flex_row
 from nuggets_trainer.engine.log_probs import LogProbEngine
-from nuggets_trainer.engine.packed import score_packed, splitting_tokens
+from nuggets_trainer.engine.packed import score_packed, shared_prefix_model, splitting_tokens
 from nuggets_trainer.engine.packing import Piece
 from tests.support.architectures import VOCAB, random_model
 from tests.support.segments import random_prefix, random_segments
@@ -116,7 +111,7 @@ def test_small_heads_take_another_kernel_on_cuda(head_dim, fits, monkeypatch):
     monkeypatch.setattr(flex, "_compiled_flex", lambda: lambda query, *_, **__: torch.full_like(query, 7.0))
     row = PackedRow([Piece(0, None, 3, 0), Piece(0, 0, 2, 3)], [Prefix(3, 2)], flex_row)
     states = torch.randn(1, 2, 5, head_dim).as_subclass(OnCuda)
-    layer = SimpleNamespace(layer_idx=0)
+    layer = SimpleNamespace()
     found = flex_row(row, layer, states, states, states, None, {})
     expected = sdpa_loop(row, layer, *[states.as_subclass(torch.Tensor)] * 3, None, {})
     assert bool((found == 7).all()) is fits
@@ -140,7 +135,7 @@ def test_arguments_beyond_a_kernel_are_refused_or_left_to_eager(implementation, 
     monkeypatch.setattr(flex, "flex_attention", lambda query, *_, **__: query)
     row = PackedRow([Piece(0, None, 3, 0)], [Prefix(3, 1)], flex_row, implementation)
     states = torch.randn(1, 2, 3, 16)
-    arguments = (row, SimpleNamespace(layer_idx=0), *[states] * 3, None, {argument: 30.0})
+    arguments = (row, SimpleNamespace(), *[states] * 3, None, {argument: 30.0})
     if kernel is None:
         with pytest.raises(NotImplementedError, match=f"`{argument}`: load the model with `attn_implementation=eager"):
             flex_row(*arguments)
@@ -205,6 +200,33 @@ def test_a_rank_inside_a_row_can_join_the_pass_of_another(name):
     with torch.no_grad(), shared_prefix_model(model), current_row(one_token_row()):
         assert model(input_ids=token).logits.shape == (1, 1, VOCAB)
         assert model.base_model(input_ids=token).last_hidden_state.shape[:2] == (1, 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(("name", "num_graphs"), [("Llama", 2), ("Gemma 2", 3)])
+def test_a_whole_layer_is_one_graph(name, num_graphs, monkeypatch):
+    """It was five: the host prepared each for longer than a small model's layer takes on a GPU."""
+    torch._dynamo.reset()
+    model, prefixed = random_model(name), some_prefixed(2)
+    graphs = []
+
+    def recorded(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = partial(torch.nn.Module.compile, backend=recorded)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: compiled(module, **options))
+    monkeypatch.setattr(lm_head, "compiled_in_use", lambda function: function)
+    monkeypatch.setattr(packed, "_kernel", lambda *_: flex_row)
+    engine = LogProbEngine(model, 128, path="packed")
+    expected = np.concatenate(engine.score_prefixed(prefixed))
+    counters.clear()
+    engine.compiles, engine.compiled_names = True, WHOLE_LAYERS
+    for _ in range(2):
+        found = np.concatenate(engine.score_prefixed(prefixed))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert not counters["graph_break"] and len(graphs) == num_graphs
 
 
 def test_no_call_is_compiled_anew(monkeypatch):

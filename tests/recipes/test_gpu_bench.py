@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from nuggets_trainer.demo import demo_path
+from nuggets_trainer.engine.flex import flex_row
 from nuggets_trainer.engine.packed import score_packed
 from nuggets_trainer.scoring.pair_scorer import CALL_BATCHES
 from tests.support.architectures import random_model
@@ -98,6 +99,22 @@ def test_attention_of_variable_lengths_is_exact(gpu, name):
     with torch.no_grad():
         found, expected = (score_packed(model, prefixed, 100, kernel) for kernel in (varlen_row, None))
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2"])
+def test_rows_in_the_same_tensors_are_exact(gpu, name):
+    """What a CUDA graph needs; on a CPU each row runs as it is."""
+    captured = importlib.import_module("captured").CapturedRows()
+    model = random_model(name)
+    for seed in range(2):  # the second call finds the tensors of the first
+        prefixed = [(random_prefix(n), random_segments(9, seed=seed)) for n in (40, 0, 9 + seed)]
+        with torch.no_grad():
+            found = score_packed(model, prefixed, 128, flex_row, captured.run)
+            expected = score_packed(model, prefixed, 128)
+        np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), rtol=0, atol=1e-5)
+    assert 1 < len(captured._rows) < 6 and captured.num_graphs == 0
+    assert any(row.earlier for row in captured._rows.values())
 
 
 def test_texts_need_no_datasets(gpu, monkeypatch):

@@ -72,11 +72,11 @@ def anchors(anchor_rows) -> Dataset:
 def rows_run(monkeypatch):
     """Tokens of each forward pass on the packed path, as they are run."""
     lengths: list[int] = []
-    run_row = packed._run_row
+    run_row = packed.pass_row
 
     def recorded(model, row, *arguments):
         lengths.append(row.length)
         return run_row(model, row, *arguments)
 
-    monkeypatch.setattr(packed, "_run_row", recorded)
+    monkeypatch.setattr(packed, "pass_row", recorded)
     return lengths

@@ -7,7 +7,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 
 def tiny_model(family: str, vocab_size: int, hidden_size: int = 48):
-    """Random weights, large enough that log-probs differ between contexts by far more than rounding."""
+    """Random weights, large enough that log-probs differ between contexts by far more than rounding.
+
+    They are smaller in wider models: products would grow with the width, and rounding of float32 with them.
+    """
     torch.manual_seed(0)
     common = {
         "vocab_size": vocab_size,
@@ -17,7 +20,7 @@ def tiny_model(family: str, vocab_size: int, hidden_size: int = 48):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 512,
-        "initializer_range": 0.3,
+        "initializer_range": 0.3 * (48 / hidden_size) ** 0.5,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
