@@ -148,6 +148,15 @@ class SelectArguments:
         default=None,
         metadata={"help": "Programs to write a dataset entry for: `llama_factory`, `axolotl`, `ms_swift`."},
     )
+    group_by: str | None = field(
+        default=None,
+        metadata={
+            "help": "`num_tokens`: choose the best rows of each of 10 classes of length, so that the golden set has "
+            "the lengths of the pool. Needs the lengths (`nuggets score --group_by num_tokens`, or row signals). For "
+            "quotas by a column run `nuggets score` again.",
+            "choices": ["num_tokens"],
+        },
+    )
     pool_size: int | None = field(
         default=None, metadata={"help": "The `pool_size` that the pool was scored with. Default: all rows."}
     )

@@ -35,6 +35,7 @@ from nuggets_trainer.report.dataset_entries import (
     write_entry,
 )
 from nuggets_trainer.store.read_results import read_overlap, read_scores
+from nuggets_trainer.store.results import describe_groups
 from nuggets_trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ EPILOG = f"""examples:
   nuggets select scores --top_k 500
   nuggets select scores --top_fraction 0.05 --require "ifd < 0.9"
   nuggets select scores --max_tokens 500000
+  nuggets select scores --top_k 500 --group_by num_tokens
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
   nuggets select scores --top_k 500 --dataset_name pool.jsonl --output_file golden.jsonl --entry_for llama_factory
   nuggets select scores --top_k 500 --rank_by gain
@@ -79,7 +81,8 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     elif choice.with_scores or choice.entry_for:
         raise ValueError("`with_scores` and `entry_for` need a file of rows. Name it with --output_file.")
     check_programs(choice.entry_for or [])
-    config = NuggetsConfig(**vars(rule), pool_size=choice.pool_size, columns=choice.columns)
+    others = {"pool_size": choice.pool_size, "columns": choice.columns, "group_by": choice.group_by}
+    config = NuggetsConfig(**vars(rule), **others)
     return choice, config, rows, row_options, output
 
 
@@ -105,7 +108,7 @@ def run(
                 logger.warning("%s", unchecked)
         golden_set = select_again(score_dir, config, pool)
         overlap = read_overlap(score_dir) or looked_for_now(pool)
-        text = f"{golden_set.describe()}\nduplicates: {overlap['says']}"
+        text = "\n".join([golden_set.describe(), *describe_groups(golden_set), f"duplicates: {overlap['says']}"])
         if pool is not None and choice.output_file is not None:
             entries = []
             for name in choice.entry_for or []:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nuggets_trainer.comparison.evidence import Evidence, Indices
+from nuggets_trainer.config.diversity_options import COMPLETION_TOKENS
 from nuggets_trainer.golden.coverage import cover
+from nuggets_trainer.golden.diversity import Diversity, choose_diverse
 
 Choose = Callable[[Evidence, int, int], Indices]
 
@@ -30,8 +32,8 @@ class Arm:
         columns: columns of the evidence that it chooses by.
         needs_every_pair: whether a race, which leaves pairs out, gives too little to choose by.
         has_size: whether it takes k rows; the arm `full` takes all.
-        is_rival: whether it could explain or replace what golden scores do, at no or little cost. The verdict weighs
-            the golden set against the best of these.
+        is_rival: whether it could replace what golden scores do, at no or little cost. The verdict weighs the golden
+            set against the best of these.
     """
 
     name: str
@@ -178,6 +180,14 @@ def highest_ifd_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     return evidence.highest(np.where(ifd <= 1, ifd, np.nan), k)
 
 
+def best_of_each_length(evidence: Evidence, k: int, seed: int) -> Indices:
+    """Take the best rows by golden score within classes of length, as `group_by: num_tokens` does."""
+    rows = evidence.ranked
+    lengths = evidence.columns[COMPLETION_TOKENS].astype(np.float64)
+    chosen = choose_diverse(evidence.scores.golden_score, rows, k, Diversity(lengths=lengths), "golden_score")
+    return rows[chosen.places]
+
+
 def worst_rows(evidence: Evidence, k: int, seed: int) -> Indices:
     """Take the worst rows by golden score."""
     return evidence.ranked[::-1][:k]
@@ -202,7 +212,6 @@ _ALL = (
         as_long_as(best_by("golden_score")),
         SCORING,
         ("num_tokens",),
-        is_rival=True,
     ),
     Arm("longest", "longest completions", highest("num_tokens"), (), ("num_tokens",), is_rival=True),
     Arm("lowest_loss", "lowest loss", lowest("loss"), SIGNALS, ("loss",), is_rival=True),
@@ -211,6 +220,14 @@ _ALL = (
     Arm("ica", "helped by anchors (ICA)", highest("ica"), (*SIGNALS, "ica"), ("ica",), is_rival=True),
     Arm("mean_gain", "highest mean gain", best_by("mean_gain"), SCORING, needs_every_pair=True),
     Arm("gain", "highest standardised gain", best_by("gain"), SCORING, needs_every_pair=True),
+    Arm(
+        "golden_by_length",
+        "golden set with the pool's lengths",
+        best_of_each_length,
+        SCORING,
+        (COMPLETION_TOKENS,),
+        needs_every_pair=True,
+    ),
     Arm("coverage", "coverage", covering_rows, SCORING, needs_every_pair=True),
     Arm("golden_filtered", "golden set, filtered", filtered(best_by("golden_score")), BOTH, needs_every_pair=True),
     Arm("gain_filtered", "highest gain, filtered", filtered(best_by("gain")), BOTH, needs_every_pair=True),
@@ -234,5 +251,5 @@ DEFAULT_ARMS = (
     "ica",
     "bottom",
 )
-QUICK_ARMS = ("golden", "full", "random", "lowest_loss")
+QUICK_ARMS = ("golden", "full", "random", "random_length", "lowest_loss")
 BASE, BASE_LABEL = "base", "nothing (base model)"

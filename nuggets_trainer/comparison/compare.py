@@ -57,13 +57,8 @@ def compare_arms(
         given: scores of other programs, which are in the columns of `scored` too.
     """
     output_dir, num_devices = Path(args.output_dir), Ranks().world
-    generation = None
-    if options.generation_metric is not None:
-        generation = (options.generation_metric, options.num_generations)
+    generation, tasks = _further_measures(options)
     candidates = scored.evidence.usable.tolist()
-    tasks = None
-    if options.lm_eval_tasks is not None:
-        tasks = HarnessTasks(options.lm_eval_tasks, options.task_options)
     runs = TuningRuns(args, model, template_name, pool, candidates, heldout, output_dir / "runs", generation, tasks)
     scored = dataclasses.replace(scored, evidence=scored.evidence.restricted_to(runs.usable))
     # What cannot be measured or chosen fails here, before any arm is trained.
@@ -94,6 +89,16 @@ def compare_arms(
     stem = file_stem(options)
     Ranks().on_main(lambda: write_runs(results, seeds, runs.measures.weights, output_dir / f"{stem}_runs.parquet"))
     return found
+
+
+def _further_measures(options: CompareArguments) -> tuple[tuple[str, int] | None, HarnessTasks | None]:
+    """Return what is measured besides held-out losses: completions, by metric and number, and tasks; None for none."""
+    generation = tasks = None
+    if options.generation_metric is not None:
+        generation = (options.generation_metric, options.num_generations)
+    if options.lm_eval_tasks is not None:
+        tasks = HarnessTasks(options.lm_eval_tasks, options.task_options)
+    return generation, tasks
 
 
 def _steps(runs: TuningRuns, scored: ScoredPool, args: SFTConfig, options: CompareArguments) -> int:

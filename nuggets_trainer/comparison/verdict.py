@@ -13,7 +13,8 @@ from nuggets_trainer.comparison.table import ArmResult
 from nuggets_trainer.wording import counted
 
 # The arm that the verdict is on: the first of these that was run.
-SUBJECTS = ("golden", "golden_filtered", "gain", "gain_filtered", "mean_gain", "coverage")
+SUBJECTS = ("golden", "golden_filtered", "gain", "gain_filtered", "mean_gain", "golden_by_length", "coverage")
+LENGTH_CONTROL, SAME_LENGTHS = "random_length", "random rows of its lengths"  # the lengths of the arm `golden`
 # Arms that choose among the rows that meet `require`. Random ones of these rows tell what the condition does alone.
 FILTERED, FILTERED_CONTROL = ("golden_filtered", "gain_filtered"), "random_filtered"
 BETTER, WORSE, EVEN, UNKNOWN = "better", "worse", "not different", "unknown"
@@ -45,7 +46,8 @@ class Verdict:
     Attributes:
         sentence: the verdict in words.
         arm: name of the arm that it is on; None if no golden set was run.
-        weighed: the comparisons that it is made of.
+        weighed: the comparisons that it is made of: random rows, the full pool, the best rival, random rows of the
+            golden set's lengths, as far as they were run.
         resolution: half the width of the widest 95% interval of the golden set minus random rows, or minus the full
             pool where these were not run: smaller differences are not seen. None without an interval.
         filtered: arms that choose among the rows that meet `require`, weighed against random ones of these rows.
@@ -59,11 +61,11 @@ class Verdict:
 
 
 def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Collection[str]) -> Verdict:
-    """Weigh the golden set against random rows, the full pool and the best rival, at every size.
+    """Weigh the golden set against random rows, the full pool, the best rival and rows of its lengths, at every size.
 
-    The first two comparisons are chosen beforehand and have 95% intervals. The best rival is chosen by its loss, the
-    lowest mean over the sizes, so its interval allows for the number of rivals (Bonferroni). Golden rows that meet a
-    condition are weighed against random rows that meet it.
+    The comparisons with random rows, the full pool and random rows of its lengths are chosen beforehand and have 95%
+    intervals. The best rival is chosen by its loss, the lowest mean over the sizes, so its interval allows for the
+    number of rivals (Bonferroni). Golden rows that meet a condition are weighed against random rows that meet it.
 
     Args:
         results: results of all arms.
@@ -90,14 +92,20 @@ def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Col
         confidence = 1 - (1 - CONFIDENCE) / len(present)
         against.append(_weigh(by_arm[subject], by_arm[best], bootstrap, confidence))
     label = next(iter(by_arm[subject].values())).label
-    sentence = _sentence(label, against, best, len(present))
+    of_lengths: list[Weighed] = []
+    if subject == "golden" and LENGTH_CONTROL in by_arm:
+        of_lengths = _weigh(by_arm[subject], by_arm[LENGTH_CONTROL], bootstrap, CONFIDENCE)
+    sentence = _sentence(label, against or [of_lengths], best, len(present))
+    if against and of_lengths:
+        sentence += f" It {_clause(of_lengths, SAME_LENGTHS)}{_what_length_explains(against, of_lengths)}."
     filtered = {}
     for arm in FILTERED:
         if arm in by_arm and FILTERED_CONTROL in by_arm:
             filtered[arm] = _weigh(by_arm[arm], by_arm[FILTERED_CONTROL], bootstrap, CONFIDENCE)
             label = next(iter(by_arm[arm].values())).label
             sentence += f' Among the rows that meet the condition, "{label}" {_clause(filtered[arm], "random rows")}.'
-    return Verdict(sentence, subject, list(itertools.chain.from_iterable(against)), resolution, filtered)
+    weighed = list(itertools.chain.from_iterable([*against, of_lengths]))
+    return Verdict(sentence, subject, weighed, resolution, filtered)
 
 
 def _without_golden_set(results: Sequence[ArmResult], bootstrap: Bootstrap) -> Verdict:
@@ -164,6 +172,22 @@ def _sentence(label: str, against: Sequence[list[Weighed]], best: str | None, nu
     if against[0][0].outcome == UNKNOWN:
         text += " One seed cannot tell whether another seed would say the same."
     return text
+
+
+def _what_length_explains(against: Sequence[list[Weighed]], of_lengths: Sequence[Weighed]) -> str:
+    """Say what length has to do with a win over random rows; nothing if there was no win or no interval."""
+    won = set()
+    for one in itertools.chain.from_iterable(against):
+        if one.opponent == "random" and one.outcome == BETTER:
+            won.add(one.fraction)
+    outcomes = {one.outcome for one in of_lengths if one.fraction in won}
+    if not outcomes or UNKNOWN in outcomes:
+        return ""
+    if outcomes == {BETTER}:
+        return ", so length alone does not explain its win over random rows"
+    if BETTER in outcomes:
+        return ", so its win over random rows may be length alone at some sizes"
+    return ", so its win over random rows may be length alone"
 
 
 def _name_of(one: Weighed, best: str | None, num_rivals: int) -> str:

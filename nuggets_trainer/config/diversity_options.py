@@ -9,6 +9,7 @@ from nuggets_trainer.config.checks import check_choice, check_number, check_stri
 from nuggets_trainer.config.option_group import OptionGroup
 
 GROUP_QUOTAS = ("proportional", "equal")
+COMPLETION_TOKENS = "num_tokens"  # the `group_by` that makes classes of length, and the column that has it
 
 
 @dataclass
@@ -27,7 +28,11 @@ class DiversityOptions(OptionGroup):
     )
     group_by: str | None = field(
         default=None,
-        metadata={"help": "Column of the pool, such as its source, whose values get quotas of the golden set."},
+        metadata={
+            "help": "Column of the pool, such as its source, whose values get quotas of the golden set. `num_tokens` "
+            "makes 10 classes of the completion's length, bounded by quantiles of the candidates: the golden set then "
+            "has the lengths of the pool, and the best rows of each length."
+        },
     )
     group_quota: str = field(
         default="proportional",
@@ -45,6 +50,11 @@ class DiversityOptions(OptionGroup):
             "embedding is the mean of the scorer model's last hidden states). Default: no row is passed over."
         },
     )
+
+    @property
+    def groups_by_length(self) -> bool:
+        """Whether the groups are classes of the completion's length."""
+        return self.group_by == COMPLETION_TOKENS
 
     def check(self) -> None:
         """Refuse values outside their range, and a quota without groups."""

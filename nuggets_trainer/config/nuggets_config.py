@@ -127,11 +127,12 @@ class NuggetsConfig(
                     f"`{name}` chooses which rows fill the golden set, but `threshold={self.threshold}` takes every "
                     "row above it. Use `top_fraction` or `top_k`."
                 )
-            if self.max_tokens is not None and getattr(self, name) is not None:
-                raise ValueError(
-                    f"`{name}` needs a fixed number of rows, but `max_tokens={self.max_tokens}` does not give one. "
-                    f"Use `top_k` (`nuggets plan` estimates how many rows fit into the budget), or drop `{name}`."
-                )
+        if self.max_tokens is not None and self.coverage_weight is not None:
+            raise ValueError(
+                f"`coverage_weight` needs a fixed number of rows, but `max_tokens={self.max_tokens}` does not give "
+                "one. Use `top_k` (`nuggets plan` estimates how many rows fit into the budget), or drop "
+                "`coverage_weight`."
+            )
         if self.schedule == "race" and self.every_pair_for:
             raise ValueError(
                 f"A race leaves out pairs, but with {' and '.join(self.every_pair_for)} the golden set depends on all "

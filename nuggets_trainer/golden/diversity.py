@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
 from nuggets_trainer.golden.coverage import cover, gain_spread
+from nuggets_trainer.golden.length_classes import length_classes
 from nuggets_trainer.golden.limits import Limits, quotas
 
 
@@ -25,6 +27,8 @@ class Diversity:
             `coverage_weight` is 0.
         coverage_weight: weight of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
         groups: group of each row, for its quota; None without quotas.
+        lengths: length of each row, `(n,)`, in tokens, NaN where it is not known, for quotas of classes of length (see
+            `length_classes`) in place of `groups`; None without them. The candidates define the classes.
         group_quota: `proportional` or `equal`, see `limits.quotas`.
         embeddings: embedding of each row, `(n, d)`; None if near-duplicates may stay.
         max_similarity: cosine above which a row is a near-duplicate.
@@ -33,9 +37,23 @@ class Diversity:
     gains: FloatArray | None = None
     coverage_weight: float = 0.0
     groups: Sequence[str] | None = None
+    lengths: Floats | None = None
     group_quota: str = "proportional"
     embeddings: npt.NDArray[np.float32] | None = None
     max_similarity: float = 1.0
+
+    def groups_of(self, rows: Ints, num_kept: int) -> list[str] | None:
+        """Return the group of each of these rows, of which so many are kept, `(len(rows),)`; None without quotas."""
+        if self.lengths is not None:
+            return length_classes(self.lengths[rows], num_kept)
+        if self.groups is not None:
+            return [self.groups[i] for i in rows]
+        return None
+
+    @property
+    def has_quotas(self) -> bool:
+        """Whether groups have quotas."""
+        return self.lengths is not None or self.groups is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +86,15 @@ def choose_diverse(
         tokens: tokens of each candidate, in the order of the ranking, `(c,)`, under a token budget. The rows are then
             taken until the next one would pass it, in place of k rows. None without a budget.
         max_tokens: the budget.
+
+    Raises:
+        ValueError: if the budget has no room for the one row that quotas choose.
     """
-    groups = places_by_group = embeddings = None
-    if diversity.groups is not None:
-        groups = [diversity.groups[i] for i in order]
+    if tokens is not None and diversity.has_quotas:
+        return _choose_within_budget(values, order, diversity, rank_by, tokens, max_tokens)
+    places_by_group = embeddings = None
+    groups = diversity.groups_of(order, k)
+    if groups is not None:
         places_by_group = quotas(groups, k, diversity.group_quota)
     if diversity.embeddings is not None:
         embeddings = diversity.embeddings[order]
@@ -82,7 +105,7 @@ def choose_diverse(
             places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
         else:
             places = np.fromiter(_until_full(admitted, tokens, max_tokens), dtype=np.int64)
-        return Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places))
+        return Choice(places, dict(limits.passed_over), groups=_group_counts(diversity, order, groups, places))
     assert diversity.gains is not None
     gains = diversity.gains[order]
     quality = values[order]
@@ -93,7 +116,27 @@ def choose_diverse(
     spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
     for name, value in vars(gain_spread(gains, np.arange(k))).items():
         spread[f"ranking_{name}"] = value
-    return Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places))
+    return Choice(places, dict(limits.passed_over), spread, _group_counts(diversity, order, groups, places))
+
+
+def _choose_within_budget(
+    values: Floats, order: Ints, diversity: Diversity, rank_by: str, tokens: Floats, max_tokens: float
+) -> Choice:
+    """Choose as many rows within quotas as the budget has room for: with one more, they would pass it."""
+
+    def choose(number: int) -> Choice:
+        return choose_diverse(values, order, number, diversity, rank_by)
+
+    def is_too_much(number: int) -> bool:
+        return bool(tokens[choose(number).places].sum() > max_tokens)
+
+    number = bisect.bisect_left(range(1, len(order) + 1), True, key=is_too_much)
+    if number == 0:
+        raise ValueError(
+            f"`max_tokens` must be at least the tokens of the one row that quotas choose, got {int(max_tokens):,}. "
+            "Raise it."
+        )
+    return choose(number)
 
 
 def _until_full(places: Iterable[int], tokens: Floats, max_tokens: float) -> Iterator[int]:
@@ -106,9 +149,18 @@ def _until_full(places: Iterable[int], tokens: Floats, max_tokens: float) -> Ite
         yield place
 
 
-def _group_counts(groups: Sequence[str] | None, places: Ints) -> dict[str, dict[str, int]]:
-    """Count the candidates of each group, and those kept, largest group first; empty without groups."""
+def _group_counts(
+    diversity: Diversity, order: Ints, groups: Sequence[str] | None, places: Ints
+) -> dict[str, dict[str, int]]:
+    """Count the candidates of each group, and those kept; empty without groups.
+
+    The largest group comes first, or of classes of length the shortest.
+    """
     if groups is None:
         return {}
-    kept = Counter(groups[place] for place in places)
-    return {name: {"candidates": number, "kept": kept[name]} for name, number in Counter(groups).most_common()}
+    candidates, kept = Counter(groups), Counter(groups[place] for place in places)
+    names = [name for name, _ in candidates.most_common()]
+    if diversity.lengths is not None:
+        by_length = np.argsort(diversity.lengths[order], kind="stable")
+        names = list(dict.fromkeys(groups[place] for place in by_length))
+    return {name: {"candidates": candidates[name], "kept": kept[name]} for name in names}

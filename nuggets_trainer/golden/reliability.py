@@ -116,19 +116,9 @@ def measure_reliability(
         raise ValueError(f"`k` must be between 1 and {n - 1} (one less than the candidates with a score), got {k}.")
     pairs = _Pairs(zero_shot, one_shot, anchor_scale(zero_shot, one_shot), rank_by)
     generator = np.random.default_rng(seed)
-    correlations, share = np.empty((num_draws, len(RANKED_VALUES))), np.empty(num_draws)
-    for draw in range(num_draws):
-        order = generator.permutation(m)
-        a, b = pairs.scores(order[: m // 2]), pairs.scores(order[m // 2 : 2 * (m // 2)])
-        correlations[draw] = [_pearson(ranked.of(a), ranked.of(b)) for ranked in RANKED_VALUES.values()]
-        share[draw] = _share_of(rank_candidates(a, rank_by)[:k], rank_candidates(b, rank_by)[:k])
-    whole = pairs.golden_set(np.arange(m), k)
-    stays = np.empty(num_draws)
-    for draw, anchors in enumerate(generator.integers(0, m, size=(num_draws, m), dtype=np.int64)):
-        stays[draw] = _share_of(whole, pairs.golden_set(anchors, k))
+    of_halves, halves_share = pairs.compare_halves(k, num_draws, generator)
+    stays = pairs.draw_again(k, num_draws, generator)
     low, high = np.quantile(stays, [0.025, 0.975])
-    of_halves = dict(zip(RANKED_VALUES, correlations.mean(axis=0).tolist(), strict=True))
-    halves_share = float(share.mean())
     return Reliability(
         num_candidates=n,
         num_anchors=m,
@@ -161,6 +151,34 @@ class _Pairs:
     def golden_set(self, anchors: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
         """Return the k best candidates by these anchors."""
         return rank_candidates(self.scores(anchors), self.rank_by)[:k]
+
+    def compare_halves(self, k: int, num_draws: int, generator: np.random.Generator) -> tuple[dict[str, float], float]:
+        """Split the anchors into random halves.
+
+        Returns:
+            Mean correlation of the two halves by the name of each value, and the mean share that golden sets of size
+            k have in common.
+        """
+        num_anchors = len(self.zero_shot)
+        half = num_anchors // 2
+        correlations, share = np.empty((num_draws, len(RANKED_VALUES))), np.empty(num_draws)
+        for draw in range(num_draws):
+            order = generator.permutation(num_anchors)
+            a, b = self.scores(order[:half]), self.scores(order[half : 2 * half])
+            correlations[draw] = [_pearson(ranked.of(a), ranked.of(b)) for ranked in RANKED_VALUES.values()]
+            share[draw] = _share_of(rank_candidates(a, self.rank_by)[:k], rank_candidates(b, self.rank_by)[:k])
+        of_halves = dict(zip(RANKED_VALUES, correlations.mean(axis=0).tolist(), strict=True))
+        return of_halves, float(share.mean())
+
+    def draw_again(self, k: int, num_draws: int, generator: np.random.Generator) -> Floats:
+        """Return the share of the golden set of size k that stays with anchors drawn again, `(num_draws,)`."""
+        num_anchors = len(self.zero_shot)
+        whole = self.golden_set(np.arange(num_anchors), k)
+        stays = np.empty(num_draws)
+        drawn = generator.integers(0, num_anchors, size=(num_draws, num_anchors), dtype=np.int64)
+        for draw, anchors in enumerate(drawn):
+            stays[draw] = _share_of(whole, self.golden_set(anchors, k))
+        return stays
 
 
 def complete_pairs(zero_shot: FloatArray, one_shot: FloatArray) -> tuple[Floats, Floats]:

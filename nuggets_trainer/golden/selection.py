@@ -48,7 +48,8 @@ class GoldenSet:
         spread: figures on how the gains are spread over the anchors (`coverage.GainSpread`), and the same figures of
             the ranking's set (`ranking_coverage`, ...); empty without coverage.
         num_unlike_ranking: number of rows in the ranking's set that are not in this one; None if this is the ranking.
-        groups: number of `candidates` in each group and of those `kept`, largest group first; empty without quotas.
+        groups: number of `candidates` in each group and of those `kept`, largest group or shortest class of lengths
+            first; empty without quotas.
         rank_by: value that the rows are ranked by: `golden_score`, `gain` or `mean_gain`, or a signal.
         pool_mean: mean of that value over all candidates; None after a race.
         signal: signal that the rows are ranked by, of each candidate kept, `(k,)`; None for the other values.

@@ -75,6 +75,8 @@ class EarlyLook:
         signal: verdict of the signal check; None if there was none.
         problems: reasons against going on; empty if there are none.
         useless: places of the anchors that decide nothing, as in anchors.parquet.
+        group_by: column whose groups have quotas; None without quotas. The cut and what stays are those of the ranking
+            without them.
     """
 
     num_rows: int
@@ -91,6 +93,7 @@ class EarlyLook:
     signal: str | None
     problems: tuple[str, ...]
     useless: tuple[int, ...] = ()
+    group_by: str | None = None
 
     @property
     def sentence(self) -> str:
@@ -103,9 +106,12 @@ class EarlyLook:
             return f"Better stop here: {reason}; {remedy}."
         if self.stays is None or self.top_stays is None or self.num_rows < FEWEST_JUDGED:
             return f"Go on: nothing speaks against it, but {counted(self.num_rows, 'row')} cannot tell more."
+        without_quotas = ""
+        if self.group_by is not None:
+            without_quotas = f", both without the quotas of `{self.group_by}`"
         return (
             f"Go on: with other anchors about {self.stays:.0%} of the golden set would stay, and {self.top_stays:.0%} "
-            "of its best quarter."
+            f"of its best quarter{without_quotas}."
         )
 
     def describe(self) -> str:
@@ -114,7 +120,10 @@ class EarlyLook:
         if self.expected_cut is not None:
             rows = counted(self.num_tied, "row")
             words = RANKED_VALUES[self.rank_by].words
-            parts.append(f"{words} at the cut about {self.expected_cut:.2f}, where {rows} of the pool may tie")
+            of_all = ""
+            if self.group_by is not None:
+                of_all = " of all groups together"
+            parts.append(f"{words} at the cut{of_all} about {self.expected_cut:.2f}, where {rows} of the pool may tie")
         useless = self.num_won_by_all + self.num_won_by_none
         parts.append(
             f"{useless:,} of {counted(self.num_anchors, 'anchor')} decide nothing ({self.num_won_by_all:,} won by "
@@ -244,6 +253,7 @@ def look_at(pilot: Pilot, session: ScoringSession, num_candidates: int, signal: 
         top_stays=agreement.top_stays,
         signal=verdict,
         problems=tuple(problems_of(agreement, len(values) > 0 and float(np.ptp(values)) == 0.0, verdict)),
+        group_by=session.config.group_by,
     )
 
 

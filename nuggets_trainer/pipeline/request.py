@@ -203,11 +203,20 @@ def _one_place(config: NuggetsConfig, score_dir: Place | None) -> Place:
 
 
 def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
+    """Refuse a column that the pool lacks, and one whose name means the length of the completion."""
     columns = pool.dataset.column_names
+    if config.groups_by_length:
+        if config.group_by in columns:
+            raise ValueError(
+                f"`group_by={config.group_by!r}` makes classes of the completion's length, but `{pool.name}` has a "
+                "column of this name too. Rename the column: then its new name groups by its values, and "
+                f"`{config.group_by}` by length."
+            )
+        return
     if config.group_by is not None and config.group_by not in columns:
         raise ValueError(
             f"`group_by={config.group_by!r}` is not a column of `{pool.name}`, whose columns are {sorted(columns)}. "
-            "Name the column that holds, say, each row's source."
+            "Name the column that holds, say, each row's source, or `num_tokens` for classes of length."
         )
 
 

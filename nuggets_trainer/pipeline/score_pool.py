@@ -148,7 +148,7 @@ def _choose_and_write(
     scores, one_shot, pilot = make_pool_scores(result, seconds)
     dropped = {i: reason for i, reason in enumerate(scores.dropped) if reason is not None}
     check_selectable(config, len(pool), dropped)  # again: rows without a finite log-prob are dropped now
-    diversity = diversity_of(config, row_groups(pool, config), embeddings, scores.anchors.zero_shot, one_shot)
+    diversity = diversity_of(config, row_groups(pool, config), embeddings, scores, one_shot)
     golden_set = select_golden_set(
         scores,
         config.selection_rule,

@@ -13,16 +13,18 @@ from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RULES
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import first_of_equal
+from nuggets_trainer.golden.diversity import Diversity
 from nuggets_trainer.golden.limits import DUPLICATE, FAILS_REQUIRE, NO_SIGNAL
 from nuggets_trainer.golden.ranking import RANKED_VALUES, SIGNAL_VALUES, RankedValue, most_within, written_rule
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
+from nuggets_trainer.pipeline.diversity import diversity_of_stored
 from nuggets_trainer.pipeline.row_filter import AGAIN, check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import are_scored_rows, read_config, read_overlap, read_scores
 from nuggets_trainer.store.stored_scores import StoredScores
 
-BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")
+BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")  # but not `group_by` of lengths, which are stored
 
 
 def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Pool | None = None) -> GoldenSet:
@@ -33,7 +35,8 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
 
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
-        config: options of selection; the rule, `rank_by` and `require` are read. None takes the defaults.
+        config: options of selection; the rule, `rank_by`, `require` and `group_by=num_tokens` are read. None takes
+            the defaults.
         pool: the rows that were scored. Only earlier versions, which did not look for duplicates, need them: with the
             rows, those that repeat an earlier one are left out here.
 
@@ -44,18 +47,19 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
             scored than those of the pool. The error says what to run.
     """
     config = config or NuggetsConfig()
-    wanted = _beyond_ranking(vars(config))
+    wanted = _beyond_ranking(vars(config), config.groups_by_length)
     if wanted:
         raise ValueError(
             f"{wanted} needs all pairs, but `select_again` reads scores only. Run `nuggets score` with the new "
             "options on the same `score_dir`: it finds every pair in the store."
         )
     run_config = read_config(score_dir)
-    used = _beyond_ranking(run_config)
+    used = _beyond_ranking(run_config, config.groups_by_length and run_config.get("group_by") == config.group_by)
     if used:
         raise ValueError(
-            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows. "
-            "Run the same `nuggets score` again with the new rule: it finds every pair in the store."
+            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows, or "
+            "choose within classes of length (`--group_by num_tokens`). Run the same `nuggets score` again with "
+            "the new rule: it finds every pair in the store."
         )
     stored = read_scores(score_dir)
     if pool is not None and not read_overlap(score_dir):
@@ -68,7 +72,8 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
             f"`{run_config.get('rank_by')}` and scored none. {AGAIN} and with `--rank_by {config.rank_by}`."
         )
     passes = rows_that_pass_stored(stored, config.requirement, run_config)
-    return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes)
+    diversity = diversity_of_stored(stored, config)
+    return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes, diversity)
 
 
 def _without_repeats(stored: StoredScores, pool: Pool) -> StoredScores:
@@ -100,7 +105,10 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
         if config.requirement is not None:
             condition = f" and meet `{config.requirement.text}`"
         raise ValueError(f"`{written_rule(rule)}` is too much: {num_choosable:,} rows have a {words}{condition}.")
-    return select_golden_set(stored, rule, rank_by=config.rank_by, passes=passes, total_tokens=tokens)
+    diversity = diversity_of_stored(stored, config)
+    return select_golden_set(
+        stored, rule, diversity=diversity, rank_by=config.rank_by, passes=passes, total_tokens=tokens
+    )
 
 
 def _tokens_for(stored: StoredScores, rule: tuple[str, float]) -> npt.NDArray[np.float64] | None:
@@ -115,9 +123,12 @@ def _tokens_for(stored: StoredScores, rule: tuple[str, float]) -> npt.NDArray[np
     return stored.signals[TOTAL_TOKENS]
 
 
-def _beyond_ranking(config: dict[str, Any]) -> str:
-    """Name the options of a config under which a golden set is not a ranking."""
-    return " and ".join(f"`{name}`" for name in BEYOND_RANKING if config.get(name) is not None)
+def _beyond_ranking(config: dict[str, Any], but_groups: bool) -> str:
+    """Name the options of a config under which a golden set is not a ranking, but not `group_by` if it can be had."""
+    names = [
+        name for name in BEYOND_RANKING if config.get(name) is not None and not (but_groups and name == "group_by")
+    ]
+    return " and ".join(f"`{name}`" for name in names)
 
 
 def choose_by_rule(
@@ -126,6 +137,7 @@ def choose_by_rule(
     run_config: dict[str, Any],
     rank_by: str = "golden_score",
     passes: npt.NDArray[np.bool_] | None = None,
+    diversity: Diversity | None = None,
 ) -> GoldenSet:
     """Choose by a rule, if the scores suffice for it.
 
@@ -135,6 +147,7 @@ def choose_by_rule(
         run_config: config of that run, for the error.
         rank_by: value to rank by.
         passes: whether each row meets the condition `require`, `(n,)`; None without one.
+        diversity: further criteria of the choice, of a run that scored every pair; None for a ranking.
 
     Raises:
         ValueError: if a row that a race stopped could be in the golden set, or if rows lack the value.
@@ -158,9 +171,7 @@ def choose_by_rule(
         reason = _why_not_enough(stored, rule, tokens)
         if reason is not None:
             raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
-    return select_golden_set(
-        all_stored, rule, stored.num_candidates, rank_by=rank_by, passes=passes, total_tokens=tokens
-    )
+    return select_golden_set(all_stored, rule, stored.num_candidates, diversity, rank_by, passes, total_tokens=tokens)
 
 
 def _in_rows(
@@ -296,9 +307,7 @@ def check_same_pool(stored: StoredScores, pool: Pool) -> str | None:
 def as_json(golden_set: GoldenSet) -> dict[str, Any]:
     """Return the golden set as numbers and lists."""
     rule = dict([golden_set.rule])
-    return {
-        "rule": rule,
-        "rank_by": golden_set.rank_by,
-        **golden_set.summary(),
-        "indices": golden_set.indices.tolist(),
-    }
+    result = {"rule": rule, "rank_by": golden_set.rank_by, **golden_set.summary()}
+    if golden_set.groups:
+        result["by_group"] = golden_set.groups
+    return {**result, "indices": golden_set.indices.tolist()}

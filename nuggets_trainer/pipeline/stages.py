@@ -27,8 +27,8 @@ from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.gathered import gather_column
 from nuggets_trainer.signals.in_context import in_context_losses
 from nuggets_trainer.signals.repetition import repetitions
+from nuggets_trainer.signals.row_lengths import completion_tokens, total_tokens
 from nuggets_trainer.signals.row_signals import Signals, row_signals
-from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.wording import counted
 
@@ -86,8 +86,8 @@ def signals_of_rows(session: ScoringSession, rows: Candidates) -> Signals:
     All ranks must call it.
 
     Returns:
-        Each signal by name, `(n,)`, see `row_signals`, `in_context_losses`, `repetitions` and `total_tokens`; empty
-        on all ranks but the main one.
+        Each signal by name, `(n,)`, see `row_signals`, `in_context_losses`, `repetitions`, `total_tokens` and
+        `completion_tokens`; empty on all ranks but the main one.
 
     Raises:
         ValueError: if `ica` is wanted and no anchor fits half of the model's context, or if the token budget has no
@@ -99,6 +99,8 @@ def signals_of_rows(session: ScoringSession, rows: Candidates) -> Signals:
         rows_in_budget(session, rows, signals)  # refuses a budget that is too small, before the first forward pass
     if session.config.wants_row_signals:
         signals |= signals_of_the_model(session, rows)
+    elif session.config.groups_by_length:
+        signals |= completion_tokens(session, rows)
     return signals
 
 

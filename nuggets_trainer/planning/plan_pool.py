@@ -21,6 +21,7 @@ from nuggets_trainer.pipeline.request import check_selectable, leave_out_overlap
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import (
+    RowsInBudget,
     prepare_run,
     render_selectable,
     with_top_k,
@@ -141,16 +142,10 @@ def _plan_with_pairs(
     budget = planned_budget(session, rendered, factor)
     raced = session
     if budget is not None:
-        num_raced = budget.most if asked.rank_by == "golden_score" else budget.expected
-        raced = with_top_k(session, max(1, round(num_raced / factor)))
+        raced = _in_rows(session, budget, factor)
         notes.append(budget.describe(asked))
     watch = Watch(measure_seconds)
-    run = ExactRun(session, rendered, watch) if is_slow else prepare_run(raced, rendered, watch)
-    with exit_on_sigterm():
-        if isinstance(run, ExactRun) and is_slow:
-            measure_quickly(session, rendered, run, watch)
-        else:
-            run.score()
+    run = _score_for_a_while(session, raced, rendered, watch, is_slow)
     num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))
     agreement = session.ranks.on_main(lambda: _agreement_so_far(session, rendered, run))
     row_tokens = sum(session.ranks.gather([sum(prompt.row_tokens() for prompt in rendered.prompts.values())]))
@@ -177,6 +172,34 @@ def _plan_with_pairs(
         row_tokens=factor * row_tokens,
         share_of_peak=session.ranks.on_main(lambda: _share_of_peak(session, rendered, measured)),
     )
+
+
+def _in_rows(session: ScoringSession, budget: RowsInBudget, factor: float) -> ScoringSession:
+    """Give a token budget as the number of rows of the sample that a race tells apart."""
+    num_raced = budget.most if session.config.rank_by == "golden_score" else budget.expected
+    return with_top_k(session, max(1, round(num_raced / factor)))
+
+
+def _score_for_a_while(
+    session: ScoringSession, raced: ScoringSession, rendered: Rendered, watch: Watch, is_slow: bool
+) -> ExactRun | RaceRun:
+    """Score pairs by the schedule in force until the watch says stop; on a slow device, time a few passes instead.
+
+    Args:
+        session: open session of the pool or of a sample of it.
+        raced: the same with the rule of a race.
+        rendered: anchors and candidates.
+        watch: counts and times what is scored.
+        is_slow: whether the device is slow.
+    """
+    with exit_on_sigterm():
+        if is_slow:
+            quick = ExactRun(session, rendered, watch)
+            measure_quickly(session, rendered, quick, watch)
+            return quick
+        run = prepare_run(raced, rendered, watch)
+        run.score()
+        return run
 
 
 def _share_of_peak(session: ScoringSession, rendered: Rendered, measured: Measurement) -> float | None:

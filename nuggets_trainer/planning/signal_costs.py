@@ -15,9 +15,9 @@ from nuggets_trainer.scoring.rendering import Candidates
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_name
+from nuggets_trainer.signals.row_lengths import total_tokens
 from nuggets_trainer.signals.row_signals import signal_names
 from nuggets_trainer.signals.stored_values import find_missing
-from nuggets_trainer.signals.total_tokens import total_tokens
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
 from nuggets_trainer.wording import byte_size, counted, duration
 

@@ -171,7 +171,8 @@ def _length(figures: Figures) -> Iterator[Caution]:
         f"Kept rows are {word} than rejected rows in {share:.0%} of pairs",
         f"The median completion has {length['median_kept']:,.0f} {length['unit']} in kept rows and "
         f"{length['median_rejected']:,.0f} in rejected rows. Length alone may explain part of the choice: compare "
-        "with random rows of the same lengths before you trust it.",
+        "with random rows of the same lengths before you trust it, or choose the best rows of each class of length "
+        "(`group_by: num_tokens`).",
     )
 
 

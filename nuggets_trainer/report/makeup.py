@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nuggets_trainer.config.diversity_options import COMPLETION_TOKENS
 from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, ranked_value
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import read_scores, reselections
@@ -68,8 +69,11 @@ def what_is_kept(run: dict[str, Any]) -> str:
         parts[0] += f" by {ranked.words}"
     if run["config"].get("require") is not None:
         parts.append(f"of the rows with {run['config']['require']}")
-    if run["config"].get("group_by") is not None:
-        parts.append(f"within quotas by {run['config']['group_by']}")
+    group_by = run["config"].get("group_by")
+    if group_by == COMPLETION_TOKENS:
+        parts.append("within classes of length")
+    elif group_by is not None:
+        parts.append(f"within quotas by {group_by}")
     if run["config"].get("max_similarity") is not None:
         parts.append("without near-duplicates")
     if run["config"].get("coverage_weight") is not None:

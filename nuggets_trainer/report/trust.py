@@ -54,7 +54,7 @@ def trust_figures(figures: Figures, agreement: Agreement) -> Figures:
     return {
         "outcome": outcome,
         "title": TITLES[outcome],
-        "sentence": _sentence(outcome, agreement, reasons),
+        "sentence": _sentence(outcome, agreement, reasons, figures["run"]["config"].get("group_by")),
         "facts": list(_facts(figures, agreement)),
         "reliability": agreement.reliability,
         "stays": agreement.stays,
@@ -111,7 +111,7 @@ def _reasons(figures: Figures, agreement: Agreement) -> Iterator[str]:
         yield f"the reliability of the ranking is {agreement.reliability:.2f}"
 
 
-def _sentence(outcome: str, agreement: Agreement, reasons: list[str]) -> str:
+def _sentence(outcome: str, agreement: Agreement, reasons: list[str], group_by: str | None) -> str:
     if reasons:
         return f"Do not trust this golden set: {'; '.join(reasons)}."
     if outcome == "unknown":
@@ -123,6 +123,8 @@ def _sentence(outcome: str, agreement: Agreement, reasons: list[str]) -> str:
         f"with other anchors of the same kind about {agreement.stays:.0%} of it would stay, and "
         f"{agreement.top_stays:.0%} of its best quarter"
     )
+    if group_by is not None:
+        stay += f", both without the quotas of `{group_by}`"
     if outcome == "trust":
         return f"Trust this golden set: {stay}."
     if outcome == "trust_top":

@@ -8,6 +8,9 @@ import numpy.typing as npt
 LEAST_QUEUED = 1024  # rows; a queue of fewer would be made anew too often
 SHARE_QUEUED = 0.25  # of the rows not taken yet: it bounds the memory, and the work of all refills together
 LOOK_AHEAD = 64  # rows of a queue that are looked at together
+# Rows in the queues of all anchors: 256 MB in 4 bytes each. At 10 million rows and 100 anchors a quarter of the rows
+# for each anchor would take 1 GB; shorter queues are made anew more often, for about twice the work.
+MOST_QUEUED = 2**26
 
 
 def choose_in_turn(cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -31,9 +34,10 @@ def choose_in_turn(cosines: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         [2.0, 1.0, 0.0]
     """
     turn = np.full(cosines.shape[1], np.nan)
+    most_queued = MOST_QUEUED // max(1, len(cosines))
     is_free = np.ones(cosines.shape[1], dtype=np.bool_)
     num_taken = 0
-    choosing = [_Queue(own, is_free) for own in cosines]
+    choosing = [_Queue(own, is_free, most_queued) for own in cosines]
     while choosing:
         left = []
         for queue in choosing:
@@ -56,11 +60,13 @@ class _Queue:
     Args:
         cosines: cosine of the anchor and each row, `(n,)`.
         is_free: whether each row is not taken yet, `(n,)`; the caller keeps it up to date.
+        most: largest number of rows of the queue, but for rows that tie with its last one, and at least 1,024.
     """
 
-    def __init__(self, cosines: npt.NDArray[np.float32], is_free: npt.NDArray[np.bool_]) -> None:
-        self._cosines, self._is_free = cosines, is_free
-        self._rows = np.zeros(0, dtype=np.int64)
+    def __init__(self, cosines: npt.NDArray[np.float32], is_free: npt.NDArray[np.bool_], most: int) -> None:
+        self._cosines, self._is_free, self._most = cosines, is_free, most
+        self._type = np.min_scalar_type(len(cosines))  # 4 bytes up to 4 billion rows
+        self._rows = np.zeros(0, dtype=self._type)
         self._place = 0
 
     def next_row(self) -> int | None:
@@ -81,9 +87,9 @@ class _Queue:
     def _refill(self) -> None:
         rows = np.flatnonzero(self._is_free & ~np.isnan(self._cosines))
         cosines = self._cosines[rows]
-        size = max(LEAST_QUEUED, round(SHARE_QUEUED * len(rows)))
+        size = max(LEAST_QUEUED, min(self._most, round(SHARE_QUEUED * len(rows))))
         if size < len(rows):
             last = np.partition(cosines, -size)[-size]
             is_queued = cosines >= last  # with all rows that tie with the last, so that the first of them comes first
             rows, cosines = rows[is_queued], cosines[is_queued]
-        self._rows, self._place = rows[np.argsort(-cosines, kind="stable")], 0
+        self._rows, self._place = rows[np.argsort(-cosines, kind="stable")].astype(self._type), 0

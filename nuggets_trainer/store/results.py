@@ -2,7 +2,7 @@
 
 | file | one row per | columns |
 | --- | --- | --- |
-| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated, predicted when a race for gains stopped the row), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of rows that a race stopped: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `similarity_turn`, `num_tokens`, `ica` (null where not defined); `total_tokens` where they are counted; `repetition` (null for a row that cannot be rendered); with `require` also `meets_require` (null when dropped) |
+| scores.parquet | pool row, in pool order | `index`, `golden_score` (null when dropped or eliminated, predicted when a race for gains stopped the row), `standard_error`, `mean_gain`, `num_anchors` (scored), `upper_bound` (of rows that a race stopped: golden score if the other anchors were won), `dropped` (null or the reason), `rank` (1 is best), `selected`, `mean_gain_error`, `gain` (standardised), `gain_error`; with several anchor sets also `golden_score_<set>` of each; with row signals also `loss`, `loss_without_prompt`, `ifd`, `similarity`, `similarity_turn`, `num_tokens`, `ica` (null where not defined); `num_tokens` and `total_tokens` also where they are counted for `group_by` and `max_tokens`; `repetition` (null for a row that cannot be rendered); with `require` also `meets_require` (null when dropped) |
 | anchors.parquet | anchor | `index`, `pool_index` (null when given), `zero_shot` (null when it could not be scored), `num_tokens`, `gain_mean` and `gain_deviation` (of the pilot that `gain` is standardised by; null when the anchor or the pilot was not scored); with several anchor sets also `anchor_set` |
 | pairs.parquet | pool row, in pool order | `index`, `one_shot` (one float32 per anchor, null where not scored) |
 """  # noqa: E501 - a table
@@ -31,7 +31,7 @@ from nuggets_trainer.wording import counted, duration, tally
 SCORES_FILE, ANCHORS_FILE, PAIRS_FILE = "scores.parquet", "anchors.parquet", "pairs.parquet"
 MEETS_REQUIRE = "meets_require"
 ROWS_PER_GROUP = 65536  # rows in a row group of pairs.parquet
-MOST_GROUPS = 10  # quota groups in a summary for people
+MOST_GROUPS = 10  # quota groups in a summary for people; classes of length are as many
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -154,15 +154,18 @@ def describe_results(scores: PoolScores, golden_set: GoldenSet) -> list[str]:
         means.append(f"{name} {ranked.write(mean['kept'])} ({ranked.write(mean['candidates'])})")
     if means:
         lines.append(f"mean {ranked.words} of the rows kept (of all candidates), by anchor set: {', '.join(means)}")
+    return [*lines, *describe_groups(golden_set)]
+
+
+def describe_groups(golden_set: GoldenSet) -> list[str]:
+    """Return what the golden set has of each group, as one line; no line without quotas."""
     groups = []
     for name, counts in list(golden_set.groups.items())[:MOST_GROUPS]:
         groups.append(f"{_short(name)} {counts['kept']:,} of {counts['candidates']:,}")
     num_more = len(golden_set.groups) - len(groups)
     if num_more:
         groups.append(f"and {counted(num_more, 'smaller group')}")
-    if groups:
-        lines.append(f"kept by group: {', '.join(groups)}")
-    return lines
+    return [f"kept by group: {', '.join(groups)}"] if groups else []
 
 
 def _short(name: str) -> str:

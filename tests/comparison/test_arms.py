@@ -9,8 +9,10 @@ import pytest
 
 from nuggets_trainer.comparison.arms import ARMS, FILTERED, choose_all_rows
 from nuggets_trainer.comparison.evidence import Evidence
+from nuggets_trainer.golden.diversity import Diversity
 from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import golden_scores
+from nuggets_trainer.golden.selection import select_golden_set
 
 DROPPED = 7
 
@@ -101,6 +103,13 @@ def test_length_matched_rows_have_golden_lengths(evidence):
     assert len({tuple(sorted(r)) for r in rows}) > 15  # and they are drawn anew
     golden = set(rows_of(evidence, "golden").tolist())
     assert np.mean([len(golden & set(r.tolist())) for r in rows]) < 10
+
+
+def test_best_rows_of_each_length_have_the_lengths_of_the_pool(evidence):
+    tokens = evidence.columns["num_tokens"]
+    rows = rows_of(evidence, "golden_by_length")
+    expected = select_golden_set(evidence.scores, ("top_k", 20), diversity=Diversity(lengths=tokens))
+    assert rows.tolist() == expected.indices.tolist() != rows_of(evidence, "golden").tolist()
 
 
 def test_all_rows_are_chosen_before_any_run(evidence):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -15,7 +16,7 @@ from nuggets_trainer.cli import main
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.golden.agreement import Agreement
 from nuggets_trainer.pipeline import early_look, signal_check
-from nuggets_trainer.pipeline.early_look import UnreliableScoresError, look_at, problems_of
+from nuggets_trainer.pipeline.early_look import EarlyLook, UnreliableScoresError, look_at, problems_of
 from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.scoring.collect import Pilot
@@ -62,6 +63,16 @@ def test_a_batch_that_the_look_interrupts_keeps_its_time(llama, tokenizer, rows,
     config = NuggetsConfig(template="plain", top_k=10, schedule="exact", tokens_per_batch=64, signal_check=False)
     score_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path)
     assert len(seconds) > 4 and min(seconds) >= 0.01
+
+
+def test_with_quotas_the_look_names_its_cut():
+    """Each group has its own cut; the look knows that of all rows together."""
+    numbers = {"num_won_by_all": 1, "num_won_by_none": 0, "reliability": 0.8, "stays": 0.6, "top_stays": 0.8}
+    look = EarlyLook(64, 100, "golden_score", 0.55, 12, why_won=None, signal=None, problems=(), **numbers)
+    assert "golden score at the cut about 0.55, where 12 rows" in look.describe() and "quotas" not in look.sentence
+    grouped = dataclasses.replace(look, group_by="num_tokens")
+    assert "golden score at the cut of all groups together about 0.55, where 12 rows" in grouped.describe()
+    assert grouped.sentence.endswith("80% of its best quarter, both without the quotas of `num_tokens`.")
 
 
 @pytest.mark.parametrize("schedule", ["exact", "race"])

@@ -115,10 +115,9 @@ def test_near_duplicates_do_not_use_the_budget(exact):
     assert chosen.passed_over == {"near_duplicate": 1}
 
 
-@pytest.mark.parametrize("option", [{"group_by": "source"}, {"coverage_weight": 0.5}], ids=str)
-def test_what_fills_places_is_refused(option):
+def test_what_fills_places_is_refused():
     with pytest.raises(ValueError, match="needs a fixed number of rows, but `max_tokens=.*Use `top_k`"):
-        NuggetsConfig(max_tokens=1000, **option)
+        NuggetsConfig(max_tokens=1000, coverage_weight=0.5)
     with pytest.raises(ValueError, match="Expected one selection rule, got `top_k=3` and `max_tokens=1000`"):
         NuggetsConfig(max_tokens=1000, top_k=3)
 

@@ -36,6 +36,12 @@ def test_the_outcomes_at_their_thresholds():
     )
 
 
+def test_with_quotas_the_shares_are_those_of_the_ranking():
+    grouped = judged(run={"config": {"group_by": "num_tokens"}})["sentence"]
+    assert grouped.endswith("of its best quarter, both without the quotas of `num_tokens`.")
+    assert "quotas" not in judged()["sentence"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
