@@ -114,7 +114,7 @@ def _launched(command: str, words: list[str], debug: bool) -> tuple[int | None, 
         why = "a launcher has started the processes already" if is_launched() else "it runs in one process"
         step = f" {rest[0]}" if command == "evaluate" and rest else ""
         raise ValueError(f"`nuggets {command}{step}` does not take {options}: {why}. Drop it.")
-    if {"-h", "--help"} & set(rest):
+    if {"-h", "--help", "--help_all"} & set(rest):
         return None, rest
     check_one_process(command, rest)
     if not takes_several or is_launched():

@@ -169,7 +169,7 @@ def or_demo(argv: Sequence[str], demo_config: Path) -> list[str]:
             given = ", ".join(f"--{name}" for name in sorted(named))
             raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
         words.remove("--demo")
-    asks_for_help = "-h" in words or "--help" in words
+    asks_for_help = not {"-h", "--help", "--help_all"}.isdisjoint(words)
     if not named and not asks_for_help:
         words = ["--config", str(demo_config), *words]
     return words

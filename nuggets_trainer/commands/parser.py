@@ -42,6 +42,14 @@ PLACE_IN_HELP = {
 }
 
 
+# Options of SFTConfig that a first run sets; the short help shows these alone.
+COMMON_IN_TRAINING = (
+    *("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("bf16", "use_cpu", "seed", "max_length", "packing", "eval_strategy", "save_strategy", "save_steps"),
+    *("logging_steps", "report_to", "resume_from_checkpoint", "push_to_hub"),
+)
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows each option once, in one spelling, with its default and the file that the default comes from."""
 
@@ -72,6 +80,20 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if "Default: " in text or "default: " in text:  # the help explains it
             return text
         return f"{text} [default: {_shown(action.default)}]"
+
+
+class TrainingHelp(argparse.Action):
+    """Prints the help; `--help` leaves out most options of SFTConfig, which `--help_all` shows."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, __: Any, option_string: str | None = None) -> None:
+        """Print, and end the program."""
+        if option_string != "--help_all":
+            _hide_uncommon(parser)
+        parser.print_help()
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -141,6 +163,8 @@ def make_parser(
         help="YAML file with values for these options, or the name of one that ships with the package (`nuggets "
         "configs` lists them). An option of the command line wins over it.",
     )
+    if any(dataclass.__name__ == "SFTConfig" for dataclass in dataclasses):
+        _offer_short_help(parser)
     for action in list(parser._actions):
         if action.dest in without:
             _remove(parser, action)
@@ -215,6 +239,27 @@ def _remove(parser: argparse.ArgumentParser, action: argparse.Action) -> None:
         parser._option_string_actions.pop(name)
     parser._optionals._remove_action(action)
     parser.set_defaults(**{action.dest: action.default})
+
+
+def _offer_short_help(parser: argparse.ArgumentParser) -> None:
+    """Let `--help` show the common options of training, and `--help_all` every option."""
+    (own,) = (action for action in parser._actions if action.dest == "help")
+    for name in own.option_strings:
+        parser._option_string_actions.pop(name)
+    parser._optionals._remove_action(own)
+    parser.add_argument("-h", "--help", action=TrainingHelp, help="Show the options of selection, and common others.")
+    parser.add_argument("--help_all", action=TrainingHelp, dest="help", help="Show every option of trl.SFTConfig too.")
+
+
+def _hide_uncommon(parser: argparse.ArgumentParser) -> None:
+    """Leave all but the common options of SFTConfig out of the help, and say where they are."""
+    (training,) = (group for group in parser._action_groups if group.title == TITLES_OF_TRL["SFTConfig"])
+    hidden = set()
+    for action in training._group_actions:
+        if action.dest not in COMMON_IN_TRAINING and action.help != argparse.SUPPRESS:
+            action.help = argparse.SUPPRESS
+            hidden.add(action.dest)
+    training.description = f"`{parser.prog} --help_all` lists {len(hidden)} more options of this group."
 
 
 def _group(parser: argparse.ArgumentParser, titles: dict[str, str]) -> None:

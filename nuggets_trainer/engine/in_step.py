@@ -70,7 +70,7 @@ class ForwardPassesInStep:
             yield
         except OtherRankFailedError:
             raise
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: the other ranks wait for this one's passes
             if self._unfinished and not isinstance(error, SystemExit):
                 # The others are inside the same pass: they would take any message for the weights of a layer.
                 logger.exception("A forward pass failed. This process ends, and its launcher ends the others.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError, joined_text
-from nuggets_trainer.prompts.row_alone import RowAlone
+from nuggets_trainer.prompts.row_alone import RowAlone, TokenizesApart
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.tokenize import RecentRows, TextEncoder, checked, without_eos
 
@@ -18,7 +18,7 @@ NUGGETS_MAX_ANCHOR_TOKENS = 200
 RESPONSE = "Response:\n"
 
 
-class NuggetsTemplate:
+class NuggetsTemplate(TokenizesApart):
     r"""The prompt of the reference implementation (github.com/pldlgb/nuggets), to the letter.
 
     `Instruction:\n...\nInput:\n...\nResponse:\n...`, with BOS before the candidate only and neither a separator nor an
@@ -41,10 +41,6 @@ class NuggetsTemplate:
         self._text = TextEncoder(tokenizer)
         self._shown: RecentRows[list[int]] = RecentRows()
         self._alone: RecentRows[Segment] = RecentRows()
-
-    def describe(self) -> dict[str, str]:
-        """Return the name."""
-        return {"template": self.name}
 
     def tokenize_ahead(self, rows: Iterable[Row]) -> None:
         """Tokenize the texts of candidates that are rendered next."""
@@ -88,14 +84,6 @@ class NuggetsTemplate:
         ids, start = self._uncut(row)
         bos = [self._tokenizer.bos_token_id]
         return RowAlone(checked(Segment(ids, start)).behind(bos), [*bos, *self._text.encode(RESPONSE)])
-
-    def num_tokens(self, row: Row) -> int:
-        """Count the tokens of `row_alone`."""
-        return len(self.row_alone(row).segment.ids)
-
-    def boundary_is_safe(self, boundary: list[int]) -> bool:
-        """Return True: candidate and anchor are tokenized apart."""
-        return True
 
     def _uncut(self, row: Row) -> tuple[list[int], int]:
         """Return the ids of prompt and completion, and the number of ids of the prompt alone."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.messages import calls_of
 from nuggets_trainer.data.row import SEPARATOR, Message, Row, UnusableRowError, content_text
-from nuggets_trainer.prompts.row_alone import RowAlone
+from nuggets_trainer.prompts.row_alone import RowAlone, TokenizesApart
 from nuggets_trainer.prompts.segment import Segment
 from nuggets_trainer.prompts.shown import NOT_SHOWN
 from nuggets_trainer.prompts.tokenize import RecentRows, TextEncoder, checked, without_eos
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class PlainTemplate:
+class PlainTemplate(TokenizesApart):
     r"""Text whose pieces are tokenized apart; candidate and anchor are joined by a blank line.
 
     `BOS candidate-prompt candidate-completion "\n\n" anchor-prompt anchor-completion EOS`: one BOS and one EOS, in
@@ -45,10 +45,6 @@ class PlainTemplate:
         self._text = TextEncoder(tokenizer)
         self._separator = self._text.encode(SEPARATOR)
         self._recent: RecentRows[tuple[list[int], list[int]]] = RecentRows()
-
-    def describe(self) -> dict[str, str]:
-        """Return the name."""
-        return {"template": self.name}
 
     def tokenize_ahead(self, rows: Iterable[Row]) -> None:
         """Tokenize the texts of rows that are rendered next."""
@@ -82,14 +78,6 @@ class PlainTemplate:
     def row_alone(self, row: Row) -> RowAlone:
         """Return the row as in `zero_shot`; BOS opens its completion."""
         return RowAlone(self.zero_shot(row), self._bos)
-
-    def num_tokens(self, row: Row) -> int:
-        """Count the tokens of `row_alone`."""
-        return len(self.row_alone(row).segment.ids)
-
-    def boundary_is_safe(self, boundary: list[int]) -> bool:
-        """Return True: candidate and anchor are tokenized apart."""
-        return True
 
     def _segment(self, context: list[int], completion: list[int], anchor: Row) -> Segment:
         """Put the anchor's completion, closed by one EOS, behind its context and score it."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nuggets_trainer.data.row import Row, UnusableRowError
-from nuggets_trainer.prompts.row_alone import RowAlone, opening_of
+from nuggets_trainer.prompts.row_alone import RowAlone, TokenizesApart, opening_of
 from nuggets_trainer.prompts.segment import Segment, scored_at
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TokensTemplate:
+class TokensTemplate(TokenizesApart):
     """Join rows that are tokenized already: the candidate's ids without EOS, then the anchor's ids without BOS.
 
     The scored tokens are the anchor's tokens that TRL puts loss on.
@@ -32,10 +32,6 @@ class TokensTemplate:
         self._bos, self._eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         self._vocabulary_size = len(tokenizer)
         _warn_about_joined_ids()
-
-    def describe(self) -> dict[str, str]:
-        """Return the name."""
-        return {"template": self.name}
 
     def zero_shot(self, anchor: Row) -> Segment:
         """Return the anchor's own ids."""
@@ -63,14 +59,6 @@ class TokensTemplate:
         """Return the row's own ids; BOS opens its completion, if the row begins with it."""
         segment = self.zero_shot(row)
         return RowAlone(segment, opening_of(segment.ids, self._bos, []))
-
-    def num_tokens(self, row: Row) -> int:
-        """Count the tokens of `row_alone`."""
-        return len(self.row_alone(row).segment.ids)
-
-    def boundary_is_safe(self, boundary: list[int]) -> bool:
-        """Return True: candidate and anchor are tokenized apart."""
-        return True
 
     def _num_bos(self, ids: list[int]) -> int:
         return int(ids[:1] == [self._bos])

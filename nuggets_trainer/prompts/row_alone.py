@@ -1,9 +1,11 @@
-"""`RowAlone`: a row behind its own prompt, and its completion without that prompt."""
+"""A row rendered alone, and what templates share that tokenize candidate and anchor apart."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from nuggets_trainer.data.row import Row
 from nuggets_trainer.prompts.segment import Segment
 
 
@@ -40,6 +42,32 @@ class RowAlone:
         if not has_prompt or not is_one_turn or len(ids) <= start:
             return None
         return Segment(ids, start)
+
+
+class TokenizesApart(ABC):
+    """A template whose rendering depends on its name alone, and whose candidate has no effect on the anchor's tokens.
+
+    Attributes:
+        name: name of the template.
+    """
+
+    name: str
+
+    def describe(self) -> dict[str, str]:
+        """Return the name."""
+        return {"template": self.name}
+
+    @abstractmethod
+    def row_alone(self, row: Row) -> RowAlone:
+        """Render a whole row alone, and say what stands before its completion where its prompt is left out."""
+
+    def num_tokens(self, row: Row) -> int:
+        """Count the tokens of `row_alone`."""
+        return len(self.row_alone(row).segment.ids)
+
+    def boundary_is_safe(self, boundary: list[int]) -> bool:
+        """Return True: candidate and anchor are tokenized apart."""
+        return True
 
 
 def opening_of(ids: list[int], bos_token_id: int | None, header: list[int]) -> list[int]:

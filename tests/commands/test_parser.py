@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib import import_module
 
 import pytest
+from trl import SFTConfig
 
 from nuggets_trainer.cli import main
 from nuggets_trainer.commands.arguments import (
@@ -18,7 +19,7 @@ from nuggets_trainer.commands.arguments import (
     ShardArguments,
     recipe_parser,
 )
-from nuggets_trainer.commands.parser import make_parser
+from nuggets_trainer.commands.parser import COMMON_IN_TRAINING, make_parser
 from nuggets_trainer.comparison.options import CompareArguments
 from nuggets_trainer.config import NuggetsConfig
 from nuggets_trainer.config.places import PoolArguments
@@ -33,6 +34,26 @@ def test_help_shows_each_option_once_with_its_default(command, capsys):
     assert "exit codes:" in page and "examples:" in page
     assert "(default: None)" not in page and "[default: None]" not in page
     assert "--score-dir" not in page  # one spelling of each
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_most_of_trls_options_are_in_the_long_help_alone(command, capsys):
+    """`nuggets train --help` was a thousand lines, two thirds of them SFTConfig's."""
+    pages = {}
+    for option in ("--help", "--help_all"):
+        assert main([command, option]) == 0
+        pages[option] = capsys.readouterr().out
+    listed = {option: re.findall(r"^  --(\w+)", page, flags=re.MULTILINE) for option, page in pages.items()}
+    names = {field.name for field in fields(SFTConfig)}
+    spelled = {
+        option: {name if name in names else name.removeprefix("no_") for name in listed[option]} for option in pages
+    }
+    hidden = spelled["--help_all"] - spelled["--help"]
+    assert "optim_args" in hidden and {"learning_rate", "bf16", "top_k", "lora_r"} <= set(listed["--help"])
+    assert hidden <= names and len(hidden) > 100
+    assert set(COMMON_IN_TRAINING) <= names
+    assert f"`nuggets {command} --help_all` lists {len(hidden)} more options" in " ".join(pages["--help"].split())
+    assert "--help_all` lists" not in pages["--help_all"]
 
 
 def test_help_lists_the_options_that_act(capsys):
