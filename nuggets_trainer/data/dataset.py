@@ -172,9 +172,10 @@ def check_sharegpt_keys(record: dict[str, Any], name: str) -> None:
     messages = record["conversations"]
     first = messages[0] if isinstance(messages, list) and messages else None
     if isinstance(first, dict) and "from" not in first:
+        option = "anchor_columns" if name == "anchors" else "columns"
         raise ValueError(
             f"`{name}` has a column `conversations` whose messages lack `from` and `value`, but TRL reads that column "
-            "as ShareGPT's. Rename it: `dataset.rename_column('conversations', 'messages')`."
+            f"as ShareGPT's. Read it as messages: `--{option} messages=conversations` (`{option}` in YAML and Python)."
         )
 
 

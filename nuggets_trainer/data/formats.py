@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import logging
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
-from nuggets_trainer.data.guess_columns import guess_columns, wrapped_rows
+from nuggets_trainer.data.guess_columns import are_rows_by_name, guess_columns, lists_of_text, wrapped_rows
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def _option(name: str) -> str:
 def _by_own_names(row_format: str, column_names: list[str], text_field: str) -> str:
     """Return the words of `columns` that keep the names of a format's columns."""
     if row_format == "text":
-        return f"text={text_field}"
+        return shlex.quote(f"text={text_field}")
     if row_format == "sharegpt":  # messages would not read its column `system` otherwise
         return "messages=conversations" + (" system=system" if "system" in column_names else "")
     columns = FORMATS[row_format]
@@ -114,13 +116,22 @@ def _how_to_map(name: str, column_names: list[str], features: Any) -> str:
             f"Do the rows stand inside of `{inside}`? Then write them to a file of their own: "
             f"`jq -c '.{inside}[]' FILE > rows.jsonl`."
         )
+    if are_rows_by_name(column_names, features):
+        return "Is each column a row? Then write the rows to a file of their own: `jq -c '.[]' FILE > rows.jsonl`."
+    lists = lists_of_text(column_names, features)
+    if lists is not None:
+        taken = shlex.quote(f".[{json.dumps(lists)}] |= .[0]")
+        return (
+            f"{lists!r} holds lists of texts, but a row needs one text. Take the first one of each list: "
+            f"`jq -c {taken} FILE > rows.jsonl`. Then run `nuggets inspect` on that file."
+        )
     if not words:
         return (
             f"Say which column is which, such as `--{option} {_example(column_names)}` (`{option}` in YAML and "
             "Python), or pass a `formatting_func` in Python. `nuggets inspect` shows what each column holds."
         )
     return (
-        f"Is it `--{option} {' '.join(words)}`? (In YAML and Python: `{option}`.) `instruction` and `output` are "
+        f"Is it `--{option} {shlex.join(words)}`? (In YAML and Python: `{option}`.) `instruction` and `output` are "
         "written with the chat template, or with a blank line between them; `prompt` and `completion` are joined as "
         "they are. In Python a `formatting_func` works too. `nuggets inspect` shows the rows as they would be read."
     )
@@ -129,8 +140,8 @@ def _how_to_map(name: str, column_names: list[str], features: Any) -> str:
 def _example(column_names: list[str]) -> str:
     """Return words of `columns` that name columns of the dataset, whatever these hold."""
     if len(column_names) < 2:
-        return " ".join(f"text={name}" for name in column_names)
-    return f"prompt={column_names[0]} completion={column_names[1]}"
+        return shlex.join(f"text={name}" for name in column_names)
+    return shlex.join([f"prompt={column_names[0]}", f"completion={column_names[1]}"])
 
 
 @functools.cache  # a run reads the same dataset several times; one message is enough

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Names of one kind, in lower case. A guess is made only if a dataset has exactly one column of each.
@@ -33,27 +34,56 @@ def guess_columns(column_names: Iterable[str], features: Any = None) -> list[str
         ['output=response']
         >>> guess_columns(["question", "answer", "response"])
         []
+        >>> guess_columns(["User Question", "Model Answer"])
+        ['instruction=User Question', 'output=Model Answer']
     """
     names, features = list(column_names), features or {}
-    asked, answered, conversations = [], [], []
+    asked, answered = _named(names, ASKED), _named(names, ANSWERED)
+    conversations = []
     for name in names:
-        if name.lower() in ASKED:
-            asked.append(name)
-        elif name.lower() in ANSWERED:
-            answered.append(name)
-        elif _are_messages(_message_keys(features.get(name))):
+        if name not in (*asked, *answered) and _are_messages(_message_keys(features.get(name))):
             conversations.append(name)
-    if sorted(asked) == ["input", "instruction"]:  # Alpaca's own pair
-        asked = ["instruction"]
+    inputs = []
+    if sorted(map(_words, asked)) == [["input"], ["instruction"]]:  # Alpaca's own pair
+        inputs = [f"input={name}" for name in asked if _words(name) == ["input"] and name != "input"]
+        asked = [name for name in asked if _words(name) == ["instruction"]]
     if len(answered) == 1 and _holds_conversation(answered[0], asked, features):
         return [f"messages={answered[0]}", *_guess_keys(_message_keys(features[answered[0]]))]
     if len(asked) == 1 and len(answered) == 1:
-        return _guess_pair(asked[0], answered[0], features)
+        return [*_guess_pair(asked[0], answered[0], features), *inputs]
     if not asked and not answered and len(conversations) == 1:
         return [f"messages={conversations[0]}", *_guess_keys(_message_keys(features[conversations[0]]))]
     if len(names) == 1 and getattr(features.get(names[0]), "dtype", None) in ("string", "large_string"):
         return [f"text={names[0]}"]
     return []
+
+
+def _named(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Return the columns with a name of one kind; if there is none, those whose name ends with such a word."""
+    exact = [name for name in names if name.strip().lower() in kinds]
+    if exact:
+        return exact
+    return [name for name in names if _words(name)[-1:] and _words(name)[-1] in kinds]
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a column's name, in lower case."""
+    return re.findall(r"[^\W_]+", name.lower())
+
+
+def lists_of_text(column_names: Iterable[str], features: Any) -> str | None:
+    """Name the first column of questions or answers that holds lists of texts; None if there is none.
+
+    Args:
+        column_names: columns of the dataset.
+        features: features of the dataset by column; None if they are not known.
+    """
+    for name in column_names:
+        inner = getattr((features or {}).get(name), "feature", None)
+        is_named = any(word.removesuffix("s") in (*ASKED, *ANSWERED) for word in _words(name)[-1:])
+        if is_named and getattr(inner, "dtype", None) in ("string", "large_string"):
+            return name
+    return None
 
 
 def _holds_conversation(answered: str, asked: list[str], features: Any) -> bool:
@@ -106,6 +136,12 @@ def wrapped_rows(column_names: Iterable[str], features: Any) -> str | None:
     if "train" in found:
         return "train"
     return found[0] if len(found) == 1 else None
+
+
+def are_rows_by_name(column_names: Iterable[str], features: Any) -> bool:
+    """Whether each column holds a whole row, as in `{"id-1": {"instruction": ...}, "id-2": {"instruction": ...}}`."""
+    kinds = [(features or {}).get(name) for name in column_names]
+    return len(kinds) > 1 and all(isinstance(kind, dict) and kind.keys() == kinds[0].keys() for kind in kinds)
 
 
 def _guess_keys(keys: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from nuggets_trainer.data.dataset import (
 from nuggets_trainer.data.formats import detect_format
 from nuggets_trainer.data.messages import log_renamed_roles, unknown_roles_error
 from nuggets_trainer.data.read_row import formatted_row, read_row, roles_of
-from nuggets_trainer.data.row import Row, UnusableRowError, hash_of_keys
+from nuggets_trainer.data.row import Row, TextKeys, UnusableRowError, hash_of_keys
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,7 +88,7 @@ class Pool:
         self._keys: list[str] | None = None
         self._unreadable: dict[int, str] = {}
         self._excluded: dict[str, dict[int, str]] = {}
-        self._texts: dict[str, str] = {}
+        self._texts: Mapping[str, str] = {}
         self._sizes = np.zeros(len(dataset), dtype=np.int64)
         if response_field is not None and formatting_func is None:
             raise ValueError(
@@ -131,6 +131,10 @@ class Pool:
             except UnusableRowError as error:
                 yield error
 
+    def readable_rows(self, indices: Sequence[int]) -> list[Row]:
+        """Return rows that are known to be readable, in the order of the indices."""
+        return [row for row in self.rows(indices) if isinstance(row, Row)]
+
     def _row_of(self, record: dict[str, Any]) -> Row:
         row = self._read(record)
         return row if self.eos_token is None else row.without_eos(self.eos_token)
@@ -161,23 +165,23 @@ class Pool:
     def _read_all(self) -> list[str]:
         """Read every row once; keep what can be said about it without its text."""
         keys = []
+        texts = np.zeros(len(self), dtype=np.uint64)
         for i, row in enumerate(self.rows(range(len(self)))):
             key = ""
             if isinstance(row, UnusableRowError):
                 self._unreadable[i] = str(row)
             else:
                 key = row.key
-                self._texts[key] = row.text_key
+                texts[i] = int(row.text_key, 16)
                 self._sizes[i] = row.size
             keys.append(key)
+        self._texts = TextKeys(keys, texts)
         if list(self._unreadable.values()) == ["unknown_role"] * len(self):
             raise unknown_roles_error(self.name, roles_of(self.record(0), self.format))
         return keys
 
     def exclude(self, reasons: dict[int, str], asked_by: str = "training") -> None:
-        """Make rows unusable from now on.
-
-        Their content hashes stay, and so do the reasons of rows that were unusable before.
+        """Make rows unusable from now on; their content hashes stay, and so do earlier reasons.
 
         Args:
             reasons: reason for each row, by pool index.
@@ -202,17 +206,14 @@ class Pool:
         return self._sizes
 
     @property
-    def texts(self) -> dict[str, str]:
+    def texts(self) -> Mapping[str, str]:
         """Hash of a row's text (`Row.text_key`) by the row's content hash."""
         self.read_keys()
         return self._texts
 
     @property
     def content_hash(self) -> str:
-        """Hash of all rows in their order, with a mark where a row cannot be read.
-
-        A pool index means the same row in two pools of one hash.
-        """
+        """Hash of all rows in their order, with a mark where one cannot be read: equal pools have equal indices."""
         keys, _ = self.read_keys()
         return hash_of_keys(key or UNREADABLE for key in keys)
 

@@ -204,6 +204,11 @@ def _wrong_line(file: Path) -> str | None:
             num_rows += 1
             has_values = has_values or line.strip() != "{}"
             found = _why_no_object(line)
+            if found is not None and _why_no_object(line.strip().removesuffix(",")) is None:
+                return (
+                    f"line {number:,} ends with a comma. Expected one JSON object per line and nothing between them. "
+                    f"Remove the commas: `sed 's/,[[:space:]]*$//' {file.name} > rows_{file.name}`."
+                )
             if found is not None:
                 wrong = (
                     f"line {number:,} is {found}: {line.strip()[:SHOWN_CHARACTERS]!r}. Expected one JSON object per "

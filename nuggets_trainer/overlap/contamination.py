@@ -56,7 +56,8 @@ class Questions:
                 self._short = _Table.of(hashes[taken], question[taken], most)
             if size >= SHORTEST_RUN:
                 taken &= (lengths[question] == size) | (size == RUN)
-                self._runs[size] = _Table.of(hashes[taken], question[taken], most)
+                if taken.any():
+                    self._runs[size] = _Table.of(hashes[taken], question[taken], most)
         self._num_short = np.bincount(self._short.questions, minlength=len(texts))
 
     def find(self, rows: HashedTexts, prompt_lengths: Ints) -> dict[int, Contamination]:
@@ -79,11 +80,11 @@ class Questions:
                 found[number] = Contamination(question, "same_words")
         end_of_prompt = rows.starts[:-1] + np.where(prompt_lengths > 0, prompt_lengths, rows.lengths)
         reworded: dict[int, int] = {}
-        for size, hashes, places in rows.grams(RUN):
-            row = rows.text_of[places]
+        for size, hashes, places in rows.grams(RUN, {SHORT, *self._runs}):
             if size == SHORT:
-                reworded = self._reworded(hashes, row)
+                reworded = self._reworded(*self._short.candidates(hashes, rows.text_of, places)[:2])
             if size in self._runs:
+                hashes, row, places = self._runs[size].candidates(hashes, rows.text_of, places)
                 in_prompt = (size == RUN) | (places + size <= end_of_prompt[row])
                 for number, question in self._runs[size].pairs(hashes[in_prompt], row[in_prompt]).tolist():
                     found.setdefault(number, Contamination(question, "same_words"))
@@ -125,10 +126,14 @@ class _Table:
         is_there[hashes >> _BITS] = True
         return _Table(hashes, questions, is_there)
 
+    def candidates(self, hashes: Hashes, text_of: Ints, places: Ints) -> tuple[Hashes, Ints, Ints]:
+        """Return the few sequences that may be here: their hashes, their texts and their places."""
+        may_be = np.flatnonzero(self.is_there[hashes >> _BITS])
+        places = places[may_be]
+        return hashes[may_be], text_of[places], places
+
     def pairs(self, hashes: Hashes, row: Ints) -> Ints:
         """Return row and question for each sequence that they share, `(p, 2)`; a sequence counts once for each row."""
-        may_be = self.is_there[hashes >> _BITS]
-        hashes, row = hashes[may_be], row[may_be]
         start = np.searchsorted(self.hashes, hashes, side="left")
         end = np.searchsorted(self.hashes, hashes, side="right")
         is_found = end > start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.data.row import Row, first_of_equal
+from nuggets_trainer.data.row import first_of_equal
 from nuggets_trainer.golden.limits import CONTAMINATED, DUPLICATE, NEAR_DUPLICATE
 from nuggets_trainer.overlap.contamination import Contamination, Questions
 from nuggets_trainer.overlap.near import BANDS, band_hashes, can_find_near, find_near_duplicates
@@ -189,7 +188,7 @@ def find_overlap(pool: Pool, tests: Mapping[str, Sequence[str]] | None = None, w
             contaminated[i] = contaminated[first]
     near = None
     if with_near:
-        near = find_near_duplicates(hashes, np.array(different, dtype=np.int64), functools.partial(_read, pool))
+        near = find_near_duplicates(hashes, np.array(different, dtype=np.int64), pool.readable_rows)
     num_questions = {name: len(texts) for name, texts in tests.items()}
     return Overlap(num_readable, first_of, near, dict(sorted(contaminated.items())), num_questions)
 
@@ -213,7 +212,7 @@ def _look_through(
     contaminated: dict[int, tuple[str, Contamination]] = {}
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
-        words, prompt_lengths = hasher.hash_rows(_read(pool, batch))
+        words, prompt_lengths = hasher.hash_rows(pool.readable_rows(batch))
         if hashes.shape[1]:
             hashes[start : start + len(batch)] = band_hashes(words)
         for name, own in questions.items():
@@ -256,8 +255,3 @@ def check_heldout(pool: Pool, heldout: Mapping[str, Dataset]) -> dict[str, Any]:
         "held-out rows may be too good. `decontaminate` leaves such rows out."
     )
     return {"rows": counts, "says": says}
-
-
-def _read(pool: Pool, indices: Sequence[int]) -> list[Row]:
-    """Read rows that are known to be readable."""
-    return [row for row in pool.rows(indices) if isinstance(row, Row)]

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,11 +70,12 @@ class HashedTexts:
         """Number of the text that each word is from, `(N,)`."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def grams(self, longest: int) -> Iterator[tuple[int, Hashes, Ints]]:
+    def grams(self, longest: int, sizes: Collection[int] | None = None) -> Iterator[tuple[int, Hashes, Ints]]:
         """Hash all sequences of 1, 2, ... words; no sequence crosses from one text into the next.
 
         Args:
             longest: number of words in the longest sequences.
+            sizes: numbers of words that are wanted; None for all.
 
         Yields:
             Number of words of a sequence, hashes of all sequences of that length, `(g,)`, and the place of the
@@ -85,6 +86,8 @@ class HashedTexts:
         for size in range(1, min(longest, len(self.hashes)) + 1):
             if size > 1:
                 rolled = (rolled[:-1] + self.hashes[size - 1 :]) * _FACTOR
+            if sizes is not None and size not in sizes:
+                continue
             places = np.flatnonzero(words_left[: len(rolled)] >= size)
             yield size, _mixed(rolled[places]), places
 
@@ -102,7 +105,7 @@ class HashedTexts:
         padded[np.arange(len(self.hashes)) + np.repeat(starts[:-1] - self.starts[:-1], lengths)] = self.hashes
         if len(padded) < size:
             return HashedTexts(np.zeros(0, dtype=np.uint64), np.zeros(len(self) + 1, dtype=np.int64))
-        *_, (_, hashes, _) = HashedTexts(padded, starts).grams(size)
+        *_, (_, hashes, _) = HashedTexts(padded, starts).grams(size, {size})
         return HashedTexts(hashes, _starts(np.maximum(padded_lengths - size + 1, 0)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -131,30 +132,37 @@ def common_prefix_length(ids: Sequence[Any], other_ids: Sequence[Any]) -> int:
 
 
 class PackedIds:
-    """Token ids in 3 bytes each, read-only; a list takes 8 for each, and most numbers 28 more.
+    """Token ids in 2 or 3 bytes each, read-only; a list takes 8 for each, and most numbers 28 more.
 
     Args:
         ids: token ids; no vocabulary has 16 million tokens.
     """
 
-    __slots__ = ("_bytes",)
+    __slots__ = ("_bytes", "_width")
 
     def __init__(self, ids: Sequence[int]) -> None:
-        four_bytes = np.array(ids, dtype="<u4").view(np.uint8).reshape(-1, 4)
-        assert not four_bytes[:, 3].any(), max(ids)
-        self._bytes = four_bytes[:, :3].tobytes()
+        self._width = 2
+        try:
+            self._bytes = array("H", ids).tobytes()
+        except OverflowError:  # an id of 65,536 or more
+            self._width = 3
+            four_bytes = np.array(ids, dtype="<u4").view(np.uint8).reshape(-1, 4)
+            assert not four_bytes[:, 3].any(), max(ids)
+            self._bytes = four_bytes[:, :3].tobytes()
 
     def __len__(self) -> int:
-        return len(self._bytes) // 3
+        return len(self._bytes) // self._width
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PackedIds) and self._bytes == other._bytes
+        return isinstance(other, PackedIds) and (self._width, self._bytes) == (other._width, other._bytes)
 
     def __hash__(self) -> int:
         return hash(self._bytes)
 
     def tolist(self) -> list[int]:
         """Return the ids."""
+        if self._width == 2:
+            return array("H", self._bytes).tolist()
         four_bytes = np.zeros((len(self), 4), dtype=np.uint8)
         four_bytes[:, :3] = np.frombuffer(self._bytes, dtype=np.uint8).reshape(-1, 3)
         ids: list[int] = four_bytes.view("<u4").ravel().tolist()
@@ -162,7 +170,7 @@ class PackedIds:
 
 
 class PackedSegments(Mapping[int, Segment]):
-    """Segments by the position of their anchor, read-only, with token ids in 3 bytes each.
+    """Segments by the position of their anchor, read-only, with token ids packed.
 
     Args:
         segments: segments by position; their remarks are not kept.

@@ -82,7 +82,7 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     readable = [i for i in rows if i not in dropped]
     own = session.ranks.share(pool.longest_first(readable))  # ranks get as many tokens each, not as many rows
     with show_phase("Rendering", "rows", len(own), session.ranks.is_main) as phase:
-        found, time_taken = render_share(shared, own, pool.__getitem__, phase.advance)
+        found, time_taken = render_share(shared, own, pool.readable_rows, phase.advance)
     prompts, own_dropped = _sort_out(found)
     _warn_of_unshared(prompts)
     dropped |= dict(session.ranks.gather(list(own_dropped.items())))
@@ -132,7 +132,7 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
         rows: the candidates.
     """
     own = session.ranks.share(range(len(rows)))
-    found, time_taken = render_share(shared, own, lambda number: rows[number])
+    found, time_taken = render_share(shared, own, lambda numbers: [rows[number] for number in numbers])
     prompts, own_dropped = _sort_out(found)
     dropped = dict(session.ranks.gather(list(own_dropped.items())))
     remarks = _gather_remarks(session, prompts)
@@ -149,7 +149,7 @@ def render_rows(session: ScoringSession, anchor_set: AnchorSet, shared: SharedPr
 def render_share(
     shared: SharedPrefix,
     numbers: Sequence[int],
-    read: Callable[[int], Row],
+    read: Callable[[Sequence[int]], list[Row]],
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[dict[int, Rendering], RenderingTime]:
     """Render candidates in this process, or in workers where these pay; the results are the same.
@@ -157,7 +157,7 @@ def render_share(
     Args:
         shared: renders a candidate before all anchors.
         numbers: numbers of the candidates.
-        read: gives the row of a number.
+        read: gives the rows of some numbers.
         advance: is called for each candidate that is done.
 
     Returns:
@@ -171,7 +171,7 @@ def render_share(
 
     def render_here(own: Sequence[int]) -> None:
         for block in _blocks(own):
-            rows = [read(number) for number in block]
+            rows = read(block)
             shared.tokenize_ahead(rows)
             for number, row in zip(block, rows, strict=True):
                 keep(number, render_row(shared, row))
@@ -198,7 +198,7 @@ def _render_in_workers(
     num_workers: int,
     numbers: Sequence[int],
     found: Mapping[int, Rendering],
-    read: Callable[[int], Row],
+    read: Callable[[Sequence[int]], list[Row]],
     keep: Callable[[int, Rendering], None],
 ) -> None:
     """Render what is not found yet; some that is found is rendered again, because it must come to the same.
@@ -210,7 +210,7 @@ def _render_in_workers(
     left = [number for number in numbers if number not in found]
     blocks = [again, *_blocks(left)]
     with Workers(shared, num_workers) as workers:
-        answers = workers.render([read(number) for number in block] for block in blocks)
+        answers = workers.render(map(read, blocks))
         for number, rendering in zip(again, next(answers), strict=True):
             if rendering != found[number]:
                 raise RuntimeError(f"candidate {number} is rendered otherwise there")

@@ -86,7 +86,7 @@ def measure(file: Path, questions: list[str], tokenizer: Any, options: argparse.
     if options.num_rendered is not None:
         rows = rows[:: max(1, len(rows) // options.num_rendered)]
     before_rendering = _memory()
-    rendered, took = timed("render", lambda: render_share(shared, rows, pool.__getitem__))
+    rendered, took = timed("render", lambda: render_share(shared, rows, pool.readable_rows))
     tokens = sum(prompt.prefix_tokens() for prompt in rendered.values() if isinstance(prompt, CandidatePrompt))
     figures["render_here"] = took.seconds_per_row * 1000
     all_tokens = tokens * figures["usable"] / len(rows)

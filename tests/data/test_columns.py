@@ -178,6 +178,10 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
         ({"inputs": "a", "targets": "b"}, "instruction=inputs output=targets"),
         ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "messages=chosen"),
         ({"prompt": "a", "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "messages=chosen"),
+        ({"Instruction": "a", "Input": "", "Output": "b"}, "instruction=Instruction output=Output input=Input"),
+        ({"User Question": "a", "Model Answer": "b"}, "'instruction=User Question' 'output=Model Answer'"),
+        ({"Prompt ": "a", " Completion": "b"}, "'instruction=Prompt ' 'output= Completion'"),
+        ({"question": "a", "answer": "b", "model_answer": "c"}, "instruction=question output=answer"),
     ],
 )  # fmt: skip
 def test_the_error_guesses_the_mapping(row, words):
@@ -193,6 +197,35 @@ def test_no_guess_is_made_where_two_columns_may_be_meant():
         example = f"`--columns prompt={columns[0]} completion={columns[1]}` "
         with pytest.raises(ValueError, match=f"Say which column is which, such as {example}"):
             Pool(Dataset.from_dict({column: ["x"] for column in columns}))
+
+
+def test_lists_of_texts_are_told_with_a_way_out():
+    """The error proposed to map the column, and then every row was dropped."""
+    for column in ("answers", "answer"):
+        rows = Dataset.from_list([{"question": "a", column: ["b", "c"], "tags": ["d"]}])
+        with pytest.raises(ValueError, match=rf"'{column}' holds lists of texts.*`jq -c '\.\[\"{column}\"\] \|= "):
+            Pool(rows)
+
+
+def test_names_with_spaces_are_quoted_in_the_error():
+    with pytest.raises(ValueError, match="`--columns 'prompt=the title' completion=body`"):
+        Pool(Dataset.from_list([{"the title": "a", "body": "b"}]))
+
+
+def test_conversations_with_standard_keys_and_null_turns():
+    turns = [[USER, ANSWER], [USER, None], None, []]
+    rows = Dataset.from_list([{"conversations": own} for own in turns])
+    with pytest.raises(ValueError, match=r"Read it as messages: `--columns messages=conversations`"):
+        Pool(rows)
+    pool = Pool(rows, columns="messages=conversations")
+    assert pool[0].completion == [ANSWER]
+    assert pool.unreadable == {1: "prompt_not_messages", 2: "prompt_not_messages", 3: "empty_prompt"}
+
+
+def test_rows_by_their_ids_are_told_with_a_way_out():
+    row = {"instruction": "a", "output": "b"}
+    with pytest.raises(ValueError, match=r"Is each column a row\?.*`jq -c '\.\[\]' FILE"):
+        Pool(Dataset.from_list([{"1": row, "2": row, "3": row}]))
 
 
 def test_a_pool_takes_columns_of_other_names():

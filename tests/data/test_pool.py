@@ -147,7 +147,7 @@ def test_an_image_is_refused_first_and_dropped_later():
 
 def test_conversations_trl_cannot_read_are_refused():
     rows = Dataset.from_list([{"conversations": [message(USER, "a"), message(ASSISTANT, "b")]}])
-    with pytest.raises(ValueError, match=r"lack `from` and `value`.*rename_column\('conversations', 'messages'\)"):
+    with pytest.raises(ValueError, match="lack `from` and `value`.*--columns messages=conversations"):
         Pool(rows)
     assert len(Pool(rows.rename_column("conversations", "messages")).read_keys()[1]) == 0
 

@@ -17,6 +17,7 @@ CSV = "instruction,output\nSay d\u00f6or,d\u00f6or\n"
 BROKEN = [
     ("cut.jsonl", JSONL[:-25].encode(), r"line 20 is not JSON .* last line: perhaps a download or a copy broke off"),
     ("inside.jsonl", (JSONL + "{oops\n" + JSONL).encode(), "line 21 is not JSON .*'{oops'.*Mend or remove the line"),
+    ("commas.jsonl", JSONL.replace("\n", ",\n").encode(), r"line 1 ends with a comma.*sed 's/,\[\[:space:\]\]\*\$//'"),
     ("numbers.jsonl", b"1\n2\n", "line 1 is a JSON int and not an object"),
     ("blank.jsonl", b"\n\n", "has no rows, only empty lines"),
     ("latin1.jsonl", JSONL.encode("latin-1"), r"byte 76 of line 1 \(0xf6\) is not UTF-8.*iconv -f WINDOWS-1252"),

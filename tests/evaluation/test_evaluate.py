@@ -98,6 +98,32 @@ def test_answers_are_the_same_whole_killed_and_on_two_ranks(shared, small, tmp_p
     assert other.returncode != 0 and "stands for other answers" in message and "seed was 3 and is now 4" in message
 
 
+@pytest.mark.slow
+def test_generate_says_which_rows_hold_questions(shared, small, tmp_path):
+    """The line was tested without the command, and without a model that `nuggets train` had tuned."""
+    data, tuned, nuggets = str(shared / "data/mt_bench"), str(tmp_path / "tuned"), str(BIN / "nuggets")
+    question = load_mt_bench(data)[0].turns[0]
+    prompts = [question, f"Please: {question}", *(f"Say the number {number}." for number in range(10))]
+    for name, own in (("pool", prompts), ("anchors", ["Sing a song.", question])):
+        rows = [{"instruction": prompt, "output": f"Answer {number}."} for number, prompt in enumerate(own)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pool, anchors = str(tmp_path / "pool.jsonl"), str(tmp_path / "anchors.jsonl")
+    options = ["--anchors", anchors, "--top_k", str(len(prompts)), "--deduplicate", "no", "--max_steps", "1"]
+    on_cpu = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+    run([nuggets, "train", pool, "--model_name_or_path", str(small), *options, *on_cpu, "--output_dir", tuned])
+
+    questions = ["--benchmarks", "mt_bench", "--mt_bench_dir", data, "--max_new_tokens", "2"]
+    asked = [nuggets, "evaluate", "generate", "--model_name_or_path", tuned, *questions, "--output_dir"]
+    told = run([*asked, str(tmp_path / "one"), "--name", "one"])
+    line = (
+        "2 rows of the pool (2 of the golden set) and 1 anchor hold questions of mt_bench, word for word or slightly"
+    )
+    assert line in told and told.index(line) < told.index("80 x 2 answers to MT-Bench: ")
+
+    Path(pool).write_text(Path(pool).read_text().replace(question, "What is red?"))
+    assert f"{pool} does not hold the same rows." in run([*asked, str(tmp_path / "two"), "--name", "two"])
+
+
 def test_the_paper_configs_show_valid_commands(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
     import control

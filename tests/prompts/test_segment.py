@@ -10,6 +10,7 @@ import pytest
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.prompts.chat import ChatTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
+from nuggets_trainer.prompts.segment import PackedIds
 from nuggets_trainer.prompts.shared_prefix import SharedPrefix
 from tests.support.renderings import BREAKING, alpaca
 from tests.support.rows import alpaca_rows
@@ -48,12 +49,12 @@ def alpaca_anchors() -> list[Row]:
 
 
 @pytest.mark.parametrize("kind", ["shared", "unshared"])
-def test_a_token_of_a_candidate_takes_three_bytes(kind, loaded):
+def test_a_token_of_a_candidate_takes_few_bytes(kind, loaded):
     """A list took 26 to 30: 8 for its place, and the number itself."""
     split = split_of(kind, loaded("demo"))
     (small, few), (large, many) = held(split, 20), held(split, 220)
     assert many - few > 150
-    assert (large - small) / (many - few) < 4
+    assert (large - small) / (many - few) < 3
     if kind == "shared":
         assert small - 3 * few < 400
 
@@ -68,3 +69,11 @@ def test_a_prompt_is_the_same_after_pickling(loaded):
         dict(prompt.unshared),
     )
     assert len(again.unshared) == 3
+
+
+@pytest.mark.parametrize("ids", [[], [0, 5, 65_535], [5, 65_536], [262_143, 0, 1]])
+def test_packed_ids_are_the_ids(ids):
+    packed = PackedIds(ids)
+    assert packed.tolist() == ids and len(packed) == len(ids)
+    assert packed == PackedIds(ids) and packed != PackedIds([*ids, 1])
+    assert len(packed._bytes) == len(ids) * (2 if max(ids, default=0) < 65_536 else 3)

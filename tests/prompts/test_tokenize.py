@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import string
+
 import pytest
+from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.shared_prefix import SharedPrefix
-from nuggets_trainer.prompts.tokenize import TextEncoder, token_ids
+from nuggets_trainer.prompts.tokenize import _PATTERNS, TextEncoder, _Pieces, token_ids
 from tests.support.renderings import alpaca
 from tests.support.rows import alpaca_rows
 
@@ -77,3 +81,58 @@ def test_rows_tokenized_ahead_are_rendered_alike(kind, loaded, monkeypatch):
     split.tokenize_ahead(rows)
     monkeypatch.setattr("nuggets_trainer.prompts.tokenize.token_ids", None)  # nothing is left to tokenize
     assert [split.candidate(row) for row in rows] == wanted
+
+
+BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+KINDS = {
+    "GPT-2": BYTE_LEVEL,
+    "single digits": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),
+}
+for number, pattern in enumerate(_PATTERNS):
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    KINDS[f"split {number}"] = pre_tokenizers.Sequence([split, whole])
+
+
+def random_texts(number: int) -> list[str]:
+    """Return ASCII texts in which all that a pattern tells apart meets: letters, digits, marks, all white space."""
+    draw = random.Random(0)
+    words = ["'s", "'LL", "don't", "word", " word", "12345", "\n", "\n\n", "  ", "\t", "\r\n", *map(chr, range(128))]
+    words += string.printable
+    return ["".join(draw.choices(words, k=draw.randrange(1, 40))) for _ in range(number)]
+
+
+def with_kind(tokenizer, kind: str) -> Tokenizer:
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.NFC() if kind == "split 1" else None
+    backend.pre_tokenizer = KINDS[kind]
+    return backend
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pieces_have_the_ids_of_the_whole_text(kind, loaded):
+    """Each piece is tokenized once, and looked up in later texts."""
+    backend = with_kind(loaded("tokenizers/gpt2"), kind)
+    texts = list(dict.fromkeys(random_texts(300)))
+    found, left = _Pieces(backend).encode([*texts, "\u00e9t\u00e9", "a<|endoftext|>b"])
+    assert left == ["\u00e9t\u00e9", "a<|endoftext|>b"] and list(found) == texts
+    assert list(found.values()) == [backend.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def test_other_tokenizers_cut_their_texts_themselves(loaded):
+    mistral = loaded("tokenizers/mistral-v3").backend_tokenizer
+    backend = with_kind(loaded("tokenizers/gpt2"), "GPT-2")
+    backend.normalizer = normalizers.Lowercase()
+    random_merges = with_kind(loaded("tokenizers/gpt2"), "GPT-2")
+    random_merges.model.dropout = 0.5
+    for own in (mistral, backend, random_merges):
+        assert _Pieces(own).encode(["red", "a b"]) == ({}, ["red", "a b"])
+
+
+def test_special_tokens_added_later_are_not_cut(loaded):
+    tokenizer = loaded("models/tiny-llama-icl")
+    encoder = TextEncoder(tokenizer)
+    encoder.tokenize_ahead(["a [NEW] b"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[NEW]"]})
+    encoder.tokenize_ahead(["a [NEW] b"])
+    assert encoder.encode("a [NEW] b") == asked(tokenizer, "a [NEW] b")

@@ -77,7 +77,9 @@ def render(split: SharedPrefix) -> tuple[dict[int, object], int]:
     """Render from the last row to the first; return what is found and how often progress was told."""
     told: list[None] = []
     numbers = list(range(len(rows())))[::-1]
-    found, _ = rendering.render_share(split, numbers, rows().__getitem__, lambda: told.append(None))
+    found, _ = rendering.render_share(
+        split, numbers, lambda some: [rows()[i] for i in some], lambda: told.append(None)
+    )
     return found, len(told)
 
 
