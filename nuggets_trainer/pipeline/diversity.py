@@ -10,8 +10,8 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.diversity import Diversity
 from nuggets_trainer.pipeline.row_filter import AGAIN
-from nuggets_trainer.store.read_results import StoredScores
 from nuggets_trainer.store.results import PoolScores
+from nuggets_trainer.store.stored_scores import StoredScores
 
 
 def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:

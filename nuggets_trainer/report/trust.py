@@ -54,7 +54,7 @@ def trust_figures(figures: Figures, agreement: Agreement) -> Figures:
     return {
         "outcome": outcome,
         "title": TITLES[outcome],
-        "sentence": _sentence(outcome, agreement, reasons, figures["run"]["config"].get("group_by")),
+        "sentence": _sentence(outcome, agreement, reasons, _without_quotas(figures)),
         "facts": list(_facts(figures, agreement)),
         "reliability": agreement.reliability,
         "stays": agreement.stays,
@@ -111,7 +111,13 @@ def _reasons(figures: Figures, agreement: Agreement) -> Iterator[str]:
         yield f"the reliability of the ranking is {agreement.reliability:.2f}"
 
 
-def _sentence(outcome: str, agreement: Agreement, reasons: list[str], group_by: str | None) -> str:
+def _without_quotas(figures: Figures) -> str:
+    """Say that the two shares which stay are those of the ranking, if groups have quotas."""
+    group_by = figures["run"]["config"].get("group_by")
+    return "" if group_by is None else f", both without the quotas of `{group_by}`"
+
+
+def _sentence(outcome: str, agreement: Agreement, reasons: list[str], without_quotas: str) -> str:
     if reasons:
         return f"Do not trust this golden set: {'; '.join(reasons)}."
     if outcome == "unknown":
@@ -121,10 +127,8 @@ def _sentence(outcome: str, agreement: Agreement, reasons: list[str], group_by: 
         )
     stay = (
         f"with other anchors of the same kind about {agreement.stays:.0%} of it would stay, and "
-        f"{agreement.top_stays:.0%} of its best quarter"
+        f"{agreement.top_stays:.0%} of its best quarter{without_quotas}"
     )
-    if group_by is not None:
-        stay += f", both without the quotas of `{group_by}`"
     if outcome == "trust":
         return f"Trust this golden set: {stay}."
     if outcome == "trust_top":
@@ -155,7 +159,7 @@ def _about_anchors(figures: Figures, agreement: Agreement) -> str:
         return f"unknown, from {counted(agreement.num_rows, 'row')} and {counted(agreement.num_anchors, 'anchor')}"
     text = (
         f"about {agreement.stays:.0%} of the golden set would stay, and {agreement.top_stays:.0%} of its best quarter "
-        f"(reliability {agreement.reliability:.2f})"
+        f"(reliability {agreement.reliability:.2f}){_without_quotas(figures)}"
     )
     if figures["cut"]["num_eliminated"]:
         text += f"; estimated from the {counted(agreement.num_rows, 'random row')} that the race scored on all anchors"

@@ -8,8 +8,8 @@ import numpy.typing as npt
 LEAST_QUEUED = 1024  # rows; a queue of fewer would be made anew too often
 SHARE_QUEUED = 0.25  # of the rows not taken yet: it bounds the memory, and the work of all refills together
 LOOK_AHEAD = 64  # rows of a queue that are looked at together
-# Rows in the queues of all anchors: 256 MB in 4 bytes each. At 10 million rows and 100 anchors a quarter of the rows
-# for each anchor would take 1 GB; shorter queues are made anew more often, for about twice the work.
+# Rows in the queues of all anchors: 256 MB in 4 bytes each. A quarter of 10 million rows for each of 100 anchors took
+# 2 GB in 8 bytes. Shorter queues are made anew more often, and sorted faster (docs/log/signals.md).
 MOST_QUEUED = 2**26
 
 
