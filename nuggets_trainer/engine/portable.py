@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGIT_ROWS = 1024  # completion positions whose logits are held in float32 at a time
+MAX_LOGITS = 2**29  # logits that a forward pass of several sequences may return: 1 GB in half precision
 
 
 def score_cached(
@@ -32,6 +33,7 @@ def score_cached(
 ) -> list[list[float]]:
     """Return the mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
     results = []
+    tokens_per_batch = with_logits(model, tokens_per_batch)
     for prefix_ids, segments in prefixed:
         prefix_length = len(prefix_ids)
         cache = _prefix_cache(model, prefix_ids) if prefix_length else None
@@ -73,7 +75,7 @@ def score_and_embed(
     token, counted from 1, has the weight t. (RDS+, arXiv 2503.01807, section 3, which takes it from SGPT, 2202.08904.)
     """
     results: list[tuple[float, npt.NDArray[np.float32]]] = [(0.0, np.empty(0, dtype=np.float32))] * len(segments)
-    for batch in batches([len(s.ids) for s in segments], 0, tokens_per_batch):
+    for batch in batches([len(s.ids) for s in segments], 0, with_logits(model, tokens_per_batch)):
         own = [segments[i] for i in batch]
         ids, mask = pad([s.ids for s in own], model.device)
         first = min(s.start for s in own) - 1  # no completion of this batch is predicted before this position
@@ -155,6 +157,12 @@ def _kept_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         yield last
     finally:
         hook.remove()
+
+
+def with_logits(model: PreTrainedModel, tokens_per_batch: int) -> int:
+    """Return the budget of passes that return logits, which take memory by the vocabulary and not by the model."""
+    vocabulary: int = model.config.get_text_config().vocab_size
+    return min(tokens_per_batch, max(1, MAX_LOGITS // vocabulary))
 
 
 def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -> Iterator[list[int]]:

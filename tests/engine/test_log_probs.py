@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import GPT2Config, MptConfig, OPTConfig, OPTForCausalLM
 
-from nuggets_trainer.engine import compiled, device
+from nuggets_trainer.engine import compiled, device, portable
 from nuggets_trainer.engine import log_probs as engine_module
 from nuggets_trainer.engine.attention import PackedRow
 from nuggets_trainer.engine.compiled import PIECES, WHOLE_LAYERS, compiling_pays, parts_to_compile
@@ -179,6 +179,21 @@ def test_memory_that_runs_out_in_a_library_is_survived(error):
     engine = LogProbEngine(model, tokens_per_batch=1000, path="packed")
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
     assert engine.tokens_per_batch < 1000
+
+
+@pytest.mark.parametrize("path", ["cached", "whole"])
+def test_logits_do_not_run_out_of_memory(path, monkeypatch):
+    """16,384 tokens of a vocabulary of 262k are 8.6 GB of logits: memory ran out, and all passes were halved."""
+    model, segments, prefix = tiny_model("llama", VOCAB), random_segments(17, seed=1), random_prefix()
+    engine = LogProbEngine(model, 4096, path=path)
+    expected, rows = engine.score(prefix, segments), engine.score_rows(segments)
+    monkeypatch.setattr(portable, "MAX_LOGITS", 150 * VOCAB)
+    sizes: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(logits.numel()))
+    np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-5)
+    for found, whole in zip(engine.score_rows(segments), rows, strict=True):
+        np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
+    assert len(sizes) > 4 and max(sizes) <= 150 * VOCAB and engine.tokens_per_batch == 4096
 
 
 def test_out_of_memory_for_one_pair_says_what_to_do():
