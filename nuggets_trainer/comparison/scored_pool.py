@@ -20,7 +20,7 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.places import score_dir_of_job
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
-from nuggets_trainer.pipeline.request import read_request
+from nuggets_trainer.pipeline.request import AsTrained, read_request
 from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
 from nuggets_trainer.pipeline.score_pool import score_request
 from nuggets_trainer.pipeline.stages import render_selectable
@@ -163,12 +163,10 @@ def _make_request(
     """Turn the arguments into a request as a trainer does, so that both select the same rows."""
     training_options = row_options(args)
     tokenizer = scorer_tokenizer(tokenizer, config, training_options)
-    return read_request(
-        scorer,
-        tokenizer,
-        read_pool(dataset, config, training_options, name="dataset_name"),
-        config=config,
+    as_trained = AsTrained(
         row_options=training_options,
         training_chat_template=find_training_chat_template(tokenizer, training_options),
         training_dtype=find_training_dtype(args.bf16, args.fp16),
     )
+    pool = read_pool(dataset, config, training_options, name="dataset_name")
+    return read_request(scorer, tokenizer, pool, config=config, as_trained=as_trained)

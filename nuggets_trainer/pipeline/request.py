@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.anchor_options import check_combination
@@ -31,6 +32,25 @@ if TYPE_CHECKING:
     import torch
 
 
+@dataclass(frozen=True)
+class AsTrained:
+    """How training reads the rows and runs the model, so that scoring does the same.
+
+    Attributes:
+        row_options: options of training that decide which tokens a row has; None takes TRL's defaults.
+        formatting_func: function that writes a row as the text that training sees.
+        training_chat_template: chat template with `{% generation %}` that `assistant_only_loss` needs.
+        training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
+        adapter: whether the model scores with its adapters as they are.
+    """
+
+    row_options: RowOptions | None = None
+    formatting_func: Callable[[dict[str, Any]], str] | None = None
+    training_chat_template: str | None = None
+    training_dtype: torch.dtype | None = None
+    adapter: bool = False
+
+
 def read_request(
     model: Any,
     tokenizer: Any,
@@ -38,12 +58,7 @@ def read_request(
     anchors: AnchorDataset | None = None,
     config: NuggetsConfig | None = None,
     score_dir: Place | None = None,
-    *,
-    row_options: RowOptions | None = None,
-    formatting_func: Callable[[dict[str, Any]], str] | None = None,
-    training_chat_template: str | None = None,
-    training_dtype: torch.dtype | None = None,
-    adapter: bool = False,
+    as_trained: AsTrained = AsTrained(),
     with_overlap: bool = True,
 ) -> ScoringRequest:
     """Read the arguments of an entry point; what is not given is read from the config.
@@ -55,37 +70,34 @@ def read_request(
         anchors: anchors, several sets as a mapping by name; None takes `config.anchors`, or chooses from the pool.
         config: options of the user; None takes the defaults.
         score_dir: directory or URL where scores and results go; None takes `config.score_dir`.
-        row_options: options of training that decide which tokens a row has; None takes TRL's defaults.
-        formatting_func: function that writes a row as the text that training sees.
-        training_chat_template: chat template with `{% generation %}` that `assistant_only_loss` needs.
-        training_dtype: dtype that mixed precision training autocasts to, which `score_dtype="auto"` follows.
-        adapter: whether the model scores with its adapters as they are.
+        as_trained: how training reads the rows and runs the model.
         with_overlap: whether to look for rows that repeat others or hold questions of tests.
 
     Raises:
         TypeError, ValueError: for what cannot be read, what contradicts itself, and what scoring alone cannot do.
     """
-    config = config or NuggetsConfig()
+    config, row_options = config or NuggetsConfig(), as_trained.row_options
     _check_outside_training(model, config)
-    if adapter:
+    if as_trained.adapter:
         check_adapters_act_inside(model)
     place = _one_place(config, score_dir)
-    pool = read_pool(dataset, config, row_options, formatting_func)
-    if row_options is not None and row_options.assistant_only_loss and training_chat_template is None:
+    pool = read_pool(dataset, config, row_options, as_trained.formatting_func)
+    needs_template = row_options is not None and row_options.assistant_only_loss
+    if needs_template and as_trained.training_chat_template is None:
         raise ValueError(
             "`assistant_only_loss` needs a chat template that marks what the assistant says. Pass "
             "`training_chat_template`: nuggets_trainer.training.rows.find_training_chat_template finds TRL's."
         )
-    autocast_dtype = resolve_autocast_dtype(config.score_dtype, inner_model(model).dtype, training_dtype)
+    autocast_dtype = resolve_autocast_dtype(config.score_dtype, inner_model(model).dtype, as_trained.training_dtype)
     return make_request(
         scorer_tokenizer(tokenizer, config, row_options),
         pool,
         read_anchors(anchors, config, pool),
         config,
         place,
-        training_chat_template=training_chat_template,
+        training_chat_template=as_trained.training_chat_template,
         autocast_dtype=autocast_dtype,
-        adapter=adapter,
+        adapter=as_trained.adapter,
         with_overlap=with_overlap,
     )
 

@@ -22,7 +22,7 @@ from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.computed import Computed, compute_signals, make_pool_scores, score_pairs
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
-from nuggets_trainer.pipeline.request import check_selectable, read_request
+from nuggets_trainer.pipeline.request import AsTrained, check_selectable, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import write_run_files
 from nuggets_trainer.pipeline.stages import (
@@ -97,19 +97,8 @@ def score_pool(
         UnreliableScoresError: if `stop_if_unreliable` is set and the early look speaks against going on; what was
             scored until then is stored.
     """
-    request = read_request(
-        model,
-        tokenizer,
-        dataset,
-        anchors,
-        config,
-        score_dir,
-        row_options=row_options,
-        formatting_func=formatting_func,
-        training_chat_template=training_chat_template,
-        training_dtype=training_dtype,
-        adapter=adapter,
-    )
+    as_trained = AsTrained(row_options, formatting_func, training_chat_template, training_dtype, adapter)
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, as_trained)
     return score_request(model, request, may_stop=True)
 
 
@@ -202,7 +191,7 @@ def score_shard(
         signals are stored now.
     """
     number, num_shards = shard
-    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, **options)
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, AsTrained(**options))
     # Options that need the whole pool are for the job that writes the results.
     config = dataclasses.replace(request.config, max_similarity=None)
     if config.scores_pairs:

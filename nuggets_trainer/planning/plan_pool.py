@@ -17,7 +17,7 @@ from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.agreement import Agreement, measure_agreement
 from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
-from nuggets_trainer.pipeline.request import check_selectable, leave_out_overlap, read_request
+from nuggets_trainer.pipeline.request import AsTrained, check_selectable, leave_out_overlap, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import (
@@ -88,7 +88,8 @@ def plan_pool(
     Raises:
         ValueError: as `score_pool` does, if nothing can be scored.
     """
-    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, with_overlap=False, **options)
+    as_trained = AsTrained(**options)
+    request = read_request(model, tokenizer, dataset, anchors, config, score_dir, as_trained, with_overlap=False)
     started = time.monotonic()
     pool = request.pool
     counts_all = len(pool) <= MOST_COUNTED

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
 import sys
 
 import pytest
 
-from tests.support.launch import ROOT, environment
+from tests.support.launch import run
 
 SCRIPT = """
 import json, os, signal, sys
@@ -61,17 +60,7 @@ json.dump({
 def test_scores_are_the_same_although_a_worker_of_ray_dies(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
-    done = subprocess.run(
-        command,
-        check=False,
-        env=environment(RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0"),
-        cwd=ROOT,
-        timeout=1400,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    run(command, timeout=1400, fresh=True, RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["killed"] and result["numbers"] == list(range(40))
     assert result["found"] == result["alone"] and max(result["gains"]) < 1e-5

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from tests.support.launch import environment
+from tests.support.launch import run
 
 SCRIPT = """
 import json, sys
@@ -54,17 +53,8 @@ json.dump(found, open(sys.argv[1] + "/result.json", "w"))
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java 17")
 def test_scores_in_spark_are_those_of_the_pool(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
-        check=False,
-        env=environment(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1"),
-        cwd=tmp_path,
-        timeout=1400,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+    run(command, timeout=1400, cwd=tmp_path, fresh=True, PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
     result = json.loads((tmp_path / "result.json").read_text())
     expected = result["pool"]
     assert len(set(expected["golden_score"])) > 1

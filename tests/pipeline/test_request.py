@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 
 from nuggets_trainer import NuggetsConfig, Pool, plan_pool, score_pool, score_shard
 from nuggets_trainer.config.row_options import RowOptions
-from nuggets_trainer.pipeline.request import read_request
+from nuggets_trainer.pipeline.request import AsTrained, read_request
 from nuggets_trainer.store.files import join
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -50,7 +50,9 @@ def test_a_dataset_and_a_pool_give_the_same_request(llama, tokenizer, pool, anch
 def test_auto_dtype_follows_the_training_dtype(llama, tokenizer, pool, tmp_path):
     arguments = (llama, tokenizer, pool, None, NuggetsConfig(score_dir=str(tmp_path)))
     assert read_request(*arguments).autocast_dtype is None
-    assert read_request(*arguments, training_dtype=torch.bfloat16).autocast_dtype is torch.bfloat16
+    assert (
+        read_request(*arguments, as_trained=AsTrained(training_dtype=torch.bfloat16)).autocast_dtype is torch.bfloat16
+    )
 
 
 @pytest.mark.parametrize("entry", [score_pool, plan_pool, lambda *a: score_shard(*a, shard=(0, 2))])
@@ -101,7 +103,10 @@ def test_options_for_a_pool_that_is_read_already_are_refused(llama, tokenizer, p
         with pytest.raises(ValueError, match=message):
             score_pool(llama, tokenizer, ready, anchors, score_dir=tmp_path, **options)
     same = RowOptions(completion_only_loss=True)  # what the rows have by default
-    assert read_request(llama, tokenizer, ready, anchors, score_dir=tmp_path, row_options=same).pool is ready
+    assert (
+        read_request(llama, tokenizer, ready, anchors, score_dir=tmp_path, as_trained=AsTrained(row_options=same)).pool
+        is ready
+    )
 
 
 def test_a_loaded_scorer_model_is_the_one_that_the_config_names(tokenizer, pool, anchors, tmp_path):
@@ -117,7 +122,9 @@ def test_row_options_change_the_tokenizer_of_the_scorer_alone(llama, tokenizer, 
     eos_token = tokenizer.convert_ids_to_tokens(9)
     options = RowOptions(chat_template_path=str(template), eos_token=eos_token)
     before = tokenizer.chat_template, tokenizer.eos_token
-    request = read_request(llama, tokenizer, pool, anchors, score_dir=tmp_path, row_options=options)
+    request = read_request(
+        llama, tokenizer, pool, anchors, score_dir=tmp_path, as_trained=AsTrained(row_options=options)
+    )
     assert request.tokenizer.chat_template == template.read_text() and request.tokenizer.eos_token == eos_token
     assert request.template.name == "chat"
     assert (tokenizer.chat_template, tokenizer.eos_token) == before
@@ -125,7 +132,9 @@ def test_row_options_change_the_tokenizer_of_the_scorer_alone(llama, tokenizer, 
     config = NuggetsConfig(scorer_model="some/model")
     model = tiny_model("llama", len(tokenizer))
     model.config._name_or_path = "some/model"
-    request = read_request(model, tokenizer, pool, anchors, config, tmp_path, row_options=options)
+    request = read_request(
+        model, tokenizer, pool, anchors, config, tmp_path, as_trained=AsTrained(row_options=options)
+    )
     assert request.tokenizer is tokenizer
 
 

@@ -12,12 +12,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_pool
+from nuggets_trainer import NuggetsConfig, Pool, load_scorer, score_pool
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.store.score_store import ScoreStore
 from tests.support import oracle
 from tests.support.models import tiny_model
-from tests.support.rows import alpaca_rows
+from tests.support.rows import alpaca_rows, real_alpaca_rows
 
 # What float32 attention leaves; the design asks for it. Gains that matter are a hundred times larger.
 TOLERANCE = 1e-5
@@ -90,12 +90,9 @@ def test_scores_of_real_models_on_real_rows_equal_the_oracle(name, template, sha
     model, tokenizer = load_scorer(str(shared / "models" / name))
     if template == "chat" and not tokenizer.chat_template:
         pytest.skip(f"{name} has no chat template")
-    columns = ["instruction", "input", "output"]
-    pool = load_rows(str(shared / "data/pool_alpacaeval/train.jsonl")).select_columns(columns)
-    pool = pool.filter(lambda row: 40 < len(row["instruction"] + row["output"]) < 200).select(range(5))
-    anchors = load_rows(str(shared / "data/anchors_kmeans100/anchors.jsonl")).select_columns(columns)
-    anchors = anchors.filter(lambda row: len(row["instruction"] + row["output"]) < 250).select(range(7))
-    assert_equal_to_oracle(model, tokenizer, template, list(pool), list(anchors), tmp_path)
+    pool = real_alpaca_rows(shared / "data/pool_alpacaeval/train.jsonl", 5, 40, 200)
+    anchors = real_alpaca_rows(shared / "data/anchors_kmeans100/anchors.jsonl", 7, 0, 250)
+    assert_equal_to_oracle(model, tokenizer, template, pool, anchors, tmp_path)
 
 
 def test_a_candidate_that_is_an_anchor_is_not_scored_against_itself(

@@ -18,25 +18,11 @@ from nuggets_trainer.prompts.shared_prefix import AnchorSet, SharedPrefix
 from nuggets_trainer.prompts.tokenize import MOST_RECENT, RecentRows
 from nuggets_trainer.scoring.collect import anchor_scores
 from tests.support.oracle import render
-from tests.support.renderings import BREAKING
+from tests.support.renderings import BREAKING, TEMPLATES
+from tests.support.renderings import SETUPS as FEW_SETUPS
 from tests.support.rows import alpaca_rows
 
-TEMPLATES = {"chat": ChatTemplate, "plain": PlainTemplate, "nuggets": NuggetsTemplate}
-SETUPS = [
-    ("demo", "chat"),
-    ("demo", "plain"),
-    ("demo", "nuggets"),
-    ("demo without BOS", "plain"),
-    ("models/tiny-llama-icl", "chat"),
-    ("models/tiny-llama-icl", "plain"),
-    ("models/tiny-llama-icl", "nuggets"),
-    ("tokenizers/gpt2", "plain"),
-    ("tokenizers/gpt2", "nuggets"),
-    ("tokenizers/minimind", "chat"),
-    ("tokenizers/mistral-v3", "chat"),
-    ("tokenizers/mistral-v3", "plain"),
-    ("tokenizers/mistral-v3", "nuggets"),
-]
+SETUPS = [*FEW_SETUPS, ("tokenizers/mistral-v3", "plain"), ("tokenizers/mistral-v3", "nuggets")]
 ANCHORS, CANDIDATES = alpaca_rows(6, seed=11), alpaca_rows(8, seed=12)
 
 

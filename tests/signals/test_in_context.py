@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, load_rows, load_scorer, score_pool, score_shard
+from nuggets_trainer import NuggetsConfig, load_scorer, score_pool, score_shard
 from nuggets_trainer.pipeline.request import read_request
 from nuggets_trainer.pipeline.select_again import select_again
 from nuggets_trainer.pipeline.stages import render_selectable, signals_of_rows
@@ -20,6 +20,7 @@ from nuggets_trainer.store import score_store
 from tests.support import oracle
 from tests.support.architectures import VOCAB, random_model
 from tests.support.models import tiny_model
+from tests.support.rows import real_alpaca_rows
 
 TOLERANCE = 2e-5  # nats per token: what float32 leaves in a difference of two means
 
@@ -84,9 +85,7 @@ def test_each_architecture_gives_the_log_probs_of_whole_sequences(name, tokenize
 @pytest.mark.parametrize("name", ["tiny-llama-icl", "stories260K"])
 def test_ica_of_real_models(name, shared, tmp_path):
     model, tokenizer = load_scorer(str(shared / "models" / name))
-    columns = ["instruction", "input", "output"]
-    pool = load_rows(str(shared / "data/pool_alpacaeval/train.jsonl")).select_columns(columns)
-    short = list(pool.filter(lambda row: 40 < len(row["instruction"] + row["output"]) < 160).select(range(8)))
+    short = real_alpaca_rows(shared / "data/pool_alpacaeval/train.jsonl", 8, 40, 160)
     rows, anchors = short[:4], short[4:7]
     found = ica(model, tokenizer, rows, anchors, tmp_path, template="plain")
     expected = [oracle.ica(model, tokenizer, "plain", row, [in_drawn_order(anchors)]) for row in rows]

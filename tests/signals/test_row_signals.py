@@ -8,11 +8,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, load_rows, load_scorer, score_pool, score_shard
+from nuggets_trainer import NuggetsConfig, load_scorer, score_pool, score_shard
 from nuggets_trainer.store import score_store
 from tests.support import oracle
 from tests.support.models import tiny_model
-from tests.support.rows import alpaca_rows
+from tests.support.rows import alpaca_rows, real_alpaca_rows
 
 TOLERANCE = 1e-5  # what float32 attention leaves
 NAMES = ("loss", "loss_without_prompt", "ifd", "similarity", "num_tokens")
@@ -63,11 +63,8 @@ def test_signals_equal_the_oracle(family, template, tokenizer, pool_rows, anchor
 @pytest.mark.parametrize("name", ["tiny-llama-instruct", "stories260K"])
 def test_signals_of_real_models_equal_the_oracle(name, shared, tmp_path):
     model, tokenizer = load_scorer(str(shared / "models" / name))
-    columns = ["instruction", "input", "output"]
-    pool = load_rows(str(shared / "data/pool_alpacaeval/train.jsonl")).select_columns(columns)
-    rows = list(pool.filter(lambda row: 40 < len(row["instruction"] + row["output"]) < 200).select(range(5)))
-    anchors = load_rows(str(shared / "data/anchors_kmeans100/anchors.jsonl")).select_columns(columns)
-    anchors = list(anchors.filter(lambda row: len(row["instruction"] + row["output"]) < 250).select(range(3)))
+    rows = real_alpaca_rows(shared / "data/pool_alpacaeval/train.jsonl", 5, 40, 200)
+    anchors = real_alpaca_rows(shared / "data/anchors_kmeans100/anchors.jsonl", 3, 0, 250)
     score(model, tokenizer, rows, anchors, tmp_path, template="plain")
     found = read(tmp_path)
     for i, row in enumerate(rows):

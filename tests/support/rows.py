@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+
+from nuggets_trainer import load_rows
 
 WORDS = [
     "red",
@@ -26,6 +30,13 @@ WORDS = [
     "sun",
     "rain",
 ]
+
+
+def real_alpaca_rows(file: Path, num_rows: int, shortest: int, longest: int) -> list[dict[str, str]]:
+    """Read the first rows of a file whose instruction and output have between `shortest` and `longest` characters."""
+    rows = load_rows(str(file)).select_columns(["instruction", "input", "output"])
+    fitting = rows.filter(lambda row: shortest < len(row["instruction"] + row["output"]) < longest)
+    return list(fitting.select(range(num_rows)))
 
 
 def alpaca_rows(num_rows: int, seed: int = 0) -> list[dict[str, str]]:
