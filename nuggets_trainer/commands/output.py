@@ -8,7 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:
+    _TextHandler = logging.StreamHandler  # on Python 3.10 it takes no type
 
 
 @contextlib.contextmanager
@@ -42,7 +47,7 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-class _Stderr(logging.StreamHandler[TextIO]):
+class _Stderr(_TextHandler):
     """Writes to whatever `sys.stderr` is when a line is logged: a live display replaces it, to print above itself."""
 
     def __init__(self) -> None:
