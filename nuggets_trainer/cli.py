@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from nuggets_trainer.commands import COMMANDS, EXIT_CODES
+from nuggets_trainer.commands import COMMANDS, EXIT_CODES, HELP_OPTIONS
 from nuggets_trainer.commands.output import log_to_stderr, rank
 from nuggets_trainer.launch.processes import HELP, can_be_launched, check_one_process, is_launched, split_launch
 from nuggets_trainer.version import VERSION
@@ -114,7 +114,7 @@ def _launched(command: str, words: list[str], debug: bool) -> tuple[int | None, 
         why = "a launcher has started the processes already" if is_launched() else "it runs in one process"
         step = f" {rest[0]}" if command == "evaluate" and rest else ""
         raise ValueError(f"`nuggets {command}{step}` does not take {options}: {why}. Drop it.")
-    if {"-h", "--help", "--help_all"} & set(rest):
+    if not HELP_OPTIONS.isdisjoint(rest):
         return None, rest
     check_one_process(command, rest)
     if not takes_several or is_launched():

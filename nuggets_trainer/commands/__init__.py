@@ -20,6 +20,7 @@ COMMANDS = {
     "configs": "list the config files that ship with the package, or print the path of one",
 }
 
+HELP_OPTIONS = frozenset({"-h", "--help", "--help_all"})  # the last one of commands that train
 EXIT_CODES = """exit codes:
   0    done
   1    an error: the message says what was wrong and what to do

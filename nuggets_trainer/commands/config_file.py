@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from nuggets_trainer.commands import HELP_OPTIONS
 from nuggets_trainer.config.removed import refuse_removed
 from nuggets_trainer.launch.processes import LAUNCH_OPTIONS
 
@@ -169,7 +170,6 @@ def or_demo(argv: Sequence[str], demo_config: Path) -> list[str]:
             given = ", ".join(f"--{name}" for name in sorted(named))
             raise ValueError(f"--demo brings its own model, rows and config. Drop it, or drop {given}.")
         words.remove("--demo")
-    asks_for_help = not {"-h", "--help", "--help_all"}.isdisjoint(words)
-    if not named and not asks_for_help:
+    if not named and HELP_OPTIONS.isdisjoint(words):
         words = ["--config", str(demo_config), *words]
     return words
