@@ -42,7 +42,7 @@ from nuggets_trainer.analysis.signal_quality import (
 )
 from nuggets_trainer.config.requirement import ROW_SIGNALS, Requirement
 from nuggets_trainer.config.rule_options import RANK_BY
-from nuggets_trainer.golden.reliability import spearman_brown
+from nuggets_trainer.golden.reliability import measure_reliability
 from nuggets_trainer.golden.scores import GoldenScores, golden_scores
 from nuggets_trainer.store.read_results import read_log_probs
 from nuggets_trainer.store.results import SCORES_FILE
@@ -61,16 +61,10 @@ def value_of(name: str, zero_shot: Floats, one_shot: Floats) -> Floats:
     return values
 
 
-def reliability(name: str, zero_shot: Floats, one_shot: Floats) -> float:
-    """Return the reliability of a ranking by all anchors: its halves' correlation by Spearman-Brown."""
-    generator, found = np.random.default_rng(0), []
-    for _ in range(NUM_SPLITS):
-        order = generator.permutation(len(zero_shot))
-        halves = []
-        for half in (order[: len(order) // 2], order[len(order) // 2 :]):
-            halves.append(value_of(name, zero_shot[half], one_shot[:, half]))
-        found.append(np.corrcoef(halves[0], halves[1])[0, 1])
-    return spearman_brown(float(np.mean(found)), 2)
+def reliability(zero_shot: Floats, one_shot: Floats, fraction: float) -> dict[str, float]:
+    """Return the reliability of each ranking by all anchors; a ranking in which all rows tie has 0."""
+    found = measure_reliability(zero_shot, one_shot, round(fraction * len(one_shot)), num_draws=NUM_SPLITS)
+    return {name: getattr(found, name) for name in RANK_BY}
 
 
 def unseen_table(zero_shot: Floats, one_shot: Floats, numbers: list[int], fraction: float) -> dict[str, list[float]]:
@@ -216,7 +210,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": int(usable.sum()),
         "anchors": len(zero_shot),
-        "reliability": {name: reliability(name, zero_shot, one_shot[usable]) for name in RANK_BY},
+        "reliability": reliability(zero_shot, one_shot[usable], options.top_fraction),
         "unseen": unseen_table(zero_shot, one_shot[usable], numbers, options.top_fraction),
     }
     texts = [

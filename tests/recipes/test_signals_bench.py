@@ -56,6 +56,16 @@ def test_tables_tell_kinds_apart_as_they_were_made(scored, capsys):
     assert "120 rows, 20 anchors" in text and "| AUC of `clean` against | noise | wrong | all |" in text
 
 
+def test_tied_scores_have_no_reliability(scored):
+    score_dir, rows = scored
+    pairs = np.array(pq.read_table(score_dir / "pairs.parquet")["one_shot"].to_pylist())
+    helped = np.abs(pairs + 2.0) - 1.9  # above the zero-shot -2.0: each row wins on each anchor
+    pq.write_table(pa.table({"one_shot": list(helped)}), score_dir / "pairs.parquet")
+    options = ["--score_dir", str(score_dir), "--dataset_name", str(rows), "--num_anchors", "2"]
+    found = recipe("signals", BENCH).main(options)["reliability"]
+    assert found["golden_score"] == 0.0 and -1 < found["gain"] < 1
+
+
 def test_labels_need_no_good_one(scored, capsys):
     score_dir, rows = scored
     options = ["--score_dir", str(score_dir), "--dataset_name", str(rows), "--num_anchors", "2"]
