@@ -91,7 +91,7 @@ def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[i
     counted_remarks = count_remarks(session, anchor_set, candidates, remarks)
     candidate_keys = [stored_key(keys[i], remarks.get(i, ())) for i in candidates]
     anew = {stored_key(keys[i], found): pool.texts[keys[i]] for i, found in remarks.items()}
-    text_keys = ChainMap(anew, pool.texts)
+    text_keys = ChainMap(anew, pool.texts)  # type: ignore[arg-type]  # nobody writes into it
     return Rendered(
         anchor_set,
         candidates,

@@ -8,13 +8,15 @@ OMP_NUM_THREADS=1 python recipes/bench/pool.py --num_rows 1000000 --num_words 15
 The rows are synthetic: words drawn by Zipf's law, in the lengths of instruction rows. The words are those that are one
 token, so that a row has about as many tokens as words, and 20,000 rare ones of several tokens. One row in a hundred
 equals an earlier row, one has a few other words, and one holds a question of a test of 1,000 questions. Each stage is
-timed in CPU time of this process, with the memory that it adds. The file of the rows, which is mapped, does not count.
+timed in CPU time of this process, which renders alone, with the memory that it adds. The file of the rows, which is
+mapped, does not count. The last two lines are the sums: CPU time a row, and memory a prefix token.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -47,6 +49,7 @@ BLOCK = 10_000
 def main(argv: Sequence[str]) -> dict[str, float]:
     """Measure and print; return milliseconds of CPU time a row by stage, and what was found."""
     options = _parser().parse_args(list(argv))
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # no worker processes
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         file = Path(directory) / "pool.jsonl"
         name = options.model_name_or_path
@@ -93,10 +96,16 @@ def measure(file: Path, questions: list[str], tokenizer: Any, options: argparse.
     figures["bytes_per_token"] = (before_rendering - start) / all_tokens + (_memory() - before_rendering) / tokens
     figures["duplicates"], figures["near"] = len(found.first_of), len(found.near or {})
     figures["contaminated"] = len(found.contaminated)
+    stages = ("load", "hash", "overlap", "render")
+    figures["together"] = sum(figures[stage] for stage in stages)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(found.describe("near"))
-    per_token = f"{figures['bytes_per_token']:.1f} bytes each"
-    print(f"{tokens / len(rows):.0f} prefix tokens a row, {per_token}, {peak:.2f} GB at most")
+    parts = ", ".join(f"{stage} {figures[stage]:.3f}" for stage in stages)
+    print(f"time: {figures['together']:.3f} CPU ms a row ({parts})")
+    print(
+        f"memory: {figures['bytes_per_token']:.2f} bytes a prefix token ({tokens / len(rows):.0f} tokens a row, "
+        f"{peak:.2f} GB at most)"
+    )
     return figures
 
 
