@@ -474,7 +474,9 @@ def tiny_model(step: Step, family: str, dtype: torch.dtype, sizes: dict[str, Any
     body = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
     common = {**ids, **body, "num_key_value_heads": 2, "vocab_size": 1024, "initializer_range": 0.08}
     config = getattr(transformers, f"{family}Config")(**{**common, "max_position_embeddings": 4096, **sizes})
-    return transformers.AutoModelForCausalLM.from_config(config).to(step.device, dtype).eval()
+    # Some versions of transformers take `sdpa` for Gemma 2, which ignores soft-caps.
+    own = {"attn_implementation": "eager"} if family in ("Gemma2", "GptOss") else {}
+    return transformers.AutoModelForCausalLM.from_config(config, **own).to(step.device, dtype).eval()
 
 
 def random_prefixed(num_prefixes: int, num_segments: int, vocab_size: int = 1024) -> list[PrefixedSegments]:

@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from nuggets_trainer.engine import flex, packed
+from nuggets_trainer.engine.compiled import PIECES, WHOLE_LAYERS
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.precision import describe_difference
 from tests.support.architectures import ARCHITECTURES, random_model
@@ -38,12 +39,14 @@ def test_log_probs_on_cuda_equal_those_on_the_cpu(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)  # float32 matrix products in another order
 
 
+@pytest.mark.parametrize("names", [PIECES, WHOLE_LAYERS], ids=["pieces", "layers"])
 @pytest.mark.parametrize("tokens_per_batch", [200, 1000, None])
-def test_compiled_flex_attention_and_layers(tokens_per_batch):
+def test_compiled_flex_attention_and_layers(tokens_per_batch, names):
     # Heads of 32 dimensions: below 16 flex attention has no kernel, and another one is taken.
     model, prefix, segments = tiny_model("qwen2", VOCAB, 128), random_prefix(), random_segments(40, seed=1)
     expected = [mean_log_prob(model, prefix + s.ids[: s.start], s.ids[s.start :]) for s in segments]
     engine = LogProbEngine(model.to("cuda"), tokens_per_batch)
+    engine.compiled_names = names
     assert engine.choose_path([(prefix, segments[:3])], num_tokens=10**9) == "packed" and engine.compiles
     np.testing.assert_allclose(engine.score(prefix, segments), expected, rtol=0, atol=1e-4)
 
