@@ -140,7 +140,7 @@ def wrapped_rows(column_names: Iterable[str], features: Any) -> str | None:
 
 def are_rows_by_name(column_names: Iterable[str], features: Any) -> bool:
     """Whether each column holds a whole row, as in `{"id-1": {"instruction": ...}, "id-2": {"instruction": ...}}`."""
-    kinds = [(features or {}).get(name) for name in column_names]
+    kinds: list[Any] = [(features or {}).get(name) for name in column_names]
     return len(kinds) > 1 and all(isinstance(kind, dict) and kind.keys() == kinds[0].keys() for kind in kinds)
 
 
