@@ -224,9 +224,12 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
         )
     for name in ("group_by", "max_similarity"):
         if getattr(nuggets, name) is not None:
+            hint = "Drop it."
+            if name == "group_by" and nuggets.groups_by_length:
+                hint = "Drop it, and add the arm `golden_by_length` to `arms`."
             raise ValueError(
                 f"`{name}` is not supported by `nuggets compare`: it limits which rows go together, and the arms do "
-                "not. Drop it."
+                f"not. {hint}"
             )
     if nuggets.anchor_sets and len(nuggets.anchor_sets) > 1:
         raise ValueError(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
 from nuggets_trainer.golden.coverage import cover, gain_spread
-from nuggets_trainer.golden.length_classes import length_classes
+from nuggets_trainer.golden.length_classes import classes_in_order, length_classes
 from nuggets_trainer.golden.limits import Limits, quotas
 
 
@@ -27,20 +27,20 @@ class Diversity:
             `coverage_weight` is 0.
         coverage_weight: weight of covering all anchors (`coverage.py`), in [0, 1]; 0 is a ranking.
         groups: group of each row, for its quota; None without quotas.
-        lengths: length of each row, `(n,)`, in tokens, NaN where it is not known, for quotas of classes of length (see
-            `length_classes`) in place of `groups`; None without them. The candidates define the classes.
         group_quota: `proportional` or `equal`, see `limits.quotas`.
         embeddings: embedding of each row, `(n, d)`; None if near-duplicates may stay.
         max_similarity: cosine above which a row is a near-duplicate.
+        lengths: length of each row, `(n,)`, in tokens, NaN where it is not known, for quotas of classes of length (see
+            `length_classes`) in place of `groups`; None without them. The candidates define the classes.
     """
 
     gains: FloatArray | None = None
     coverage_weight: float = 0.0
     groups: Sequence[str] | None = None
-    lengths: Floats | None = None
     group_quota: str = "proportional"
     embeddings: npt.NDArray[np.float32] | None = None
     max_similarity: float = 1.0
+    lengths: Floats | None = None
 
     def groups_of(self, rows: Ints, num_kept: int) -> list[str] | None:
         """Return the group of each of these rows, of which so many are kept, `(len(rows),)`; None without quotas."""
@@ -49,6 +49,10 @@ class Diversity:
         if self.groups is not None:
             return [self.groups[i] for i in rows]
         return None
+
+    def groups_in_order(self, rows: Ints, groups: Sequence[str]) -> list[str] | None:
+        """Return the names of the rows' groups, shortest first; None if they are no classes of length."""
+        return None if self.lengths is None else classes_in_order(groups, self.lengths[rows])
 
     @property
     def has_quotas(self) -> bool:
@@ -92,10 +96,11 @@ def choose_diverse(
     """
     if tokens is not None and diversity.has_quotas:
         return _choose_within_budget(values, order, diversity, rank_by, tokens, max_tokens)
-    places_by_group = embeddings = None
+    places_by_group = embeddings = in_order = None
     groups = diversity.groups_of(order, k)
     if groups is not None:
-        places_by_group = quotas(groups, k, diversity.group_quota)
+        in_order = diversity.groups_in_order(order, groups)
+        places_by_group = quotas(groups, k, diversity.group_quota, in_order)
     if diversity.embeddings is not None:
         embeddings = diversity.embeddings[order]
     limits = Limits(groups, places_by_group, embeddings, diversity.max_similarity)
@@ -105,7 +110,7 @@ def choose_diverse(
             places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
         else:
             places = np.fromiter(_until_full(admitted, tokens, max_tokens), dtype=np.int64)
-        return Choice(places, dict(limits.passed_over), groups=_group_counts(diversity, order, groups, places))
+        return Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places, in_order))
     assert diversity.gains is not None
     gains = diversity.gains[order]
     quality = values[order]
@@ -116,7 +121,7 @@ def choose_diverse(
     spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
     for name, value in vars(gain_spread(gains, np.arange(k))).items():
         spread[f"ranking_{name}"] = value
-    return Choice(places, dict(limits.passed_over), spread, _group_counts(diversity, order, groups, places))
+    return Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places, in_order))
 
 
 def _choose_within_budget(
@@ -150,17 +155,11 @@ def _until_full(places: Iterable[int], tokens: Floats, max_tokens: float) -> Ite
 
 
 def _group_counts(
-    diversity: Diversity, order: Ints, groups: Sequence[str] | None, places: Ints
+    groups: Sequence[str] | None, places: Ints, in_order: Sequence[str] | None
 ) -> dict[str, dict[str, int]]:
-    """Count the candidates of each group, and those kept; empty without groups.
-
-    The largest group comes first, or of classes of length the shortest.
-    """
+    """Count the candidates of each group, and those kept, in order or largest group first; empty without groups."""
     if groups is None:
         return {}
     candidates, kept = Counter(groups), Counter(groups[place] for place in places)
-    names = [name for name, _ in candidates.most_common()]
-    if diversity.lengths is not None:
-        by_length = np.argsort(diversity.lengths[order], kind="stable")
-        names = list(dict.fromkeys(groups[place] for place in by_length))
+    names = in_order or [name for name, _ in candidates.most_common()]
     return {name: {"candidates": candidates[name], "kept": kept[name]} for name in names}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from nuggets_trainer.golden.arrays import Floats
 
-# With 10 classes the share of kept rows up to any length differs from that of the pool by less than a tenth, however
-# scores follow length. On two real pools the best tenth differed by 0.04 to 0.05, as random rows of that number do
-# (0.06 to 0.07), and by 0.3 to 0.5 without classes. More classes leave less to choose from (docs/log/comparison.md).
+# With 10 classes the share of kept rows up to any length differs from that of the pool by about a tenth at most,
+# however scores follow length; by a fifth at most where many rows are equally long. On two real pools the best tenth
+# differed by 0.04, less than random rows of that number do (0.06 to 0.07), and by 0.3 to 0.5 without classes. More
+# classes leave less to choose from (docs/log/comparison.md).
 NUM_CLASSES = 10
 UNKNOWN_LENGTH = "unknown length"
 
@@ -16,9 +19,10 @@ UNKNOWN_LENGTH = "unknown length"
 def length_classes(lengths: Floats, num_kept: int) -> list[str]:
     """Name the class of each row by its length: shortest tenth, second tenth, and so on.
 
-    The classes are bounded by quantiles of the lengths given. Rows of one length are in one class, so where many rows
-    are equally long, classes are larger and fewer. Fewer than 10 rows to keep have as many classes, since more could
-    not each get a row. Rows without a length are a class of their own.
+    The classes are bounded by quantiles of the lengths given. Rows of one length are in one class, that of the middle
+    one of them, so where many rows are equally long, classes are larger and fewer. If the first of them decided, half
+    of a pool could be in one class with the shorter rows, which could then take all its places. Fewer than 10 rows to
+    keep have as many classes, since more could not each get a row. Rows without a length are a class of their own.
 
     Args:
         lengths: length of each row, `(n,)`, in tokens; NaN where it is not known.
@@ -32,13 +36,24 @@ def length_classes(lengths: Floats, num_kept: int) -> list[str]:
         ['5 to 7 tokens', '30 to 90 tokens', '5 to 7 tokens', '30 to 90 tokens']
     """
     known = np.sort(lengths[~np.isnan(lengths)])
-    num_shorter = np.searchsorted(known, lengths)
-    place = num_shorter * min(NUM_CLASSES, num_kept) // max(1, len(known))
+    num_shorter, num_up_to = np.searchsorted(known, lengths), np.searchsorted(known, lengths, side="right")
+    place = (num_shorter + num_up_to) * min(NUM_CLASSES, num_kept) // max(1, 2 * len(known))
     names = np.full(len(lengths), UNKNOWN_LENGTH, dtype=object)
     for own in np.unique(place[~np.isnan(lengths)]):
         rows = (place == own) & ~np.isnan(lengths)
         names[rows] = _name(lengths[rows].min(), lengths[rows].max())
     return list(names)
+
+
+def classes_in_order(names: Sequence[str], lengths: Floats) -> list[str]:
+    """Return the names of the classes, that of the shortest rows first; rows without a length come last.
+
+    Args:
+        names: name of each row's class, `(n,)`, from `length_classes`.
+        lengths: length of each row, `(n,)`.
+    """
+    length_of = dict(zip(names, np.nan_to_num(lengths, nan=np.inf).tolist(), strict=True))
+    return sorted(length_of, key=length_of.__getitem__)
 
 
 def _name(shortest: float, longest: float) -> str:

@@ -16,7 +16,7 @@ DUPLICATE, NEAR_DUPLICATE, CONTAMINATED = "duplicate", "near_duplicate", "contam
 UNWANTED = (DUPLICATE, NEAR_DUPLICATE, CONTAMINATED)
 
 
-def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
+def quotas(groups: Sequence[str], k: int, quota: str, in_order: Sequence[str] | None = None) -> dict[str, int]:
     """Share k places among groups.
 
     Args:
@@ -25,6 +25,9 @@ def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
         quota: `proportional` gives each group its share of the candidates, rounded so that the largest remainders get
             a place more; `equal` gives each group as many places as any other, and places that a group cannot fill go
             to the others.
+        in_order: names of the groups, neighbours beside each other, as classes of length are. The groups up to any of
+            them then have their share of the places together, up to half a place, if it is `proportional`. Largest
+            remainders could give the first half of ten equal groups a place more each. None without an order.
 
     Returns:
         Places by group; their sum is k.
@@ -34,9 +37,13 @@ def quotas(groups: Sequence[str], k: int, quota: str) -> dict[str, int]:
         {'a': 3, 'b': 2, 'c': 0}
         >>> quotas(["a"] * 6 + ["b"] * 3 + ["c"], 5, "equal")
         {'a': 2, 'b': 2, 'c': 1}
+        >>> quotas(["a", "b", "c", "d"], 2, "proportional", in_order=["a", "b", "c", "d"])
+        {'a': 1, 'b': 0, 'c': 1, 'd': 0}
     """
     sizes = dict(sorted(Counter(groups).items()))
     assert k <= len(groups), (k, len(groups))
+    if quota == "proportional" and in_order is not None:
+        return _quotas_in_order({name: sizes[name] for name in in_order}, k)
     if quota == "proportional":
         return _proportional_quotas(sizes, k)
     return _equal_quotas(sizes, k)
@@ -53,6 +60,17 @@ def _proportional_quotas(sizes: dict[str, int], k: int) -> dict[str, int]:
     by_remainder = sorted(sizes, key=lambda name: (missing[name], name))
     for name in by_remainder[: k - sum(places.values())]:
         places[name] += 1
+    return places
+
+
+def _quotas_in_order(sizes: dict[str, int], k: int) -> dict[str, int]:
+    num_candidates = sum(sizes.values())
+    places: dict[str, int] = {}
+    num_up_to = 0  # candidates of this group and those before it
+    for name, size in sizes.items():
+        num_up_to += size
+        share = (2 * k * num_up_to + num_candidates) // (2 * num_candidates)  # rounded to the nearest
+        places[name] = share - sum(places.values())
     return places
 
 

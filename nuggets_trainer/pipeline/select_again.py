@@ -54,7 +54,7 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
             "options on the same `score_dir`: it finds every pair in the store."
         )
     run_config = read_config(score_dir)
-    used = _beyond_ranking(run_config, config.groups_by_length and run_config.get("group_by") == config.group_by)
+    used = _beyond_ranking(run_config, config.groups_by_length)  # classes of length take the place of other groups
     if used:
         raise ValueError(
             f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows, or "

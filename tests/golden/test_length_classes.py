@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -22,24 +24,20 @@ def scores_of(generator, n, length) -> GoldenScores:
 
 
 def slow_class(lengths, i, num_classes) -> int:
-    """Count the shorter rows one by one."""
-    return sum(length < lengths[i] for length in lengths) * num_classes // len(lengths)
+    """Count the rows before the middle one of those that are equally long, one by one."""
+    num_shorter, num_equal = sum(lengths < lengths[i]), sum(lengths == lengths[i])
+    return int(Fraction(int(2 * num_shorter + num_equal), 2 * len(lengths)) * num_classes)
 
 
 def slow_choice(lengths, order, k) -> list[int]:
-    """Sort each class by rank, take its share; the largest remainders get a row more, equal ones by name."""
-    num_classes, classes = min(10, k), {}
+    """Sort each class by rank, and round the share of the classes up to each to whole places."""
+    classes = {}
     for i in order:
-        classes.setdefault(slow_class(lengths, i, num_classes), []).append(i)
-    named = {}
-    for rows in classes.values():
-        low, high = min(lengths[rows]), max(lengths[rows])
-        named[f"{low:,.0f} tokens" if low == high else f"{low:,.0f} to {high:,.0f} tokens"] = rows
-    shares = {name: divmod(k * len(rows), len(lengths)) for name, rows in named.items()}
-    places = {name: whole for name, (whole, _) in shares.items()}
-    for name in sorted(named, key=lambda name: (-shares[name][1], name))[: k - sum(places.values())]:
-        places[name] += 1
-    kept = {i for name, rows in named.items() for i in rows[: places[name]]}
+        classes.setdefault(slow_class(lengths, i, min(10, k)), []).append(i)
+    kept, num_up_to = [], 0
+    for _, rows in sorted(classes.items()):
+        num_up_to += len(rows)
+        kept += rows[: int(Fraction(k * num_up_to, len(lengths)) + Fraction(1, 2)) - len(kept)]
     return [i for i in order if i in kept]
 
 
@@ -67,6 +65,28 @@ def test_the_golden_set_has_the_lengths_of_the_pool():
 
     within = select_golden_set(scores, ("top_fraction", 0.1), diversity=Diversity(lengths=lengths))
     assert distance(within.indices) < 1 / NUM_CLASSES < 0.5 < distance(rank_candidates(scores)[:200])
+
+
+def furthest(lengths, score, k) -> float:
+    """Return the largest difference between the shares of kept rows and of all rows up to any length."""
+    nothing = np.zeros(len(lengths))
+    scores = GoldenScores(score, nothing, score, np.full(len(lengths), 10), nothing, score, nothing)
+    kept = select_golden_set(scores, ("top_k", k), diversity=Diversity(lengths=lengths)).indices
+    return stats.ks_2samp(lengths[kept], lengths).statistic
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_rows_of_one_length_do_not_fill_their_class(sign):
+    """With 9% of one length and 50% of the next, one class held both, and all its places went to the 9%."""
+    lengths = np.array([1.0] * 90 + [2.0] * 500 + list(range(3, 413)))
+    assert furthest(lengths, sign * lengths, 100) < 1 / NUM_CLASSES
+
+
+def test_few_places_are_spread_over_the_lengths():
+    """Of equal classes, those whose names came first got the places that were left, such as the five shortest."""
+    for k in (12, 15, 25):
+        for start in (10, 80, 96):
+            assert furthest(np.arange(start, start + 100.0), np.ones(100), k) <= 1 / NUM_CLASSES + 0.5 / k
 
 
 def test_classes_hold_equal_lengths_together():

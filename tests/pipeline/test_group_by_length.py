@@ -102,6 +102,16 @@ def test_select_chooses_within_classes_from_stored_scores(whole, tmp_path, llama
         select_again(whole[0], NuggetsConfig(top_k=3))
 
 
+def test_select_takes_classes_in_place_of_other_groups(whole, tmp_path, llama, tokenizer):
+    """Other groups of the run were refused as such, in words that offered the classes which the user had asked for."""
+    shutil.copytree(whole[0], tmp_path / "copy")
+    scored(llama, tokenizer, tmp_path / "copy", group_by="instruction", row_signals=True)
+    found = select_again(tmp_path / "copy", NuggetsConfig(top_k=9, **GROUPED))
+    assert found.indices.tolist() == whole[2].indices.tolist()
+    with pytest.raises(ValueError, match="chosen with `group_by`, but `nuggets select` can only rank rows, or"):
+        select_again(tmp_path / "copy", NuggetsConfig(top_k=9))
+
+
 def test_select_says_what_is_missing(tmp_path, llama, tokenizer, monkeypatch):
     scored(llama, tokenizer, tmp_path / "plain", schedule="exact")
     with pytest.raises(ValueError, match="needs the lengths of the rows, which were not counted. Run the command"):
