@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 FEWEST_ANCHORS = 4
 MOST_NAMED = 8  # anchors that a line names
 NEARLY_ALL = 0.9  # share of the pairs that are won, where the missing BOS is the reason
+OTHER_SCORES = "try another template, more or other anchors, or a larger `scorer_model` that is a base model"
 BOS_REASON = (
     "the template `nuggets` puts BOS before the row and not before the anchor alone, as the reference does, and this "
     "tokenizer adds BOS to every text: the model finds any text without BOS improbable, so every row seems to help. "
@@ -68,7 +69,7 @@ class EarlyLook:
         num_tied: number of rows of the pool that are expected to have the value of the pilot's cut.
         num_won_by_all: number of anchors that every row of the pilot wins.
         num_won_by_none: number of anchors that no row of the pilot wins.
-        why_won: reason why nearly all pairs are won, if it is known.
+        remedy: what to do if something speaks against going on.
         reliability: as in `Agreement`.
         stays: share of the golden set that would stay with other anchors; None if that is not known.
         top_stays: share of the best quarter of the golden set that would stay in it; None if that is not known.
@@ -86,7 +87,7 @@ class EarlyLook:
     num_tied: int
     num_won_by_all: int
     num_won_by_none: int
-    why_won: str | None
+    remedy: str
     reliability: float | None
     stays: float | None
     top_stays: float | None
@@ -99,11 +100,7 @@ class EarlyLook:
     def sentence(self) -> str:
         """Whether to go on, in one sentence."""
         if self.problems:
-            reason = "; ".join(self.problems)
-            remedy = "try another template, more or other anchors, or a larger `scorer_model` that is a base model"
-            if self.why_won is not None:
-                remedy = self.why_won
-            return f"Better stop here: {reason}; {remedy}."
+            return f"Better stop here: {'; '.join(self.problems)}; {self.remedy}."
         if self.stays is None or self.top_stays is None or self.num_rows < FEWEST_JUDGED:
             return f"Go on: nothing speaks against it, but {counted(self.num_rows, 'row')} cannot tell more."
         without_quotas = ""
@@ -247,7 +244,7 @@ def look_at(pilot: Pilot, session: ScoringSession, num_candidates: int, signal: 
         num_tied=num_tied,
         num_won_by_all=agreement.num_won_by_all,
         num_won_by_none=agreement.num_won_by_none,
-        why_won=_why_won(session, pilot),
+        remedy=_why_won(session, pilot) or _remedy(pilot, fraction, rank_by),
         reliability=agreement.reliability,
         stays=agreement.stays,
         top_stays=agreement.top_stays,
@@ -300,6 +297,17 @@ def problems_of(agreement: Agreement, all_tie: bool, signal: str | None) -> list
     if signal == "none":
         problems.append("the scorer cannot tell rows from corrupted copies of themselves")
     return problems
+
+
+def _remedy(pilot: Pilot, fraction: float, rank_by: str) -> str:
+    """Say what to try. Where golden scores tie, the size of the gains may still tell the rows apart."""
+    if rank_by == "golden_score":
+        gain = measure_agreement(pilot.zero_shot, pilot.one_shot, fraction, "gain").reliability
+        if gain is not None and gain >= LOW_RELIABILITY:
+            return (
+                f"rank by the size of the gains (`rank_by=gain`), whose reliability is {gain:.2f}, or {OTHER_SCORES}"
+            )
+    return OTHER_SCORES
 
 
 def _why_won(session: ScoringSession, pilot: Pilot) -> str | None:

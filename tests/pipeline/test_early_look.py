@@ -68,7 +68,7 @@ def test_a_batch_that_the_look_interrupts_keeps_its_time(llama, tokenizer, rows,
 def test_with_quotas_the_look_names_its_cut():
     """Each group has its own cut; the look knows that of all rows together."""
     numbers = {"num_won_by_all": 1, "num_won_by_none": 0, "reliability": 0.8, "stays": 0.6, "top_stays": 0.8}
-    look = EarlyLook(64, 100, "golden_score", 0.55, 12, why_won=None, signal=None, problems=(), **numbers)
+    look = EarlyLook(64, 100, "golden_score", 0.55, 12, remedy="stop", signal=None, problems=(), **numbers)
     assert "golden score at the cut about 0.55, where 12 rows" in look.describe() and "quotas" not in look.sentence
     grouped = dataclasses.replace(look, group_by="num_tokens")
     assert "golden score at the cut of all groups together about 0.55, where 12 rows" in grouped.describe()
@@ -226,6 +226,19 @@ def test_a_missing_bos_is_named(template, share, said, shared, rows, tmp_path):
         look = look_at(pilot, session, NUM_ROWS, None)
     assert ("puts BOS before the row" in look.describe()) == said
     assert look.sentence.startswith("Better stop here: all 30 rows have the same value; 20 of 20 anchors decide")
+
+
+@pytest.mark.parametrize(("noise", "said"), [(0.3, True), (30.0, False)])
+def test_where_scores_tie_the_gain_is_named_if_it_is_reliable(noise, said, llama, tokenizer, rows, tmp_path):
+    """On solutions of school mathematics each row wins on each anchor, and only the size of the gains differs."""
+    generator = np.random.default_rng(0)
+    one_shot = 1000 + np.linspace(-1, 1, 64)[:, None] + generator.normal(0, noise, (64, 10))
+    pilot = Pilot(np.zeros(10, dtype=np.float32), one_shot.astype(np.float32), list(range(64)))
+    config = NuggetsConfig(top_k=10)
+    with open_session(llama, read_request(llama, tokenizer, *rows, config, tmp_path)) as session:
+        look = look_at(pilot, session, NUM_ROWS, None)
+    assert look.sentence.startswith("Better stop here: all 64 rows have the same value; 10 of 10 anchors decide")
+    assert ("`rank_by=gain`" in look.sentence) == said and "try another template" in look.sentence
 
 
 def agreement(**changes):
