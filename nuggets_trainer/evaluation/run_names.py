@@ -92,5 +92,13 @@ def known_names() -> set[str]:
 
 def _generation_path(directory: Path) -> Path:
     """Return the path of the settings of a run; they have an older name if they were written by an older version."""
-    old = directory / OLD_GENERATION_FILE
-    return old if old.is_file() else directory / GENERATION_FILE
+    old, path = directory / OLD_GENERATION_FILE, directory / GENERATION_FILE
+    return old if not path.is_file() and _tells_of_answers(old) else path
+
+
+def _tells_of_answers(path: Path) -> bool:
+    """Whether a file of this name was written for answers: a directory of scores has one too."""
+    try:
+        return "settings" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, TypeError, ValueError):
+        return False

@@ -39,6 +39,15 @@ _PATTERNS = {  # by the pattern of the pre-tokenizer
     _GPT4_IN_UNICODE: _GPT4,  # GPT-4, Llama 3
     _GPT4_IN_UNICODE.replace("{1,3}", ""): _GPT4.replace("{1,3}", ""),  # Qwen 2 and 3
 }
+_MODEL_SETTINGS = (  # of BPE, which decide on the ids of a piece
+    "dropout",
+    "unk_token",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "byte_fallback",
+    "ignore_merges",
+)
 _PROBE = "Don't  STOP'S,\n\n it's 42 o'clock!\t<b> x</b>\r\n  1234567 end\x1c  \v -- ''ll don't'd a1b  2\n "
 
 
@@ -111,7 +120,7 @@ class TextEncoder:
         different = [text for text in dict.fromkeys(texts) if text]
         if backend is None:
             return
-        if self._pieces is None or self._pieces.backend is not backend:
+        if self._pieces is None or not self._pieces.are_of(backend):
             self._pieces = _Pieces(backend)
         self._ahead, left = self._pieces.encode(different)
         with contextlib.suppress(Exception):  # of one text: it is told when that text is asked for
@@ -128,7 +137,8 @@ class _Pieces(dict[str, list[int]]):
     """Token ids of the pieces that a byte-level tokenizer cuts texts into, each tokenized once.
 
     Such a tokenizer first cuts a text by a regular expression, and tokenizes each piece by itself. Looking up the
-    pieces of an ASCII text takes a quarter of the time, and gives the same ids.
+    pieces of an ASCII text takes a quarter of the time, and gives the same ids. Pieces of a tokenizer that was changed
+    since then are not used (`are_of`).
 
     Args:
         backend: tokenizer of the library `tokenizers`.
@@ -137,13 +147,18 @@ class _Pieces(dict[str, list[int]]):
     def __init__(self, backend: Any) -> None:
         super().__init__()
         self.backend = backend
+        self._state = _state_of(backend)
         pattern = _pattern_of(backend)
-        self._cut = None if pattern is None else re.compile(pattern).findall
-        if self._cut is not None and self._ids(_PROBE) != list(self[_PROBE]):
-            self._cut = None  # a version of the library that cuts otherwise
+        self._cut: Callable[[str], list[str]] | None = None
+        if pattern is not None and _cuts_alike(backend, pattern, _PROBE):
+            self._cut = re.compile(pattern).findall
 
     def __reduce__(self) -> Any:
         return type(self), (self.backend,)
+
+    def are_of(self, backend: Any) -> bool:
+        """Whether these are the pieces of a tokenizer as it is now; added tokens need no other pieces."""
+        return self.backend is backend and self._state == _state_of(backend)
 
     def __missing__(self, piece: str) -> list[int]:
         ids: list[int] = self.backend.encode(piece, add_special_tokens=False).ids
@@ -158,22 +173,27 @@ class _Pieces(dict[str, list[int]]):
             texts: different texts.
 
         Returns:
-            Token ids by text, and the texts that the tokenizer itself must cut: those that are not ASCII, and those
-            that may hold a special token.
+            Token ids by text, and the texts that the tokenizer itself must cut: those that are not ASCII, those that
+            may hold an added token, and those that it fails on.
         """
         if self._cut is None:
             return {}, list(texts)
         if len(self) > MOST_PIECES:
             self.clear()
-        added = [token.content for token in self.backend.get_added_tokens_decoder().values()]
+        added = {token.content for token in self.backend.get_added_tokens_decoder().values()}
+        if self.backend.normalizer is not None:  # NFC makes ASCII of three characters
+            added |= set(map(self.backend.normalizer.normalize_str, added))
         firsts = {content[:1] for content in added}
         found, left = {}, []
         for text in texts:
             has_first = any(first in text for first in firsts)
             if not text.isascii() or (has_first and any(content in text for content in added)):
                 left.append(text)
-            else:
+                continue
+            try:
                 found[text] = self._ids(text)
+            except Exception:  # noqa: BLE001 - a bare one, such as for an unknown token that is not in the vocabulary
+                left.append(text)
         return found, left
 
     def _ids(self, text: str) -> list[int]:
@@ -205,6 +225,18 @@ def _pattern_of(backend: Any) -> str | None:
     if is_split and _is_byte_level(second, cuts=False):
         return _PATTERNS.get(first["pattern"].get("Regex"))
     return None
+
+
+def _state_of(backend: Any) -> tuple[Any, ...]:
+    """Return what the ids of a piece depend on, in 60 us; a model of the same size is taken to be the same."""
+    settings = [getattr(backend.model, name, None) for name in _MODEL_SETTINGS]
+    return _pattern_of(backend), backend.get_vocab_size(with_added_tokens=False), *settings
+
+
+def _cuts_alike(backend: Any, pattern: str, text: str) -> bool:
+    """Whether the installed version of `tokenizers` cuts a text where the pattern does."""
+    cuts = [place for _, place in backend.pre_tokenizer.pre_tokenize_str(text)]
+    return cuts == [match.span() for match in re.finditer(pattern, text)]
 
 
 def _is_byte_level(step: dict[str, Any], cuts: bool) -> bool:

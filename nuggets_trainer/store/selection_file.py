@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,11 @@ def load_selection(
     return golden_set, None if reselection is None else Reselection(**reselection)
 
 
+def is_checkpoint(directory: Path) -> bool:
+    """Whether the Trainer gives a directory this name for a checkpoint; a job may be in one named `checkpoints`."""
+    return re.fullmatch(r"checkpoint-\d+", directory.name) is not None
+
+
 def save_row_places(directory: Path, rows: dict[str, Any]) -> None:
     """Write where pool and anchors lie on this machine, for `read_row_places`."""
     write_atomically(directory / ROW_PLACES_FILE, json.dumps(rows, indent=1).encode())
@@ -161,7 +167,10 @@ def read_row_places(path: Path) -> dict[str, Any]:
         path: file that `save_selection` wrote. The places on this machine are in its directory, or in the one above,
             if it is that of a checkpoint. Without them, a local file is known by its name alone.
     """
-    for directory in (path.parent, path.parent.parent):
+    directories = [path.parent]
+    if is_checkpoint(path.parent):
+        directories.append(path.parent.parent)
+    for directory in directories:
         if (directory / ROW_PLACES_FILE).is_file():
             path = directory / ROW_PLACES_FILE
             places: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from nuggets_trainer.engine.adapters import holds_adapters, inner_model
 from nuggets_trainer.ranks import Ranks
@@ -18,6 +17,7 @@ from nuggets_trainer.scoring.progress import messages_above_bars, tell
 from nuggets_trainer.store.selection_file import (
     SELECTION_FILE,
     Reselection,
+    is_checkpoint,
     load_selection,
     save_row_places,
     save_selection,
@@ -221,7 +221,7 @@ class TrainerSelection:
         path, rows = Path(directory) / SELECTION_FILE, self._selector.describe_rows()
         beside = {"training": self._training, "verdict": self.verdict, "rows": rows}
         save_selection(path, self.golden_set, self._selector.settings, self.reselection, beside)
-        if not path.parent.name.startswith(PREFIX_CHECKPOINT_DIR):  # `hub_strategy` may upload all files of those
+        if not is_checkpoint(path.parent):  # `hub_strategy` may upload all files of those
             save_row_places(path.parent, rows)
 
     def _training_options(self) -> dict[str, Any]:

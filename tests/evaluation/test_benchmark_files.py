@@ -22,7 +22,7 @@ from nuggets_trainer.evaluation.questions import (
     load_judge_prompts,
     load_mt_bench,
 )
-from nuggets_trainer.evaluation.run_names import claim_name
+from nuggets_trainer.evaluation.run_names import claim_name, run_names
 
 ROWS = [{"dataset": "d", "instruction": f"instruction {i}", "output": "theirs", "generator": "g"} for i in range(5)]
 QUESTIONS = [MtBenchQuestion(81 + i, "writing", (f"first {i}", f"second {i}")) for i in range(4)]
@@ -157,6 +157,16 @@ def test_wrong_mt_bench_answers_are_refused(tmp_path):
     path.write_text("{}\n{\n")
     with pytest.raises(ValueError, match="line 2 is not JSON"):
         read_mt_bench_answers(path, QUESTIONS)
+
+
+@pytest.mark.parametrize("content", ['{"config": {}, "counts": {}}', "3", "{"])
+def test_a_directory_of_scores_takes_answers_too(content, tmp_path):
+    """Its run.json was read as that of answers, and its missing settings were a KeyError."""
+    (tmp_path / "scored").mkdir()
+    (tmp_path / "scored" / "run.json").write_text(content)
+    assert run_names(tmp_path) == []
+    directory = claim_name(tmp_path, "scored", "model", {"seed": 0}, set())
+    assert run_names(tmp_path) == ["scored"] and (directory / "run.json").read_text() == content
 
 
 def test_a_name_stands_for_one_set_of_answers(tmp_path):

@@ -167,7 +167,7 @@ def judged(output_dir, name, win_rate, scores, file="generation.json") -> None:
     """Write what judging a run leaves."""
     folder = output_dir / name / "alpaca_eval" / "v1-gpt-4"
     folder.mkdir(parents=True)
-    (output_dir / name / file).write_text("{}")
+    (output_dir / name / file).write_text('{"settings": {}}')
     metrics = {"win_rate": win_rate, "standard_error": 1.5, "n_total": 805}
     (folder / "result.json").write_text(json.dumps({"metrics": metrics, "setting": "v1"}))
     path = judgment_path(output_dir, "gpt-4", "single")

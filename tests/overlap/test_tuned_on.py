@@ -73,6 +73,17 @@ def test_local_rows_are_found_though_the_record_names_no_folder(record, tmp_path
     assert read_row_places(path)["pool"] == ["tatsu-lab/alpaca", None, "train"]
 
 
+def test_a_job_inside_of_another_has_its_own_places(tmp_path):
+    """The record of an earlier version, in a directory below another job, was read with that job's places."""
+    save_row_places(tmp_path, {"pool": ["/other.jsonl", None, "train"], "anchors": {}})
+    rows = {"pool": ["/own.jsonl", None, "train"], "anchors": {}}
+    for name, pool in (("checkpoints", "/own.jsonl"), ("checkpoint-20", "/other.jsonl")):
+        path = tmp_path / name / "nuggets_selection.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"settings": {}, "indices": [], "rows": rows}))
+        assert read_row_places(path)["pool"][0] == pool
+
+
 def test_clean_rows_are_called_clean(record):
     says = describe_shared_questions(record(["Sing.", "Dance."], ["Read."], [0]), TESTS)
     assert says == "No row of the pool, and no given anchor, holds a question of a_test and other."

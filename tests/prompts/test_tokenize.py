@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import string
 
 import pytest
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from nuggets_trainer.prompts.nuggets import NuggetsTemplate
 from nuggets_trainer.prompts.plain import PlainTemplate
 from nuggets_trainer.prompts.shared_prefix import SharedPrefix
-from nuggets_trainer.prompts.tokenize import _PATTERNS, TextEncoder, _Pieces, token_ids
+from nuggets_trainer.prompts.tokenize import _PATTERNS, TextEncoder, _cuts_alike, _pattern_of, _Pieces, token_ids
 from tests.support.renderings import alpaca
 from tests.support.rows import alpaca_rows
 
@@ -117,6 +119,45 @@ def test_pieces_have_the_ids_of_the_whole_text(kind, loaded):
     found, left = _Pieces(backend).encode([*texts, "\u00e9t\u00e9", "a<|endoftext|>b"])
     assert left == ["\u00e9t\u00e9", "a<|endoftext|>b"] and list(found) == texts
     assert list(found.values()) == [backend.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patterns_cut_where_the_tokenizer_does(kind, loaded):
+    """Equal ids do not prove it: a small vocabulary gives the same ids for other cuts."""
+    backend = with_kind(loaded("demo"), kind)
+    pattern = _pattern_of(backend)
+    texts = [*random_texts(2000), "a" * 5000, " " * 5000 + "a", "'" * 999, "1" * 999, "\r\n" * 999, "\t 1" * 999]
+    assert [text for text in texts if not _cuts_alike(backend, pattern, text)] == []
+    pieces = set(itertools.chain.from_iterable(map(re.compile(pattern).findall, texts)))
+    assert [piece for piece in pieces if len(backend.pre_tokenizer.pre_tokenize_str(piece)) != 1] == []
+
+
+@pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer", "dropout", "ignore_merges"])
+def test_a_tokenizer_changed_in_place_is_asked_again(change, loaded):
+    """Pieces from before the change were looked up, and gave other ids than the tokenizer."""
+    backend = with_kind(loaded("tokenizers/gpt2"), "GPT-2")
+    pieces = _Pieces(backend)
+    pieces.encode(["Red roses"])
+    assert pieces.are_of(backend)
+    new = {"normalizer": normalizers.Lowercase(), "pre_tokenizer": KINDS["single digits"]}
+    if change in new:
+        setattr(backend, change, new[change])
+    else:
+        setattr(backend.model, change, {"dropout": 0.5, "ignore_merges": True}[change])
+    assert not pieces.are_of(backend)
+
+
+def test_a_text_that_a_tokenizer_fails_on_is_left(loaded):
+    """A vocabulary without some bytes, whose unknown token is missing too, ended the run."""
+    backend = Tokenizer(models.BPE({"a": 0, "b": 1}, [], unk_token="?"))
+    backend.pre_tokenizer = BYTE_LEVEL
+    assert _Pieces(backend).encode(["ab", "x"]) == ({"ab": [0, 1]}, ["x"])
+
+
+def test_added_tokens_that_nfc_makes_ascii_are_not_cut(loaded):
+    backend = with_kind(loaded("tokenizers/gpt2"), "split 1")
+    backend.add_tokens([AddedToken("\u212a d", normalized=True)])  # the sign for kelvin becomes a K
+    assert _Pieces(backend).encode(["aK d"]) == ({}, ["aK d"])
 
 
 def test_other_tokenizers_cut_their_texts_themselves(loaded):
