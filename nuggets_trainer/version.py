@@ -1,7 +1,7 @@
 """The version of the package, in the only place that states it, and the versions of the packages around it.
 
-pyproject.toml reads the number from this file. So it is also known where the package was not installed, and a path to
-its sources is all that Python has.
+pyproject.toml reads the number from this file. So the number is also known if the package is on Python's path without
+being installed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ UNKNOWN = "unknown"
 
 
 def installed_version(package: str) -> str:
-    """Return the version of another package; `unknown` where the package was put on the path without its metadata.
+    """Return the version of another package; `unknown` if it is on Python's path without its metadata.
 
     Args:
         package: name under which the package is installed, such as `torch`.

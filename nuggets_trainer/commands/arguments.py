@@ -152,8 +152,8 @@ class SelectArguments:
         default=None,
         metadata={
             "help": "`num_tokens`: choose the best rows of each of 10 classes of length, so that the golden set has "
-            "the lengths of the pool. Needs the lengths (`nuggets score --group_by num_tokens`, or row signals). For "
-            "quotas by a column run `nuggets score` again.",
+            "the lengths of the pool. It needs the lengths, which `nuggets score` writes with `--group_by num_tokens` "
+            "or `--row_signals true`. For quotas by a column, run `nuggets score` again.",
             "choices": ["num_tokens"],
         },
     )

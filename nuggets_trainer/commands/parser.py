@@ -247,7 +247,7 @@ def _offer_short_help(parser: argparse.ArgumentParser) -> None:
     for name in own.option_strings:
         parser._option_string_actions.pop(name)
     parser._optionals._remove_action(own)
-    parser.add_argument("-h", "--help", action=TrainingHelp, help="Show the options of selection, and common others.")
+    parser.add_argument("-h", "--help", action=TrainingHelp, help="Show the options of selection, and common ones.")
     parser.add_argument("--help_all", action=TrainingHelp, dest="help", help="Show every option of trl.SFTConfig too.")
 
 

@@ -14,7 +14,7 @@ from nuggets_trainer.wording import counted
 
 # The arm that the verdict is on: the first of these that was run.
 SUBJECTS = ("golden", "golden_filtered", "gain", "gain_filtered", "mean_gain", "golden_by_length", "coverage")
-LENGTH_CONTROL, SAME_LENGTHS = "random_length", "random rows of its lengths"  # the lengths of the arm `golden`
+LENGTH_CONTROL, SAME_LENGTHS = "random_length", "random rows of the same lengths"  # the lengths of `golden`
 # Arms that choose among the rows that meet `require`. Random ones of these rows tell what the condition does alone.
 FILTERED, FILTERED_CONTROL = ("golden_filtered", "gain_filtered"), "random_filtered"
 BETTER, WORSE, EVEN, UNKNOWN = "better", "worse", "not different", "unknown"
@@ -61,10 +61,10 @@ class Verdict:
 
 
 def make_verdict(results: Sequence[ArmResult], bootstrap: Bootstrap, rivals: Collection[str]) -> Verdict:
-    """Weigh the golden set against random rows, the full pool, the best rival and rows of its lengths, at every size.
+    """Weigh the golden set against random rows, the full pool, the best rival and rows as long, at every size.
 
-    The comparisons with random rows, the full pool and random rows of its lengths are chosen beforehand and have 95%
-    intervals. The best rival is chosen by its loss, the lowest mean over the sizes, so its interval allows for the
+    The comparisons with random rows, the full pool and random rows of the same lengths are chosen beforehand and have
+    95% intervals. The best rival is the one with the lowest mean loss over the sizes, so its interval allows for the
     number of rivals (Bonferroni). Golden rows that meet a condition are weighed against random rows that meet it.
 
     Args:
@@ -175,7 +175,7 @@ def _sentence(label: str, against: Sequence[list[Weighed]], best: str | None, nu
 
 
 def _what_length_explains(against: Sequence[list[Weighed]], of_lengths: Sequence[Weighed]) -> str:
-    """Say what length has to do with a win over random rows; nothing if there was no win or no interval."""
+    """Say whether length may explain a win over random rows; nothing if there was no win or no interval."""
     won = set()
     for one in itertools.chain.from_iterable(against):
         if one.opponent == "random" and one.outcome == BETTER:
@@ -186,8 +186,8 @@ def _what_length_explains(against: Sequence[list[Weighed]], of_lengths: Sequence
     if outcomes == {BETTER}:
         return ", so length alone does not explain its win over random rows"
     if BETTER in outcomes:
-        return ", so its win over random rows may be length alone at some sizes"
-    return ", so its win over random rows may be length alone"
+        return ", so its win over random rows may come from length alone at some sizes"
+    return ", so its win over random rows may come from length alone"
 
 
 def _name_of(one: Weighed, best: str | None, num_rivals: int) -> str:

@@ -30,8 +30,8 @@ class DiversityOptions(OptionGroup):
         default=None,
         metadata={
             "help": "Column of the pool, such as its source, whose values get quotas of the golden set. `num_tokens` "
-            "makes 10 classes of the completion's length, bounded by quantiles of the candidates: the golden set then "
-            "has the lengths of the pool, and the best rows of each length."
+            "makes 10 classes by the length of the completion, from the shortest tenth of the candidates to the "
+            "longest, and takes the best rows of each: the golden set then has the lengths of the pool."
         },
     )
     group_quota: str = field(

@@ -160,7 +160,7 @@ def _kept_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 def with_logits(model: PreTrainedModel, tokens_per_batch: int) -> int:
-    """Return the budget of passes that return logits, which take memory by the vocabulary and not by the model."""
+    """Return the token budget of passes that return logits, whose memory grows with the vocabulary."""
     vocabulary: int = model.config.get_text_config().vocab_size
     return min(tokens_per_batch, max(1, MAX_LOGITS // vocabulary))
 

@@ -43,7 +43,7 @@ class Diversity:
     lengths: Floats | None = None
 
     def groups_of(self, rows: Ints, num_kept: int) -> list[str] | None:
-        """Return the group of each of these rows, of which so many are kept, `(len(rows),)`; None without quotas."""
+        """Return the group of each of these rows, `(len(rows),)`, if `num_kept` are kept; None without quotas."""
         if self.lengths is not None:
             return length_classes(self.lengths[rows], num_kept)
         if self.groups is not None:
@@ -127,7 +127,7 @@ def choose_diverse(
 def _choose_within_budget(
     values: Floats, order: Ints, diversity: Diversity, rank_by: str, tokens: Floats, max_tokens: float
 ) -> Choice:
-    """Choose as many rows within quotas as the budget has room for: with one more, they would pass it."""
+    """Choose the largest number of rows within quotas whose tokens fit into the budget."""
 
     def choose(number: int) -> Choice:
         return choose_diverse(values, order, number, diversity, rank_by)
@@ -138,8 +138,7 @@ def _choose_within_budget(
     number = bisect.bisect_left(range(1, len(order) + 1), True, key=is_too_much)
     if number == 0:
         raise ValueError(
-            f"`max_tokens` must be at least the tokens of the one row that quotas choose, got {int(max_tokens):,}. "
-            "Raise it."
+            f"`max_tokens` must have room for the one row that the quotas choose, got {int(max_tokens):,}. Raise it."
         )
     return choose(number)
 

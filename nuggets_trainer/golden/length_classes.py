@@ -1,4 +1,4 @@
-"""Classes of rows by length, whose quotas keep the lengths of a golden set those of its pool."""
+"""Classes of rows by length: with a quota for each class, a golden set has the lengths of its pool."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from nuggets_trainer.golden.arrays import Floats
 
-# With 10 classes the share of kept rows up to any length differs from that of the pool by about a tenth at most,
-# however scores follow length; by a fifth at most where many rows are equally long. On two real pools the best tenth
-# differed by 0.04, less than random rows of that number do (0.06 to 0.07), and by 0.3 to 0.5 without classes. More
-# classes leave less to choose from (docs/log/comparison.md).
+# With 10 classes, the share of kept rows up to any length differs from that of the pool by at most about 0.1, or 0.2
+# if many rows are equally long, however strongly scores depend on length. On two real pools it differed by 0.04 for
+# the best tenth, by 0.06 to 0.07 for as many random rows, and by 0.3 to 0.5 without classes. More classes leave less
+# to choose from (docs/log/comparison.md).
 NUM_CLASSES = 10
 UNKNOWN_LENGTH = "unknown length"
 
@@ -19,10 +19,10 @@ UNKNOWN_LENGTH = "unknown length"
 def length_classes(lengths: Floats, num_kept: int) -> list[str]:
     """Name the class of each row by its length: shortest tenth, second tenth, and so on.
 
-    The classes are bounded by quantiles of the lengths given. Rows of one length are in one class, that of the middle
-    one of them, so where many rows are equally long, classes are larger and fewer. If the first of them decided, half
-    of a pool could be in one class with the shorter rows, which could then take all its places. Fewer than 10 rows to
-    keep have as many classes, since more could not each get a row. Rows without a length are a class of their own.
+    The classes are bounded by quantiles of the lengths. All rows of one length are in one class, that of the middle
+    one of them. So there are fewer and larger classes if many rows are equally long. If the first one decided, half of
+    a pool could be in one class with some shorter rows, and these could take all places of the class. If fewer than
+    10 rows are kept, there are as many classes as rows. Rows without a length are a class of their own.
 
     Args:
         lengths: length of each row, `(n,)`, in tokens; NaN where it is not known.

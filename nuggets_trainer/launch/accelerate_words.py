@@ -119,7 +119,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "distributed_type" not in config:
         raise ValueError(
             f"`accelerate_config` must name a config of `accelerate config`, got {path}, which has no key "
-            "`distributed_type`. A YAML of options for the command is given by --config."
+            "`distributed_type`. Give a YAML of options for the command with --config."
         )
     return config
 

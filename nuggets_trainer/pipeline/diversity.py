@@ -56,7 +56,7 @@ def diversity_of(
 
 
 def diversity_of_stored(stored: StoredScores, config: NuggetsConfig) -> Diversity | None:
-    """Gather the lengths of an earlier run's rows, for quotas of their classes; None if the config asks for none.
+    """Gather the lengths of an earlier run's rows for the quotas of `group_by=num_tokens`; None without that option.
 
     Raises:
         ValueError: if the run did not count them, or if a race left rows without a score.
@@ -68,7 +68,7 @@ def diversity_of_stored(stored: StoredScores, config: NuggetsConfig) -> Diversit
         raise ValueError(f"`group_by=num_tokens` needs the lengths of the rows, which were not counted. {again}")
     if config.scores_pairs and stored.eliminated.any():
         raise ValueError(
-            "`group_by=num_tokens` needs the scores of all rows, because each class of lengths has its own best "
-            f"ones, but a race stopped {int(stored.eliminated.sum()):,} rows. {again}"
+            "`group_by=num_tokens` needs the scores of all rows, because it takes the best rows of each class "
+            f"of length, but a race stopped {int(stored.eliminated.sum()):,} rows. {again}"
         )
     return Diversity(lengths=stored.signals[COMPLETION_TOKENS], group_quota=config.group_quota)

@@ -105,7 +105,7 @@ class EarlyLook:
             return f"Go on: nothing speaks against it, but {counted(self.num_rows, 'row')} cannot tell more."
         without_quotas = ""
         if self.group_by is not None:
-            without_quotas = f", both without the quotas of `{self.group_by}`"
+            without_quotas = f"; both shares ignore the quotas of `{self.group_by}`"
         return (
             f"Go on: with other anchors about {self.stays:.0%} of the golden set would stay, and {self.top_stays:.0%} "
             f"of its best quarter{without_quotas}."
@@ -300,7 +300,7 @@ def problems_of(agreement: Agreement, all_tie: bool, signal: str | None) -> list
 
 
 def _remedy(pilot: Pilot, fraction: float, rank_by: str) -> str:
-    """Say what to try. Where golden scores tie, the size of the gains may still tell the rows apart."""
+    """Say what to try. If golden scores tie, the size of the gains may still tell the rows apart."""
     if rank_by == "golden_score":
         gain = measure_agreement(pilot.zero_shot, pilot.one_shot, fraction, "gain").reliability
         if gain is not None and gain >= LOW_RELIABILITY:

@@ -221,8 +221,8 @@ def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
         if config.group_by in columns:
             raise ValueError(
                 f"`group_by={config.group_by!r}` makes classes of the completion's length, but `{pool.name}` has a "
-                "column of this name too. Rename the column: then its new name groups by its values, and "
-                f"`{config.group_by}` by length."
+                "column of this name too. Rename the column. Its new name then groups rows by its values, and "
+                f"`{config.group_by}` groups them by length."
             )
         return
     if config.group_by is not None and config.group_by not in columns:

@@ -114,7 +114,7 @@ def _reasons(figures: Figures, agreement: Agreement) -> Iterator[str]:
 def _without_quotas(figures: Figures) -> str:
     """Say that the two shares which stay are those of the ranking, if groups have quotas."""
     group_by = figures["run"]["config"].get("group_by")
-    return "" if group_by is None else f", both without the quotas of `{group_by}`"
+    return "" if group_by is None else f"; both shares ignore the quotas of `{group_by}`"
 
 
 def _sentence(outcome: str, agreement: Agreement, reasons: list[str], without_quotas: str) -> str:

@@ -1,6 +1,6 @@
 """nuggets_selection.json beside a model or a checkpoint: the golden set, and the settings under which it was chosen.
 
-A model may be published with this file, so it names local files without their folders. Where they lie is in
+A model may be published with this file, so it names local files without their folders. The full paths are in
 _nuggets_rows.json of the same job: the Trainer does not upload files whose names begin with an underscore.
 """
 
@@ -179,7 +179,7 @@ def read_row_places(path: Path) -> dict[str, Any]:
 
 
 def _without_folders(rows: dict[str, Any]) -> dict[str, Any]:
-    """Name local files of pool and anchors alone; datasets on the hub keep their names."""
+    """Name local files of pool and anchors without their folders; datasets on the hub keep their names."""
     shown = dict(rows)
     if "pool" in rows:
         shown["pool"] = _name_alone(rows["pool"])
@@ -194,7 +194,7 @@ def _name_alone(place: RowPlace | None) -> RowPlace | None:
 
 
 def changed_settings(saved: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
-    """Describe each setting that differs, but for what another version of transformers spells otherwise.
+    """Describe each setting that differs, except where only another version of transformers writes it differently.
 
     Args:
         saved: settings of a checkpoint.
@@ -220,8 +220,8 @@ def _in_todays_terms(checkpoint: Path, saved: dict[str, str], num_rows: int, poo
         pool_sha256 = pool.content_hash
         if pool.unreadable:
             logger.warning(
-                "The checkpoint %s is from an earlier version, which did not save where the %s stand that cannot be "
-                "used. Nothing was deleted or added; if such a row was moved, put it back, or start again.",
+                "The checkpoint %s is from an earlier version, which did not save the positions of the %s that cannot "
+                "be used. No such row was deleted or added. If one was moved, put it back, or start again.",
                 checkpoint,
                 counted(len(pool.unreadable), "row"),
             )
@@ -242,7 +242,7 @@ def _may_be_one_model(saved: Mapping[str, str], given: Mapping[str, str]) -> boo
     if MODEL_CONFIG in saved and MODEL_CONFIG in given:
         return may_be_one_config(json.loads(saved[MODEL_CONFIG]), json.loads(given[MODEL_CONFIG]))
     logger.warning(
-        "The checkpoint was written by an earlier version of nuggets_trainer, and the config of its model reads "
-        "otherwise now. That is the case under another version of transformers. Make sure that the model is the same."
+        "The checkpoint was written by an earlier version of nuggets_trainer, and the hash of its model's config is "
+        "different now. Another version of transformers can cause this. Make sure that the model is the same."
     )
     return True

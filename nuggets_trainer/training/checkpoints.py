@@ -232,7 +232,7 @@ def best_checkpoint(checkpoint: str) -> str:
 
 
 class Finished(NamedTuple):
-    """Where a job is that has taken all its steps.
+    """Directories of a job that has taken all its steps.
 
     Attributes:
         place: its last checkpoint, or its output directory if that checkpoint is gone.
@@ -244,12 +244,12 @@ class Finished(NamedTuple):
 
 
 def find_finished(checkpoint: str | None, args: SFTConfig) -> Finished | None:
-    """Find what a job has trained that has taken all its steps; None if steps are left.
+    """Find the model of a job that has taken all its steps; None if steps are left.
 
     `Trainer.train` would take one more step if the last step was not the last one of its epoch. The last checkpoint
     may be gone: `save_total_limit=1` with `load_best_model_at_end` keeps the best one alone, and `save_strategy=best`
-    may never write it. The output directory then tells that the job is finished, and has its model. A checkpoint that
-    the user names is gone on from all the same.
+    may never write it. The output directory then shows that the job is finished, and has its model. If the user
+    names a checkpoint, training continues from it all the same.
 
     Args:
         checkpoint: checkpoint that the job would go on from; None if it starts at the first step.

@@ -59,8 +59,8 @@ def test_a_win_that_length_explains_is_called_so():
         assert [one.opponent for one in found.weighed] == ["random", "lowest_loss", "random_length"]
         if found.weighed[-1].outcome == "not different":
             right += 1
-            assert "It is not different from random rows of its lengths (" in found.sentence
-            assert found.sentence.endswith("), so its win over random rows may be length alone.")
+            assert "It is not different from random rows of the same lengths (" in found.sentence
+            assert found.sentence.endswith("), so its win over random rows may come from length alone.")
     assert right >= 8
 
 
@@ -68,16 +68,16 @@ def test_a_win_that_length_explains_is_called_so():
 def test_a_win_over_rows_of_its_lengths_is_more_than_length(seed):
     levels = {"golden": 1.0, "random": 1.3, "random_length": 1.3, "lowest_loss": 1.2}
     sentence = verdict_on(levels, seed).sentence
-    assert "It beats random rows of its lengths by 0." in sentence
+    assert "It beats random rows of the same lengths by 0." in sentence
     assert sentence.endswith("], so length alone does not explain its win over random rows.")
 
 
 @pytest.mark.parametrize("num_seeds", [1, 5])
 def test_length_explains_nothing_where_nothing_was_won(num_seeds):
     found = verdict_on({"golden": 1.3, "random": 1.3, "random_length": 1.0}, 0, num_seeds)
-    assert "random rows of its lengths" in found.sentence and "so " not in found.sentence
+    assert "random rows of the same lengths" in found.sentence and "so " not in found.sentence
     sizes = verdict_on({"golden": 1.0, "random": 1.3, "random_length": 1.0}, 0, fractions=(0.05, 0.1)).sentence
-    assert sizes.endswith("lengths at any of them, so its win over random rows may be length alone.")
+    assert sizes.endswith("lengths at any of them, so its win over random rows may come from length alone.")
     alone = verdict_on({"golden": 1.0, "random_length": 1.3}, 0).sentence
     assert alone.startswith("At 10% of the pool, the golden beats random length by 0.") and "It beats" not in alone
     assert "lengths" not in verdict_on({"gain": 1.0, "random": 1.3, "random_length": 1.0}, 0).sentence

@@ -72,7 +72,7 @@ def test_with_quotas_the_look_names_its_cut():
     assert "golden score at the cut about 0.55, where 12 rows" in look.describe() and "quotas" not in look.sentence
     grouped = dataclasses.replace(look, group_by="num_tokens")
     assert "golden score at the cut of all groups together about 0.55, where 12 rows" in grouped.describe()
-    assert grouped.sentence.endswith("80% of its best quarter, both without the quotas of `num_tokens`.")
+    assert grouped.sentence.endswith("80% of its best quarter; both shares ignore the quotas of `num_tokens`.")
 
 
 @pytest.mark.parametrize("schedule", ["exact", "race"])

@@ -119,7 +119,7 @@ def test_select_says_what_is_missing(tmp_path, llama, tokenizer, monkeypatch):
     monkeypatch.setattr("nuggets_trainer.scoring.race_run.WAVE_BATCHES", 4)
     raced, _ = scored(llama, tokenizer, tmp_path / "raced", top_k=2, row_signals=True, tokens_per_batch=160)
     assert raced.num_eliminated
-    with pytest.raises(ValueError, match="each class of lengths has its own best ones, but a race stopped"):
+    with pytest.raises(ValueError, match="it takes the best rows of each class of length, but a race stopped"):
         select_again(tmp_path / "raced", NuggetsConfig(top_k=3, **GROUPED))
 
 

@@ -38,8 +38,8 @@ def test_the_outcomes_at_their_thresholds():
 
 def test_with_quotas_the_shares_are_those_of_the_ranking():
     grouped = judged(run={"config": {"group_by": "num_tokens"}})
-    assert grouped["sentence"].endswith("of its best quarter, both without the quotas of `num_tokens`.")
-    assert grouped["facts"][0]["text"].endswith("(reliability 0.90), both without the quotas of `num_tokens`")
+    assert grouped["sentence"].endswith("of its best quarter; both shares ignore the quotas of `num_tokens`.")
+    assert grouped["facts"][0]["text"].endswith("(reliability 0.90); both shares ignore the quotas of `num_tokens`")
     assert "quotas" not in judged()["sentence"]
 
 
