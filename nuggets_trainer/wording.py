@@ -70,13 +70,16 @@ def rounded(number: float) -> str:
 
 
 def byte_size(number: float) -> str:
-    """Write a number of bytes in MB or GB.
+    """Write a number of bytes in bytes, kB, MB or GB.
 
     Example:
-        >>> byte_size(2.5e6), byte_size(3.2e9)
-        ('2.5 MB', '3.2 GB')
+        >>> byte_size(40), byte_size(7200), byte_size(2.5e6), byte_size(3.2e9)
+        ('40 bytes', '7.2 kB', '2.5 MB', '3.2 GB')
     """
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+    for unit, size, smallest in (("GB", 1e9, 1e8), ("MB", 1e6, 1e5), ("kB", 1e3, 1e3)):
+        if number >= smallest:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} bytes"
 
 
 def decimal(value: float | None, digits: int = 2, sign: bool = False) -> str:

@@ -97,15 +97,16 @@ def _inspect(
     scorer: ScorerArguments,
     config: NuggetsConfig,
 ) -> Inspection:
-    from nuggets_trainer.engine.loading import load_scorer_tokenizer, read_model_config
-    from nuggets_trainer.engine.model import context_length
     from nuggets_trainer.inspection.inspect_pool import inspect_pool
-    from nuggets_trainer.pipeline.rows import scorer_tokenizer
-    from nuggets_trainer.training.rows import find_training_chat_template
 
     name = config.scorer_model or scorer.model_name_or_path
     tokenizer, context, marked = None, None, None
     if name is not None:
+        from nuggets_trainer.engine.loading import load_scorer_tokenizer, read_model_config
+        from nuggets_trainer.engine.model import context_length
+        from nuggets_trainer.pipeline.rows import scorer_tokenizer
+        from nuggets_trainer.training.rows import find_training_chat_template
+
         own: dict[str, Any] = {"revision": scorer.model_revision, "trust_remote_code": scorer.trust_remote_code}
         if config.scorer_model is not None:
             own = {key: value for key, value in config.scorer_kwargs.items() if key in own}

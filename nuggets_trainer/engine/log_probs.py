@@ -80,7 +80,7 @@ class LogProbEngine:
         self.tokens_per_batch = tokens_per_batch
         self.path = path
         self._rows_share_passes: bool | None = None  # whether whole rows do; the first call of `score_rows` finds out
-        self.compiles = False  # whether elementwise work is compiled; `choose_path` decides
+        self.compiles = False  # whether parts are compiled in `score_prefixed`; `choose_path` decides
         self.compiled_names: tuple[str, ...] | None = None  # classes that are compiled then; None chooses them
         self._parts: CompiledParts | None = None
 
@@ -92,14 +92,19 @@ class LogProbEngine:
         return self.tokens_per_batch
 
     @contextlib.contextmanager
-    def scoring(self) -> Iterator[None]:
-        """Put the model into evaluation mode without gradients, and back, each module into the mode that it had."""
+    def scoring(self, compiles: bool = False) -> Iterator[None]:
+        """Put the model into evaluation mode without gradients, and back, each module into the mode that it had.
+
+        Args:
+            compiles: whether the compiled parts are in use. Only rows of the packed path have few shapes and no cache;
+                in any other pass torch would compile whole layers again, and the naive path is the reference.
+        """
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         autocast = torch.autocast(
             self._model.device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None
         )
-        compiled = self._compiled_parts().in_use() if self.compiles else contextlib.nullcontext()
+        compiled = self._compiled_parts().in_use() if compiles else contextlib.nullcontext()
         try:
             with torch.no_grad(), full_float32(), autocast, compiled:
                 yield
@@ -153,7 +158,7 @@ class LogProbEngine:
             sample = [(prefix_ids, segments[:3]) for prefix_ids, segments in prefixed[:2]]
             self.choose_path(sample)
         assert self.path is not None
-        with self.scoring():
+        with self.scoring(compiles=self.compiles):
             results = self._within_memory(PATHS[self.path], prefixed)
         return [np.array(means, dtype=np.float32) for means in results]
 

@@ -33,12 +33,12 @@ def score_cached(
 ) -> list[list[float]]:
     """Return the mean log-prob of each segment behind its prefix, nats per token, one list per prefix."""
     results = []
-    tokens_per_batch = with_logits(model, tokens_per_batch)
+    positions = positions_with_logits(model)
     for prefix_ids, segments in prefixed:
         prefix_length = len(prefix_ids)
         cache = _prefix_cache(model, prefix_ids) if prefix_length else None
         means = [0.0] * len(segments)
-        for batch in batches([len(s.ids) for s in segments], prefix_length, tokens_per_batch):
+        for batch in batches([len(s.ids) for s in segments], prefix_length, tokens_per_batch, positions):
             batch_means = _score_batch(model, cache, prefix_length, [segments[i] for i in batch])
             for i, mean in zip(batch, batch_means, strict=True):
                 means[i] = mean
@@ -75,7 +75,7 @@ def score_and_embed(
     token, counted from 1, has the weight t. (RDS+, arXiv 2503.01807, section 3, which takes it from SGPT, 2202.08904.)
     """
     results: list[tuple[float, npt.NDArray[np.float32]]] = [(0.0, np.empty(0, dtype=np.float32))] * len(segments)
-    for batch in batches([len(s.ids) for s in segments], 0, with_logits(model, tokens_per_batch)):
+    for batch in batches([len(s.ids) for s in segments], 0, tokens_per_batch, positions_with_logits(model)):
         own = [segments[i] for i in batch]
         ids, mask = pad([s.ids for s in own], model.device)
         first = min(s.start for s in own) - 1  # no completion of this batch is predicted before this position
@@ -159,13 +159,15 @@ def _kept_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def with_logits(model: PreTrainedModel, tokens_per_batch: int) -> int:
-    """Return the token budget of passes that return logits, whose memory grows with the vocabulary."""
+def positions_with_logits(model: PreTrainedModel) -> int:
+    """Return the most positions whose logits a pass may return: their memory grows with the vocabulary."""
     vocabulary: int = model.config.get_text_config().vocab_size
-    return min(tokens_per_batch, max(1, MAX_LOGITS // vocabulary))
+    return max(1, MAX_LOGITS // vocabulary)
 
 
-def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -> Iterator[list[int]]:
+def batches(
+    lengths: Sequence[int], prefix_length: int, tokens_per_batch: int, positions: int | None = None
+) -> Iterator[list[int]]:
     """Group sequences of similar length into batches of at most `tokens_per_batch` tokens, padding included.
 
     A batch takes `rows * (prefix_length + longest)` tokens. A single sequence that is longer makes a batch of its own.
@@ -174,13 +176,16 @@ def batches(lengths: Sequence[int], prefix_length: int, tokens_per_batch: int) -
         lengths: length of each sequence behind the prefix, in tokens.
         prefix_length: length of the prefix that is repeated for each sequence, in tokens.
         tokens_per_batch: upper bound on the tokens of a batch.
+        positions: upper bound on `rows * longest`, the positions behind the prefix that return logits; None for none.
 
     Yields:
         Positions in `lengths`; each position is in one batch.
     """
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * (prefix_length + lengths[i]) > tokens_per_batch:
+        rows = len(batch) + 1
+        too_many = rows * (prefix_length + lengths[i]) > tokens_per_batch
+        if batch and (too_many or (positions is not None and rows * lengths[i] > positions)):
             yield batch
             batch = []
         batch.append(i)

@@ -164,7 +164,7 @@ def _measure(session: ScoringSession) -> tuple[dict[str, Any], int]:
     by_key = {keys[i]: i for i in reversed(usable) if session.pool.texts[keys[i]] not in anchors}
     rows = sorted(by_key[key] for key in sorted(by_key)[:FIRST_ROWS])
     rendered = render_pool(session, first, rows)
-    run = ExactRun(session, rendered, Watch(quiet=True))
+    run = ExactRun(session, rendered, Watch(quiet=True), name="Trial of anchors")
     run.score()
     outcome = run.read_outcome()
     num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))

@@ -110,7 +110,7 @@ def check_signal(
         numbers[name] = dict(zip(copy_of, range(len(all_rows), len(all_rows) + len(copy_of)), strict=True))
         all_rows += copy_of.values()
     rendered = render_rows(session, anchor_set, shared, all_rows)
-    run = ExactRun(session, rendered, Watch(quiet=True), inner)
+    run = ExactRun(session, rendered, Watch(quiet=True), inner, "Signal check")
     run.score()
     outcome = run.read_outcome()
     num_pairs = sum(session.ranks.gather([run.scorer.num_pairs]))

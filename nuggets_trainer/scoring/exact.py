@@ -41,13 +41,16 @@ class ExactRun:
         rendered: anchors and candidates.
         watch: counts and times what is scored; it may stop the run.
         inner: whether another run of this session is under way, which has chosen the engine's path already.
+        name: what the progress display calls it.
 
     Attributes:
         scorer: scores the pairs.
     """
 
-    def __init__(self, session: ScoringSession, rendered: Rendered, watch: Watch, inner: bool = False) -> None:
-        self._session, self._rendered, self._watch = session, rendered, watch
+    def __init__(
+        self, session: ScoringSession, rendered: Rendered, watch: Watch, inner: bool = False, name: str = "Scoring"
+    ) -> None:
+        self._session, self._rendered, self._watch, self._name = session, rendered, watch, name
         self.scorer = PairScorer(session, rendered, watch, inner)
 
     def score(self, after_pilot: AfterPilot | None = None) -> None:
@@ -64,7 +67,7 @@ class ExactRun:
         ranks = self._session.ranks
         missing, tokens = self.missing()
         num_needed, all_tokens = np.sum(ranks.gather([(missing.num_pairs, tokens)]), axis=0).tolist()
-        name = "Scoring" if ranks.world == 1 else f"Scoring (share of 1 of {ranks.world} processes)"
+        name = self._name if ranks.world == 1 else f"{self._name} (share of 1 of {ranks.world} processes)"
         with show_phase(name, "pairs", missing.num_pairs, ranks.is_main and missing.num_pairs > 0) as phase:
             workload = self.scorer.workload(num_needed, all_tokens)
             self._watch.start(phase, workload, own_tokens=tokens)

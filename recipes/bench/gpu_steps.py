@@ -291,7 +291,7 @@ def measure_speed(step: Step, name: str) -> None:
 
 def score_by(engine: LogProbEngine, model: Any, call: Call, kernel: Kernel, run_row: RunRow | None = None) -> Any:
     """Score a call on the packed path with this kernel of attention, or this way to run a row."""
-    with engine.scoring():
+    with engine.scoring(engine.compiles):
         return score_packed(model, call.prefixed, engine.find_tokens_per_batch(), kernel, run_row)
 
 

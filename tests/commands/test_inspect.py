@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -22,7 +23,10 @@ def rows(tmp_path):
     return str(path)
 
 
-def test_a_file_alone_is_enough(rows, capsys):
+def test_a_file_alone_is_enough(rows, monkeypatch, capsys):
+    """It needs no model, so it does not load the code for models, and with it transformers and TRL (seconds)."""
+    for module in ("engine.loading", "engine.model", "training.rows"):
+        monkeypatch.setitem(sys.modules, f"nuggets_trainer.{module}", None)
     assert main(["inspect", rows]) == 0
     shown = capsys.readouterr().out
     assert "--columns instruction=question output=answer" in shown and "candidate │ What is red?" in shown

@@ -129,6 +129,13 @@ def test_batches_hold_every_segment_within_the_budget():
     assert all(len(batch) == 1 or len(batch) * (10 + max(lengths[i] for i in batch)) <= 150 for batch in found)
 
 
+def test_a_prefix_that_returns_no_logits_takes_none_of_their_room():
+    """A long candidate of a model with a large vocabulary ran its anchors one by one."""
+    found = list(batches([10] * 20, 100, 1000, positions=60))
+    assert [len(batch) for batch in found] == [6, 6, 6, 2]
+    assert [len(batch) for batch in batches([10] * 20, 100, 1000, positions=1000)] == [9, 9, 2]
+
+
 def out_of_memory_above(model, num_tokens):
     """A fake: the CPU has memory enough. The message is that of a CUDA device."""
 
@@ -329,7 +336,7 @@ def test_compiled_parts_change_no_log_prob_and_go_again(family, names, number):
     for part in (slice(5), slice(3, 17)):  # other lengths of rows
         np.testing.assert_allclose(engine.score(prefix, segments[part]), expected[part], rtol=0, atol=1e-5)
     assert counters["stats"]["unique_graphs"] - graphs <= 4 and not counters["recompiles"]
-    with engine.scoring():
+    with engine.scoring(compiles=True):
         assert sum(module._compiled_call_impl is not None for module in model.modules()) == number
     assert all(module._compiled_call_impl is None for module in model.modules())
 

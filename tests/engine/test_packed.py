@@ -227,6 +227,11 @@ def test_a_whole_layer_is_one_graph(name, num_graphs, monkeypatch):
         found = np.concatenate(engine.score_prefixed(prefixed))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert not counters["graph_break"] and len(graphs) == num_graphs
+    # Other passes have masks, padding or a cache, for each of which torch would compile the layers again.
+    engine.score_plainly(prefixed)
+    engine.score_rows(prefixed[0][1])
+    engine.embed([[1, 2, 3], [4, 5]])
+    assert len(graphs) == num_graphs
 
 
 def test_no_call_is_compiled_anew(monkeypatch):

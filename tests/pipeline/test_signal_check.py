@@ -13,6 +13,8 @@ from nuggets_trainer import NuggetsConfig, Pool, load_rows, load_scorer, score_p
 from nuggets_trainer.pipeline import signal_check
 from nuggets_trainer.pipeline.signal_check import CheckSize, affordable_size
 from nuggets_trainer.pipeline.signal_verdict import SignalCheck, compare
+from nuggets_trainer.scoring import exact
+from nuggets_trainer.scoring.progress import show_phase
 from tests.support.launch import BIN, TORCHRUN, run
 from tests.support.models import tiny_model
 from tests.support.rows import alpaca_rows
@@ -117,12 +119,15 @@ def test_the_copies_are_scored_as_rows_of_a_pool_would_be(tokenizer, tmp_path):
     assert scores.num_pairs_scored > 9 * 4 and again.num_pairs_scored == 0  # all of it is in the store
 
 
-def test_anchors_are_no_candidates_of_the_check(tokenizer, tmp_path):
-    """Else an anchor would be scored without itself, and its copy with it."""
+def test_anchors_are_no_candidates_of_the_check(tokenizer, tmp_path, monkeypatch):
+    """Else an anchor would be scored without itself, and its copy with it. The bar is not that of the pool's run."""
+    bars = []
+    monkeypatch.setattr(exact, "show_phase", lambda name, *more: bars.append(name) or show_phase(name, *more))
     model, rows = tiny_model("llama", len(tokenizer)), alpaca_rows(8, seed=33)
     pool, anchors = Pool(Dataset.from_list(rows)), Pool(Dataset.from_list(rows[:3]), "anchors")
     found = check_scorer(model, tokenizer, pool, anchors, config=NuggetsConfig(template="plain"), score_dir=tmp_path)
     assert max(c.num_candidates for c in found.corruptions) == 5
+    assert bars == ["Signal check"]
 
 
 def seen(name, pool, anchors, tmp_path, num_anchors, **config):
