@@ -34,7 +34,7 @@ from nuggets_trainer.engine.device import matmul_peak
 from nuggets_trainer.engine.log_probs import LogProbEngine
 from nuggets_trainer.engine.model import matmul_weights
 from nuggets_trainer.engine.packed import RunRow, score_packed
-from nuggets_trainer.engine.packing import pack
+from nuggets_trainer.engine.packing import BLOCK, pack
 from nuggets_trainer.prompts.segment import PrefixedSegments, Segment
 
 ROOT = Path(__file__).parents[2]
@@ -396,7 +396,7 @@ def _time_attention(
     lengths = [(len(ids), [len(segment.ids) - 1 for segment in segments]) for ids, segments in call.prefixed]
     prefixes = [Prefix(length, max(own)) for length, own in lengths]
     row = PackedRow(pack(lengths, budget, even=False)[0], prefixes, kernel, "eager")
-    row.fill_up(budget, flex.BLOCK)
+    row.fill_up(budget, BLOCK)
     layer = SimpleNamespace()
     with step.guarded(what), torch.no_grad(), flex.enough_graphs():
         first = seconds_of(step, lambda: kernel(row, layer, *states, None, arguments))[0]

@@ -172,7 +172,7 @@ def test_killed_while_judging_nothing_is_asked_twice(tmp_path):
 
     script = (
         "import sys\n"
-        "from tests.evaluation.test_judge import Endpoint, Judge, requests, texts\n"
+        "from tests.judging.test_judge import Endpoint, Judge, requests, texts\n"
         "judge = Judge(Endpoint(sys.argv[1], concurrency=1), sys.argv[2])\n"
         "print(texts(judge.ask_all(requests(9), 'judging')))\n"
     )

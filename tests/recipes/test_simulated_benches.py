@@ -70,4 +70,4 @@ def test_the_race_bench_finds_the_exact_golden_set(law, capsys):
 def test_the_pool_bench_finds_what_it_plants(tmp_path, capsys):
     figures = recipe("pool", BENCH).main(["--num_rows", "400", "--num_words", "60", "--directory", str(tmp_path)])
     assert figures["duplicates"] >= 4 and figures["near"] >= 3 and figures["contaminated"] == 4
-    assert 0 < figures["hash"] < figures["render"] and "prefix tokens a row" in capsys.readouterr().out
+    assert 0 < figures["hash"] < figures["render"] and "bytes a prefix token" in capsys.readouterr().out

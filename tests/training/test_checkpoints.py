@@ -114,7 +114,7 @@ def test_a_deleted_empty_row_shifts_no_golden_row(earlier, model_dir, tmp_path, 
         path.write_text(json.dumps(saved))
     resumed = SelectedSFTTrainer(model_dir, args, train_dataset=WITH_EMPTY, **SELECT)
     assert resumed.select(True).indices.tolist() == first.golden_set.indices.tolist()
-    assert ("did not save where the 1 row stand" in caplog.text) == earlier
+    assert ("did not save the positions of the 1 row that cannot" in caplog.text) == earlier
     shifted = SelectedSFTTrainer(model_dir, args, train_dataset=CHAT_POOL, **SELECT)
     with pytest.raises(ValueError, match="under other settings: pool_rows was 25 and is now 24"):
         shifted.select(True)

@@ -21,6 +21,7 @@ from trl import SFTConfig
 from nuggets_trainer import load_rows
 from nuggets_trainer.commands.train import parse
 from nuggets_trainer.demo import demo_path
+from nuggets_trainer.store.selection_file import read_row_places
 from nuggets_trainer.training.job import describe_training, load_eval_rows, run_job
 from nuggets_trainer.training.job_arguments import RecipeArguments, check_best_metric
 from tests.support.launch import BIN, ONE_PROCESS, ROOT, TORCHRUN, at_pace, run, start
@@ -72,8 +73,11 @@ def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
     assert shown.count("golden set: 20 of 120") == shown.count("trained 6 steps") == 1  # by the main process
     one, two = selection(tmp_path / "one"), selection(tmp_path / "two")
     assert one == two and len(one["indices"]) == 20
-    assert one["rows"]["pool"] == [rows["dataset_name"], None, "train"]  # `nuggets evaluate` reads both
-    assert one["rows"]["anchors"] == {"": [rows["anchors"], None, "train"]}
+    assert one["rows"]["pool"] == ["pool.jsonl", None, "train"]  # it may be pushed to the Hub: no folders
+    assert one["rows"]["anchors"] == {"": ["anchors.parquet", None, "train"]}
+    places = read_row_places(tmp_path / "two" / "nuggets_selection.json")  # `nuggets evaluate` reads the rows there
+    assert places["pool"] == [rows["dataset_name"], None, "train"]
+    assert places["anchors"] == {"": [rows["anchors"], None, "train"]}
     assert scores_bytes(tmp_path / "one" / "nuggets") == scores_bytes(tmp_path / "two" / "nuggets")
     parts = [len(list(tmp_path.glob(f"{name}/nuggets/*/parts/*.parquet"))) for name in ("one", "two")]
     # Zero-shot, and one part of each rank: both had work. The look at a race's pilot writes a part of its own.
