@@ -344,7 +344,7 @@ def test_a_local_server_judges_end_to_end(shared, small, tmp_path):
         assert "mine: no score." in text and "8 of 8 judgments could not be read" in text
         assert "8 requests sent" in text
         pairs = recipe("pairwise", "--names", "mine", "theirs", "--benchmarks", "mt_bench", *judge)
-        assert "8 of 8 not to be read" in pairs
+        assert "8 of 8 could not be read" in pairs
         alpaca = start(
             [python, "recipes/evaluate.py", "judge", "--names", "mine", "--benchmarks", "alpaca_eval", *judge, *fixed]
         )
