@@ -24,9 +24,8 @@ from __future__ import annotations
 
 import sys
 
+from nuggets_trainer.cli import run_program
 from nuggets_trainer.commands.compare import parse, run
-from nuggets_trainer.commands.output import log_to_stderr
 
 if __name__ == "__main__":
-    log_to_stderr()
-    run(*parse(sys.argv[1:]))
+    sys.exit(run_program(sys.argv[0], parse, run))

@@ -29,6 +29,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
 
 from nuggets_trainer import NuggetsConfig, Pool
+from nuggets_trainer.cli import run_program
 from nuggets_trainer.commands.arguments import parse_arguments
 from nuggets_trainer.engine.loading import hub_options
 from nuggets_trainer.pipeline.rows import read_pool
@@ -97,6 +98,10 @@ def main(
     return trainer
 
 
+def run(*arguments: Any) -> None:
+    """Tune, and end the trackers and processes."""
+    main(*arguments).accelerator.end_training()
+
+
 if __name__ == "__main__":
-    job = main(*parse(sys.argv[1:]))
-    job.accelerator.end_training()
+    sys.exit(run_program(sys.argv[0], parse, run))

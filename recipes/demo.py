@@ -25,27 +25,34 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers import PrinterCallback
-from trl import SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from nuggets_trainer import SelectedSFTTrainer, load_rows
-from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.commands.train import parse
+from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, load_rows
+from nuggets_trainer.cli import run_program
+from nuggets_trainer.commands import train
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
 from nuggets_trainer.training.job import run_job
+from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.preserved import hidden_bars
 
 QUIET = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
 
 
-def main(argv: Sequence[str]) -> tuple[SelectedSFTTrainer, dict[str, list[float]]]:
-    """Run the job and the control arms, print the table, and return the trainer and the held-out losses by arm."""
+def parse(argv: Sequence[str]) -> tuple[Any, ...]:
+    """Parse the options of this script, and those of recipes/train.py."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--num_seeds", type=int, default=1)
     parser.add_argument("--full", action="store_true")
     options, rest = parser.parse_known_args(list(argv))
-    script, args, model, nuggets = parse(rest)
+    return options, *train.parse(rest)
+
+
+def main(
+    options: argparse.Namespace, script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
+) -> tuple[SelectedSFTTrainer, dict[str, list[float]]]:
+    """Run the job and the control arms, print the table, and return the trainer and the held-out losses by arm."""
     pool = take_pool(load_rows(script.dataset_name), nuggets.pool_size)
     trainer = run_job(script, args, model, nuggets)
     golden_loss = trainer.evaluate()["eval_loss"]
@@ -138,5 +145,4 @@ def print_table(trainer: SelectedSFTTrainer, pool: Dataset, losses: dict[str, li
 
 
 if __name__ == "__main__":
-    log_to_stderr()
-    main(sys.argv[1:])
+    sys.exit(run_program(sys.argv[0], parse, main))

@@ -29,13 +29,8 @@ from __future__ import annotations
 
 import sys
 
+from nuggets_trainer.cli import run_program
 from nuggets_trainer.commands.evaluate import parse, run
-from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.judging.judge import JudgeError
 
 if __name__ == "__main__":
-    log_to_stderr()
-    try:
-        run(*parse(sys.argv[1:]))
-    except JudgeError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    sys.exit(run_program(sys.argv[0], parse, run))

@@ -32,6 +32,7 @@ from nuggets_trainer.analysis.follows import (
     follow_scores,
     follow_within_groups,
 )
+from nuggets_trainer.cli import run_program
 from nuggets_trainer.golden.scores import golden_scores
 from nuggets_trainer.store.read_results import read_log_probs
 
@@ -48,9 +49,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str]) -> dict[str, Any]:
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace]:
+    """Parse the options."""
+    return (make_parser().parse_args(list(argv)),)
+
+
+def main(options: argparse.Namespace) -> dict[str, Any]:
     """Print what the scores follow; return it."""
-    options = make_parser().parse_args(list(argv))
     rows = load_rows(options.dataset_name)
     zero_shot, one_shot = read_log_probs(options.score_dir)
     if len(one_shot) != len(rows):
@@ -104,4 +109,4 @@ def _group_line(group_by: str, column: str, measured: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(run_program(sys.argv[0], parse, main))

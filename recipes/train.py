@@ -31,14 +31,8 @@ from __future__ import annotations
 
 import sys
 
-from nuggets_trainer.commands.output import log_to_stderr
-from nuggets_trainer.commands.train import parse
+from nuggets_trainer.cli import run_program
+from nuggets_trainer.commands.train import parse, run
 
 if __name__ == "__main__":
-    log_to_stderr()
-    arguments = parse(sys.argv[1:])
-    # Imported behind `parse`, which sets the environment variables of a config file: libraries read them on import.
-    from nuggets_trainer.training.job import run_job
-
-    trainer = run_job(*arguments)
-    trainer.accelerator.end_training()
+    sys.exit(run_program(sys.argv[0], parse, run))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import lzma
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from nuggets_trainer.data.directories import (
     read_files,
     warn_of_csv_types,
 )
-from nuggets_trainer.data.unreadable import check_integers, check_no_null, errors_name_the_file
+from nuggets_trainer.data.unreadable import check_integers, check_no_null, errors_name_the_file, shell_line
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.wording import first_cause
 
@@ -113,7 +114,7 @@ def _check_rows(option: str, name: str) -> None:
 def _how_to_convert(path: Path) -> str:
     if path.suffix.lower() != ".txt":
         return ""
-    command = f"jq -R -c 'select(. != \"\") | {{text: .}}' {path.name} > {path.stem}.jsonl"
+    command = shell_line("jq -R -c 'select(. != \"\") | {text: .}'", path, f"{path.stem}.jsonl")
     return f" Convert it if each line is a text: `{command}`."
 
 
@@ -232,7 +233,7 @@ def _how_to_name(option: str, what: str, name: str, value: str = "NAME") -> str:
     known = options.get((option, what))
     if known is None and option in ("--anchors", "--decontaminate", "--eval_dataset_name"):  # as in `load_dataset`
         key = "split" if what == "split" else "name"
-        known = f"`{option} '{json.dumps({'path': name, key: value})}'`"
+        known = f"`{option} {shlex.quote(json.dumps({'path': name, key: value}))}`"
     return "" if known is None else f" Name one: {known}."
 
 

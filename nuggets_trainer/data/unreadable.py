@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -188,7 +189,22 @@ def _wrong_encoding(file: Path) -> str | None:
 
 
 def _convert(file: Path, encoding: str) -> str:
-    return f"Convert it: `iconv -f {encoding} -t UTF-8 {file.name} > utf8_{file.name}`."
+    return f"Convert it: `{shell_line(f'iconv -f {encoding} -t UTF-8', file, f'utf8_{file.name}')}`."
+
+
+def shell_line(program: str, file: Path, new_name: str) -> str:
+    """Write a command that makes another file of one; the new file lies beside it.
+
+    Args:
+        program: name and options of the program, which takes the file as its last word.
+        file: file to read, whose name may have spaces.
+        new_name: name of the new file.
+
+    Example:
+        >>> shell_line("sort", Path("my rows/a.txt"), "b.txt")
+        "sort 'my rows/a.txt' > 'my rows/b.txt'"
+    """
+    return f"{program} {shlex.quote(str(file))} > {shlex.quote(str(file.with_name(new_name)))}"
 
 
 def _wrong_line(file: Path) -> str | None:
@@ -205,9 +221,10 @@ def _wrong_line(file: Path) -> str | None:
             has_values = has_values or line.strip() != "{}"
             found = _why_no_object(line)
             if found is not None and _why_no_object(line.strip().removesuffix(",")) is None:
+                command = shell_line("sed 's/,[[:space:]]*$//'", file, f"rows_{file.name}")
                 return (
                     f"line {number:,} ends with a comma. Expected one JSON object per line and nothing between them. "
-                    f"Remove the commas: `sed 's/,[[:space:]]*$//' {file.name} > rows_{file.name}`."
+                    f"Remove the commas: `{command}`."
                 )
             if found is not None:
                 wrong = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from nuggets_trainer.config.column_mapping import ColumnMapping
@@ -91,7 +92,7 @@ def _why(pool: Pool, mapping: ColumnMapping | None, implied: ColumnMapping | Non
     if pool.formatting_func is not None:
         return "a `formatting_func` writes each row"
     if guessed:
-        return f"guessed from the names of the columns. A run needs `--columns {' '.join(guessed)}`"
+        return f"guessed from the names of the columns. A run needs `--columns {shlex.join(guessed)}`"
     if mapping is not None:
         pairs = []
         for standard, column in mapping.columns.items():

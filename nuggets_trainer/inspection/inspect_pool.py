@@ -26,7 +26,7 @@ from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL, RowRenderer
 from nuggets_trainer.inspection.template import loss_on, template_fact
 from nuggets_trainer.inspection.texts import character_lengths, dropped_view, text_view
 from nuggets_trainer.overlap.find import overlap_of
-from nuggets_trainer.pipeline.rows import read_anchors, read_pool, scorer_tokenizer
+from nuggets_trainer.pipeline.rows import check_selectable, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.report.verdicts import REASONS, UNKNOWN_REASON
 
@@ -97,7 +97,7 @@ def inspect_pool(
     try:
         sets = read_anchors(anchors, config, pool)
         if tokenizer is None:
-            return _with_texts(found, pool, shown)
+            return _with_texts(found, pool, shown, config)
         tokenizer = scorer_tokenizer(tokenizer, config, row_options)
         template = make_template(
             config.template, tokenizer, pool, *(sets or {}).values(), training_chat_template=training_chat_template
@@ -107,8 +107,8 @@ def inspect_pool(
         found = replace(found, template=source, context=context, loss_on=trained)
         renderer = RowRenderer(template, tokenizer, pool, *_rows_of(sets), context, trained)
     except ValueError as error:
-        return replace(_with_texts(found, pool, shown), problem=str(error))
-    return _with_prompts(found, pool, shown, renderer)
+        return replace(_with_texts(found, pool, shown, config), problem=str(error))
+    return _with_prompts(found, pool, shown, config, renderer)
 
 
 def _load_tokenizer(name: str, context: int | None) -> tuple[Any, int | None]:
@@ -172,16 +172,24 @@ def _as_read(mapping: ColumnMapping | None, dataset: Dataset) -> ColumnMapping |
     return replace(mapping, columns={**columns, **standard_names})
 
 
-def _with_texts(found: Inspection, pool: Pool, shown: Sequence[int]) -> Inspection:
+def _with_texts(found: Inspection, pool: Pool, shown: Sequence[int], config: NuggetsConfig) -> Inspection:
     """Add rows and lengths without a template, in characters."""
     _, unreadable = pool.read_keys()
     rows = []
     for i in shown:
         rows.append(dropped_view(pool, i, unreadable[i]) if i in unreadable else text_view(pool, i))
-    return replace(found, rows=tuple(rows), lengths=character_lengths(pool), length_unit="characters")
+    return replace(
+        found,
+        rows=tuple(rows),
+        lengths=character_lengths(pool),
+        length_unit="characters",
+        problem=_why_not_selectable(config, pool, unreadable),
+    )
 
 
-def _with_prompts(found: Inspection, pool: Pool, shown: Sequence[int], renderer: RowRenderer) -> Inspection:
+def _with_prompts(
+    found: Inspection, pool: Pool, shown: Sequence[int], config: NuggetsConfig, renderer: RowRenderer
+) -> Inspection:
     """Add rows before anchors, and what rendering shows about the others."""
     _, unreadable = pool.read_keys()
     usable = pool.usable_indices()
@@ -197,11 +205,13 @@ def _with_prompts(found: Inspection, pool: Pool, shown: Sequence[int], renderer:
             rows.append(renderer.view(i, number))
         except UnusableRowError as error:
             rows.append(dropped_view(pool, i, str(error)))
+    dropped = {**unreadable, **rendered.dropped}
     return replace(
         found,
+        problem=_why_not_selectable(config, pool, dropped),
         anchors=renderer.anchors_fact(),
         rows=tuple(rows),
-        dropped=_drop_facts({**unreadable, **rendered.dropped}),
+        dropped=_drop_facts(dropped),
         num_rendered=len(usable),
         not_anchors=dict(rendered.not_anchors),
         remarks=dict(rendered.remarks),
@@ -209,6 +219,15 @@ def _with_prompts(found: Inspection, pool: Pool, shown: Sequence[int], renderer:
         lengths=rendered.lengths(renderer.anchor_lengths()),
         num_cut_in_training=sum(length > MAX_LENGTH_OF_TRL for length in rendered.rows),
     )
+
+
+def _why_not_selectable(config: NuggetsConfig, pool: Pool, dropped: Mapping[int, str]) -> str | None:
+    """Return the error with which a run would end before it scores: no row is left, or fewer than `top_k`."""
+    try:
+        check_selectable(config, len(pool), dropped)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _rows_of(anchors: AnchorPools | None) -> tuple[list[Row | str] | None, list[str]]:

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.pipeline.auto_anchors import anchors_of, drawn_anchors
 from nuggets_trainer.pipeline.early_look import PilotLook
-from nuggets_trainer.pipeline.request import check_selectable
 from nuggets_trainer.pipeline.row_filter import rows_that_pass
+from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.pipeline.stages import (
     leave_out_failing,
     prepare_run,

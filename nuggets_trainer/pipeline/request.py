@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_ancho
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.wording import tally
 
 if TYPE_CHECKING:
     import torch
@@ -154,31 +152,6 @@ def leave_out_overlap(request: ScoringRequest) -> ScoringRequest:
         FileNotFoundError, ValueError: if the questions of a test cannot be read.
     """
     return dataclasses.replace(request, overlap=exclude_overlap(request.pool, request.config))
-
-
-def check_selectable(config: NuggetsConfig, num_rows: int, dropped: Mapping[int, str], hint: str = "") -> None:
-    """Refuse a selection rule that the usable rows cannot meet, before time is spent on scores.
-
-    Args:
-        config: options of the user; the selection rule is read.
-        num_rows: number of rows of the pool.
-        dropped: reason of each row that cannot be scored, by pool index.
-        hint: what to do about it, for the error.
-
-    Raises:
-        ValueError: if no row is usable, or fewer than `top_k`.
-    """
-    usable = num_rows - len(dropped)
-    reasons = tally(Counter(dropped.values()))
-    if usable == 0:
-        raise ValueError(f"No row of the pool can be scored: all {num_rows:,} were dropped ({reasons}).{hint}")
-    rule, value = config.selection_rule
-    if rule == "top_k" and value > usable:
-        raise ValueError(
-            f"`top_k={value}` is larger than the usable pool: {usable:,} of {num_rows:,} rows can be scored"
-            + (f" (dropped: {reasons})" if dropped else "")
-            + f". Lower `top_k` or use `top_fraction`.{hint}"
-        )
 
 
 def _check_outside_training(model: Any, config: NuggetsConfig) -> None:

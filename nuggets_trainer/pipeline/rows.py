@@ -6,6 +6,7 @@ The trainer, the command line and the recipes all read their rows here, so that 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,7 @@ from nuggets_trainer.data.columns import map_columns
 from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.wording import tally
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -188,6 +190,31 @@ def scorer_tokenizer(tokenizer: Any, config: NuggetsConfig, options: RowOptions 
     changed = copy.deepcopy(tokenizer)
     changed.eos_token, changed.chat_template = eos_token, chat_template
     return changed
+
+
+def check_selectable(config: NuggetsConfig, num_rows: int, dropped: Mapping[int, str], hint: str = "") -> None:
+    """Refuse a selection rule that the usable rows cannot meet, before time is spent on scores.
+
+    Args:
+        config: options of the user; the selection rule is read.
+        num_rows: number of rows of the pool.
+        dropped: reason of each row that cannot be scored, by pool index.
+        hint: what to do about it, for the error.
+
+    Raises:
+        ValueError: if no row is usable, or fewer than `top_k`.
+    """
+    usable = num_rows - len(dropped)
+    reasons = tally(Counter(dropped.values()))
+    if usable == 0:
+        raise ValueError(f"No row of the pool can be scored: all {num_rows:,} were dropped ({reasons}).{hint}")
+    rule, value = config.selection_rule
+    if rule == "top_k" and value > usable:
+        raise ValueError(
+            f"`top_k={value}` is larger than the usable pool: {usable:,} of {num_rows:,} rows can be scored"
+            + (f" (dropped: {reasons})" if dropped else "")
+            + f". Lower `top_k` or use `top_fraction`.{hint}"
+        )
 
 
 def _read_chat_template(path: str) -> str:

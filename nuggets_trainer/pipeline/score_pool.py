@@ -22,8 +22,8 @@ from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.computed import Computed, compute_signals, make_pool_scores, score_pairs
 from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
-from nuggets_trainer.pipeline.request import AsTrained, check_selectable, read_request
-from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
+from nuggets_trainer.pipeline.request import AsTrained, read_request
+from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, check_selectable
 from nuggets_trainer.pipeline.run_files import write_run_files
 from nuggets_trainer.pipeline.stages import (
     num_choosable,

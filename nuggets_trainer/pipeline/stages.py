@@ -15,7 +15,7 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import most_within
-from nuggets_trainer.pipeline.request import check_selectable
+from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
 from nuggets_trainer.scoring.exact import ExactRun

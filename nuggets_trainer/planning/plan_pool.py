@@ -17,8 +17,8 @@ from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.agreement import Agreement, measure_agreement
 from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
-from nuggets_trainer.pipeline.request import AsTrained, check_selectable, leave_out_overlap, read_request
-from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset
+from nuggets_trainer.pipeline.request import AsTrained, leave_out_overlap, read_request
+from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, check_selectable
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import (
     RowsInBudget,

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 from nuggets_trainer.data.pool import Pool
-from nuggets_trainer.pipeline.request import check_selectable
+from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import RowsInBudget, rows_in_budget, signals_of_rows
 from nuggets_trainer.planning.signal_plan import SignalCost, SignalPlan

@@ -48,6 +48,7 @@ _MODEL_SETTINGS = (  # of BPE, which decide on the ids of a piece
     "byte_fallback",
     "ignore_merges",
 )
+_PROBE_OF_MODEL = "thequickbrownfoxjumpsoverthelazydogTHE0123456789"
 _PROBE = "Don't  STOP'S,\n\n it's 42 o'clock!\t<b> x</b>\r\n  1234567 end\x1c  \v -- ''ll don't'd a1b  2\n "
 
 
@@ -228,9 +229,19 @@ def _pattern_of(backend: Any) -> str | None:
 
 
 def _state_of(backend: Any) -> tuple[Any, ...]:
-    """Return what the ids of a piece depend on, in 60 us; a model of the same size is taken to be the same."""
+    """Return what the ids of a piece depend on, in 60 us.
+
+    Comparing whole vocabularies would take longer than the pieces save. A model with other merges or ids has other
+    ids of the probe.
+    """
+    pattern = _pattern_of(backend)
+    if pattern is None:  # no pieces are kept
+        return (None,)
     settings = [getattr(backend.model, name, None) for name in _MODEL_SETTINGS]
-    return _pattern_of(backend), backend.get_vocab_size(with_added_tokens=False), *settings
+    ids: tuple[int, ...] = ()
+    with contextlib.suppress(Exception):  # a bare one, for an unknown token that is not in the vocabulary
+        ids = tuple(token.id for token in backend.model.tokenize(_PROBE_OF_MODEL))
+    return pattern, backend.get_vocab_size(with_added_tokens=False), ids, *settings
 
 
 def _cuts_alike(backend: Any, pattern: str, text: str) -> bool:

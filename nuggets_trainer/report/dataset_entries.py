@@ -7,6 +7,7 @@ prompt is its own choice, and can differ from the prompt that was scored.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,8 @@ def how_to_use(program: str, rows: RowFile, entry: Path) -> str:
         if rows.row_format == "alpaca" and "history" in rows.columns:
             left_out = "; it reads no `history`, so earlier turns are not trained on"
         return f"axolotl: copy the lines of {entry} into the config{left_out}"
-    return f"ms-swift: `swift sft --custom_dataset_info {entry} --dataset {rows.path} ...`"
+    words = shlex.join(["--custom_dataset_info", str(entry), "--dataset", str(rows.path)])
+    return f"ms-swift: `swift sft {words} ...`"
 
 
 def _llama_factory(rows: RowFile) -> tuple[Path, str]:

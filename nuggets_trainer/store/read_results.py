@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -237,8 +238,9 @@ def _read(score_dir: Place, name: str) -> bytes:
 
 
 def _missing(score_dir: Place, name: str) -> FileNotFoundError:
+    command = f"nuggets score --score_dir {shlex.quote(str(score_dir))} ..."
     return FileNotFoundError(
         f"There is no {join(score_dir, name)}. Name the `score_dir` of a finished run: a run writes this file at its "
-        f"end. `nuggets score --score_dir {score_dir} ...` scores a pool. If an earlier version did so there, the "
-        "same command writes the file without computing anything again."
+        f"end. `{command}` scores a pool. If an earlier version did so there, the same command writes the file "
+        "without computing anything again."
     )

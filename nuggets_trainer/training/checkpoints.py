@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -204,7 +205,7 @@ def find_checkpoint(args: SFTConfig, last_file: str = SELECTION_FILE) -> str | N
             f"The checkpoint {checkpoint} holds the model alone (`save_only_model`): training cannot go on from it, "
             "because the optimizer and the learning rate schedule would start anew. To train again from the first "
             "step (stored scores are used again), add `--resume_from_checkpoint false`. To go on from it all the "
-            f"same, add `--resume_from_checkpoint {checkpoint}`."
+            f"same, add `--resume_from_checkpoint {shlex.quote(checkpoint)}`."
         )
     return checkpoint
 

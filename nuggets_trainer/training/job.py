@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,7 +160,7 @@ def run_job(
         score_dir = nuggets.score_dir or score_dir_of_job(args.output_dir)
         say(
             f"Nothing is left to train: {finished.place} has all steps. For another run choose another `output_dir`; "
-            f"with `--score_dir {score_dir}` it uses the scores again."
+            f"with `--score_dir {shlex.quote(str(score_dir))}` it uses the scores again."
         )
     else:
         if checkpoint is not None:

@@ -14,19 +14,30 @@ CONFIG=$(dirname "$0")/study.yaml
 
 place() { echo "\"$1\": \"$DATA/heldout_$1.jsonl\""; }
 
+# Writes the first rows of a file of anchors to a file of their own, and prints its place.
+first() {
+  local file=$OUT/anchors/${1%.jsonl}_$2.jsonl
+  mkdir -p "$OUT/anchors"
+  head -n "$2" "$DATA/$1" > "$file"
+  echo "$file"
+}
+
 for pool in "$@"; do
-  anchors=$DATA/anchors.jsonl heldout=$(place alpaca)
+  # As many anchors as the scores of docs/log have: 16 with both models, 100 with SmolLM2 on the half spoilt pool.
+  anchors=$(first anchors.jsonl 16) gemma_anchors=$(first anchors.jsonl 16) heldout=$(place alpaca)
   case $pool in
+    half_spoilt) anchors=$DATA/anchors.jsonl ;;
     natural) heldout="$heldout, $(place lima)" ;;
-    gsm8k) anchors=$DATA/gsm8k_anchors.jsonl heldout=$(place gsm8k) ;;
+    gsm8k) anchors=$(first gsm8k_anchors.jsonl 10) gemma_anchors=$anchors heldout="$(place gsm8k), $heldout" ;;
   esac
-  rows=(--dataset_name "$DATA/$pool.jsonl" --anchors "$anchors")
+  rows=(--dataset_name "$DATA/$pool.jsonl")
   scoring=(--dtype bfloat16 --schedule exact --row_signals true)
-  nuggets score "${rows[@]}" "${scoring[@]}" --model_name_or_path "$SMOLLM2" --template chat \
+  nuggets score "${rows[@]}" --anchors "$anchors" "${scoring[@]}" --model_name_or_path "$SMOLLM2" --template chat \
     --score_dir "$OUT/scores/smollm2-$pool"
   gemma=$OUT/scores/gemma-$pool
-  nuggets score "${rows[@]}" "${scoring[@]}" --model_name_or_path "$GEMMA" --template plain --score_dir "$gemma"
-  nuggets compare --config "$CONFIG" --model_name_or_path "$SMOLLM2" "${rows[@]}" \
+  nuggets score "${rows[@]}" --anchors "$gemma_anchors" "${scoring[@]}" --model_name_or_path "$GEMMA" --template plain \
+    --score_dir "$gemma"
+  nuggets compare --config "$CONFIG" --model_name_or_path "$SMOLLM2" "${rows[@]}" --anchors "$anchors" \
     --eval_dataset_name "{$heldout, $(place alpaca_eval)}" --score_dir "$OUT/scores/smollm2-$pool" \
     --scores "gemma_golden=$gemma/scores.parquet:golden_score" "gemma_gain=$gemma/scores.parquet:gain" \
     --output_dir "$OUT/$pool"

@@ -63,6 +63,9 @@ def test_what_a_run_would_fail_with_is_said_last(tmp_path, capsys):
     out, error = capsys.readouterr()
     assert "a (text), not read: one" in out and "match no known format" in error
     assert "`nuggets inspect` shows what each column holds" in error
+    path.write_text('{"instruction": "one", "output": ""}\n')
+    assert main(["inspect", str(path)]) == 1
+    assert "all 1 were dropped (empty_completion 1)" in capsys.readouterr().err
 
 
 def test_wrong_command_lines_are_refused(rows, capsys):

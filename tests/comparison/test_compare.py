@@ -501,7 +501,7 @@ def test_what_scores_follow_is_read_from_disk(finished, files, capsys):
 
     output_dir, _ = finished
     options = ["--score_dir", str(output_dir / "nuggets"), "--dataset_name", str(files / "pool.jsonl")]
-    found = follows.main([*options, "--group_by", "family", "--columns", "corruption"])
+    found = follows.main(*follows.parse([*options, "--group_by", "family", "--columns", "corruption"]))
     by_column = {a["column"]: a for a in found["associations"]}
     assert by_column["corruption"]["value"] > 0.8 and by_column["corruption"]["means"]["clean"] > 0.9
     assert (
@@ -509,9 +509,9 @@ def test_what_scores_follow_is_read_from_disk(finished, files, capsys):
     )  # one family has golden scores that do not differ
     assert "golden score against corruption: eta squared" in capsys.readouterr().out
     with pytest.raises(ValueError, match="`familly` must be a column"):
-        follows.main([*options, "--group_by", "familly"])
+        follows.main(*follows.parse([*options, "--group_by", "familly"]))
     with pytest.raises(ValueError, match="Give the rows that were scored"):
-        follows.main([*options[:3], str(files / "heldout.jsonl")])
+        follows.main(*follows.parse([*options[:3], str(files / "heldout.jsonl")]))
 
 
 def test_anchors_that_are_held_out_rows_are_refused_before_scoring(files, tmp_path):

@@ -136,7 +136,8 @@ def test_an_unknown_file_type_is_named_with_the_known(name, tmp_path):
 
 def test_the_error_for_a_text_file_shows_how_to_convert_it(tmp_path):
     (tmp_path / "raw.txt").write_text("one text\n")
-    with pytest.raises(ValueError, match=re.escape("jq -R -c 'select(. != \"\") | {text: .}' raw.txt > raw.jsonl")):
+    command = f"jq -R -c 'select(. != \"\") | {{text: .}}' {tmp_path}/raw.txt > {tmp_path}/raw.jsonl"
+    with pytest.raises(ValueError, match=re.escape(command)):
         load_rows(str(tmp_path / "raw.txt"))
 
 

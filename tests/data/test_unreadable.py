@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 
@@ -49,6 +50,20 @@ def test_a_broken_file_is_one_message(tmp_path, name, content, message):
     said = str(caught.value)
     assert said.startswith("`--dataset_name`: ") and str(tmp_path / name) in said
     assert "\n" not in said and caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "new"),
+    [(JSONL.replace("\n", ",\n").encode(), "rows_my rows.jsonl"), (JSONL.encode("latin-1"), "utf8_my rows.jsonl")],
+)
+def test_the_command_that_mends_a_file_can_be_pasted(tmp_path, content, new):
+    """It failed for a name with spaces, and in each other directory than that of the file."""
+    (tmp_path / "my rows.jsonl").write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        load_rows(str(tmp_path / "my rows.jsonl"))
+    command = str(caught.value).split("`")[-2]
+    subprocess.run(["bash", "-c", command], check=True)
+    assert list(load_rows(str(tmp_path / new))) == ROWS
 
 
 def test_a_broken_file_of_a_directory_is_named(tmp_path):

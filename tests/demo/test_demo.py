@@ -96,7 +96,7 @@ def test_the_golden_set_wins_in_every_seed(tmp_path, monkeypatch):
     import demo
 
     options = ["--num_seeds", "3", "--full", "--output_dir", str(tmp_path), "--use_cpu", "true"]
-    trainer, losses = demo.main(options)
+    trainer, losses = demo.main(*demo.parse(options))
     labels = np.array(load_rows("nuggets-demo/pool")["corruption"])
     golden_set = trainer.golden_set
     assert len(golden_set) == 184 and (labels[golden_set.indices] == "clean").mean() >= 0.95

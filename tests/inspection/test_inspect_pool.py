@@ -144,6 +144,22 @@ def test_a_problem_leaves_what_can_be_shown(tokenizer):
     assert empty.dropped[0].reason == "empty_completion"
 
 
+def test_rows_that_leave_nothing_to_select_are_a_problem(tokenizer):
+    """`nuggets inspect` exited with 0, although `nuggets score` refuses such rows."""
+    kept = Dataset.from_list(alpaca_rows(3))
+    empty = Dataset.from_list([{"instruction": "One?", "output": ""}, {"instruction": "Two?", "output": ""}])
+    long = Dataset.from_list([{"instruction": "One?", "output": "word " * 900}])
+    for model, rows, anchors, reason in (
+        (None, empty, None, "empty_completion 2"),
+        (tokenizer, empty, kept, "empty_completion 2"),
+        (tokenizer, long, kept, "too_long 1"),
+    ):
+        found = inspect_pool(model, rows, anchors, context=512)
+        assert found.problem == f"No row of the pool can be scored: all {len(rows)} were dropped ({reason})."
+    few = inspect_pool(None, kept, config=NuggetsConfig(top_k=4))
+    assert "`top_k=4` is larger than the usable pool" in few.problem
+
+
 def test_the_first_error_of_the_template_is_told(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = "{{ raise_exception('no system messages') }}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +110,30 @@ def test_the_config_of_the_study_is_read():
         names
     )
     assert args.max_steps == 30 and nuggets.require is not None
+
+
+def test_the_script_scores_with_the_anchors_of_the_log(made, tmp_path):
+    """It gave GSM8K 30 anchors and all other pools 100, where the published numbers have 10, 16 and 100."""
+    stand_in = tmp_path / "bin" / "nuggets"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/usr/bin/env bash\nfor word; do printf '%s\\t' \"$word\"; done\necho\n")
+    stand_in.chmod(0o755)
+    path = f"{stand_in.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "recipes/study/run.sh", str(made / "one"), str(tmp_path / "out")],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    numbers: dict[str, list[int]] = {}
+    for line in done.stdout.splitlines():
+        words = line.split("\t")
+        pool, anchors = (Path(words[words.index(option) + 1]) for option in ("--dataset_name", "--anchors"))
+        numbers.setdefault(pool.stem, []).append(len(read(anchors)))
+        assert pool.is_file()
+        if words[0] == "compare":
+            heldout = json.loads(words[words.index("--eval_dataset_name") + 1])
+            assert all(Path(place).is_file() for place in heldout.values()) and "alpaca_eval" in heldout
+    # SmolLM2's scores, those of Gemma, the comparison
+    assert numbers == {"half_spoilt": [100, 16, 100], "natural": [16, 16, 16], "gsm8k": [10, 10, 10]}

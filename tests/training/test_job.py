@@ -80,8 +80,8 @@ def test_two_processes_choose_the_golden_set_of_one(rows, tmp_path, schedule):
     assert places["anchors"] == {"": [rows["anchors"], None, "train"]}
     assert scores_bytes(tmp_path / "one" / "nuggets") == scores_bytes(tmp_path / "two" / "nuggets")
     parts = [len(list(tmp_path.glob(f"{name}/nuggets/*/parts/*.parquet"))) for name in ("one", "two")]
-    # Zero-shot, and one part of each rank: both had work. The look at a race's pilot writes a part of its own.
-    assert parts == ([3, 5] if schedule == "race" else [2, 3])
+    # Zero-shot, and two parts of each rank, the pilot and the rest: both had work.
+    assert parts == [3, 5]
     assert (tmp_path / "two" / "adapter_model.safetensors").is_file()
     eliminated = pq.read_table(tmp_path / "two" / "nuggets" / "scores.parquet")["upper_bound"].null_count < 120
     assert eliminated == (schedule == "race")
@@ -97,7 +97,7 @@ def test_two_processes_choose_the_anchors_of_one(rows, tmp_path):
         chosen.append(scores_bytes(tmp_path / name))
     assert chosen[0] == chosen[1]
     parts = [len(list((tmp_path / name).glob("*/parts/*.parquet"))) for name in ("one", "two")]
-    assert parts == [2, 3]  # zero-shot, and one part of each rank
+    assert parts == [3, 5]  # zero-shot, and two parts of each rank: the pilot and the rest
     assert None not in pq.read_table(tmp_path / "one" / "anchors.parquet")["pool_index"].to_pylist()
 
 
