@@ -15,6 +15,7 @@ from nuggets_trainer.config.anchor_options import AUTO
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.engine.device import describe_float32
 from nuggets_trainer.golden.agreement import Agreement, measure_agreement
 from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
 from nuggets_trainer.pipeline.request import AsTrained, leave_out_overlap, read_request
@@ -140,6 +141,7 @@ def _plan_with_pairs(
     notes = [describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)]
     if is_slow:
         notes.append(SLOW_NOTE)
+    notes.append(session.ranks.on_main(lambda: describe_float32(session.ranks.device, session.engine.compute_dtype)))
     budget = planned_budget(session, rendered, factor)
     raced = session
     if budget is not None:

@@ -7,7 +7,11 @@ python recipes/bench/gpu.py --table gpu_results/results.jsonl            # the t
 ```
 
 Each step is a process of its own with a time limit, and writes a JSON line for each result at once. A step that hangs,
-crashes or runs out of memory costs its own further results and no others. `--seconds` limits all steps together.
+crashes or runs out of memory costs its own further results and no others. `--seconds` limits all steps together. When
+this program is told to stop, it stops the step that runs, and prints what was found until then.
+
+The last lines say what failed, what was left out, and whether the log-probs of the step `exact` agree. The exit code
+is 0 if nothing failed, 1 if something did, and 3 without a CUDA device.
 
 Several commands may share a directory: a step that runs again replaces its own results alone. So these two commands do
 where each may take ten minutes at most. `--table` takes the files of both if they wrote to two directories.
@@ -65,7 +69,11 @@ PARTS = {"exact": ("bfloat16", "float32", "beyond plain attention", "settings")}
 NEEDED = ("accelerate", "datasets", "trl", "peft", "pandas", "pyarrow", "scipy", "sklearn", "joblib", "rich")
 FOR_TESTS = ("pytest", "pytest_timeout")
 LEAST_SECONDS = 10  # a step that has less left is left out
+ALL_SECONDS = 800  # limit of all steps on a GPU
 DRY_SECONDS = 900  # limit of each step on a CPU
+NO_DEVICE = 3  # exit code without a CUDA device
+# Largest differences from the naive path, in nats per token, that rounding explains in the tiny models of `exact`.
+ROUNDING = {"float32": 1e-4, "half precision": 0.1}
 ROOT = Path(__file__).parents[2]
 FIGURES = {  # columns of the tables, with their headings
     "path": "path",
@@ -83,29 +91,50 @@ FIGURES = {  # columns of the tables, with their headings
 
 def main(argv: Sequence[str]) -> int:
     """Run the steps, or print the table of a results file; return the exit code."""
-    options = make_parser().parse_args(list(argv))
+    parser = make_parser()
+    options = parser.parse_args(list(argv))
     if options.table is not None:
+        for file in options.table:
+            if not file.is_file():
+                parser.error(f"argument --table: there is no file {str(file)!r}")
         print(format_tables([line for file in options.table for line in read_results(file)]))
         return 0
     results = options.output_dir / "results.jsonl"
     if options.step is not None:
         return run_step(options, results)
     options.output_dir.mkdir(parents=True, exist_ok=True)
+    results.touch()
     forget(results, options.steps)
     missing = [name for name in (*NEEDED, *FOR_TESTS) if importlib.util.find_spec(name) is None]
     if missing:
         write(results, options.steps[0], "packages that are not installed", names=missing)
+    # Else the step that runs would go on without this process, and hold the device.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    try:
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            run_steps(results, options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    found = read_results(results)
+    print(format_tables(found) + "\n\n" + "\n".join(verdict(found, options.steps)))
+    if any(line.get("code") == NO_DEVICE for line in found):
+        return NO_DEVICE
+    return int(any(map(failed, found)))
+
+
+def run_steps(results: Path, options: argparse.Namespace) -> None:
+    """Run the steps in turn, each within what is left of the time; none without a device."""
+    seconds = options.seconds
+    if seconds is None:
+        seconds = DRY_SECONDS * len(options.steps) if options.dry else ALL_SECONDS
     started = time.monotonic()
     for name in options.steps:
         limit = DRY_SECONDS if options.dry else STEPS[name]
-        limit = min(limit, options.seconds - (time.monotonic() - started))
+        limit = min(limit, seconds - (time.monotonic() - started))
         if limit < LEAST_SECONDS:
             write(results, name, "left out", seconds_left=round(limit))
-            continue
-        run_parts(name, limit, results, options)
-    found = read_results(results)
-    print(format_tables(found))
-    return int(any("error" in line or line.get("code") for line in found))
+        elif NO_DEVICE in run_parts(name, limit, results, options):
+            return
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -113,7 +142,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("gpu_results"), help="Directory of the results.")
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS), help="Steps to run, in order.")
-    parser.add_argument("--seconds", type=float, default=800, help="Limit of all steps together.")
+    seconds_help = f"Limit of all steps together. Default: {ALL_SECONDS}; with `--dry`, {DRY_SECONDS} for each step."
+    parser.add_argument("--seconds", type=float, help=seconds_help)
     parser.add_argument("--dry", action="store_true", help="Run every step on a CPU with tiny sizes.")
     parser.add_argument("--model", help="Directory of a trained model, for the step `real`.")
     table_help = "Print the tables of these results files, and run nothing."
@@ -126,29 +156,44 @@ def make_parser() -> argparse.ArgumentParser:
 
 def forget(results: Path, steps: Sequence[str]) -> None:
     """Remove what earlier runs of these steps wrote; the results of other steps stay."""
-    if not results.exists():
-        return
     kept = [line for line in read_results(results) if line["step"] not in steps]
     results.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
-def run_parts(name: str, limit: float, results: Path, options: argparse.Namespace) -> None:
-    """Run a step, each part in a process of its own, which is killed with all that it started when time is over."""
+def run_parts(name: str, limit: float, results: Path, options: argparse.Namespace) -> list[int | str]:
+    """Run a step, each part in a process of its own, which is killed with all that it started when time is over.
+
+    Returns:
+        How each process ended: its exit code, or in words that it was stopped.
+    """
     started = time.monotonic()
     processes: dict[str | None, subprocess.Popen[bytes]] = {}
-    for part in PARTS.get(name, (None,)):
-        processes[part] = _start(name, part, limit, results, options)
-    for part, process in processes.items():
-        code: int | str
-        try:
-            code = process.wait(timeout=max(0.0, started + limit - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            code = f"stopped after {limit:.0f} s"
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        of_part = {} if part is None else {"part": part}
-        write(results, name, "step ended", **of_part, code=code, seconds=time.monotonic() - started)
+    codes: list[int | str] = []
+    try:
+        for part in PARTS.get(name, (None,)):
+            processes[part] = _start(name, part, limit, results, options)
+        for part, process in processes.items():
+            code: int | str
+            try:
+                code = process.wait(timeout=max(0.0, started + limit - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                code = f"stopped after {limit:.0f} s"
+                _kill(process)
+            codes.append(code)
+            of_part = {} if part is None else {"part": part}
+            write(results, name, "step ended", **of_part, code=code, seconds=time.monotonic() - started)
+    finally:
+        for process in processes.values():
+            _kill(process)
+    return codes
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that runs, with all that it started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _start(
@@ -174,10 +219,14 @@ def run_step(options: argparse.Namespace, results: Path) -> int:
     name, started = options.step, time.monotonic()
     try:
         # Only here: the process that watches the steps needs neither torch nor the GPU.
+        import torch
         from gpu_steps import Step, steps
     except Exception as error:  # noqa: BLE001 - a package that is missing is a result too
         write(results, name, "imports", error=f"{type(error).__name__}: {error}")
         return 1
+    if not options.dry and not torch.cuda.is_available():
+        write(results, name, "device", error="torch finds no CUDA device. On a CPU, run it with `--dry`.")
+        return NO_DEVICE
     step = Step(
         name,
         lambda what, **figures: write(results, name, what, **figures),
@@ -196,7 +245,8 @@ def write(results: Path, step: str, what: str, **figures: Any) -> None:
     """Write one result, at once."""
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step, "what": what, **figures}, default=str) + "\n")
-    print(f"[{step}] {what}: " + ", ".join(f"{key} {_shown(value)}" for key, value in figures.items()), flush=True)
+    shown = [f"{key} {_shown(value)}" for key, value in figures.items() if key != "traceback"]
+    print(f"[{step}] {what}: " + ", ".join(shown), flush=True)
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
@@ -208,13 +258,58 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def failed(line: dict[str, Any]) -> bool:
+    """Whether a result is an error, or the end of a program or step that was not its own."""
+    return "error" in line or bool(line.get("code"))
+
+
+def verdict(lines: Sequence[dict[str, Any]], steps: Sequence[str]) -> list[str]:
+    """Say in a few lines whether all steps ran, and whether log-probs agree; `steps` are those that were asked for."""
+    text = ["### in short", ""]
+    bad = [line for line in lines if failed(line)]
+    for line in bad:
+        text.append(f"- FAILED: {line['step']}, {line['what']}: {line.get('error', line.get('code'))}")
+        text += [f"    {last}" for last in line.get("last_lines", ())]
+    left_out = [line["step"] for line in lines if line["what"] == "left out"]
+    ended = {line["step"] for line in lines if line["what"] == "step ended"}
+    left_out += [name for name in steps if name not in ended and name not in left_out]
+    if left_out:
+        text.append(f"- Left out or stopped: {', '.join(left_out)}.")
+    if not bad and not left_out:
+        text.append("- Every step ran to its end without an error.")
+    for dtype, limit in ROUNDING.items():
+        found = [line["max_difference"] for line in lines if _compares_exactness(line, dtype)]
+        if found:
+            # A NaN agrees with nothing.
+            number = sum(difference <= limit for difference in found)
+            text.append(
+                f"- exact, {dtype}: {number} of {len(found)} comparisons agree with the naive path to {limit:g} nats "
+                f"per token, which rounding explains; the largest difference is {max(found):.2g}."
+            )
+    return text
+
+
+def _compares_exactness(line: dict[str, Any], dtype: str) -> bool:
+    """Whether a result of the step `exact` compares log-probs that were computed in this dtype."""
+    if line["step"] != "exact" or "max_difference" not in line:
+        return False
+    is_half = any(word in line["what"] for word in ("bfloat16", "compiled"))
+    return is_half == (dtype != "float32")
+
+
 def format_tables(lines: Sequence[dict[str, Any]]) -> str:
     """Write the results as Markdown, one table for each step, and what else was told below it."""
     text: list[str] = []
     for step in dict.fromkeys(line["step"] for line in lines):
-        own = [line for line in lines if line["step"] == step]
+        own = _by_subject([line for line in lines if line["step"] == step])
         text += [f"### {step}", "", *_table(own), *_list(own)]
     return "\n".join(text).rstrip()
+
+
+def _by_subject(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put together what was told of one model: the parts of a step write between each other."""
+    subjects = list(dict.fromkeys(line["what"].split(":")[0] for line in lines))
+    return sorted(lines, key=lambda line: subjects.index(line["what"].split(":")[0]))
 
 
 def _table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -234,7 +329,11 @@ def _table(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
 def _list(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yield what has no column: versions, errors, ends of steps."""
     for line in lines:
-        others = {key: value for key, value in line.items() if key not in (*FIGURES, "step", "what", "traceback")}
+        above = () if line["what"] == "step ended" else FIGURES
+        others = {}
+        for key, value in line.items():
+            if key not in (*above, "step", "what", "traceback") and value != []:
+                others[key] = value
         if others:
             yield f"- {line['what']}: " + ", ".join(f"{key} {_shown(value)}" for key, value in others.items())
     yield ""

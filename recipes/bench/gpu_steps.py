@@ -419,7 +419,7 @@ def run_demo(step: Step) -> None:
 
 
 def run_tests(step: Step) -> None:
-    """Run the tests that need a GPU; on a CPU they skip."""
+    """Run the tests that need a GPU; in a dry run most of them run on the CPU."""
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", str(ROOT / "tests/engine")]
     if importlib.util.find_spec("xdist") and not step.dry:
         # Most of the time is compilation. (A plugin for benchmarks warns beside xdist, and warnings are errors.)
@@ -434,6 +434,8 @@ def _run_program(step: Step, what: str, command: list[str]) -> None:
     code: int | str
     with log.open("w") as file:
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+        if step.dry:
+            environment["NUGGETS_GPU_TESTS_ON"] = "cpu"
         try:
             ended = subprocess.run(
                 command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment, timeout=limit
@@ -442,7 +444,7 @@ def _run_program(step: Step, what: str, command: list[str]) -> None:
         except subprocess.TimeoutExpired:  # the end of the log is a result
             code = f"stopped after {limit:.0f} s"
     last = log.read_text(errors="replace").splitlines()[-8:]
-    step.tell(what, code=code, seconds=time.monotonic() - started, last_lines=last)
+    step.tell(what, code=code, seconds=time.monotonic() - started, log=str(log), last_lines=last)
 
 
 # ---------------------------------------------------------------- shared

@@ -243,6 +243,17 @@ def test_the_peak_of_the_device_is_measured():
     assert 1e8 < device.matmul_peak(torch.device("cpu"), torch.float32) < 1e14
 
 
+def test_the_plan_says_how_much_faster_bfloat16_is_on_a_gpu(monkeypatch):
+    """Float32 is the default, and its share of its own peak may be high although the run takes 15 times as long."""
+    peaks = {torch.float32: 5e13, torch.bfloat16: 7e14}
+    monkeypatch.setattr(device, "matmul_peak", lambda where, dtype: peaks[dtype])
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert "in bfloat16 are 14 times as fast" in device.describe_float32(cuda, torch.float32)
+    assert device.describe_float32(cuda, torch.bfloat16) is device.describe_float32(cpu, torch.float32) is None
+    peaks[torch.bfloat16] = 6e13  # a device without units for half precision
+    assert device.describe_float32(cuda, torch.float32) is None
+
+
 @pytest.mark.parametrize(("family", "hidden_size"), [("llama", 512), ("qwen2", 128)])
 def test_float32_suffices_for_the_models_of_the_gpu_tests(family, hidden_size):
     """Their rounding errors were 2e-3 and more than the check allows, so paths were refused on a GPU and on a CPU."""

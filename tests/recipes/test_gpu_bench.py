@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +50,15 @@ def test_results_become_tables(gpu, tmp_path, capsys):
     assert "### env\n\n- versions: torch 2.11.0\n" in text
     assert "| what | max difference |\n| --- | --- |\n| heads of 64 | 2.5e-06 |" in text
     assert "- heads of 64: same_bits_again True" in text
-    assert "| packed | 33,000 | 0.612 |" in text and "- step ended: code 0" in text
+    assert "| packed | 33,000 | 0.612 |" in text and "- step ended: code 0, seconds 12\n" in f"{text}\n"
+
+
+def test_what_parts_wrote_between_each_other_is_put_together(gpu):
+    """The table of a step with four parts went from one model to another and back."""
+    told = ["a, float32: chosen", "autocast", "b, bfloat16: chosen", "a, float32: packed", "b, bfloat16: packed"]
+    lines = [{"step": "exact", "what": what, "path": "packed", "warnings": []} for what in told]
+    rows = [row.split(" |")[0] for row in gpu.format_tables(lines).splitlines()[4:]]
+    assert rows == [f"| {told[i]}" for i in (0, 3, 1, 2, 4)]
 
 
 def test_a_step_that_hangs_is_stopped(gpu, tmp_path):
@@ -60,7 +72,12 @@ def test_a_step_that_hangs_is_stopped(gpu, tmp_path):
 
 def test_a_second_command_keeps_the_results_of_the_first(gpu, tmp_path, monkeypatch):
     """It emptied the file: who has ten minutes a command lost what the first one had found."""
-    monkeypatch.setattr(gpu, "run_parts", lambda name, limit, results, _: gpu.write(results, name, "ran", limit=limit))
+
+    def ran(name, limit, results, _):
+        gpu.write(results, name, "ran", limit=limit)
+        return [0]
+
+    monkeypatch.setattr(gpu, "run_parts", ran)
     place = ["--output_dir", str(tmp_path)]
     gpu.main([*place, "--steps", "env", "exact"])
     gpu.main([*place, "--steps", "exact", "real", "--seconds", "20"])
@@ -69,6 +86,60 @@ def test_a_second_command_keeps_the_results_of_the_first(gpu, tmp_path, monkeypa
     assert lines[1]["limit"] < 20 < lines[0]["limit"]
     both = [["env", "exact", "speed-0.5b", "speed-8b"], ["attention", "real", "demo", "tests"]]
     assert [sum(gpu.STEPS[name] for name in half) for half in both] == [540, 290]
+
+
+def test_the_last_lines_say_what_failed(gpu):
+    """Errors stood somewhere in the tables, and whether log-probs agree was left to the reader."""
+    lines = [
+        {"step": "exact", "what": "heads of 64, float32: packed", "max_difference": 2e-6},
+        {"step": "exact", "what": "heads of 64, float32: cached", "max_difference": float("nan")},
+        {"step": "exact", "what": "compiled: whole layers, head", "max_difference": 0.03},
+        {"step": "tests", "what": "pytest -m gpu", "code": 1, "last_lines": ["FAILED tests/engine/test_gpu.py"]},
+        {"step": "env", "what": "step ended", "code": 0},
+        {"step": "demo", "what": "left out", "seconds_left": 3},
+    ]
+    text = "\n".join(gpu.verdict(lines, ["env", "tests", "demo", "real"]))
+    assert "- FAILED: tests, pytest -m gpu: 1\n    FAILED tests/engine/test_gpu.py\n" in text
+    assert "- Left out or stopped: demo, tests, real." in text
+    assert "float32: 1 of 2 comparisons agree" in text and "half precision: 1 of 1 comparisons agree" in text
+    assert "Every step ran to its end without an error." in gpu.verdict(lines[4:5], ["env"])[-1]
+
+
+def test_without_a_device_no_further_step_starts(gpu, tmp_path, monkeypatch, capsys):
+    """Each step failed with torch's own message, one after another."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = SimpleNamespace(step="exact", dry=False, model=None, part=None, seconds=10)
+    assert gpu.run_step(options, tmp_path / "results.jsonl") == gpu.NO_DEVICE
+    started = []
+
+    def start(name, part, limit, results, _):
+        started.append(name)
+        gpu.run_step(options, results)
+        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({gpu.NO_DEVICE})"], start_new_session=True)
+
+    monkeypatch.setattr(gpu, "_start", start)
+    assert gpu.main(["--output_dir", str(tmp_path), "--steps", "env", "real"]) == gpu.NO_DEVICE
+    assert started == ["env"] and "- Left out or stopped: real." in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        gpu.main(["--table", str(tmp_path / "none.jsonl")])
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_step_ends_with_the_program_that_watches_it(gpu, tmp_path, monkeypatch, capsys):
+    """It went on alone, and held the device."""
+    started = []
+
+    def start(*_):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True))
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return started[0]
+
+    monkeypatch.setattr(gpu, "_start", start)
+    before = signal.getsignal(signal.SIGTERM)
+    gpu.main(["--output_dir", str(tmp_path), "--steps", "env", "real"])
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert len(started) == 1 and started[0].poll() == -signal.SIGKILL
+    assert "- Left out or stopped: env, real." in capsys.readouterr().out
 
 
 def test_a_package_that_is_missing_is_a_result(gpu, tmp_path, monkeypatch):
@@ -144,13 +215,15 @@ def test_an_error_is_a_result(gpu, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_step_runs_on_a_cpu(tmp_path: Path):
-    command = [sys.executable, "recipes/bench/gpu.py", "--dry", "--output_dir", str(tmp_path), "--seconds", "3000"]
+    command = [sys.executable, "recipes/bench/gpu.py", "--dry", "--output_dir", str(tmp_path)]
     run([*command, "--model", str(demo_path("model"))], fresh=True, timeout=3000)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [line for line in lines if "error" in line] == []
     ended = [(line["step"], line["code"]) for line in lines if line["what"] == "step ended"]
     assert len(ended) == 8 - 1 + 4 and {code for _, code in ended} == {0}
     assert {name for name, _ in ended} == {line["step"] for line in lines}
+    (tests,) = [line for line in lines if line["what"] == "pytest -m gpu"]
+    assert "46 passed, 2 skipped" in tests["last_lines"][-1]
     chosen = [line["path"] for line in lines if line["what"].endswith("chosen")]
     assert len(chosen) == 8 and set(chosen) == {"packed"}
     for line in lines:

@@ -78,7 +78,9 @@ def random_model(name: str) -> Any:
     torch.manual_seed(0)
     prefix, kwargs, _ = ARCHITECTURES[name]
     config = getattr(transformers, f"{prefix}Config")(**kwargs)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    # Some versions of transformers take `sdpa` for Gemma 2, which ignores soft-caps: the packed path then refuses it.
+    own = {"attn_implementation": "eager"} if prefix in ("Gemma2", "GptOss") else {}
+    model = transformers.AutoModelForCausalLM.from_config(config, **own).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.Embedding, transformers.pytorch_utils.Conv1D)):
