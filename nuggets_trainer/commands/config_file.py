@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nuggets_trainer.commands import HELP_OPTIONS
+from nuggets_trainer.commands.parser import nearest_option
 from nuggets_trainer.config.removed import refuse_removed
 from nuggets_trainer.launch.processes import LAUNCH_OPTIONS
 
@@ -141,8 +141,8 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
         raise ValueError(f"Config file {path}: {error}") from error
     for key in config:
         if key not in known and key != ENVIRONMENT and key not in LAUNCH_OPTIONS:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else "See `--help` for the names."
+            near = nearest_option(str(key), known)
+            hint = "See `--help` for the names." if near is None else f"Did you mean `{near}`?"
             raise ValueError(f"Config file {path} has the key `{key}`, which no argument has. {hint}")
     return config
 

@@ -50,6 +50,21 @@ COMMON_IN_TRAINING = (
 )
 
 
+# Names that other programs have for options of this one. The most similar name is another option.
+CALLED_ELSEWHERE = {
+    "model": "model_name_or_path",
+    "base_model": "model_name_or_path",
+    "dataset": "dataset_name",
+    "data": "dataset_name",
+    "pool": "dataset_name",
+    "output": "output_dir",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+}
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows each option once, in one spelling, with its default and the file that the default comes from."""
 
@@ -115,12 +130,27 @@ def unknown_options(words: list[str], parser: argparse.ArgumentParser) -> str:
     """
     options: list[str] = []
     for action in parser._actions:
-        options += action.option_strings
-    name = words[0].split("=")[0]
-    refuse_removed([name.removeprefix("--").replace("-", "_")])
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+        options += [option.removeprefix("--") for option in action.option_strings]
+    name = words[0].split("=")[0].removeprefix("--")
+    refuse_removed([name.replace("-", "_")])
+    near = nearest_option(name, options)
+    hint = "" if near is None else f" Did you mean --{near}?"
     return f"There is no option {' '.join(words)}.{hint} `--help` lists the options."
+
+
+def nearest_option(name: str, known: Collection[str]) -> str | None:
+    """Return the option that may have been meant by an unknown one; None if there is none.
+
+    Example:
+        >>> known = ["model_name_or_path", "scorer_model", "top_fraction"]
+        >>> nearest_option("top_frction", known), nearest_option("model", known), nearest_option("xyz", known)
+        ('top_fraction', 'model_name_or_path', None)
+    """
+    elsewhere = CALLED_ELSEWHERE.get(name.replace("-", "_"))
+    if elsewhere in known:
+        return elsewhere
+    near = difflib.get_close_matches(name, known, n=1)
+    return near[0] if near else None
 
 
 def make_parser(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nuggets_trainer.config.places import score_dir_of_job
 from nuggets_trainer.config.requirement import BY_SET, ROW_SIGNALS
 from nuggets_trainer.golden.arrays import Bools, Floats, Ints
 from nuggets_trainer.store.files import Place, join, list_directory, open_binary, read_bytes
@@ -238,6 +239,12 @@ def _read(score_dir: Place, name: str) -> bytes:
 
 
 def _missing(score_dir: Place, name: str) -> FileNotFoundError:
+    of_job = score_dir_of_job(str(score_dir))
+    if list_directory(score_dir).get("nuggets") is False and name in list_directory(of_job):
+        return FileNotFoundError(
+            f"There is no {join(score_dir, name)}. {str(score_dir)!r} is the `output_dir` of a training job, which "
+            f"has its scores in {of_job!r}. Name that directory."
+        )
     command = f"nuggets score --score_dir {shlex.quote(str(score_dir))} ..."
     return FileNotFoundError(
         f"There is no {join(score_dir, name)}. Name the `score_dir` of a finished run: a run writes this file at its "

@@ -249,7 +249,7 @@ class PartWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.flush()
-        except Exception as error:
+        except Exception as error:  # a full disk, lost rights, or what ended the `with` block too
             if kind is None:
                 raise
             # The first error is the one to show; this one is often the same again.

@@ -115,7 +115,9 @@ def describe_training(state: TrainerState, num_rows: int) -> str:
         num_rows: number of rows that it trained on.
     """
     losses = [entry for entry in state.log_history if "loss" in entry]
-    parts = [f"trained {counted(state.global_step, 'step')} ({state.epoch:.3g} epochs) on {counted(num_rows, 'row')}"]
+    epochs = f"{state.epoch:.3g}"
+    epochs += " epoch" if epochs == "1" else " epochs"
+    parts = [f"trained {counted(state.global_step, 'step')} ({epochs}) on {counted(num_rows, 'row')}"]
     if losses:
         before, after = losses[0], losses[-1]
         first = f"{before['loss']:.4f} at step {before['step']}, " if len(losses) > 1 else ""

@@ -54,6 +54,7 @@ def test_a_mistyped_word_is_named_with_the_right_one(capsys):
         (["configs", "demo", "--jsn"], "There is no option --jsn."),
         (["plan", "--mesure_seconds", "1"], "Did you mean --measure_seconds?"),
         (["select", "s", "--output", "x.jsonl"], "Did you mean --output_file?"),  # it was "ambiguous"
+        (["score", "pool.jsonl", "--model", "m"], "Did you mean --model_name_or_path?"),  # it was --scorer_model
     ):
         assert main(argv) == 2
         told = capsys.readouterr().err

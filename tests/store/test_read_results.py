@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,16 @@ def written(tmp_path):
     golden_set = select_golden_set(scores, ("top_k", 1), 3)
     write_results(tmp_path, scores, ONE_SHOT, golden_set, {"pool_sha256": "abc", "pool_format": "alpaca"})
     return tmp_path, scores
+
+
+def test_the_directory_of_a_job_is_told_from_that_of_its_scores(written, tmp_path):
+    """`nuggets select OUT` asked to score the pool again, although the scores lay in OUT/nuggets."""
+    job = tmp_path / "my job"
+    shutil.copytree(written[0], job / "nuggets", ignore=shutil.ignore_patterns("my job"))
+    with pytest.raises(FileNotFoundError, match=r"is the `output_dir` of a training job.*my job/nuggets'\. Name that"):
+        read_scores(job)
+    with pytest.raises(FileNotFoundError, match=r"`nuggets score --score_dir '.*/my empty' \.\.\.` scores a pool"):
+        read_scores(tmp_path / "my empty")
 
 
 def test_scores_come_back_as_they_were_written(written):
