@@ -19,6 +19,7 @@ from nuggets_trainer.commands.config_file import (
     with_home,
 )
 from nuggets_trainer.commands.parser import make_parser, unknown_options
+from nuggets_trainer.config.diversity_options import GROUP_QUOTAS
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.rule_options import RULES
 from nuggets_trainer.config.training_options import TrainingOptions
@@ -155,6 +156,17 @@ class SelectArguments:
             "the lengths of the pool. It needs the lengths, which `nuggets score` writes with `--group_by num_tokens` "
             "or `--row_signals true`. For quotas by a column, run `nuggets score` again.",
             "choices": ["num_tokens"],
+        },
+    )
+    group_quota: str = field(
+        default="proportional",
+        metadata={"help": "Share of each class of length, as for `nuggets score`.", "choices": list(GROUP_QUOTAS)},
+    )
+    max_rows_per_prompt: int | None = field(
+        default=None,
+        metadata={
+            "help": "Largest number of kept rows with the same prompt: 1 keeps the best answer alone. Needs the rows "
+            "(`dataset_name`)."
         },
     )
     pool_size: int | None = field(

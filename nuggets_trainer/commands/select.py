@@ -34,7 +34,7 @@ from nuggets_trainer.report.dataset_entries import (
     how_to_use,
     write_entry,
 )
-from nuggets_trainer.store.read_results import read_overlap, read_scores
+from nuggets_trainer.store.read_results import check_same_pool, read_overlap, read_scores
 from nuggets_trainer.store.results import describe_groups
 from nuggets_trainer.wording import counted
 
@@ -52,6 +52,7 @@ EPILOG = f"""examples:
   nuggets select scores --top_fraction 0.05 --require "ifd < 0.9"
   nuggets select scores --max_tokens 500000
   nuggets select scores --top_k 500 --group_by num_tokens
+  nuggets select scores --top_k 500 --max_rows_per_prompt 1 --dataset_name pool.jsonl --output_file golden.jsonl
   nuggets select scores --top_fraction 0.05 --dataset_name pool.jsonl --output_file golden.parquet
   nuggets select scores --top_k 500 --dataset_name pool.jsonl --output_file golden.jsonl --entry_for llama_factory
   nuggets select scores --top_k 500 --rank_by gain
@@ -81,7 +82,11 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
     elif choice.with_scores or choice.entry_for:
         raise ValueError("`with_scores` and `entry_for` need a file of rows. Name it with --output_file.")
     check_programs(choice.entry_for or [])
-    others = {"pool_size": choice.pool_size, "columns": choice.columns, "group_by": choice.group_by}
+    if choice.max_rows_per_prompt is not None and rows.dataset_name is None:
+        raise ValueError("`max_rows_per_prompt` needs the rows of the pool. Name the pool with --dataset_name.")
+    others = {}
+    for name in ("pool_size", "columns", "group_by", "group_quota", "max_rows_per_prompt"):
+        others[name] = getattr(choice, name)
     config = NuggetsConfig(**vars(rule), **others)
     return choice, config, rows, row_options, output
 
@@ -95,7 +100,7 @@ def run(
 ) -> None:
     """Choose the golden set, write its rows if a file is named, and print it."""
     from nuggets_trainer.pipeline.rows import read_pool  # late: `--help` does not wait for torch
-    from nuggets_trainer.pipeline.select_again import as_json, check_same_pool, select_again
+    from nuggets_trainer.pipeline.select_again import as_json, select_again
 
     check_paths(config, {"dataset_name": rows.dataset_name}, {}, {"output_file": choice.output_file})
     with stdout_kept_for_result() as stdout:
@@ -107,6 +112,8 @@ def run(
             if unchecked is not None:
                 logger.warning("%s", unchecked)
         golden_set = select_again(score_dir, config, pool)
+        if golden_set.num_missing:
+            logger.warning("%s", golden_set.describe_missing())
         overlap = read_overlap(score_dir) or looked_for_now(pool)
         text = "\n".join([golden_set.describe(), *describe_groups(golden_set), f"duplicates: {overlap['says']}"])
         if pool is not None and choice.output_file is not None:

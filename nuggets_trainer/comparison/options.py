@@ -222,9 +222,15 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
             f"`rank_by` is not supported by `nuggets compare`, got {nuggets.rank_by}: each arm has its own order. "
             f"Drop it, and add the arm `{nuggets.rank_by}` to `arms`."
         )
-    for name in ("group_by", "max_similarity"):
+    for name in ("group_by", "max_rows_per_prompt", "max_similarity"):
         if getattr(nuggets, name) is not None:
             hint = "Drop it."
+            if name == "max_rows_per_prompt":
+                hint = (
+                    "Drop it. To compare within the best rows of each prompt, write them with `nuggets select "
+                    f"--top_fraction 1.0 --max_rows_per_prompt {nuggets.max_rows_per_prompt}`, and take that file as "
+                    "the pool."
+                )
             if name == "group_by" and nuggets.groups_by_length:
                 hint = "Drop it, and add the arm `golden_by_length` to `arms`."
             raise ValueError(

@@ -1,13 +1,15 @@
-"""What shapes a golden set besides the golden score: coverage of the anchors, quotas of groups, near-duplicates."""
+"""What shapes a golden set besides the golden score: coverage, quotas of groups, repeated prompts, near-duplicates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from nuggets_trainer.config.checks import check_choice, check_number, check_string
+from nuggets_trainer.config.checks import check_choice, check_int, check_number, check_string
 from nuggets_trainer.config.option_group import OptionGroup
 
+# Options under which a golden set is not the beginning of a ranking.
+BEYOND_RANKING = ("coverage_weight", "group_by", "max_rows_per_prompt", "max_similarity")
 GROUP_QUOTAS = ("proportional", "equal")
 COMPLETION_TOKENS = "num_tokens"  # the `group_by` that makes classes of length, and the column that has it
 
@@ -42,6 +44,14 @@ class DiversityOptions(OptionGroup):
             "choices": list(GROUP_QUOTAS),
         },
     )
+    max_rows_per_prompt: int | None = field(
+        default=None,
+        metadata={
+            "help": "Largest number of kept rows with the same prompt, for pools with several answers to each prompt: "
+            "1 keeps the best answer alone. The next rows of other prompts take the places. The prompt is all before "
+            "the last answer, with its system message; case and white space make no difference. Default: any number."
+        },
+    )
     max_similarity: float | None = field(
         default=None,
         metadata={
@@ -72,6 +82,8 @@ class DiversityOptions(OptionGroup):
                     f"`max_similarity` must be in [-1, 1), got {self.max_similarity}: it is a cosine. Leave it out to "
                     "keep near-duplicates."
                 )
+        if self.max_rows_per_prompt is not None:
+            check_int("max_rows_per_prompt", self.max_rows_per_prompt, minimum=1)
         check_string("group_by", self.group_by)
         check_choice("group_quota", self.group_quota, GROUP_QUOTAS)
         if self.group_quota != "proportional" and self.group_by is None:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from nuggets_trainer.config.anchor_options import AUTO, AnchorOptions
-from nuggets_trainer.config.diversity_options import DiversityOptions
+from nuggets_trainer.config.diversity_options import BEYOND_RANKING, DiversityOptions
 from nuggets_trainer.config.prompt_options import PromptOptions
 from nuggets_trainer.config.removed import explain_removed
 from nuggets_trainer.config.requirement import MODEL_SIGNALS, TOTAL_TOKENS
@@ -60,7 +60,7 @@ class NuggetsConfig(
     @property
     def every_pair_for(self) -> list[str]:
         """Options in force under which a golden set depends on all gains, so that no race can find it."""
-        names = [n for n in ("coverage_weight", "group_by", "max_similarity") if getattr(self, n) is not None]
+        names = [name for name in BEYOND_RANKING if getattr(self, name) is not None]
         requirement = self.requirement
         if requirement is not None and requirement.needs_scores:
             names.append("require")  # of scores, which a race leaves out

@@ -25,8 +25,9 @@ class ScoringOptions(OptionGroup):
             "golden set for fewer pairs; a candidate stops as soon as it cannot be selected any more, and gets a "
             "bound instead of a golden score. A race for gains stops a candidate when more anchors would hardly "
             "change whether it is selected, finds most of the golden set, see `race_recall`, and predicts the scores "
-            "of the rows that it stopped. `auto`: `exact` where the golden set depends on all gains "
-            "(`coverage_weight`, `group_by`, `max_similarity`, several anchor sets), else `race`.",
+            "of the rows that it stopped. `auto`: `exact` where the golden set is not the beginning of a ranking "
+            "(`coverage_weight`, `group_by`, `max_rows_per_prompt`, `max_similarity`) or there are several anchor "
+            "sets, else `race`.",
             "choices": list(SCHEDULES),
         },
     )

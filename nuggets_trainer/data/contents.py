@@ -5,8 +5,12 @@ Short lists of phrases, so that a reader can see what is counted. They are Engli
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
+
+from nuggets_trainer.data.messages import calls_of
+from nuggets_trainer.data.row import Row, joined_text
 
 # How a refusal begins, in the first characters of a completion, in lower case.
 REFUSALS = (
@@ -57,11 +61,45 @@ KINDS = ("repeated_prompts", "repeated_completions", "refusals", "boilerplate")
 Found = dict[str, Any]
 
 
+def prompt_key(row: Row) -> str:
+    """Return a text that is equal for two rows if they have the same prompt; "" for a row without a prompt.
+
+    The prompt of a conversation is all that stands before its last turn: system message, tools and tool calls too.
+    Upper and lower case, runs of white space and curly apostrophes make no difference. The prompt of a row that is
+    tokenized already is all tokens before its last run of scored ones.
+
+    Example:
+        >>> prompt_key(Row("Name a  COLOUR.", "Red.")) == prompt_key(Row("name a colour.", "Blue."))
+        True
+    """
+    if row.tokens is not None:
+        return _token_prompt(*row.tokens)
+    text = joined_text(row.prompt)
+    calls: list[Any] = []
+    if isinstance(row.prompt, list):
+        for message in row.prompt:
+            calls += calls_of(message)
+    if row.tools or calls:
+        text += json.dumps([row.tools, calls], default=str, sort_keys=True)
+    return _plain(text)
+
+
+def _token_prompt(ids: tuple[int, ...], scored: tuple[int, ...]) -> str:
+    """Write the token ids before the last run of scored tokens."""
+    start = scored[-1]
+    was_scored = set(scored)
+    while start - 1 in was_scored:
+        start -= 1
+    if start == 1:  # the first token is never scored, so all tokens are the completion
+        return ""
+    return " ".join(map(str, ids[:start]))
+
+
 def look_through(rows: Iterable[tuple[int, str, str]]) -> Found:
     """Count rows that repeat another one, refuse, or hold boilerplate.
 
     Args:
-        rows: pool index, prompt and completion of each row.
+        rows: pool index, prompt (as `prompt_key` gives it, or its text) and completion of each row.
 
     Returns:
         `num_rows`, and for each of `repeated_prompts`, `repeated_completions`, `refusals` and `boilerplate` the number

@@ -1,4 +1,4 @@
-"""A golden set chosen by more than the ranking: within quotas, without near-duplicates, by coverage of the anchors."""
+"""A golden set chosen by more than the ranking: within limits on what goes together, by coverage of the anchors."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class Diversity:
         max_similarity: cosine above which a row is a near-duplicate.
         lengths: length of each row, `(n,)`, in tokens, NaN where it is not known, for quotas of classes of length (see
             `length_classes`) in place of `groups`; None without them. The candidates define the classes.
+        prompts: number of each row's prompt, `(n,)`, see `Limits`; None if any number of rows may have the same one.
+        max_rows_per_prompt: number of kept rows that may have the same prompt.
     """
 
     gains: FloatArray | None = None
@@ -41,6 +43,8 @@ class Diversity:
     embeddings: npt.NDArray[np.float32] | None = None
     max_similarity: float = 1.0
     lengths: Floats | None = None
+    prompts: Ints | None = None
+    max_rows_per_prompt: int = 1
 
     def groups_of(self, rows: Ints, num_kept: int) -> list[str] | None:
         """Return the group of each of these rows, `(len(rows),)`, if `num_kept` are kept; None without quotas."""
@@ -96,14 +100,18 @@ def choose_diverse(
     """
     if tokens is not None and diversity.has_quotas:
         return _choose_within_budget(values, order, diversity, rank_by, tokens, max_tokens)
-    places_by_group = embeddings = in_order = None
+    places_by_group = embeddings = prompts = in_order = None
     groups = diversity.groups_of(order, k)
     if groups is not None:
         in_order = diversity.groups_in_order(order, groups)
         places_by_group = quotas(groups, k, diversity.group_quota, in_order)
     if diversity.embeddings is not None:
         embeddings = diversity.embeddings[order]
-    limits = Limits(groups, places_by_group, embeddings, diversity.max_similarity)
+    if diversity.prompts is not None:
+        prompts = diversity.prompts[order]
+    limits = Limits(
+        groups, places_by_group, embeddings, diversity.max_similarity, prompts, diversity.max_rows_per_prompt
+    )
     if not diversity.coverage_weight:
         admitted = filter(limits.admit, range(len(order)))
         if tokens is None:

@@ -1,4 +1,4 @@
-"""Limits on a golden set: no more rows of a group than its quota, and no near-duplicates."""
+"""Limits on a golden set: quotas of groups, a number of rows with the same prompt, no near-duplicates."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.golden.arrays import Ints
+
 ROUNDING = 1e-5  # more than a cosine in float32 is off by: 2.5e-7 at 64 to 8,192 dimensions
 NO_SIGNAL = "no_signal"  # reason of a row without the signal that rows are ranked by
 FAILS_REQUIRE = "fails_require"  # reason to leave out a row that does not meet the user's condition
 # Reasons to leave out a row that repeats an earlier one, nearly repeats one, or holds a question of a test.
 DUPLICATE, NEAR_DUPLICATE, CONTAMINATED = "duplicate", "near_duplicate", "contaminated"
 UNWANTED = (DUPLICATE, NEAR_DUPLICATE, CONTAMINATED)
+NO_PROMPT = -1  # number of the prompt of a row that has none
 
 
 def quotas(groups: Sequence[str], k: int, quota: str, in_order: Sequence[str] | None = None) -> dict[str, int]:
@@ -93,9 +96,13 @@ class Limits:
         embeddings: embedding of each candidate, `(n, d)`; None if near-duplicates may stay.
         max_similarity: cosine above which a candidate is a near-duplicate of an admitted one. Candidates with equal
             embeddings are near-duplicates whatever it says.
+        prompts: number of each candidate's prompt, `(n,)`, equal for equal prompts, `NO_PROMPT` for a row without one,
+            which has no limit; None if any number of rows may have the same prompt.
+        max_rows_per_prompt: number of admitted candidates that may have the same prompt.
 
     Attributes:
-        passed_over: number of candidates that were not admitted, by reason: `full_group`, `near_duplicate`.
+        passed_over: number of candidates that were not admitted, by reason: `full_group`, `full_prompt`,
+            `near_duplicate`.
     """
 
     def __init__(
@@ -104,6 +111,8 @@ class Limits:
         places: dict[str, int] | None = None,
         embeddings: npt.NDArray[np.float32] | None = None,
         max_similarity: float = 1.0,
+        prompts: Ints | None = None,
+        max_rows_per_prompt: int = 1,
     ) -> None:
         assert (groups is None) == (places is None)
         self._groups, self._left = groups, dict(places or {})
@@ -112,6 +121,9 @@ class Limits:
         self._admitted: list[int] = []
         self._blocks: list[npt.NDArray[np.float32]] = []  # directions of the admitted candidates, in their order
         self._max_similarity = max_similarity
+        self._prompts = [] if prompts is None else prompts.tolist()
+        self._max_rows_per_prompt = max_rows_per_prompt
+        self._num_with_prompt: Counter[int] = Counter()  # of the admitted candidates
         self.passed_over: Counter[str] = Counter()
 
     def admit(self, candidate: int) -> bool:
@@ -126,6 +138,12 @@ class Limits:
         if self._groups is not None and self._left[self._groups[candidate]] == 0:
             self.passed_over["full_group"] += 1
             return False
+        prompt = NO_PROMPT
+        if self._prompts:
+            prompt = self._prompts[candidate]
+        if prompt != NO_PROMPT and self._num_with_prompt[prompt] >= self._max_rows_per_prompt:
+            self.passed_over["full_prompt"] += 1
+            return False
         if self._embeddings is not None and self._directions is not None:
             if self._is_near_duplicate(candidate, self._embeddings, self._directions):
                 self.passed_over[NEAR_DUPLICATE] += 1
@@ -134,6 +152,8 @@ class Limits:
             self._add_direction(self._directions[candidate])
         if self._groups is not None:
             self._left[self._groups[candidate]] -= 1
+        if prompt != NO_PROMPT:
+            self._num_with_prompt[prompt] += 1
         return True
 
     def _is_near_duplicate(

@@ -20,7 +20,7 @@ from nuggets_trainer.golden.ranking import (
     written_rule,
 )
 from nuggets_trainer.golden.scores import VALUES, GoldenScores
-from nuggets_trainer.wording import counted
+from nuggets_trainer.wording import counted, tally
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value to compare by
@@ -44,7 +44,8 @@ class GoldenSet:
         ties_at_cut: number of candidates of the pool whose value equals `cut`.
         ties_kept: number of these that are in the set; the others lost on the tie-breaker or the pool index.
         passed_over: number of rows with a score that were left out, by reason: `fails_require` (of all of them),
-            `full_group`, `near_duplicate`.
+            `full_group`, `full_prompt`, `near_duplicate`.
+        num_missing: number of rows that the rule asks for and that are not there, because too many were passed over.
         spread: figures on how the gains are spread over the anchors (`coverage.GainSpread`), and the same figures of
             the ranking's set (`ranking_coverage`, ...); empty without coverage.
         num_unlike_ranking: number of rows in the ranking's set that are not in this one; None if this is the ranking.
@@ -78,6 +79,7 @@ class GoldenSet:
     pool_mean: float | None = None
     signal: Floats | None = None
     num_tokens: int | None = None
+    num_missing: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -119,6 +121,8 @@ class GoldenSet:
         ]
         for reason, count in self.passed_over.items():
             parts.append(f"passed over {count:,} ({reason})")
+        if self.num_missing:
+            parts.append(f"{counted(self.num_missing, 'row is', 'rows are')} missing, because no others are left")
         if self.num_unlike_ranking == 0:
             parts.append(f"{what} changed nothing: they are the rows of the ranking")
         elif self.num_unlike_ranking is not None:
@@ -126,6 +130,13 @@ class GoldenSet:
         if self.spread:
             parts.append(self._describe_spread())
         return "; ".join(parts)
+
+    def describe_missing(self) -> str:
+        """Say how many rows the rule asks for and why they are not there; for a golden set with `num_missing`."""
+        return (
+            f"The golden set has {counted(len(self), 'row')}, not {len(self) + self.num_missing:,}: all other rows "
+            f"were passed over ({tally(self.passed_over)})."
+        )
 
     def _describe_values(self) -> str:
         """Write the best and the last value with its standard error."""
@@ -169,6 +180,8 @@ class GoldenSet:
         }
         for reason, count in self.passed_over.items():
             numbers[f"passed_over_{reason}"] = count
+        if self.num_missing:
+            numbers["num_missing"] = self.num_missing
         numbers |= self.spread
         if self.num_unlike_ranking is not None:
             numbers["num_unlike_ranking"] = self.num_unlike_ranking
@@ -200,7 +213,7 @@ def select_golden_set(
         total_tokens: tokens of each row, `(n,)`, prompt and completion; read for `max_tokens` alone.
 
     Returns:
-        The golden set, best first; smaller than the rule says if too many rows are near-duplicates.
+        The golden set, best first; smaller than the rule says if too many rows are passed over (`num_missing`).
 
     Raises:
         ValueError: if there is no such rule or value to rank by, if k is larger than the number of candidates with a
@@ -231,10 +244,12 @@ def select_golden_set(
     k = num_kept(values[order], len(values), num_candidates, rule, ranked, tokens)
     if rule[0] == "threshold":
         order = order[:k]  # the place of a near-duplicate is not filled from below the threshold
-    chosen, num_unlike_ranking = Choice(np.arange(k)), None
+    chosen, num_unlike_ranking, num_missing = Choice(np.arange(k)), None, 0
     if diversity is not None:
         chosen = choose_diverse(values, order, k, diversity, rank_by, tokens, rule[1])
         num_unlike_ranking = k - int((chosen.places < k).sum())
+        if rule[0] in ("top_k", "top_fraction"):  # the other rules do not ask for a number of rows
+            num_missing = k - len(chosen.places)
     kept = order[chosen.places]
     cut = float(values[kept[-1]])
     return GoldenSet(
@@ -255,6 +270,7 @@ def select_golden_set(
         pool_mean=pool_mean,
         signal=values[kept] if ranked.is_signal else None,
         num_tokens=None if tokens is None else int(tokens[chosen.places].sum()),
+        num_missing=num_missing,
     )
 
 

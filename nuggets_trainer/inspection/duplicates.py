@@ -1,4 +1,4 @@
-"""Rows that repeat another row of the pool, or an anchor."""
+"""Rows that repeat another row of the pool, its prompt, or an anchor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.inspection.facts import Repeats
+from nuggets_trainer.pipeline.diversity import prompt_numbers
 
 NUM_GROUPS, NUM_OF_GROUP = 3, 4  # groups that are named, and rows of each
 
@@ -48,6 +49,21 @@ def near_repeats(first_of: Mapping[int, int] | None) -> dict[str, Repeats]:
     for i, first in sorted(first_of.items()):
         groups.setdefault(first, [first]).append(i)
     return {"near": _repeats(groups.values())}
+
+
+def same_prompts(pool: Pool) -> dict[str, Repeats]:
+    """Group usable rows with the same prompt, as `max_rows_per_prompt` does.
+
+    Returns:
+        The groups under `prompt`; {} if all prompts are different.
+    """
+    _, dropped = pool.read_keys()
+    groups: dict[int, list[int]] = {}
+    for i, number in enumerate(prompt_numbers(pool).tolist()):
+        if number >= 0 and i not in dropped:  # a row without a prompt has a negative number
+            groups.setdefault(number, []).append(i)
+    found = _repeats(groups.values())
+    return {"prompt": found} if found.num_rows else {}
 
 
 def _repeats(groups: Iterable[list[int]]) -> Repeats:

@@ -203,7 +203,8 @@ class PoolFacts:
             large pool. 0 without a tokenizer.
         not_anchors: number of rendered rows that could be no anchor, by reason.
         remarks: number of rendered rows by remark on their rendering.
-        duplicates: rows that repeat others, by kind: `exact` (equal content) or `near` (near-duplicates).
+        duplicates: rows that repeat others, by kind: `exact` (equal content), `near` (near-duplicates) or `prompt`
+            (the same prompt, whatever the completion).
         same_as_anchor: number of rows with the text of an anchor; they are not scored on it.
         lengths: lengths of rows and anchors.
         length_unit: `tokens`, or `characters` without a tokenizer.

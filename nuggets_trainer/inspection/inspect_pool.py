@@ -19,7 +19,7 @@ from nuggets_trainer.data.loading import load_rows
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row, UnusableRowError
 from nuggets_trainer.inspection.columns import column_facts, format_fact
-from nuggets_trainer.inspection.duplicates import exact_repeats, near_repeats, same_texts
+from nuggets_trainer.inspection.duplicates import exact_repeats, near_repeats, same_prompts, same_texts
 from nuggets_trainer.inspection.facts import DropFact
 from nuggets_trainer.inspection.inspection import Inspection
 from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL, RowRenderer
@@ -158,7 +158,7 @@ def _read(
         column_facts(given, pool.format, mapping or implied, pool.text_field),
         format=format_fact(pool, mapping, implied, guessed, looked_at),
         dropped=_drop_facts(unreadable),
-        duplicates={"exact": exact_repeats(keys), **near_repeats(overlap.near)},
+        duplicates={"exact": exact_repeats(keys), **near_repeats(overlap.near), **same_prompts(pool)},
     )
     return found, pool
 

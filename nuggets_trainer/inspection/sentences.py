@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nuggets_trainer.inspection.facts import AnchorsFact, LengthFact, PoolFacts, RowView
+from nuggets_trainer.inspection.facts import AnchorsFact, LengthFact, PoolFacts, Repeats, RowView
 from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL
 from nuggets_trainer.wording import counted, tally
 
@@ -131,18 +131,34 @@ def _drop_lines(facts: PoolFacts) -> list[str]:
 def _repeat_lines(facts: PoolFacts) -> list[str]:
     lines = []
     for kind, repeats in facts.duplicates.items():
+        if kind == "prompt":
+            lines.append(_prompt_line(repeats))
+            continue
         nearly = "nearly " if kind == "near" else ""
         if not repeats.num_rows:
             lines.append(f"no row {nearly}equals another one ({kind})")
             continue
-        groups = []
-        for group in repeats.examples:
-            groups.append(" = ".join(map(str, group)))
-        more = "; ..." if repeats.num_groups > len(repeats.examples) else ""
         of = counted(repeats.num_groups, "different row")
         equal = counted(repeats.num_rows, f"row {nearly}equals", f"rows {nearly}equal")
-        lines.append(f"{equal} an earlier one ({kind}; {of}): {'; '.join(groups)}{more}")
+        lines.append(f"{equal} an earlier one ({kind}; {of}): {_groups(repeats)}")
     return lines
+
+
+def _prompt_line(repeats: Repeats) -> str:
+    prompts = counted(repeats.num_groups, "prompt has", "prompts have")
+    num_rows = repeats.num_rows + repeats.num_groups
+    remedy = "`max_rows_per_prompt: 1` keeps the best row of each"
+    return f"{prompts} several rows, {num_rows:,} in all: {_groups(repeats)} ({remedy})"
+
+
+def _groups(repeats: Repeats) -> str:
+    """Name the rows of the first groups."""
+    groups = []
+    for group in repeats.examples:
+        groups.append(" = ".join(map(str, group)))
+    if repeats.num_groups > len(repeats.examples):
+        groups.append("...")
+    return "; ".join(groups)
 
 
 def _remark_lines(facts: PoolFacts) -> list[str]:

@@ -21,6 +21,7 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import check_adapters_act_inside, inner_model
 from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.overlap.find import exclude_overlap
+from nuggets_trainer.pipeline.diversity import check_prompts
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
@@ -127,13 +128,15 @@ def make_request(
 
     Raises:
         ValueError: if anchors cannot be combined or raced as the config
-            asks, if the pool lacks the column `group_by`, or if tokenizer or rows lack what the template needs.
+            asks, if the pool lacks the column `group_by` or the prompts that `max_rows_per_prompt` counts, or if
+            tokenizer or rows lack what the template needs.
     """
     sets = anchors or {}
     check_combination(config.combine_anchor_sets, max(1, len(sets)))
     if config.requirement is not None:
         config.requirement.check_columns(known_columns(list(sets) if len(sets) > 1 else ()))
     _check_group_by(config, pool)
+    check_prompts(pool, config)
     config = _with_schedule(config, sets)
     template = make_template(
         config.template, tokenizer, pool, *sets.values(), training_chat_template=training_chat_template

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nuggets_trainer.data.contents import look_through
+from nuggets_trainer.data.contents import look_through, prompt_key
 from nuggets_trainer.data.row import joined_text
 from nuggets_trainer.store.run_info import RunFacts, write_run_info
 from nuggets_trainer.store.shown_rows import write_shown_rows
@@ -62,10 +62,11 @@ def _contents(session: ScoringSession, golden_set: GoldenSet, decode: Callable[[
         for i in np.sort(drawn).tolist():
             row = session.pool[i]
             if row.tokens is None:
-                yield i, joined_text(row.prompt), joined_text(row.completion)
+                completion = joined_text(row.completion)
             else:
                 ids, scored = row.tokens
-                yield i, decode(list(ids[: scored[0]])), decode(list(ids[scored[0] :]))
+                completion = decode(list(ids[scored[0] :]))
+            yield i, prompt_key(row), completion
 
     return look_through(texts())
 

@@ -21,7 +21,7 @@ from nuggets_trainer.config.row_options import RowOptions
 from nuggets_trainer.golden.selection import GoldenSet, select_golden_set
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
 from nuggets_trainer.pipeline.computed import Computed, compute_signals, make_pool_scores, score_pairs
-from nuggets_trainer.pipeline.diversity import diversity_of, row_groups
+from nuggets_trainer.pipeline.diversity import diversity_of
 from nuggets_trainer.pipeline.request import AsTrained, read_request
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, check_selectable
 from nuggets_trainer.pipeline.run_files import write_run_files
@@ -137,7 +137,7 @@ def _choose_and_write(
     scores, one_shot, pilot = make_pool_scores(result, seconds)
     dropped = {i: reason for i, reason in enumerate(scores.dropped) if reason is not None}
     check_selectable(config, len(pool), dropped)  # again: rows without a finite log-prob are dropped now
-    diversity = diversity_of(config, row_groups(pool, config), embeddings, scores, one_shot)
+    diversity = diversity_of(config, pool, embeddings, scores, one_shot)
     golden_set = select_golden_set(
         scores,
         config.selection_rule,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nuggets_trainer.config.diversity_options import BEYOND_RANKING
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.config.rule_options import RANK_BY_SIGNALS, RULES
@@ -21,10 +22,8 @@ from nuggets_trainer.pipeline.diversity import diversity_of_stored
 from nuggets_trainer.pipeline.row_filter import AGAIN, check_computed, rows_that_pass_stored
 from nuggets_trainer.racing.recall import expected_recall, indifference_of
 from nuggets_trainer.store.files import Place
-from nuggets_trainer.store.read_results import are_scored_rows, read_config, read_overlap, read_scores
+from nuggets_trainer.store.read_results import check_same_pool, read_config, read_overlap, read_scores
 from nuggets_trainer.store.stored_scores import StoredScores
-
-BEYOND_RANKING = ("coverage_weight", "group_by", "max_similarity")  # but not `group_by` of lengths, which are stored
 
 
 def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Pool | None = None) -> GoldenSet:
@@ -35,44 +34,51 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
 
     Args:
         score_dir: directory or URL with the scores.parquet of the run.
-        config: options of selection; the rule, `rank_by`, `require` and `group_by=num_tokens` are read. None takes
-            the defaults.
-        pool: the rows that were scored. Only earlier versions, which did not look for duplicates, need them: with the
-            rows, those that repeat an earlier one are left out here.
+        config: options of selection; the rule, `rank_by`, `require`, `group_by=num_tokens` and `max_rows_per_prompt`
+            are read. None takes the defaults.
+        pool: the rows that were scored, which `max_rows_per_prompt` needs. For scores of earlier versions, which did
+            not look for duplicates, the rows that repeat an earlier one are left out here.
 
     Raises:
         FileNotFoundError: if nothing was scored there.
-        ValueError: if the golden set of the run or of the config is not a ranking; if rows that a race stopped or left
-            out could be in the golden set; if there are no columns that the config needs; or if other rows were
-            scored than those of the pool. The error says what to run.
+        ValueError: if the golden set of the run or of the config depends on more than scores, lengths and prompts; if
+            rows that a race stopped or left out could be in the golden set; if there are no columns that the config
+            needs; or if other rows were scored than those of the pool. The error says what to run.
     """
     config = config or NuggetsConfig()
-    wanted = _beyond_ranking(vars(config), config.groups_by_length)
+    # What lengths and prompts limit can be chosen here; such limits also take the place of the run's own ones.
+    limited_here = set()
+    if config.groups_by_length:
+        limited_here.add("group_by")
+    if config.max_rows_per_prompt is not None:
+        limited_here.add("max_rows_per_prompt")
+    wanted = _beyond_ranking(vars(config), limited_here)
     if wanted:
         raise ValueError(
             f"{wanted} needs all pairs, but `select_again` reads scores only. Run `nuggets score` with the new "
             "options on the same `score_dir`: it finds every pair in the store."
         )
     run_config = read_config(score_dir)
-    used = _beyond_ranking(run_config, config.groups_by_length)  # classes of length take the place of other groups
+    used = _beyond_ranking(run_config, limited_here)
     if used:
         raise ValueError(
-            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows, or "
-            "choose within classes of length (`--group_by num_tokens`). Run the same `nuggets score` again with "
-            "the new rule: it finds every pair in the store."
+            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows, "
+            "choose within classes of length (`--group_by num_tokens`), or limit the rows of each prompt "
+            "(`--max_rows_per_prompt`). Run the same `nuggets score` again with the new rule: it finds every pair in "
+            "the store."
         )
     stored = read_scores(score_dir)
     if pool is not None and not read_overlap(score_dir):
         stored = _without_repeats(stored, pool)
     if config.rank_by in RANK_BY_SIGNALS:
-        return _choose_by_signal(stored, config, run_config)
+        return _choose_by_signal(stored, config, run_config, pool)
     if not stored.num_anchors.any():
         raise ValueError(
             f"`rank_by={config.rank_by}` needs scored pairs, but the run in {score_dir} ranked rows by "
             f"`{run_config.get('rank_by')}` and scored none. {AGAIN} and with `--rank_by {config.rank_by}`."
         )
     passes = rows_that_pass_stored(stored, config.requirement, run_config)
-    diversity = diversity_of_stored(stored, config)
+    diversity = diversity_of_stored(stored, config, pool)
     return choose_by_rule(stored, config.selection_rule, run_config, config.rank_by, passes, diversity)
 
 
@@ -85,7 +91,9 @@ def _without_repeats(stored: StoredScores, pool: Pool) -> StoredScores:
     return stored.without(is_repeat, DUPLICATE)
 
 
-def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: dict[str, Any]) -> GoldenSet:
+def _choose_by_signal(
+    stored: StoredScores, config: NuggetsConfig, run_config: dict[str, Any], pool: Pool | None
+) -> GoldenSet:
     """Choose by a signal of each row: a race that left out pairs has it too, also for rows that it left out."""
     check_computed(stored, [config.rank_by], f"`rank_by={config.rank_by}`")
     passes = rows_that_pass_stored(stored, config.requirement, run_config, need_pairs=False)
@@ -105,7 +113,7 @@ def _choose_by_signal(stored: StoredScores, config: NuggetsConfig, run_config: d
         if config.requirement is not None:
             condition = f" and meet `{config.requirement.text}`"
         raise ValueError(f"`{written_rule(rule)}` is too much: {num_choosable:,} rows have a {words}{condition}.")
-    diversity = diversity_of_stored(stored, config)
+    diversity = diversity_of_stored(stored, config, pool)
     return select_golden_set(
         stored, rule, diversity=diversity, rank_by=config.rank_by, passes=passes, total_tokens=tokens
     )
@@ -123,12 +131,9 @@ def _tokens_for(stored: StoredScores, rule: tuple[str, float]) -> npt.NDArray[np
     return stored.signals[TOTAL_TOKENS]
 
 
-def _beyond_ranking(config: dict[str, Any], but_groups: bool) -> str:
-    """Name the options of a config under which a golden set is not a ranking, but not `group_by` if it can be had."""
-    names = [
-        name for name in BEYOND_RANKING if config.get(name) is not None and not (but_groups and name == "group_by")
-    ]
-    return " and ".join(f"`{name}`" for name in names)
+def _beyond_ranking(config: dict[str, Any], but: set[str]) -> str:
+    """Name the options of a config under which a golden set is not a ranking, but not those that can be had here."""
+    return " and ".join(f"`{name}`" for name in BEYOND_RANKING if config.get(name) is not None and name not in but)
 
 
 def choose_by_rule(
@@ -147,7 +152,7 @@ def choose_by_rule(
         run_config: config of that run, for the error.
         rank_by: value to rank by.
         passes: whether each row meets the condition `require`, `(n,)`; None without one.
-        diversity: further criteria of the choice, of a run that scored every pair; None for a ranking.
+        diversity: limits of the choice, from `diversity_of_stored`; None for a ranking.
 
     Raises:
         ValueError: if a row that a race stopped could be in the golden set, or if rows lack the value.
@@ -168,19 +173,23 @@ def choose_by_rule(
         _check_all_have(stored, RANKED_VALUES[rank_by])
         _check_recall(stored, _in_rows(stored, rule, rank_by, tokens), run_config, RANKED_VALUES[rank_by])
     else:
-        reason = _why_not_enough(stored, rule, tokens)
+        reason = _why_not_enough(stored, rule, tokens, diversity)
         if reason is not None:
-            raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason))
+            raise ValueError(_refusal(rule, run_config, int(stored.eliminated.sum()), reason, diversity))
     return select_golden_set(all_stored, rule, stored.num_candidates, diversity, rank_by, passes, total_tokens=tokens)
 
 
 def _in_rows(
-    stored: StoredScores, rule: tuple[str, float], rank_by: str, tokens: npt.NDArray[np.float64] | None
+    stored: StoredScores,
+    rule: tuple[str, float],
+    rank_by: str,
+    tokens: npt.NDArray[np.float64] | None,
+    diversity: Diversity | None = None,
 ) -> tuple[str, float]:
     """Give a token budget as the number of rows that it keeps; any other rule comes back as it is."""
     if tokens is None:
         return rule
-    kept = select_golden_set(stored, rule, stored.num_candidates, rank_by=rank_by, total_tokens=tokens)
+    kept = select_golden_set(stored, rule, stored.num_candidates, diversity, rank_by, total_tokens=tokens)
     return "top_k", len(kept)
 
 
@@ -231,7 +240,10 @@ def _check_recall(
 
 
 def _why_not_enough(
-    stored: StoredScores, rule: tuple[str, float], tokens: npt.NDArray[np.float64] | None
+    stored: StoredScores,
+    rule: tuple[str, float],
+    tokens: npt.NDArray[np.float64] | None,
+    diversity: Diversity | None,
 ) -> str | None:
     """Say why the scores do not decide a rule; None if they do."""
     bounds = stored.upper_bound[stored.eliminated]
@@ -240,7 +252,7 @@ def _why_not_enough(
     name, value = rule
     if tokens is not None:
         # The row that would pass the budget must be known too: in its place, a shorter one might fit.
-        name, value = _in_rows(stored, rule, "golden_score", tokens)
+        name, value = _in_rows(stored, rule, "golden_score", tokens, diversity)
         candidates = stored.complete | stored.eliminated
         value = min(value + 1, most_within(tokens[candidates], rule[1]))
     if name == "threshold":
@@ -253,15 +265,27 @@ def _why_not_enough(
             return f"the budget has room for more than the {num_scored:,} rows that have a golden score"
         if needed > num_scored:
             return f"the rule keeps {needed:,.0f} rows, but only {num_scored:,} have a golden score"
-        cut = select_golden_set(stored, (name, value), stored.num_candidates).cut
+        known = select_golden_set(stored, (name, value), stored.num_candidates, diversity)
+        if known.num_missing:
+            return f"of the rows that have a golden score only {len(known):,} fit under `max_rows_per_prompt`"
+        cut = known.cut
         within = bounds >= cut  # at the cut the mean gain decides, and that of a stopped row is not known
     if not within.any():
         return None
     return f"{int(np.sum(within)):,} of them could still reach {cut:.3f} (the best of them {bounds.max():.3f})"
 
 
-def _refusal(rule: tuple[str, float], run_config: dict[str, Any], num_stopped: int, reason: str) -> str:
+def _refusal(
+    rule: tuple[str, float],
+    run_config: dict[str, Any],
+    num_stopped: int,
+    reason: str,
+    diversity: Diversity | None = None,
+) -> str:
     name, value = rule
+    options = f"`--{name} {value}`"
+    if diversity is not None:  # a race with gaps decides no other limit
+        options += f" and `--max_rows_per_prompt {diversity.max_rows_per_prompt}`"
     in_place = ""
     for own in RULES:
         if run_config.get(own) is not None:
@@ -269,39 +293,10 @@ def _refusal(rule: tuple[str, float], run_config: dict[str, Any], num_stopped: i
     return (
         f"The scores do not decide `{written_rule(rule)}`: a race stopped {num_stopped:,} rows before their last "
         f"anchor, and {reason}. Run the command that scored the pool again, on the same `score_dir`, with "
-        f"`--{name} {value}`{in_place}: it scores what this rule needs, reuses the rest, and writes this golden "
+        f"{options}{in_place}: it scores what this rule needs, reuses the rest, and writes this golden "
         "set. For any rule, now and later, run it with `--schedule exact`, which scores every row, and then `nuggets "
         "select` again."
     )
-
-
-def check_same_pool(stored: StoredScores, pool: Pool) -> str | None:
-    """Check that rows are those that were scored.
-
-    Args:
-        stored: scores of an earlier run.
-        pool: the rows.
-
-    Returns:
-        What could not be checked; None if all was.
-
-    Raises:
-        ValueError: if there are more or fewer rows, or others.
-    """
-    if len(pool) != len(stored.upper_bound):
-        raise ValueError(
-            f"`dataset_name` has {len(pool):,} rows, but {len(stored.upper_bound):,} were scored. Name the pool "
-            "that was scored, with its `dataset_config`, `dataset_train_split` and `pool_size`."
-        )
-    if stored.pool_sha256 is None or stored.pool_format != pool.format:
-        return "The rows were compared with the scored ones by their number only, not by their content."
-    if not are_scored_rows(stored, stored.pool_sha256, pool):
-        raise ValueError(
-            f"`dataset_name` has as many rows as were scored, but not the same ones in the same order (content hash "
-            f"{pool.content_hash}, scored {stored.pool_sha256}). Name the pool that was scored. Or score these rows: "
-            "`nuggets score` on the same `score_dir` computes only what is not stored."
-        )
-    return None
 
 
 def as_json(golden_set: GoldenSet) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nuggets_trainer.golden.limits import FAILS_REQUIRE, UNWANTED
-from nuggets_trainer.report.trust import CONTENTS, LONGER_SHARE
+from nuggets_trainer.report.trust import CONTENTS, LONGER_SHARE, remedy_of
 from nuggets_trainer.wording import counted, decimal, tally
 
 DROPPED_SHARE = 0.1
@@ -159,6 +159,23 @@ def _coverage(figures: Figures) -> Iterator[Caution]:
         )
 
 
+def _missing(figures: Figures) -> Iterator[Caution]:
+    golden_set = figures["run"].get("golden_set", {})
+    num_missing = golden_set.get("num_missing", 0)
+    if not num_missing:
+        return
+    num_kept = golden_set["golden_set_size"]
+    passed_over = {}
+    for name, number in golden_set.items():
+        if name.startswith("passed_over_"):
+            passed_over[name.removeprefix("passed_over_")] = number
+    yield _warn(
+        f"The golden set has {counted(num_kept, 'row')}, not {num_kept + num_missing:,}",
+        f"All other rows were passed over ({tally(passed_over)}). Keep fewer rows, or raise the limit that passed "
+        "them over: `max_rows_per_prompt` (full_prompt), `max_similarity` (near_duplicate).",
+    )
+
+
 def _length(figures: Figures) -> Iterator[Caution]:
     length = figures["length"]
     longer = length["share_longer"]
@@ -253,11 +270,12 @@ def _contents(figures: Figures) -> Iterator[Caution]:
             continue
         level = _warn if found["num_rows"] > UNWANTED_SHARE * contents["num_rows"] else _note
         examples = ", ".join(f"{index:,}" for index in found["examples"])
-        yield level(
-            f"Kept rows that {what}: {found['num_rows']:,} of {contents['num_rows']:,}",
-            f"The first of them in the pool: {examples}. Lists of phrases find them, which miss some: "
-            "see `nuggets_trainer.data.contents`.",
-        )
+        text = f"The first of them in the pool: {examples}. "
+        if not name.startswith("repeated"):
+            text += "Lists of phrases find them, which miss some: see `nuggets_trainer.data.contents`."
+        elif remedy_of(name, figures["run"]):
+            text += f"{remedy_of(name, figures['run'])}; other prompts take the places."
+        yield level(f"Kept rows that {what}: {found['num_rows']:,} of {contents['num_rows']:,}", text.strip())
 
 
 def _eliminated(figures: Figures) -> Iterator[Caution]:
@@ -284,5 +302,6 @@ def _eliminated(figures: Figures) -> Iterator[Caution]:
 
 
 CHECKS = (
-    *(_signal, _dropped, _left_out, _low_cut, _ties, _coverage, _length, _contents, _anchors, _size, _eliminated),
+    *(_signal, _dropped, _left_out, _low_cut, _ties, _coverage, _missing),
+    *(_length, _contents, _anchors, _size, _eliminated),
 )

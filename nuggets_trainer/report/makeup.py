@@ -9,6 +9,7 @@ from nuggets_trainer.golden.ranking import RANKED_VALUES, RankedValue, ranked_va
 from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import read_scores, reselections
 from nuggets_trainer.store.stored_scores import StoredScores
+from nuggets_trainer.wording import counted
 
 MOST_GROUPS = 30
 # Digits after the point; 2 for the other values.
@@ -74,6 +75,9 @@ def what_is_kept(run: dict[str, Any]) -> str:
         parts.append("within classes of length")
     elif group_by is not None:
         parts.append(f"within quotas by {group_by}")
+    limit = run["config"].get("max_rows_per_prompt")
+    if limit is not None:
+        parts.append(f"with at most {counted(limit, 'row')} of each prompt")
     if run["config"].get("max_similarity") is not None:
         parts.append("without near-duplicates")
     if run["config"].get("coverage_weight") is not None:

@@ -26,6 +26,7 @@ SEEN = {
     "none": "it cannot tell rows from corrupted copies of themselves",
     "unclear": "too few rows were compared with corrupted copies to tell",
 }
+ONE_EACH = "`max_rows_per_prompt: 1` keeps the best row of each prompt"
 CONTENTS = {
     "repeated_prompts": "repeat the prompt of another kept row",
     "repeated_completions": "repeat the completion of another kept row",
@@ -112,9 +113,16 @@ def _reasons(figures: Figures, agreement: Agreement) -> Iterator[str]:
 
 
 def _without_quotas(figures: Figures) -> str:
-    """Say that the two shares which stay are those of the ranking, if groups have quotas."""
-    group_by = figures["run"]["config"].get("group_by")
-    return "" if group_by is None else f"; both shares ignore the quotas of `{group_by}`"
+    """Say that the two shares which stay are those of the ranking, if groups have quotas or prompts are limited."""
+    config = figures["run"]["config"]
+    ignored = []
+    if config.get("group_by") is not None:
+        ignored.append(f"the quotas of `{config['group_by']}`")
+    if config.get("max_rows_per_prompt") is not None:
+        ignored.append("`max_rows_per_prompt`")
+    if not ignored:
+        return ""
+    return f"; both shares ignore {' and '.join(ignored)}"
 
 
 def _sentence(outcome: str, agreement: Agreement, reasons: list[str], without_quotas: str) -> str:
@@ -150,7 +158,7 @@ def _length_fact(figures: Figures) -> dict[str, str] | None:
 
 
 def _contents_fact(figures: Figures) -> dict[str, str] | None:
-    text = _about_contents(figures["run"].get("contents"))
+    text = _about_contents(figures["run"])
     return None if text is None else {"name": "contents", "text": text}
 
 
@@ -182,12 +190,31 @@ def _about_length(length: Figures) -> str | None:
     return f"{text}: length alone may explain part of the choice"
 
 
-def _about_contents(contents: Figures | None) -> str | None:
+def remedy_of(name: str, run: Figures) -> str:
+    """Name the option that leaves out kept rows of a kind; "" if there is none, or if the run used it.
+
+    Args:
+        name: key of `CONTENTS`.
+        run: content of run.json.
+    """
+    if name == "repeated_prompts" and run["config"].get("max_rows_per_prompt") is None:
+        return ONE_EACH
+    return ""
+
+
+def _about_contents(run: Figures) -> str | None:
     """Say how many kept rows nobody would want; None for results of earlier versions."""
+    contents = run.get("contents")
     if contents is None:
         return None
     looked_at = counted(contents["num_rows"], "kept row")
-    parts = [f"{contents[name]['num_rows']:,} {what}" for name, what in CONTENTS.items() if contents[name]["num_rows"]]
+    parts = []
+    for name, what in CONTENTS.items():
+        if contents[name]["num_rows"]:
+            part = f"{contents[name]['num_rows']:,} {what}"
+            if remedy_of(name, run):
+                part += f" ({remedy_of(name, run)})"
+            parts.append(part)
     if not parts:
         return f"no repeated prompts, refusals or boilerplate found in {looked_at}"
     return f"of {looked_at}, {', '.join(parts)}"

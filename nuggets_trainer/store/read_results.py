@@ -99,6 +99,35 @@ def are_scored_rows(scores: StoredScores, pool_sha256: str, pool: Pool) -> bool:
     return places == pool.unreadable
 
 
+def check_same_pool(stored: StoredScores, pool: Pool) -> str | None:
+    """Check that rows are those that were scored.
+
+    Args:
+        stored: scores of an earlier run.
+        pool: the rows.
+
+    Returns:
+        What could not be checked; None if all was.
+
+    Raises:
+        ValueError: if there are more or fewer rows, or others.
+    """
+    if len(pool) != len(stored.upper_bound):
+        raise ValueError(
+            f"`dataset_name` has {len(pool):,} rows, but {len(stored.upper_bound):,} were scored. Name the pool "
+            "that was scored, with its `dataset_config`, `dataset_train_split` and `pool_size`."
+        )
+    if stored.pool_sha256 is None or stored.pool_format != pool.format:
+        return "The rows were compared with the scored ones by their number only, not by their content."
+    if not are_scored_rows(stored, stored.pool_sha256, pool):
+        raise ValueError(
+            f"`dataset_name` has as many rows as were scored, but not the same ones in the same order (content hash "
+            f"{pool.content_hash}, scored {stored.pool_sha256}). Name the pool that was scored. Or score these rows: "
+            "`nuggets score` on the same `score_dir` computes only what is not stored."
+        )
+    return None
+
+
 def _floats(table: pa.Table, column: str) -> Floats:
     """Return a column as float64, NaN for null; all NaN if an earlier version wrote the table without it."""
     if column not in table.column_names:

@@ -43,6 +43,7 @@ IF_SET = (
     "reselect_steps",
     "coverage_weight",
     "group_by",
+    "max_rows_per_prompt",
     "max_similarity",
     "require",
     "decontaminate",

@@ -76,8 +76,28 @@ def check_selection_options(
             "planned for a fixed number of rows. Leave `max_similarity` out. Or run `nuggets score`, and train on the "
             "rows that are `selected` in scores.parquet."
         )
+    _check_prompt_limit(config, waits_for_sharding)
     if config.reselect != "no":
         check_adapters_act_inside(model)
+
+
+def _check_prompt_limit(config: NuggetsConfig, waits_for_sharding: bool) -> None:
+    """Refuse `max_rows_per_prompt` where training is planned for a number of rows that it may not reach.
+
+    Chosen again, a golden set within this limit has as many rows as the first one. With quotas it may have fewer.
+    """
+    if config.max_rows_per_prompt is None:
+        return
+    where = "under FSDP and DeepSpeed"
+    if not waits_for_sharding:
+        if config.reselect == "no" or config.group_by is None:
+            return
+        where = "with `group_by` and `reselect`"
+    raise ValueError(
+        f"`max_rows_per_prompt={config.max_rows_per_prompt}` leaves open how many rows are kept, but {where} training "
+        "is planned for a fixed number of rows. Leave one out. Or run `nuggets score`, and train on the rows that are "
+        "`selected` in scores.parquet."
+    )
 
 
 def _check_sharded(config: NuggetsConfig, fsdp_plugin: Any) -> None:

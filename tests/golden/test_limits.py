@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from nuggets_trainer.golden.diversity import Diversity
-from nuggets_trainer.golden.limits import Limits, quotas
+from nuggets_trainer.golden.limits import NO_PROMPT, Limits, quotas
 from nuggets_trainer.golden.ranking import rank_candidates
 from nuggets_trainer.golden.scores import GoldenScores
 from nuggets_trainer.golden.selection import select_golden_set
@@ -126,3 +127,98 @@ def test_coverage_keeps_to_quotas_and_distance_too():
     assert golden_set.spread["coverage"] > golden_set.spread["ranking_coverage"] - 0.05
     assert "by coverage" in golden_set.describe()
     assert (np.diff(np.argsort(rank_candidates(scores))[golden_set.indices]) > 0).all()  # in rank order
+
+
+def slow_walk(order, k, prompts, most, admits=lambda kept, i: True, room=None):
+    """Walk the ranking and count: the obvious way."""
+    kept = []
+    for i in order.tolist():
+        is_full = prompts[i] != NO_PROMPT and sum(prompts[j] == prompts[i] for j in kept) == most
+        if is_full or not admits(kept, i):
+            continue
+        if len(kept) == k or (room is not None and room(kept, i)):
+            break
+        kept.append(i)
+    return kept
+
+
+def answers(seed, num_rows=60):
+    """Random scores and gains, lengths, and prompts with 1 to about 8 rows; some rows have none."""
+    generator = np.random.default_rng(seed)
+    gains = generator.normal(size=(num_rows, 6)).astype(np.float32)
+    scores = scores_of((gains > 0).mean(axis=1), gains.mean(axis=1))
+    prompts = generator.integers(-1, 15, size=num_rows)
+    prompts[prompts < 0] = NO_PROMPT
+    return gains, scores, prompts, generator.integers(5, 30, size=num_rows).astype(np.float64)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("rank_by", ["golden_score", "gain", "mean_gain"])
+def test_rows_per_prompt_equal_walking_the_ranking(seed, most, rank_by):
+    _, scores, prompts, tokens = answers(seed)
+    order = rank_candidates(scores, rank_by)
+    diversity = Diversity(prompts=prompts, max_rows_per_prompt=most)
+    values = getattr(scores, rank_by)
+    above = int((values > 0.1).sum())
+    rules = {("top_k", 9): (9, order), ("top_fraction", 0.2): (12, order), ("threshold", 0.1): (60, order[:above])}
+    for rule, (k, walked) in rules.items():
+        golden_set = select_golden_set(scores, rule, diversity=diversity, rank_by=rank_by)
+        assert golden_set.indices.tolist() == slow_walk(walked, k, prompts, most)
+        assert golden_set.num_missing == 0
+    assert golden_set.passed_over["full_prompt"] == above - len(golden_set) > 0  # of the threshold
+    budget = select_golden_set(scores, ("max_tokens", 120), diversity=diversity, rank_by=rank_by, total_tokens=tokens)
+    assert budget.indices.tolist() == slow_walk(
+        order, 60, prompts, most, room=lambda kept, i: tokens[[*kept, i]].sum() > 120
+    )
+
+
+def test_all_limits_together_equal_walking_the_ranking():
+    reasons = Counter()
+    for seed, most in itertools.product(range(6), (1, 2)):
+        _, scores, prompts, _ = answers(seed)
+        generator = np.random.default_rng(seed)
+        groups = generator.choice(list("aab"), size=60).tolist()
+        embeddings = generator.normal(size=(60, 3)).astype(np.float32)
+        directions = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        passes = generator.random(60) < 0.9
+        places = quotas([groups[i] for i in np.flatnonzero(passes)], 12, "equal")
+
+        def admits(kept, i, groups=groups, places=places, directions=directions):
+            is_full = sum(groups[j] == groups[i] for j in kept) == places[groups[i]]
+            return not is_full and all(directions[i] @ directions[j] <= 0.97 for j in kept)
+
+        diversity = Diversity(None, 0.0, groups, "equal", embeddings, 0.97, None, prompts, most)
+        golden_set = select_golden_set(scores, ("top_k", 12), diversity=diversity, passes=passes)
+        order = rank_candidates(scores)
+        expected = slow_walk(order[passes[order]], 12, prompts, most, admits)
+        assert golden_set.indices.tolist() == expected and golden_set.num_missing == 12 - len(expected)
+        reasons.update(golden_set.passed_over)
+    assert min(reasons[reason] for reason in ("full_group", "full_prompt", "near_duplicate")) > 9
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_coverage_keeps_to_rows_per_prompt(most):
+    gains, scores, prompts, _ = answers(7)
+    plain = select_golden_set(scores, ("top_k", 14), diversity=Diversity(gains, 0.5))
+    assert max(Counter(prompts[plain.indices].tolist()).values()) > most  # the limit changes something
+    diversity = Diversity(gains, 0.5, prompts=prompts, max_rows_per_prompt=most)
+    golden_set = select_golden_set(scores, ("top_k", 14), diversity=diversity)
+    counts = Counter(prompts[golden_set.indices].tolist())
+    del counts[NO_PROMPT]
+    assert max(counts.values()) == most and len(golden_set) == 14
+    best = Counter(prompts.tolist())
+    del best[NO_PROMPT]
+    room = sum(min(most, count) for count in best.values()) + int((prompts == NO_PROMPT).sum())
+    assert len(select_golden_set(scores, ("top_k", 60), diversity=diversity)) == room < 60
+
+
+def test_a_set_says_how_many_rows_are_missing():
+    diversity = Diversity(prompts=np.array([0, 0, 1, 0, 1]))
+    golden_set = select_golden_set(scores_of([0.9, 0.8, 0.7, 0.6, 0.5]), ("top_k", 4), diversity=diversity)
+    assert golden_set.indices.tolist() == [0, 2] and golden_set.num_missing == 2
+    assert golden_set.summary()["num_missing"] == 2 and "2 rows are missing" in golden_set.describe()
+    said = "The golden set has 2 rows, not 4: all other rows were passed over (full_prompt 3)."
+    assert golden_set.describe_missing() == said
+    full = select_golden_set(scores_of([0.9, 0.8, 0.7]), ("top_k", 2), diversity=Diversity(prompts=np.arange(3)))
+    assert full.num_missing == 0 and "num_missing" not in full.summary() and "missing" not in full.describe()

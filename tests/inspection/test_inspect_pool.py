@@ -73,10 +73,19 @@ def test_reasons_repeats_and_roles_are_counted(tokenizer):
         ("last_message_not_assistant", 1, (3,)),
     ]
     assert found.duplicates["near"].num_rows == 0 and "no row nearly equals another one (near)" in str(found)
+    assert "prompt" not in found.duplicates  # a row that is dropped is no other answer
     assert found.duplicates["exact"].num_rows == 2 and found.duplicates["exact"].examples == ((0, 1, 2),)
     assert found.same_as_anchor == 3
     assert found.format.roles == {"human": 4, "gpt": 3} and found.format.renamed_roles["gpt"] == "assistant"
     assert "Blue?" in found.rows[0].record and found.rows[0].dropped == "last_message_not_assistant"
+
+
+def test_prompts_with_several_answers_are_told(tokenizer):
+    rows = [{"prompt": text, "completion": str(i)} for i, text in enumerate(["Red?", "Blue?", "red? ", "Red?", "Go?"])]
+    found = inspect_pool(tokenizer, Dataset.from_list(rows), num_rows=0)
+    assert found.duplicates["prompt"].examples == ((0, 2, 3),)
+    told = "1 prompt has several rows, 3 in all: 0 = 2 = 3 (`max_rows_per_prompt: 1` keeps the best row of each)"
+    assert told in " ".join(str(found).split())
 
 
 def test_unknown_roles_and_several_anchor_sets_are_told(tokenizer):

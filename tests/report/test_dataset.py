@@ -20,9 +20,8 @@ from nuggets_trainer import (
     score_pool,
     write_dataset,
 )
-from nuggets_trainer.pipeline.select_again import check_same_pool
 from nuggets_trainer.report.dataset import golden_rows
-from nuggets_trainer.store.read_results import read_scores
+from nuggets_trainer.store.read_results import check_same_pool, read_scores
 from tests.support.rows import alpaca_rows
 
 

@@ -41,6 +41,8 @@ def test_with_quotas_the_shares_are_those_of_the_ranking():
     assert grouped["sentence"].endswith("of its best quarter; both shares ignore the quotas of `num_tokens`.")
     assert grouped["facts"][0]["text"].endswith("(reliability 0.90); both shares ignore the quotas of `num_tokens`")
     assert "quotas" not in judged()["sentence"]
+    both = judged(run={"config": {"group_by": "source", "max_rows_per_prompt": 1}})
+    assert both["sentence"].endswith("ignore the quotas of `source` and `max_rows_per_prompt`.")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,8 @@ def test_facts_name_length_scorer_and_contents():
     }
     run = {**QUIET["run"], "contents": {"num_rows": 200, **counts}}
     facts = {fact["name"]: fact["text"] for fact in judged(run=run, length={"share_longer": 0.8})["facts"]}
-    assert facts["contents"] == "of 200 kept rows, 30 repeat the prompt of another kept row, 3 refuse"
+    remedy = "`max_rows_per_prompt: 1` keeps the best row of each prompt"
+    assert facts["contents"] == f"of 200 kept rows, 30 repeat the prompt of another kept row ({remedy}), 3 refuse"
     assert facts["length"].endswith("in 80% of the pairs: length alone may explain part of the choice")
     assert facts["scorer"] == "it was not checked whether it can use an example"
     told = [(c["level"], c["title"], c["text"]) for c in cautions({**QUIET, "run": run})]
@@ -73,7 +76,10 @@ def test_facts_name_length_scorer_and_contents():
         ("warn", "Kept rows that repeat the prompt of another kept row: 30 of 200"),
         ("note", "Kept rows that refuse: 3 of 200"),
     ]
-    assert "The first of them in the pool: 4, 9, 11." in told[1][2]
+    assert "The first of them in the pool: 4, 9, 11. Lists of phrases" in told[1][2] and remedy not in told[1][2]
+    assert told[0][2] == f"The first of them in the pool: 2. {remedy}; other prompts take the places."
+    limited = {**run, "config": {"max_rows_per_prompt": 2}}
+    assert remedy not in str(judged(run=limited)) + str(cautions({**QUIET, "run": limited}))
     assert "contents" not in {fact["name"] for fact in judged()["facts"]}  # results of earlier versions
 
 
