@@ -34,7 +34,6 @@ from nuggets_trainer.data.dataset import take_pool
 from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.prompts.trl_columns import alpaca_to_trl
 from nuggets_trainer.training.job import run_job
-from nuggets_trainer.training.job_arguments import RecipeArguments
 from nuggets_trainer.training.preserved import hidden_bars
 
 QUIET = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
@@ -50,7 +49,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, ...]:
 
 
 def main(
-    options: argparse.Namespace, script: RecipeArguments, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
+    options: argparse.Namespace, script: Any, args: SFTConfig, model: ModelConfig, nuggets: NuggetsConfig
 ) -> tuple[SelectedSFTTrainer, dict[str, list[float]]]:
     """Run the job and the control arms, print the table, and return the trainer and the held-out losses by arm."""
     pool = take_pool(load_rows(script.dataset_name), nuggets.pool_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from nuggets_trainer.overlap.find import overlap_of
 from nuggets_trainer.pipeline.rows import check_selectable, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.report.verdicts import REASONS, UNKNOWN_REASON
+from nuggets_trainer.wording import duration
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 MOST_RENDERED = 1000  # random rows of a larger pool are rendered, which takes some seconds
 NUM_EXAMPLES = 5  # rows that are named for a reason
+MANY_ROWS = 200_000  # from here on, one line says that reading takes a while
+SECONDS_PER_ROW = 1e-4  # to read a row of 225 tokens, and to compare it with all others
+
+logger = logging.getLogger(__name__)
 
 
 def inspect_pool(
@@ -141,6 +147,9 @@ def _read(
     if not is_known:
         guessed = tuple(guess_columns(given.column_names, given.features))
         config = replace(config, columns=list(guessed) or None)
+    if len(given) >= MANY_ROWS:
+        seconds = duration(SECONDS_PER_ROW * len(given))
+        logger.info("reading and comparing %s rows takes about %s on one core", f"{len(given):,}", seconds)
     mapping, text_field = _as_read(config.column_mapping, given), options.dataset_text_field
     implied = implied_mapping(given) if mapping is None and formatting_func is None else None
     try:

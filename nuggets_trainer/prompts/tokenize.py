@@ -231,8 +231,8 @@ def _pattern_of(backend: Any) -> str | None:
 def _state_of(backend: Any) -> tuple[Any, ...]:
     """Return what the ids of a piece depend on, in 60 us.
 
-    Comparing whole vocabularies would take longer than the pieces save. A model with other merges or ids has other
-    ids of the probe.
+    Comparing whole vocabularies would take longer than the pieces save. A model with other merges or ids nearly always
+    has other ids of the probe.
     """
     pattern = _pattern_of(backend)
     if pattern is None:  # no pieces are kept

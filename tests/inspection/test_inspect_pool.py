@@ -153,6 +153,18 @@ def test_a_problem_leaves_what_can_be_shown(tokenizer):
     assert empty.dropped[0].reason == "empty_completion"
 
 
+def test_a_large_pool_says_how_long_it_is_read(monkeypatch, caplog):
+    """Minutes passed without a line."""
+    rows = Dataset.from_list(alpaca_rows(3))
+    monkeypatch.setattr("nuggets_trainer.inspection.inspect_pool.SECONDS_PER_ROW", 30)
+    with caplog.at_level("INFO", "nuggets_trainer"):
+        inspect_pool(None, rows)
+        assert not caplog.messages
+        monkeypatch.setattr("nuggets_trainer.inspection.inspect_pool.MANY_ROWS", 3)
+        inspect_pool(None, rows)
+    assert caplog.messages == ["reading and comparing 3 rows takes about 1.5 min on one core"]
+
+
 def test_rows_that_leave_nothing_to_select_are_a_problem(tokenizer):
     """`nuggets inspect` exited with 0, although `nuggets score` refuses such rows."""
     kept = Dataset.from_list(alpaca_rows(3))
