@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nuggets_trainer.golden.arrays import FloatArray, Floats, Ints
 from nuggets_trainer.golden.coverage import cover, gain_spread
-from nuggets_trainer.golden.length_classes import classes_in_order, length_classes
+from nuggets_trainer.golden.length_classes import NUM_CLASSES, classes_in_order, length_classes
 from nuggets_trainer.golden.limits import Limits, quotas
+
+
+class Groups(NamedTuple):
+    """Name of the group of each candidate, `(c,)`, and of classes of length all names, shortest first; else None."""
+
+    names: list[str]
+    in_order: list[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +55,14 @@ class Diversity:
     prompts: Ints | None = None
     max_rows_per_prompt: int = 1
 
-    def groups_of(self, rows: Ints, num_kept: int) -> list[str] | None:
-        """Return the group of each of these rows, `(len(rows),)`, if `num_kept` are kept; None without quotas."""
+    def groups_of(self, rows: Ints, num_kept: int) -> Groups | None:
+        """Return the groups of these rows if `num_kept` are kept; None without quotas."""
         if self.lengths is not None:
-            return length_classes(self.lengths[rows], num_kept)
+            names = length_classes(self.lengths[rows], num_kept)
+            return Groups(names, classes_in_order(names, self.lengths[rows]))
         if self.groups is not None:
-            return [self.groups[i] for i in rows]
+            return Groups([self.groups[i] for i in rows])
         return None
-
-    def groups_in_order(self, rows: Ints, groups: Sequence[str]) -> list[str] | None:
-        """Return the names of the rows' groups, shortest first; None if they are no classes of length."""
-        return None if self.lengths is None else classes_in_order(groups, self.lengths[rows])
 
     @property
     def has_quotas(self) -> bool:
@@ -100,25 +106,50 @@ def choose_diverse(
     """
     if tokens is not None and diversity.has_quotas:
         return _choose_within_budget(values, order, diversity, rank_by, tokens, max_tokens)
-    places_by_group = embeddings = prompts = in_order = None
-    groups = diversity.groups_of(order, k)
-    if groups is not None:
-        in_order = diversity.groups_in_order(order, groups)
-        places_by_group = quotas(groups, k, diversity.group_quota, in_order)
-    if diversity.embeddings is not None:
-        embeddings = diversity.embeddings[order]
-    if diversity.prompts is not None:
-        prompts = diversity.prompts[order]
-    limits = Limits(
-        groups, places_by_group, embeddings, diversity.max_similarity, prompts, diversity.max_rows_per_prompt
-    )
-    if not diversity.coverage_weight:
+    return _choose(values, order, k, diversity, rank_by, diversity.groups_of(order, k), tokens, max_tokens)
+
+
+def _choose(
+    values: Floats,
+    order: Ints,
+    k: int,
+    diversity: Diversity,
+    rank_by: str,
+    groups: Groups | None,
+    tokens: Floats | None = None,
+    max_tokens: float = math.inf,
+) -> Choice:
+    """Choose within groups that are known."""
+    limits = _limits(order, k, diversity, groups)
+    spread: dict[str, float] = {}
+    if diversity.coverage_weight:
+        places, spread = _cover(values, order, k, diversity, rank_by, limits)
+    else:
         admitted = filter(limits.admit, range(len(order)))
         if tokens is None:
             places = np.fromiter(itertools.islice(admitted, k), dtype=np.int64)
         else:
             places = np.fromiter(_until_full(admitted, tokens, max_tokens), dtype=np.int64)
-        return Choice(places, dict(limits.passed_over), groups=_group_counts(groups, places, in_order))
+    return Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places))
+
+
+def _limits(order: Ints, k: int, diversity: Diversity, groups: Groups | None) -> Limits:
+    """Make the limits of the candidates, in the order of the ranking."""
+    names = places = embeddings = prompts = None
+    if groups is not None:
+        names = groups.names
+        places = quotas(names, k, diversity.group_quota, groups.in_order)
+    if diversity.embeddings is not None:
+        embeddings = diversity.embeddings[order]
+    if diversity.prompts is not None:
+        prompts = diversity.prompts[order]
+    return Limits(names, places, embeddings, diversity.max_similarity, prompts, diversity.max_rows_per_prompt)
+
+
+def _cover(
+    values: Floats, order: Ints, k: int, diversity: Diversity, rank_by: str, limits: Limits
+) -> tuple[Ints, dict[str, float]]:
+    """Choose places by coverage, and measure how the gains are spread, beside those of the ranking."""
     assert diversity.gains is not None
     gains = diversity.gains[order]
     quality = values[order]
@@ -129,7 +160,7 @@ def choose_diverse(
     spread: dict[str, float] = dict(vars(gain_spread(gains, places)))
     for name, value in vars(gain_spread(gains, np.arange(k))).items():
         spread[f"ranking_{name}"] = value
-    return Choice(places, dict(limits.passed_over), spread, _group_counts(groups, places, in_order))
+    return places, spread
 
 
 def _choose_within_budget(
@@ -137,8 +168,13 @@ def _choose_within_budget(
 ) -> Choice:
     """Choose the largest number of rows within quotas whose tokens fit into the budget."""
 
+    # Making the classes takes four fifths of the time of a choice. Only below `NUM_CLASSES` rows the number matters.
+    @functools.cache
+    def groups_for(number: int) -> Groups | None:
+        return diversity.groups_of(order, number)
+
     def choose(number: int) -> Choice:
-        return choose_diverse(values, order, number, diversity, rank_by)
+        return _choose(values, order, number, diversity, rank_by, groups_for(min(number, NUM_CLASSES)))
 
     def is_too_much(number: int) -> bool:
         return bool(tokens[choose(number).places].sum() > max_tokens)
@@ -161,12 +197,10 @@ def _until_full(places: Iterable[int], tokens: Floats, max_tokens: float) -> Ite
         yield place
 
 
-def _group_counts(
-    groups: Sequence[str] | None, places: Ints, in_order: Sequence[str] | None
-) -> dict[str, dict[str, int]]:
+def _group_counts(groups: Groups | None, places: Ints) -> dict[str, dict[str, int]]:
     """Count the candidates of each group, and those kept, in order or largest group first; empty without groups."""
     if groups is None:
         return {}
-    candidates, kept = Counter(groups), Counter(groups[place] for place in places)
-    names = in_order or [name for name, _ in candidates.most_common()]
+    candidates, kept = Counter(groups.names), Counter(groups.names[place] for place in places)
+    names = groups.in_order or [name for name, _ in candidates.most_common()]
     return {name: {"candidates": candidates[name], "kept": kept[name]} for name in names}
