@@ -62,7 +62,7 @@ class GoldenScorer:
 
     Raises:
         ValueError: if anchors are missing or would have to be chosen from the pool, if they are several sets, or if
-            the config cuts a pool.
+            the config cuts a pool or names its percentiles.
 
     Example:
         >>> from nuggets_trainer import GoldenScorer, load_rows
@@ -102,6 +102,13 @@ class GoldenScorer:
             raise ValueError(
                 "`anchors` must be given: a batch is no pool that anchors could be chosen from. To choose them by "
                 "k-means, score a sample of the pool first, and pass the rows that its anchors.parquet names."
+            )
+        requirement = self._config.requirement
+        if self._config.require_recall is not None or (requirement is not None and requirement.percentiles):
+            raise ValueError(
+                f"`require={self._config.require!r}` must be left out of `config`, and `require_recall` too: "
+                "percentiles and the share of the golden set are those of a whole pool, and a batch is no pool. "
+                "Filter the scored rows in the engine."
             )
         given = [f"`{name}`" for name in OF_A_POOL if getattr(self._config, name) is not None]
         if given:

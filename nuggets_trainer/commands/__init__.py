@@ -25,7 +25,7 @@ EXIT_CODES = """exit codes:
   0    done
   1    an error: the message says what was wrong and what to do
   2    the command line is wrong
-  3    stopped after an early look (`stop_if_unreliable`): what was scored is stored
+  3    stopped after an early look (`stop_if_unreliable`, `require_recall`): what was scored is stored
   130  interrupted (Ctrl-C): what was scored is stored, and the same command continues
   143  SIGTERM (preemption or a time limit): as for 130"""
 

@@ -140,10 +140,46 @@ class NuggetsConfig(
             )
         if not self.scores_pairs:
             self._check_without_pairs()
+        if self.require_recall is not None:
+            self._check_require_recall()
         if self.reselect != "no" and self.scorer_model is not None:
             raise ValueError(
                 "`reselect` scores with the model that is being tuned, but `scorer_model` scores with another one, "
                 "whose scores never change. Drop one of the two."
+            )
+
+    def _check_require_recall(self) -> None:
+        """Refuse options under which the share of the golden set that meets the condition is not measured.
+
+        Raises:
+            ValueError: if such an option is set, or if there is no condition.
+        """
+        option, requirement = f"`require_recall={self.require_recall}`", self.requirement
+        if requirement is None:
+            raise ValueError(
+                f"{option} measures how much of the golden set meets the condition `require`, but there is none. Give "
+                "a condition, or leave `require_recall` out."
+            )
+        if requirement.needs_scores:
+            raise ValueError(
+                f"{option} measures a condition on signals, but `require={self.require!r}` names scores, which are "
+                "known only when all pairs are scored. Leave `require_recall` out."
+            )
+        if self.threshold is not None:
+            raise ValueError(
+                f"{option} needs a rule that gives the size of the golden set, but `threshold={self.threshold}` does "
+                "not: nobody knows how many random rows would show enough of it. Use `top_fraction` or `top_k`."
+            )
+        for name in BEYOND_RANKING:
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{option} looks at the best rows by `{self.rank_by}`, but with `{name}={getattr(self, name)}` "
+                    "the golden set has other rows too. Leave out one of the two."
+                )
+        if self.reselect != "no":
+            raise ValueError(
+                f"{option} is measured once, but with `reselect={self.reselect}` the condition is applied again with "
+                "later models. Leave `require_recall` out."
             )
 
     def _check_without_pairs(self) -> None:
@@ -160,6 +196,7 @@ class NuggetsConfig(
             f"combine_anchor_sets={self.combine_anchor_sets}": self.combine_anchor_sets != "mean",
             "signal_check=True": bool(self.signal_check),
             "stop_if_unreliable=True": self.stop_if_unreliable,
+            f"require_recall={self.require_recall}": self.require_recall is not None,
             f"require={self.require!r}": requirement is not None and requirement.needs_scores,
         }
         for option, is_given in needs_pairs.items():

@@ -69,7 +69,9 @@ class RuleOptions(OptionGroup):
         default=None,
         metadata={
             "help": "Condition that a row has to meet, to be in the golden set: comparisons of columns and numbers, "
-            'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". Columns: `loss`, '
+            'joined by `and`, `or`, `not` and brackets, such as "ifd < 0.98 and num_tokens >= 5". `p0` to `p100` is a '
+            'percentile of the signal that it is compared with, over all rows that have a value: "loss < p50" drops '
+            "the half with the higher loss. Columns: `loss`, "
             "`loss_without_prompt`, `ifd`, `similarity`, `similarity_turn`, `num_tokens` (two short forward passes a "
             "row give them), `ica` (one pass more), `repetition` (share of the completion that repeats what it said "
             "before, by its text alone), `total_tokens` (prompt and completion), and the scores, such as "

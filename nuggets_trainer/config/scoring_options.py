@@ -58,6 +58,17 @@ class ScoringOptions(OptionGroup):
             "or the signal check fails. What was scored is stored. Training only warns."
         },
     )
+    require_recall: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the golden set that must meet `require`, in (0, 1]. Before the rest is scored, random "
+            "rows are drawn from all candidates, also from those that fail the condition, and scored on all anchors. "
+            "The share of the best of them that meets the condition is told, with its 95%% interval. If the share is "
+            "below this value, the run ends there, with exit code 3. What was scored is stored. Training only warns. "
+            "It needs a condition on signals, and `top_fraction`, `top_k` or `max_tokens`. The number of random rows "
+            "is 30 to 100 divided by the fraction that the rule keeps. Default: the share is not measured."
+        },
+    )
     row_signals: bool = field(
         default=False,
         metadata={
@@ -116,6 +127,13 @@ class ScoringOptions(OptionGroup):
         check_bool("row_signals", self.row_signals, optional=False)
         check_bool("ica", self.ica, optional=False)
         check_bool("stop_if_unreliable", self.stop_if_unreliable, optional=False)
+        if self.require_recall is not None:
+            check_number("require_recall", self.require_recall)
+            if not 0 < self.require_recall <= 1:
+                raise ValueError(
+                    f"`require_recall` must be a share of the golden set in (0, 1], got {self.require_recall}. Write "
+                    "0.9 for 90%."
+                )
         check_choice("score_dtype", self.score_dtype, SCORE_DTYPES)
         if self.tokens_per_batch is not None:
             check_int("tokens_per_batch", self.tokens_per_batch, minimum=1)

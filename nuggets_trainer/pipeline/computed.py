@@ -14,7 +14,12 @@ import numpy.typing as npt
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.pipeline.auto_anchors import anchors_of, drawn_anchors
 from nuggets_trainer.pipeline.early_look import PilotLook
-from nuggets_trainer.pipeline.row_filter import rows_that_pass
+from nuggets_trainer.pipeline.row_filter import (
+    describe_percentiles,
+    percentiles_of,
+    rows_that_meet,
+    rows_that_pass,
+)
 from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.pipeline.stages import (
     leave_out_failing,
@@ -29,6 +34,12 @@ from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.scoring.rendering import Candidates, Rendered
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
+from nuggets_trainer.signals.condition_pilot import (
+    ConditionPilot,
+    LowRecallError,
+    fraction_kept,
+    score_condition_pilot,
+)
 from nuggets_trainer.signals.row_signals import Signals
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows, scores_without_pairs
 from nuggets_trainer.store.results import PoolScores
@@ -54,18 +65,83 @@ class Computed:
 def score_pairs(session: ScoringSession, may_stop: bool) -> Computed:
     """Score pairs by the schedule in force, and compute the signals that are wanted; on all ranks."""
     anchors = anchors_of(session)
-    rendered = render_selectable(session, anchors.anchor_set, range(len(session.pool)))
-    signals = signals_of_rows(session, rendered)
-    rendered = leave_out_failing(session, rendered, signals)
+    every = render_selectable(session, anchors.anchor_set, range(len(session.pool)))
+    signals = signals_of_rows(session, every)
+    found = _percentiles_of_run(session, signals)
+    rendered = leave_out_failing(session, every, signals)
+    condition = _look_at_condition(session, every, signals, may_stop)
+    del every  # the prompts of rows that fail the condition
     by_number, raced = _in_rows(session, rendered, signals)
     look = PilotLook(by_number, rendered, may_stop)
     run = prepare_run(raced, rendered, Watch(), signals.get(TOTAL_TOKENS))
     run.score(after_pilot=look)
     outcome = run.read_outcome()
     num_pairs = anchors.num_pairs + look.num_pairs + sum(session.ranks.gather([run.scorer.num_pairs]))
+    if condition is not None:
+        num_pairs += condition.num_pairs
+        found["require_recall"] = condition.to_dict()
     look_found = None if look.found is None else look.found.to_dict()
-    found = {"auto_anchors": anchors.why, "drawn_anchors": anchors.drawn, "early_look": look_found}
+    found |= {"auto_anchors": anchors.why, "drawn_anchors": anchors.drawn, "early_look": look_found}
     return Computed(session, rendered, signals, outcome, rendered.keys, found, num_pairs)
+
+
+def _look_at_condition(
+    session: ScoringSession, rendered: Rendered, signals: Signals, may_stop: bool
+) -> ConditionPilot | None:
+    """Measure how much of the golden set meets the condition, and say it, if `require_recall` is set; on all ranks.
+
+    Args:
+        session: open session of the pool.
+        rendered: anchors and all candidates, those that fail the condition included.
+        signals: signals of the candidates, `(n,)`, on the main process.
+        may_stop: whether too low a share ends the run; a training job warns only.
+
+    Returns:
+        What was found; None if `require_recall` is not set.
+
+    Raises:
+        LowRecallError: on all ranks, if the share is too low. What was scored is stored.
+    """
+    config, requirement = session.config, session.config.requirement
+    if config.require_recall is None or requirement is None:
+        return None
+
+    def prepare() -> tuple[float, str]:
+        return fraction_kept(config, rendered, signals), describe_percentiles(requirement, signals)
+
+    fraction, condition = session.ranks.on_main(prepare)
+    met = session.only_on_main(lambda: rows_that_meet(requirement, signals))
+    pilot = score_condition_pilot(session, rendered, fraction, met, condition)
+    if not pilot.is_low:
+        if session.ranks.is_main:
+            tell(logger, "condition: %s", pilot.describe())
+        return pilot
+    asked = f"{pilot.describe()} `require_recall={pilot.asked:g}` asks for {pilot.asked:.0%}."
+    if may_stop:
+        raise LowRecallError(
+            f"{asked} The pairs so far are stored in {session.request.score_dir}. Ask less of the rows, or lower "
+            "`require_recall`."
+        )
+    if session.ranks.is_main:
+        logger.warning("condition: %s", asked)
+    return pilot
+
+
+def _percentiles_of_run(session: ScoringSession, signals: Signals) -> dict[str, Any]:
+    """Log the percentiles that the condition names, and return them for run.json, on the main process.
+
+    Args:
+        session: open session of the pool.
+        signals: signals of the candidates, `(n,)`, on the main process.
+    """
+    requirement = session.config.requirement
+    if not session.ranks.is_main or requirement is None or not requirement.percentiles:
+        return {}
+    tell(logger, "condition: %s", describe_percentiles(requirement, signals))
+    found = []
+    for (column, percentage), value in percentiles_of(requirement, signals).items():
+        found.append({"column": column, "percentage": percentage, "value": value})
+    return {"percentiles": found}
 
 
 def compute_signals(session: ScoringSession) -> Computed:
@@ -76,7 +152,8 @@ def compute_signals(session: ScoringSession) -> Computed:
     budget = rows_in_budget(session, rows, signals)
     if budget is not None and session.ranks.is_main:
         tell(logger, "%s", budget.describe(session.config))
-    return Computed(session, rows, signals, found={"drawn_anchors": drawn_anchors(session)})
+    found = {"drawn_anchors": drawn_anchors(session), **_percentiles_of_run(session, signals)}
+    return Computed(session, rows, signals, found=found)
 
 
 def _in_rows(session: ScoringSession, rendered: Rendered, signals: Signals) -> tuple[ScoringSession, ScoringSession]:

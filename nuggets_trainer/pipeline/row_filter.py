@@ -1,4 +1,7 @@
-"""Which rows meet the condition `require`: in a run, and by the columns that an earlier run wrote."""
+"""Which rows meet the condition `require`: in a run, and by the columns that an earlier run wrote.
+
+Every run asks `rows_that_meet` with the columns of the whole pool, because a condition may name their percentiles.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,61 @@ def rows_that_pass(
         columns[name] = getattr(scores, name)
     for name, golden_score in by_set.items():
         columns[BY_SET + name] = golden_score
-    passes: Bools = requirement.passes(columns)
+    return rows_that_meet(requirement, columns)
+
+
+def rows_that_meet(requirement: Requirement, columns: Mapping[str, Floats]) -> Bools:
+    """Find the rows that meet a condition.
+
+    Args:
+        requirement: the condition.
+        columns: values of each column that it names, `(n,)` over all rows of the pool; NaN where a row has none.
+
+    Returns:
+        Whether each row meets it, `(n,)`.
+
+    Raises:
+        ValueError: if a column is not there.
+    """
+    requirement.check_columns(tuple(columns))
+    passes: Bools = requirement.passes(columns, percentiles_of(requirement, columns))
     return passes
+
+
+def percentiles_of(requirement: Requirement, columns: Mapping[str, Floats]) -> dict[tuple[str, float], float]:
+    """Return the value of each percentile that a condition names, by column and percentage.
+
+    It is that of `numpy.percentile` over the rows that have a finite value, rows that fail the condition included.
+    Half of the rows are below `p50`, or fewer if rows tie at it: a row that ties is neither below nor above. If no row
+    has a value, it is NaN, and no row meets the condition.
+
+    Args:
+        requirement: the condition.
+        columns: values of each column with a percentile, `(n,)` over all rows of the pool; NaN where a row has none.
+    """
+    found = {}
+    for column, percentage in requirement.percentiles:
+        values = columns[column][np.isfinite(columns[column])]
+        value = np.nan
+        if len(values):
+            value = float(np.percentile(values, percentage))
+        found[column, percentage] = value
+    return found
+
+
+def describe_percentiles(requirement: Requirement, columns: Mapping[str, Floats]) -> str:
+    """Write a condition with the values of its percentiles, such as "`loss < p50` (p50 of loss: 2.134)".
+
+    Args:
+        requirement: the condition.
+        columns: values of each column with a percentile, `(n,)` over all rows of the pool; NaN where a row has none.
+    """
+    values = []
+    for (column, percentage), value in percentiles_of(requirement, columns).items():
+        values.append(f"p{percentage:g} of {column}: {value:.4g}")
+    if not values:
+        return f"`{requirement.text}`"
+    return f"`{requirement.text}` ({', '.join(values)})"
 
 
 def rows_that_pass_stored(

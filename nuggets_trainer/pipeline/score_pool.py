@@ -96,6 +96,8 @@ def score_pool(
         OSError: if the disk is full; what is stored stays, and the same call goes on after space is made.
         UnreliableScoresError: if `stop_if_unreliable` is set and the early look speaks against going on; what was
             scored until then is stored.
+        LowRecallError: if the condition `require` keeps less of the golden set than `require_recall` asks for; what
+            was scored until then is stored.
     """
     as_trained = AsTrained(row_options, formatting_func, training_chat_template, training_dtype, adapter)
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, as_trained)
@@ -108,7 +110,7 @@ def score_request(model: Any, request: ScoringRequest, may_stop: bool = False) -
     Args:
         model: model that scores, as in `score_pool`.
         request: result of `read_request` or `make_request`.
-        may_stop: whether `stop_if_unreliable` ends the run; a training job warns only.
+        may_stop: whether `stop_if_unreliable` and `require_recall` may end the run; a training job warns only.
     """
     started = time.monotonic()
     pool = request.pool
@@ -189,8 +191,12 @@ def score_shard(
     Returns:
         Number of pairs that this call computed; where rows are ranked by a signal, number of the part's rows whose
         signals are stored now.
+
+    Raises:
+        ValueError: as `score_pool` does, and if the condition needs to know the other parts.
     """
     number, num_shards = shard
+    _check_part(config)
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, AsTrained(**options))
     # Options that need the whole pool are for the job that writes the results.
     config = dataclasses.replace(request.config, max_similarity=None)
@@ -213,6 +219,22 @@ def score_shard(
             what,
         )
     return num_done
+
+
+def _check_part(config: NuggetsConfig | None) -> None:
+    """Refuse a condition that no part of a pool can obey."""
+    if config is None or config.requirement is None:
+        return
+    option = ""
+    if config.requirement.percentiles:
+        option = f"`require={config.require!r}` names percentiles of"
+    if config.require_recall is not None:
+        option = f"`require_recall={config.require_recall}` draws random rows from"
+    if option:
+        raise ValueError(
+            f"{option} the whole pool, but `shard` scores a part of it, and all pairs of that part whatever the "
+            "condition. Leave it out here, and give it to the run without `shard` that writes the results."
+        )
 
 
 def _score_part(session: ScoringSession, rows: Sequence[int]) -> int:

@@ -15,6 +15,7 @@ from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import most_within
+from nuggets_trainer.pipeline.row_filter import rows_that_meet
 from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.prompts.shared_prefix import AnchorSet
 from nuggets_trainer.prompts.shown import NOT_SHOWN, hint_on
@@ -152,7 +153,7 @@ def leave_out_failing(session: ScoringSession, rendered: Rendered, signals: Sign
         return rendered
 
     def find_failing() -> list[int]:
-        met = requirement.passes(signals)
+        met = rows_that_meet(requirement, signals)
         return [i for i in rendered.candidates if not met[i]]
 
     failing = set(session.ranks.on_main(find_failing))
@@ -160,13 +161,8 @@ def leave_out_failing(session: ScoringSession, rendered: Rendered, signals: Sign
     check_selectable(config, len(session.pool), dropped, _hint(requirement.text))
     if config.schedule_in_force == "exact":
         return rendered
-    candidates, keys = [], []
-    for i, key in zip(rendered.candidates, rendered.keys, strict=True):
-        if i not in failing:
-            candidates.append(i)
-            keys.append(key)
-    prompts = {i: prompt for i, prompt in rendered.prompts.items() if i not in failing}
-    return dataclasses.replace(rendered, candidates=candidates, keys=keys, prompts=prompts, dropped=dropped)
+    meeting = rendered.only(set(rendered.candidates) - failing)
+    return dataclasses.replace(meeting, dropped=dropped)
 
 
 @dataclass(frozen=True)
@@ -228,7 +224,7 @@ def rows_in_budget(
         requirement, candidates = config.requirement, np.array(rows.candidates)
         is_known = requirement is None or signals.keys() >= set(requirement.columns)
         if requirement is not None and is_known:
-            candidates = candidates[requirement.passes(signals)[candidates]]
+            candidates = candidates[rows_that_meet(requirement, signals)[candidates]]
         if not len(candidates):
             return None  # the condition is refused where it is applied
         tokens = signals[TOTAL_TOKENS][candidates]

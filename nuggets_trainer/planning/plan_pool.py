@@ -28,7 +28,13 @@ from nuggets_trainer.pipeline.stages import (
     with_top_k,
 )
 from nuggets_trainer.planning.plan import Plan
-from nuggets_trainer.planning.signal_costs import SIGNAL_ROWS, describe_signals, plan_without_pairs, planned_budget
+from nuggets_trainer.planning.signal_costs import (
+    SIGNAL_ROWS,
+    describe_condition_pilot,
+    describe_signals,
+    plan_without_pairs,
+    planned_budget,
+)
 from nuggets_trainer.planning.signal_plan import SignalPlan
 from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
@@ -139,6 +145,7 @@ def _plan_with_pairs(
     rendered = render_selectable(session, anchor_set, range(num_sampled))
     is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
     notes = [describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)]
+    notes.append(describe_condition_pilot(session, rendered, factor))
     if is_slow:
         notes.append(SLOW_NOTE)
     notes.append(session.ranks.on_main(lambda: describe_float32(session.ranks.device, session.engine.compute_dtype)))

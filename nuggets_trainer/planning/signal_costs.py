@@ -7,16 +7,19 @@ import time
 from collections import Counter
 
 from nuggets_trainer.data.pool import Pool
+from nuggets_trainer.golden.condition_recall import rows_to_score
+from nuggets_trainer.pipeline.row_filter import rows_that_meet
 from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import RowsInBudget, rows_in_budget, signals_of_rows
 from nuggets_trainer.planning.signal_plan import SignalCost, SignalPlan
 from nuggets_trainer.scoring.rendering import Candidates
 from nuggets_trainer.scoring.session import ScoringSession
+from nuggets_trainer.signals.condition_pilot import fraction_kept
 from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_name
 from nuggets_trainer.signals.row_lengths import total_tokens
-from nuggets_trainer.signals.row_signals import signal_names
+from nuggets_trainer.signals.row_signals import Signals, signal_names
 from nuggets_trainer.signals.stored_values import find_missing
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
 from nuggets_trainer.wording import byte_size, counted, duration
@@ -108,7 +111,7 @@ def measure_signals(session: ScoringSession, rows: Candidates, factor: float, mo
     def conclude() -> SignalCost:
         share_met = None
         if config.requirement is not None and not config.requirement.needs_scores:
-            share_met = float(config.requirement.passes(signals)[measured].mean())
+            share_met = float(rows_that_meet(config.requirement, signals)[measured].mean())
         of_all = factor * seconds / len(measured) * len(key_of)
         return SignalCost(of_all, len(measured), round(factor * num_known), share_met)
 
@@ -141,6 +144,33 @@ def describe_signals(session: ScoringSession, rows: Candidates, factor: float, m
             parts[-1] += ", and a race scores only the pairs of such rows"
     parts += _describe_cosines(session, rows, factor)
     return "; ".join(parts) or None
+
+
+def describe_condition_pilot(session: ScoringSession, rows: Candidates, factor: float) -> str | None:
+    """Say how many pairs `require_recall` takes, on all ranks; None if it is not set.
+
+    Args:
+        session: open session of the pool or of a sample of it.
+        rows: rows that can be scored.
+        factor: number of rows of the pool by those of the session's.
+    """
+    config = session.config
+    if config.require_recall is None:
+        return None
+    signals: Signals = {}
+    if config.max_tokens is not None:
+        signals = total_tokens(session, rows)
+
+    def describe() -> str:
+        num_candidates = round(factor * len(rows.candidates))
+        num_rows = rows_to_score(fraction_kept(config, rows, signals, factor), num_candidates)
+        num_pairs = num_rows * len(rows.anchor_set.rows)
+        return (
+            f"`require_recall` first scores {counted(num_rows, 'random row')} on all anchors, whether they meet the "
+            f"condition or not: {counted(num_pairs, 'pair')}, {num_rows / num_candidates:.1%} of all"
+        )
+
+    return session.ranks.on_main(describe)
 
 
 def _describe_cosines(session: ScoringSession, rows: Candidates, factor: float) -> list[str]:

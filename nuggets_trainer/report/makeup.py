@@ -69,7 +69,7 @@ def what_is_kept(run: dict[str, Any]) -> str:
     if ranked.name != "golden_score":
         parts[0] += f" by {ranked.words}"
     if run["config"].get("require") is not None:
-        parts.append(f"of the rows with {run['config']['require']}")
+        parts.append(f"of the rows with {run['config']['require']}{_about_condition(run)}")
     group_by = run["config"].get("group_by")
     if group_by == COMPLETION_TOKENS:
         parts.append("within classes of length")
@@ -83,6 +83,25 @@ def what_is_kept(run: dict[str, Any]) -> str:
     if run["config"].get("coverage_weight") is not None:
         parts.append("chosen by coverage of the anchors")
     return ", ".join(parts)
+
+
+def _about_condition(run: dict[str, Any]) -> str:
+    """Write the values of the percentiles that the condition names, and how much of the golden set it keeps."""
+    parts = []
+    for found in run.get("percentiles", []):
+        parts.append(f"p{found['percentage']:g} of {found['column']} is {found['value']:.4g}")
+    measured = run.get("require_recall")
+    if measured is not None:
+        share = f"{measured['recall']:.0%}"
+        if measured["low"] < measured["high"]:  # else all rows of the pool were measured
+            share += f", 95% interval {measured['low']:.0%} to {measured['high']:.0%}"
+        parts.append(
+            f"{measured['num_met']:,} of the best {measured['num_golden']:,} of {measured['num_rows']:,} random rows "
+            f"meet it: {share}"
+        )
+    if not parts:
+        return ""
+    return f" ({'; '.join(parts)})"
 
 
 def set_figures(scores: StoredScores, anchors: list[dict[str, Any]]) -> list[dict[str, Any]]:

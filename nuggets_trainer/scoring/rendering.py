@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import ChainMap, Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from nuggets_trainer.data.row import Row
@@ -66,6 +67,16 @@ class Rendered(Candidates):
     text_keys: Mapping[str, str]
     prompts: dict[int, CandidatePrompt]
     time_taken: RenderingTime
+
+    def only(self, wanted: Container[int]) -> Rendered:
+        """Return the same anchors with some of the candidates, given by number."""
+        candidates, keys = [], []
+        for i, key in zip(self.candidates, self.keys, strict=True):
+            if i in wanted:
+                candidates.append(i)
+                keys.append(key)
+        prompts = {i: prompt for i, prompt in self.prompts.items() if i in wanted}
+        return dataclasses.replace(self, candidates=candidates, keys=keys, prompts=prompts)
 
 
 def render_pool(session: ScoringSession, anchor_set: AnchorSet, rows: Sequence[int]) -> Rendered:

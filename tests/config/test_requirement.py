@@ -65,6 +65,14 @@ def test_a_row_without_a_value_never_meets_a_condition(text, expected):
         ("not " * 5000 + "ifd < 1", "`require` must compare"),
         ("(" * 500 + "ifd < 1" + ")" * 500, "`require` must compare"),
         ("ifd < " + "9" * 5000, "`require` must compare"),
+        ("p10 < p50", "'p10 < p50' names no column"),
+        ("p12.5 < 3", "'p12.5 < 3' names no column"),
+        ("loss < p50 < p90", "the percentile 'p50' must be compared with a column, whose .* got 'p90'"),
+        ("loss < p12.5 < 3", "the percentile 'p12.5' must be compared with a column, whose .* got '3'"),
+        ("loss < p100.5", "'p100.5' must be one of the percentiles p0 to p100"),
+        ("loss < -p50", "'p50' is neither a column nor a number"),
+        ("loss < p50 or golden_score < p50", "'golden_score' is known only when all pairs are scored"),
+        ("p50 < golden_score_math", "'golden_score_math' is known only when all pairs are scored"),
     ],
 )
 def test_all_else_is_refused_with_the_columns_that_there_are(text, problem):
@@ -73,6 +81,16 @@ def test_all_else_is_refused_with_the_columns_that_there_are(text, problem):
     assert len(str(raised.value)) < 1000
     if text:
         assert "`require`" in str(raised.value) and "loss_without_prompt" in str(raised.value)
+
+
+def test_a_percentile_is_one_of_the_column_beside_it():
+    requirement = Requirement("p10 < loss <= p12.5 or not ifd > p10 or (loss < p50 and p50 > loss)")
+    assert requirement.columns == ("loss", "ifd")
+    assert set(requirement.percentiles) == {("loss", 10.0), ("loss", 12.5), ("loss", 50.0), ("ifd", 10.0)}
+    assert not requirement.needs_scores
+    assert Requirement("loss < p50 < ifd").percentiles == (("loss", 50.0), ("ifd", 50.0))
+    with pytest.raises(ValueError, match="names 'lfd', which is no column"):
+        NuggetsConfig(require="lfd < p50")
 
 
 def test_an_unknown_column_is_refused_with_the_known_ones():
@@ -90,3 +108,25 @@ def test_signals_are_wanted_where_a_condition_names_one():
     assert not NuggetsConfig(require="repetition < 0.3").wants_row_signals  # it is read from the text
     assert NuggetsConfig(require="repetition < 0.3").schedule_in_force == "race"
     assert set(ROW_SIGNALS) < set(known_columns(["math"])) and "golden_score_math" in known_columns(["math"])
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"require": None}, "there is none. Give a condition"),
+        ({"require": "gain > 0"}, "names scores, which are known only"),
+        ({"top_k": None, "threshold": 0.5}, "`threshold=0.5` does not"),
+        ({"group_by": "source"}, "with `group_by=source` the golden set has other rows too"),
+        ({"max_similarity": 0.9}, "with `max_similarity=0.9` the golden set has other rows too"),
+        ({"max_rows_per_prompt": 1}, "with `max_rows_per_prompt=1` the golden set has other rows too"),
+        ({"reselect": "epoch"}, "is measured once, but with `reselect=epoch`"),
+        ({"rank_by": "ifd"}, "`require_recall=0.9` needs scored pairs"),
+        ({"require_recall": 0}, r"must be a share of the golden set in \(0, 1\], got 0"),
+        ({"require_recall": "0.9"}, "`require_recall` must be a number"),
+    ],
+)
+def test_a_recall_is_asked_of_what_can_be_measured(options, problem):
+    asked = {"require": "loss < p50", "require_recall": 0.9, "top_k": 3}
+    assert NuggetsConfig(**asked).schedule_in_force == "race"
+    with pytest.raises((ValueError, TypeError), match=problem):
+        NuggetsConfig(**{**asked, **options})

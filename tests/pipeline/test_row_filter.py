@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import NuggetsConfig, load_rows, score_pool
+from nuggets_trainer import GoldenScorer, NuggetsConfig, load_rows, score_pool, score_shard
 from nuggets_trainer.cli import main
+from nuggets_trainer.config.requirement import Requirement
+from nuggets_trainer.pipeline.row_filter import rows_that_meet
 from nuggets_trainer.pipeline.select_again import select_again
 from nuggets_trainer.store.score_store import ScoreStore
 from tests.support.launch import TORCHRUN, run
@@ -177,6 +179,53 @@ def test_select_says_what_to_run_where_scores_do_not_suffice(
             select_again(tmp_path / "race", NuggetsConfig(top_k=3, require=require))
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("loss < p50", [1, 1, 0, 0, 0, 0, 0]),  # three rows tie at it, and are not below it
+        ("loss <= p50", [1, 1, 1, 1, 1, 0, 0]),
+        ("p50 < loss", [0, 0, 0, 0, 0, 1, 0]),
+        ("p0 < loss < p100", [0, 1, 1, 1, 1, 0, 0]),
+        ("loss <= p20 or num_tokens >= p100", [1, 1, 0, 0, 0, 0, 0]),  # the last row has no loss
+        ("num_tokens < p50 and loss <= p100", [1, 1, 1, 0, 0, 0, 0]),
+        ("num_tokens < p12.5 >= loss", [1, 0, 0, 0, 0, 0, 0]),
+        ("ica < p50 or loss < p50", [0] * 7),  # no row has a value
+        ("golden_score > 0.5 and loss < p50", [0, 1, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_a_percentile_is_one_of_all_rows_with_a_value(text, expected):
+    """That is, of rows that fail another part of the condition too; NaN and dropped rows are left out."""
+    nan = np.nan
+    columns = {
+        "loss": np.array([1.0, 2.0, 3.0, 3.0, 3.0, 4.0, nan]),
+        "num_tokens": np.arange(4.0, 11.0),
+        "ica": np.full(7, nan),
+        "golden_score": np.array([0.5, 0.9, 0.9, nan, nan, nan, nan]),
+    }
+    assert rows_that_meet(Requirement(text), columns).tolist() == [bool(met) for met in expected]
+
+
+def test_a_percentile_in_a_run_is_that_of_the_stored_columns(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
+    score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", schedule="exact", row_signals=True)
+    loss = np.array(read(tmp_path / "all")["loss"])
+    condition = "loss <= p62.5"
+    meets = (loss <= np.percentile(loss, 62.5)).tolist()
+    raced, golden_set = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "race", require=condition)
+    assert [reason != "fails_require" for reason in raced.dropped] == meets and meets.count(True) == 7
+    for name in ("all", "race"):
+        chosen = select_again(tmp_path / name, NuggetsConfig(top_k=3, require=condition))
+        assert chosen.indices.tolist() == golden_set.indices.tolist() and chosen.num_candidates == 7
+
+
+@pytest.mark.parametrize("options", [{"require": "loss < p50"}, {"require": "loss < 3", "require_recall": 0.5}])
+def test_a_part_of_a_pool_has_no_percentiles(options, llama, tokenizer, pool, anchors, tmp_path):
+    config = NuggetsConfig(top_k=3, template="plain", **options)
+    with pytest.raises(ValueError, match=r"the whole pool, but `shard` scores a part of it"):
+        score_shard(llama, tokenizer, pool, anchors, config, tmp_path, shard=(0, 2))
+    with pytest.raises(ValueError, match="and a batch is no pool. Filter the scored rows"):
+        GoldenScorer(llama, anchors, config, tokenizer=tokenizer)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["exact", "race"])
 def test_several_processes_choose_the_same_rows(schedule, tmp_path):
@@ -184,7 +233,7 @@ def test_several_processes_choose_the_same_rows(schedule, tmp_path):
     load_rows("nuggets-demo/anchors").select(range(6)).to_json(tmp_path / "anchors.jsonl")
     words = ["score", "--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl")]
     words += ["--anchors", str(tmp_path / "anchors.jsonl"), "--top_k", "8", "--schedule", schedule]
-    words += ["--require", "ifd < 0.6 and num_tokens > 3", "--row_signals", "true", "--score_dir"]
+    words += ["--require", "ifd < p60 and p12.5 < num_tokens", "--row_signals", "true", "--score_dir"]
     assert main([*words, str(tmp_path / "one")]) == 0
     cpu = {"ACCELERATE_USE_CPU": "true"}
     run([*TORCHRUN, "2", "-m", "nuggets_trainer.cli", *words, str(tmp_path / "two")], **cpu)
