@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -227,9 +228,10 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
             hint = "Drop it."
             if name == "max_rows_per_prompt":
                 hint = (
-                    "Drop it. To compare within the best rows of each prompt, write them with `nuggets select "
-                    f"--top_fraction 1.0 --max_rows_per_prompt {nuggets.max_rows_per_prompt}`, and take that file as "
-                    "the pool."
+                    "Drop it. To compare within the best rows of each prompt, write them from the scores in S with "
+                    f"`nuggets select S --top_fraction 1.0 --max_rows_per_prompt {nuggets.max_rows_per_prompt} "
+                    f"--dataset_name {shlex.quote(str(script.dataset_name))} --output_file best.jsonl`, and take that "
+                    "file as the pool."
                 )
             if name == "group_by" and nuggets.groups_by_length:
                 hint = "Drop it, and add the arm `golden_by_length` to `arms`."

@@ -121,7 +121,7 @@ class Limits:
         self._admitted: list[int] = []
         self._blocks: list[npt.NDArray[np.float32]] = []  # directions of the admitted candidates, in their order
         self._max_similarity = max_similarity
-        self._prompts = [] if prompts is None else prompts.tolist()
+        self._prompts = prompts
         self._max_rows_per_prompt = max_rows_per_prompt
         self._num_with_prompt: Counter[int] = Counter()  # of the admitted candidates
         self.passed_over: Counter[str] = Counter()
@@ -139,8 +139,8 @@ class Limits:
             self.passed_over["full_group"] += 1
             return False
         prompt = NO_PROMPT
-        if self._prompts:
-            prompt = self._prompts[candidate]
+        if self._prompts is not None:
+            prompt = int(self._prompts[candidate])
         if prompt != NO_PROMPT and self._num_with_prompt[prompt] >= self._max_rows_per_prompt:
             self.passed_over["full_prompt"] += 1
             return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.data.row import Row
 from nuggets_trainer.inspection.facts import Repeats
@@ -57,13 +59,16 @@ def same_prompts(pool: Pool) -> dict[str, Repeats]:
     Returns:
         The groups under `prompt`; {} if all prompts are different.
     """
-    _, dropped = pool.read_keys()
+    numbers = prompt_numbers(pool)
+    rows = np.array(pool.usable_indices(), dtype=np.int64)
+    rows = rows[numbers[rows] >= 0]  # a row without a prompt has a negative number
+    counts = np.bincount(numbers[rows])
     groups: dict[int, list[int]] = {}
-    for i, number in enumerate(prompt_numbers(pool).tolist()):
-        if number >= 0 and i not in dropped:  # a row without a prompt has a negative number
-            groups.setdefault(number, []).append(i)
-    found = _repeats(groups.values())
-    return {"prompt": found} if found.num_rows else {}
+    for i in rows[counts[numbers[rows]] > 1].tolist():
+        groups.setdefault(int(numbers[i]), []).append(i)
+    if not groups:
+        return {}
+    return {"prompt": _repeats(groups.values())}
 
 
 def _repeats(groups: Iterable[list[int]]) -> Repeats:

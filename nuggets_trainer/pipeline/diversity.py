@@ -51,15 +51,18 @@ def prompt_numbers(pool: Pool) -> Ints:
     Returns:
         The number of each row's prompt, `(n,)`; `NO_PROMPT` for a row that cannot be read or has none.
     """
-    numbers = np.full(len(pool), NO_PROMPT, dtype=np.int64)
-    number_of: dict[bytes, int] = {}  # by hash: the prompts of a large pool would fill the memory
+    hashes = np.zeros(len(pool), dtype=np.uint64)  # the prompts of a large pool would fill the memory
+    has_prompt = np.zeros(len(pool), dtype=np.bool_)
     for i, row in enumerate(pool.rows(range(len(pool)))):
         if not isinstance(row, Row):
             continue
         key = prompt_key(row)
         if key:
-            digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            numbers[i] = number_of.setdefault(digest, len(number_of))
+            has_prompt[i] = True
+            digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            hashes[i] = int.from_bytes(digest, "little")
+    numbers = np.full(len(pool), NO_PROMPT, dtype=np.int64)
+    numbers[has_prompt] = np.unique(hashes[has_prompt], return_inverse=True)[1]
     return numbers
 
 

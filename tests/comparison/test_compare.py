@@ -456,7 +456,7 @@ def test_a_comparison_killed_in_every_run_continues(files, tmp_path):
         ({"packing": "true"}, "`packing` must be false .* arms of short rows would get fewer steps"),
         ({"rank_by": "gain"}, "`rank_by` is not supported .* add the arm `gain` to `arms`"),
         ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
-        ({"max_rows_per_prompt": 1}, "compare within the best rows of each prompt, .* --max_rows_per_prompt 1`"),
+        ({"max_rows_per_prompt": 1}, "best rows of each prompt, .* --max_rows_per_prompt 1 --dataset_name"),
         ({"group_by": "num_tokens"}, "Drop it, and add the arm `golden_by_length` to `arms`"),
         ({"arms": "golden golden_filtered"}, "The arm `golden_filtered` needs a condition. Give `require`"),
         ({"arms": "golden", "require": "ifd<1"}, "`require` only applies to the arms golden_filtered, "),
