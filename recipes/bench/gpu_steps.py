@@ -435,7 +435,7 @@ def _run_program(step: Step, what: str, command: list[str]) -> None:
     with log.open("w") as file:
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
         if step.dry:
-            environment["NUGGETS_GPU_TESTS_ON"] = "cpu"
+            environment["GPU_TESTS_ON"] = "cpu"
         try:
             ended = subprocess.run(
                 command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment, timeout=limit

@@ -1,7 +1,7 @@
 """What only a GPU can show. Run with `pytest -m gpu`.
 
-NUGGETS_GPU_TESTS_ON=cpu runs most of it on a CPU, which shows that the tests themselves are right: a fault in them
-costs the little time that a GPU is there for. `recipes/bench/gpu.py --dry` does this.
+GPU_TESTS_ON=cpu runs most of it on a CPU, which shows that the tests themselves are right: a fault in them costs the
+little time that a GPU is there for. `recipes/bench/gpu.py --dry` does this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.models import tiny_model
 from tests.support.oracle import mean_log_prob
 from tests.support.segments import VOCAB, random_prefix, random_segments
 
-DEVICE = os.environ.get("NUGGETS_GPU_TESTS_ON", "cuda")
+DEVICE = os.environ.get("GPU_TESTS_ON", "cuda")
 ON_CUDA_ALONE = pytest.mark.skipif(DEVICE != "cuda", reason="only CUDA has it")
 
 pytestmark = [
