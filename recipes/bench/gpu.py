@@ -267,10 +267,8 @@ def failed(line: dict[str, Any]) -> bool:
 def verdict(lines: Sequence[dict[str, Any]], steps: Sequence[str]) -> list[str]:
     """Say in a few lines whether all steps ran, and whether log-probs agree; `steps` are those that were asked for."""
     text = ["### in short", ""]
-    bad = [line for line in lines if failed(line)]
-    for line in bad:
-        text.append(f"- FAILED: {line['step']}, {line['what']}: {line.get('error', line.get('code'))}")
-        text += [f"    {last}" for last in line.get("last_lines", ())]
+    bad = dict.fromkeys(_failure(line) for line in lines if failed(line))  # parts of a step may fail alike
+    text += bad
     left_out = [line["step"] for line in lines if line["what"] == "left out"]
     ended = {line["step"] for line in lines if line["what"] == "step ended"}
     left_out += [name for name in steps if name not in ended and name not in left_out]
@@ -288,6 +286,13 @@ def verdict(lines: Sequence[dict[str, Any]], steps: Sequence[str]) -> list[str]:
                 f"per token, which rounding explains; the largest difference is {max(found):.2g}."
             )
     return text
+
+
+def _failure(line: dict[str, Any]) -> str:
+    """Say what failed, with the end of a program's log."""
+    text = [f"- FAILED: {line['step']}, {line['what']}: {line.get('error', line.get('code'))}"]
+    text += [f"    {last}" for last in line.get("last_lines", ())]
+    return "\n".join(text)
 
 
 def _compares_exactness(line: dict[str, Any], dtype: str) -> bool:

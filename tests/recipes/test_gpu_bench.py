@@ -98,7 +98,9 @@ def test_the_last_lines_say_what_failed(gpu):
         {"step": "env", "what": "step ended", "code": 0},
         {"step": "demo", "what": "left out", "seconds_left": 3},
     ]
+    lines += [{"step": "exact", "what": "device", "error": "no device"}] * 4  # of four parts
     text = "\n".join(gpu.verdict(lines, ["env", "tests", "demo", "real"]))
+    assert text.count("- FAILED: exact, device: no device") == 1
     assert "- FAILED: tests, pytest -m gpu: 1\n    FAILED tests/engine/test_gpu.py\n" in text
     assert "- Left out or stopped: demo, tests, real." in text
     assert "float32: 1 of 2 comparisons agree" in text and "half precision: 1 of 1 comparisons agree" in text
