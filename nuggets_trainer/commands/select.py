@@ -34,7 +34,7 @@ from nuggets_trainer.report.dataset_entries import (
     how_to_use,
     write_entry,
 )
-from nuggets_trainer.store.read_results import check_same_pool, read_overlap, read_scores
+from nuggets_trainer.store.read_results import read_overlap
 from nuggets_trainer.store.results import describe_groups
 from nuggets_trainer.wording import counted
 
@@ -108,9 +108,6 @@ def run(
         pool = None
         if rows.dataset_name is not None:
             pool = read_pool(read_rows(rows), config, row_options, name="dataset_name")
-            unchecked = check_same_pool(read_scores(score_dir), pool)
-            if unchecked is not None:
-                logger.warning("%s", unchecked)
         golden_set = select_again(score_dir, config, pool)
         if golden_set.num_missing:
             logger.warning("%s", golden_set.describe_missing())

@@ -16,6 +16,8 @@ from nuggets_trainer.golden.coverage import cover
 from nuggets_trainer.golden.diversity import Diversity, choose_diverse
 
 Choose = Callable[[Evidence, int, int], Indices]
+PROMPT = "prompt"  # column of the evidence that is computed only if an arm needs it
+BY_PROMPT = "golden_by_prompt"  # the arm that obeys `max_rows_per_prompt`
 
 
 @dataclass(frozen=True)
@@ -182,9 +184,19 @@ def highest_ifd_rows(evidence: Evidence, k: int, seed: int) -> Indices:
 
 def best_of_each_length(evidence: Evidence, k: int, seed: int) -> Indices:
     """Take the best rows by golden score within classes of length, as `group_by: num_tokens` does."""
+    return _best_within(Diversity(lengths=evidence.columns[COMPLETION_TOKENS].astype(np.float64)), evidence, k)
+
+
+def best_of_each_prompt(evidence: Evidence, k: int, seed: int) -> Indices:
+    """Take the best rows of each prompt by golden score, as `max_rows_per_prompt` does; there may be fewer than k."""
+    prompts = evidence.columns[PROMPT].astype(np.int64)
+    return _best_within(Diversity(prompts=prompts, max_rows_per_prompt=evidence.max_rows_per_prompt), evidence, k)
+
+
+def _best_within(diversity: Diversity, evidence: Evidence, k: int) -> Indices:
+    """Take the best rows by golden score within limits."""
     rows = evidence.ranked
-    lengths = evidence.columns[COMPLETION_TOKENS].astype(np.float64)
-    chosen = choose_diverse(evidence.scores.golden_score, rows, k, Diversity(lengths=lengths), "golden_score")
+    chosen = choose_diverse(evidence.scores.golden_score, rows, k, diversity, "golden_score")
     return rows[chosen.places]
 
 
@@ -226,6 +238,14 @@ _ALL = (
         best_of_each_length,
         SCORING,
         (COMPLETION_TOKENS,),
+        needs_every_pair=True,
+    ),
+    Arm(
+        BY_PROMPT,
+        "golden set, best rows of each prompt",
+        best_of_each_prompt,
+        SCORING,
+        (PROMPT,),
         needs_every_pair=True,
     ),
     Arm("coverage", "coverage", covering_rows, SCORING, needs_every_pair=True),

@@ -24,12 +24,14 @@ class Evidence:
         scores: golden scores and gains, arrays `(n,)`; NaN for rows without a score.
         usable: pool indices of the rows that an arm may take, ascending.
         columns: other values of each row, `(n,)`, by name: the signals under their names in scores.parquet, such as
-            `loss`, `ifd`, `similarity` and `num_tokens`. NaN where a row has none.
+            `loss`, `ifd`, `similarity` and `num_tokens`, NaN where a row has none; and the number of each row's
+            `prompt`, as `golden.limits.Limits` takes it.
         zero_shot: zero-shot log-probs of the anchors, `(m,)`, nats per token.
         one_shot: log-probs of the anchors behind each row, `(n, m)`; NaN where a pair was not scored.
         has_every_pair: whether every pair of a usable row was scored. A race leaves pairs out.
         coverage_weight: weight of coverage against the golden score in the arm `coverage`, in [0, 1].
         meets_require: whether each row meets the condition `require`, `(n,)`; None without one.
+        max_rows_per_prompt: number of rows of one prompt in the arm `golden_by_prompt`.
     """
 
     scores: GoldenScores
@@ -40,6 +42,7 @@ class Evidence:
     has_every_pair: bool = True
     coverage_weight: float = 0.5
     meets_require: npt.NDArray[np.bool_] | None = None
+    max_rows_per_prompt: int = 1
 
     @property
     def ranked(self) -> Indices:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from trl import ModelConfig, SFTConfig
 
-from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, FILTERED, QUICK_ARMS, Arm
+from nuggets_trainer.comparison.arms import ARMS, BY_PROMPT, DEFAULT_ARMS, FILTERED, QUICK_ARMS, Arm
 from nuggets_trainer.comparison.given_scores import arms_of_scores, parse_given_scores
 from nuggets_trainer.config.checks import check_choice, check_int, check_number
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
@@ -35,7 +34,8 @@ class CompareArguments:
         default=None,
         metadata={
             "help": f"Sets of rows to tune on: {', '.join(ARMS)}. Default: {', '.join(DEFAULT_ARMS)}; with `require` "
-            "also golden_filtered and random_filtered. The base model is always measured as well."
+            f"also golden_filtered and random_filtered, with `max_rows_per_prompt` also {BY_PROMPT}. The base model "
+            "is always measured as well."
         },
     )
     scores: list[str] | None = field(
@@ -175,13 +175,16 @@ def arms_to_run(options: CompareArguments, nuggets: NuggetsConfig) -> list[Arm]:
     """Return the arms that the options name, or those of the default, and the arms of given scores.
 
     Raises:
-        ValueError: if an arm needs the condition `require`, and there is none.
+        ValueError: if an arm needs the condition `require`, and there is none; or if an option is given that no arm
+            obeys.
     """
     names = options.arms
     if names is None:
         names = [*(QUICK_ARMS if options.quick else DEFAULT_ARMS)]
         if nuggets.require is not None:
             names += ["golden_filtered", "random_filtered"]
+        if nuggets.max_rows_per_prompt is not None:
+            names.append(BY_PROMPT)
     if nuggets.require is None:
         for name in names:
             if name in FILTERED:
@@ -190,6 +193,11 @@ def arms_to_run(options: CompareArguments, nuggets: NuggetsConfig) -> list[Arm]:
         raise ValueError(
             f"`require` only applies to the arms {', '.join(FILTERED)}, but none of them is in `arms`. Add one of "
             "them, or drop `require`."
+        )
+    if nuggets.max_rows_per_prompt is not None and BY_PROMPT not in names:
+        raise ValueError(
+            f"`max_rows_per_prompt` only applies to the arm {BY_PROMPT}, which is not in `arms`. Add it, or drop "
+            "`max_rows_per_prompt`."
         )
     given = arms_of_scores(parse_given_scores(options.scores or []), with_length_control="random_length" in names)
     return [ARMS[name] for name in names] + given
@@ -223,16 +231,9 @@ def check_comparable(script: RecipeArguments, args: SFTConfig, model: ModelConfi
             f"`rank_by` is not supported by `nuggets compare`, got {nuggets.rank_by}: each arm has its own order. "
             f"Drop it, and add the arm `{nuggets.rank_by}` to `arms`."
         )
-    for name in ("group_by", "max_rows_per_prompt", "max_similarity"):
+    for name in ("group_by", "max_similarity"):
         if getattr(nuggets, name) is not None:
             hint = "Drop it."
-            if name == "max_rows_per_prompt":
-                hint = (
-                    "Drop it. To compare within the best rows of each prompt, write them from the scores in S with "
-                    f"`nuggets select S --top_fraction 1.0 --max_rows_per_prompt {nuggets.max_rows_per_prompt} "
-                    f"--dataset_name {shlex.quote(str(script.dataset_name))} --output_file best.jsonl`, and take that "
-                    "file as the pool."
-                )
             if name == "group_by" and nuggets.groups_by_length:
                 hint = "Drop it, and add the arm `golden_by_length` to `arms`."
             raise ValueError(

@@ -13,13 +13,14 @@ import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig
 
-from nuggets_trainer.comparison.arms import Arm
+from nuggets_trainer.comparison.arms import PROMPT, Arm
 from nuggets_trainer.comparison.evidence import Evidence
 from nuggets_trainer.comparison.stage_costs import Spent, update_costs
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.places import score_dir_of_job
 from nuggets_trainer.engine.loading import load_scorer_of
 from nuggets_trainer.pipeline.auto_anchors import anchors_of
+from nuggets_trainer.pipeline.diversity import prompt_numbers
 from nuggets_trainer.pipeline.request import AsTrained, read_request
 from nuggets_trainer.pipeline.rows import read_pool, scorer_tokenizer
 from nuggets_trainer.pipeline.score_pool import score_request
@@ -88,11 +89,12 @@ def score_for_arms(
             pair, or the condition `require`, wins over it.
 
     Raises:
-        ValueError: if the arm `ifd` is wanted and the rows have no prompts.
+        ValueError: if an arm needs prompts, and the rows have none.
     """
     score_dir = nuggets.score_dir or score_dir_of_job(args.output_dir)
     Ranks().on_main(lambda: make_directory(args.output_dir))  # before hours of scoring: the costs go there
-    changes: dict[str, Any] = {"schedule": "exact", "coverage_weight": None, "row_signals": True}
+    changes: dict[str, Any] = {"schedule": "exact", "row_signals": True}
+    changes |= {"coverage_weight": None, "max_rows_per_prompt": None}  # they are options of arms
     if any("ica" in arm.columns for arm in arms):
         changes["ica"] = True
     if race_fraction is not None and race_is_enough(nuggets, arms):
@@ -101,8 +103,11 @@ def score_for_arms(
     own = load_options(args, model)
     scorer, tokenizer = load_scorer_of(config, model.model_name_or_path, Ranks().device, own)
     request = _make_request(scorer, tokenizer, dataset, config, args)
-    if request.pool.is_text_only and any("ifd" in arm.columns for arm in arms):
-        raise ValueError("The arm `ifd` needs rows with a prompt, but these are text alone. Leave it out of `arms`.")
+    for arm in arms:
+        if request.pool.is_text_only and {"ifd", PROMPT}.intersection(arm.columns):
+            raise ValueError(
+                f"The arm `{arm.name}` needs rows with a prompt, but these are text alone. Leave it out of `arms`."
+            )
     spent = _compute_signals(scorer, request)
     scores, _ = score_request(scorer, request)
     num_pairs = int(scores.num_anchors.sum())
@@ -112,15 +117,19 @@ def score_for_arms(
     costs = Ranks().on_main(lambda: update_costs(Path(args.output_dir) / "costs.json", spent))
     costs["scoring"] = costs[stage]
     zero_shot, one_shot = read_log_probs(score_dir)
+    columns = dict(scores.signals)
+    if any(PROMPT in arm.columns for arm in arms):
+        columns[PROMPT] = prompt_numbers(request.pool).astype(np.float64)
     evidence = Evidence(
         scores=scores,
         usable=np.flatnonzero([reason is None for reason in scores.dropped]),
-        columns=scores.signals,
+        columns=columns,
         zero_shot=zero_shot,
         one_shot=one_shot,
         has_every_pair=config.schedule == "exact",
         coverage_weight=nuggets.coverage_weight or COVERAGE_WEIGHT,
         meets_require=scores.meets_require,
+        max_rows_per_prompt=nuggets.max_rows_per_prompt or 1,
     )
     return ScoredPool(evidence, costs, read_signal_check(score_dir, read_optional(score_dir, RUN_FILE)))
 

@@ -13,7 +13,10 @@ from nuggets_trainer.comparison.table import ArmResult
 from nuggets_trainer.wording import counted
 
 # The arm that the verdict is on: the first of these that was run.
-SUBJECTS = ("golden", "golden_filtered", "gain", "gain_filtered", "mean_gain", "golden_by_length", "coverage")
+SUBJECTS = (
+    *("golden", "golden_filtered", "gain", "gain_filtered", "mean_gain"),
+    *("golden_by_length", "golden_by_prompt", "coverage"),
+)
 LENGTH_CONTROL, SAME_LENGTHS = "random_length", "random rows of the same lengths"  # the lengths of `golden`
 # Arms that choose among the rows that meet `require`. Random ones of these rows tell what the condition does alone.
 FILTERED, FILTERED_CONTROL = ("golden_filtered", "gain_filtered"), "random_filtered"

@@ -116,6 +116,14 @@ class NuggetsConfig(
             return self.schedule
         return "exact" if self.every_pair_for else "race"
 
+    @property
+    def why_every_pair(self) -> str | None:
+        """Sentence that names the options for which every pair is scored; None if a race is possible."""
+        if not self.scores_pairs or not self.every_pair_for:
+            return None
+        options = " and ".join(f"`{name}`" for name in self.every_pair_for)
+        return f"every pair is scored, because with {options} the golden set depends on all of them"
+
     def with_top_k(self, top_k: int) -> NuggetsConfig:
         """Return the same options with the rule `top_k`."""
         return dataclasses.replace(self, top_fraction=None, threshold=None, max_tokens=None, top_k=top_k)

@@ -27,6 +27,7 @@ from nuggets_trainer.inspection.render import MAX_LENGTH_OF_TRL, RowRenderer
 from nuggets_trainer.inspection.template import loss_on, template_fact
 from nuggets_trainer.inspection.texts import character_lengths, dropped_view, text_view
 from nuggets_trainer.overlap.find import overlap_of
+from nuggets_trainer.pipeline.diversity import check_limits
 from nuggets_trainer.pipeline.rows import check_selectable, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.report.verdicts import REASONS, UNKNOWN_REASON
@@ -231,9 +232,13 @@ def _with_prompts(
 
 
 def _why_not_selectable(config: NuggetsConfig, pool: Pool, dropped: Mapping[int, str]) -> str | None:
-    """Return the error with which a run would end before it scores: no row is left, or fewer than `top_k`."""
+    """Return the error with which a run would end before it scores; None if it would not.
+
+    No row may be left, or fewer than `top_k`, or the rows lack the column or the prompts that a limit counts.
+    """
     try:
         check_selectable(config, len(pool), dropped)
+        check_limits(pool, config)
     except ValueError as error:
         return str(error)
     return None

@@ -16,7 +16,6 @@ from nuggets_trainer.golden.arrays import Ints
 from nuggets_trainer.golden.diversity import Diversity
 from nuggets_trainer.golden.limits import NO_PROMPT
 from nuggets_trainer.pipeline.row_filter import AGAIN
-from nuggets_trainer.store.read_results import check_same_pool
 from nuggets_trainer.store.results import PoolScores
 from nuggets_trainer.store.stored_scores import StoredScores
 
@@ -28,17 +27,46 @@ def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
     return [str(value) for value in pool.dataset[config.group_by]]
 
 
-def check_prompts(pool: Pool, config: NuggetsConfig) -> None:
-    """Refuse `max_rows_per_prompt` for rows without prompts; it reads rows up to the first that has one.
+def check_limits(pool: Pool, config: NuggetsConfig) -> None:
+    """Refuse limits of the golden set that the rows cannot be counted for.
 
     Raises:
-        ValueError: if no row has a prompt.
+        ValueError: if the pool lacks the column `group_by`, or has a column whose name means the length of the
+            completion, or if no row has a prompt that `max_rows_per_prompt` could count.
     """
+    _check_group_by(pool, config)
+    _check_prompts(pool, config)
+
+
+def _check_group_by(pool: Pool, config: NuggetsConfig) -> None:
+    columns = pool.dataset.column_names
+    if config.groups_by_length:
+        if config.group_by in columns:
+            raise ValueError(
+                f"`group_by={config.group_by!r}` makes classes of the completion's length, but `{pool.name}` has a "
+                "column of this name too. Rename the column. Its new name then groups rows by its values, and "
+                f"`{config.group_by}` groups them by length."
+            )
+        return
+    if config.group_by is not None and config.group_by not in columns:
+        raise ValueError(
+            f"`group_by={config.group_by!r}` is not a column of `{pool.name}`, whose columns are {sorted(columns)}. "
+            "Name the column that holds, say, each row's source, or `num_tokens` for classes of length."
+        )
+
+
+def _check_prompts(pool: Pool, config: NuggetsConfig) -> None:
+    """Read rows up to the first that has a prompt. A pool of unreadable rows is refused elsewhere, with reasons."""
     if config.max_rows_per_prompt is None:
         return
+    has_rows = False
     for row in pool.rows(range(len(pool))):
-        if isinstance(row, Row) and prompt_key(row):
-            return
+        if isinstance(row, Row):
+            if prompt_key(row):
+                return
+            has_rows = True
+    if not has_rows:
+        return
     raise ValueError(
         f"`max_rows_per_prompt={config.max_rows_per_prompt}` needs prompts, but the rows of `{pool.name}` have none: "
         f"each is one text (format `{pool.format}`). Leave it out, or give rows with a prompt and a completion."
@@ -114,7 +142,7 @@ def diversity_of_stored(stored: StoredScores, config: NuggetsConfig, pool: Pool 
 
     Raises:
         ValueError: if the run did not count the lengths that are needed, if a race left rows without a score that the
-            choice depends on, or if the rows are needed and not given, or are others.
+            choice depends on, or if the rows are needed and not given, or have no prompts.
     """
     lengths = prompts = None
     if config.groups_by_length:
@@ -150,8 +178,7 @@ def _prompts_of_stored(stored: StoredScores, config: NuggetsConfig, pool: Pool |
             f"{option} needs the prompts of the rows, which are not stored. Name the pool that was scored, with "
             "`--dataset_name` (`pool` of `select_again`)."
         )
-    check_same_pool(stored, pool)
-    check_prompts(pool, config)
+    _check_prompts(pool, config)
     # A race for golden scores may decide such a set, which `choose_by_rule` finds out. One for gains only predicts.
     if config.scores_pairs and config.rank_by != "golden_score" and stored.eliminated.any():
         raise ValueError(

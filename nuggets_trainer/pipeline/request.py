@@ -21,7 +21,7 @@ from nuggets_trainer.demo import resolve_demo
 from nuggets_trainer.engine.adapters import check_adapters_act_inside, inner_model
 from nuggets_trainer.engine.model import resolve_autocast_dtype
 from nuggets_trainer.overlap.find import exclude_overlap
-from nuggets_trainer.pipeline.diversity import check_prompts
+from nuggets_trainer.pipeline.diversity import check_limits
 from nuggets_trainer.pipeline.rows import AnchorDataset, PoolDataset, read_anchors, read_pool, scorer_tokenizer
 from nuggets_trainer.prompts.templates import make_template
 from nuggets_trainer.scoring.session import AnchorPools, ScoringRequest
@@ -127,16 +127,14 @@ def make_request(
         with_overlap: whether to look for rows that repeat others or hold questions of tests.
 
     Raises:
-        ValueError: if anchors cannot be combined or raced as the config
-            asks, if the pool lacks the column `group_by` or the prompts that `max_rows_per_prompt` counts, or if
-            tokenizer or rows lack what the template needs.
+        ValueError: if anchors cannot be combined or raced as the config asks, if the pool lacks the column `group_by`
+            or the prompts that `max_rows_per_prompt` counts, or if tokenizer or rows lack what the template needs.
     """
     sets = anchors or {}
     check_combination(config.combine_anchor_sets, max(1, len(sets)))
     if config.requirement is not None:
         config.requirement.check_columns(known_columns(list(sets) if len(sets) > 1 else ()))
-    _check_group_by(config, pool)
-    check_prompts(pool, config)
+    check_limits(pool, config)
     config = _with_schedule(config, sets)
     template = make_template(
         config.template, tokenizer, pool, *sets.values(), training_chat_template=training_chat_template
@@ -188,24 +186,6 @@ def _one_place(config: NuggetsConfig, score_dir: Place | None) -> Place:
             "once."
         )
     return score_dir
-
-
-def _check_group_by(config: NuggetsConfig, pool: Pool) -> None:
-    """Refuse a column that the pool lacks, and one whose name means the length of the completion."""
-    columns = pool.dataset.column_names
-    if config.groups_by_length:
-        if config.group_by in columns:
-            raise ValueError(
-                f"`group_by={config.group_by!r}` makes classes of the completion's length, but `{pool.name}` has a "
-                "column of this name too. Rename the column. Its new name then groups rows by its values, and "
-                f"`{config.group_by}` groups them by length."
-            )
-        return
-    if config.group_by is not None and config.group_by not in columns:
-        raise ValueError(
-            f"`group_by={config.group_by!r}` is not a column of `{pool.name}`, whose columns are {sorted(columns)}. "
-            "Name the column that holds, say, each row's source, or `num_tokens` for classes of length."
-        )
 
 
 def _with_schedule(config: NuggetsConfig, anchors: AnchorPools) -> NuggetsConfig:

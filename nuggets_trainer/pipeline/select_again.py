@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from nuggets_trainer.store.files import Place
 from nuggets_trainer.store.read_results import check_same_pool, read_config, read_overlap, read_scores
 from nuggets_trainer.store.stored_scores import StoredScores
 
+logger = logging.getLogger(__name__)
+
 
 def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Pool | None = None) -> GoldenSet:
     """Choose a golden set by another selection rule from the scores of an earlier run.
@@ -37,7 +40,8 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
         config: options of selection; the rule, `rank_by`, `require`, `group_by=num_tokens` and `max_rows_per_prompt`
             are read. None takes the defaults.
         pool: the rows that were scored, which `max_rows_per_prompt` needs. For scores of earlier versions, which did
-            not look for duplicates, the rows that repeat an earlier one are left out here.
+            not look for duplicates, the rows that repeat an earlier one are left out here. A warning says if only
+            their number could be compared with the scored rows.
 
     Raises:
         FileNotFoundError: if nothing was scored there.
@@ -62,14 +66,18 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
     used = _beyond_ranking(run_config, limited_here)
     if used:
         raise ValueError(
-            f"The golden set in {score_dir} was chosen with {used}, but `nuggets select` can only rank rows, "
-            "choose within classes of length (`--group_by num_tokens`), or limit the rows of each prompt "
-            "(`--max_rows_per_prompt`). Run the same `nuggets score` again with the new rule: it finds every pair in "
-            "the store."
+            f"The golden set in {score_dir} was chosen with {used}, which is not asked for now. `nuggets select` can "
+            "choose within classes of length (`--group_by num_tokens`) and limit the rows of each prompt "
+            "(`--max_rows_per_prompt`): repeat such an option. For any other choice, run the same `nuggets score` "
+            "again with the new rule: it finds every pair in the store."
         )
     stored = read_scores(score_dir)
-    if pool is not None and not read_overlap(score_dir):
-        stored = _without_repeats(stored, pool)
+    if pool is not None:
+        unchecked = check_same_pool(stored, pool)
+        if unchecked is not None:
+            logger.warning("%s", unchecked)
+        if not read_overlap(score_dir):
+            stored = _without_repeats(stored, pool)
     if config.rank_by in RANK_BY_SIGNALS:
         return _choose_by_signal(stored, config, run_config, pool)
     if not stored.num_anchors.any():
@@ -84,7 +92,6 @@ def select_again(score_dir: Place, config: NuggetsConfig | None = None, pool: Po
 
 def _without_repeats(stored: StoredScores, pool: Pool) -> StoredScores:
     """Leave out the rows that repeat an earlier candidate word for word."""
-    check_same_pool(stored, pool)
     is_repeat = np.zeros(len(stored), dtype=np.bool_)
     for i, first in first_of_equal(pool.read_keys()[0]).items():
         is_repeat[i] = stored.reason[first] < 0

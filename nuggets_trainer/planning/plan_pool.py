@@ -145,7 +145,7 @@ def _plan_with_pairs(
     rendered = render_selectable(session, anchor_set, range(num_sampled))
     is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
     notes = [describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)]
-    notes.append(describe_condition_pilot(session, rendered, factor))
+    notes += [describe_condition_pilot(session, rendered, factor), asked.why_every_pair]
     if is_slow:
         notes.append(SLOW_NOTE)
     notes.append(session.ranks.on_main(lambda: describe_float32(session.ranks.device, session.engine.compute_dtype)))

@@ -118,7 +118,10 @@ def check_same_pool(stored: StoredScores, pool: Pool) -> str | None:
             "that was scored, with its `dataset_config`, `dataset_train_split` and `pool_size`."
         )
     if stored.pool_sha256 is None or stored.pool_format != pool.format:
-        return "The rows were compared with the scored ones by their number only, not by their content."
+        return (
+            "The rows were compared with the scored ones by their number only, not by their content. They must be the "
+            "same rows in the same order."
+        )
     if not are_scored_rows(stored, stored.pool_sha256, pool):
         raise ValueError(
             f"`dataset_name` has as many rows as were scored, but not the same ones in the same order (content hash "

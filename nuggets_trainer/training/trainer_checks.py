@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from nuggets_trainer.config.diversity_options import COMPLETION_TOKENS
+from nuggets_trainer.config.requirement import TOTAL_TOKENS
 from nuggets_trainer.engine.adapters import check_adapters_act_inside
 from nuggets_trainer.engine.loading import hub_options, read_model_config
 from nuggets_trainer.engine.model import check_causal_lm
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FEW_STEPS = 50
+SAME_FOR_ALL_MODELS = {COMPLETION_TOKENS, "repetition", TOTAL_TOKENS}  # columns that training does not change
 # The other initialisations of LoRA (pissa, olora, corda, loftq, ...) move part of the base weights into the adapter.
 ADAPTERS_THAT_LEAVE_THE_BASE = ("gaussian", "orthogonal", "eva")
 
@@ -84,15 +87,21 @@ def check_selection_options(
 def _check_prompt_limit(config: NuggetsConfig, waits_for_sharding: bool) -> None:
     """Refuse `max_rows_per_prompt` where training is planned for a number of rows that it may not reach.
 
-    Chosen again, a golden set within this limit has as many rows as the first one. With quotas it may have fewer.
+    Chosen again from the same candidates, a golden set within this limit has as many rows as the first one. It may
+    have fewer with quotas, or where later models decide which rows meet `require`.
     """
     if config.max_rows_per_prompt is None:
         return
-    where = "under FSDP and DeepSpeed"
-    if not waits_for_sharding:
-        if config.reselect == "no" or config.group_by is None:
-            return
+    if waits_for_sharding:
+        where = "under FSDP and DeepSpeed"
+    elif config.reselect == "no":
+        return
+    elif config.group_by is not None:
         where = "with `group_by` and `reselect`"
+    elif config.requirement is not None and not SAME_FOR_ALL_MODELS.issuperset(config.requirement.columns):
+        where = f"with `require={config.require!r}`, which later models change, and `reselect`"
+    else:
+        return
     raise ValueError(
         f"`max_rows_per_prompt={config.max_rows_per_prompt}` leaves open how many rows are kept, but {where} training "
         "is planned for a fixed number of rows. Leave one out. Or run `nuggets score`, and train on the rows that are "

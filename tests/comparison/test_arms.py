@@ -28,6 +28,7 @@ def evidence():
         "loss": generator.uniform(1, 4, 200),
         "similarity_turn": generator.permutation(200).astype(float),
         "ica": generator.uniform(-1, 1, 200),
+        "prompt": np.repeat(np.arange(50.0), 4),
     }
     columns["similarity_turn"][150] = np.nan  # a row that cannot be rendered alone
     scores = golden_scores(np.zeros(20), one_shot)
@@ -110,6 +111,16 @@ def test_best_rows_of_each_length_have_the_lengths_of_the_pool(evidence):
     rows = rows_of(evidence, "golden_by_length")
     expected = select_golden_set(evidence.scores, ("top_k", 20), diversity=Diversity(lengths=tokens))
     assert rows.tolist() == expected.indices.tolist() != rows_of(evidence, "golden").tolist()
+
+
+def test_best_rows_of_each_prompt_are_those_of_the_option(evidence):
+    prompts = evidence.columns["prompt"].astype(np.int64)
+    for most in (1, 2):
+        rows = rows_of(dataclasses.replace(evidence, max_rows_per_prompt=most), "golden_by_prompt")
+        limited = Diversity(prompts=prompts, max_rows_per_prompt=most)
+        expected = select_golden_set(evidence.scores, ("top_k", 20), diversity=limited)
+        assert rows.tolist() == expected.indices.tolist() != rows_of(evidence, "golden").tolist()
+    assert len(rows_of(evidence, "golden_by_prompt", 199)) == 50  # there are no more prompts
 
 
 def test_all_rows_are_chosen_before_any_run(evidence):

@@ -23,6 +23,7 @@ from nuggets_trainer import load_rows
 from nuggets_trainer.commands import compare
 from nuggets_trainer.comparison.arms import ARMS, DEFAULT_ARMS, QUICK_ARMS
 from nuggets_trainer.comparison.job import draw_places
+from nuggets_trainer.comparison.options import arms_to_run
 from nuggets_trainer.comparison.runs import TuningRun, TuningRuns, read_run
 from nuggets_trainer.demo import demo_path
 from tests.support.harness_tasks import write_tasks
@@ -177,6 +178,34 @@ def test_rows_and_places_as_users_have_them(num_anchors, files, tmp_path):
     assert len(found["reliability"]) == (num_anchors >= 4)
     few = "takes 4 of them, and 2 anchors could be scored" in (output_dir / "compare.md").read_text()
     assert few == (num_anchors < 4)
+
+
+def test_one_arm_keeps_the_best_rows_of_each_prompt(files, tmp_path, monkeypatch):
+    """The option was refused."""
+    rows = [json.loads(line) for line in (files / "pool.jsonl").read_text().splitlines()]
+    repeated = [{**row, "instruction": f"Task {i % 8}", "input": ""} for i, row in enumerate(rows[:24])]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in repeated))
+    for name in ("heldout", "anchors"):
+        shutil.copy(files / f"{name}.jsonl", tmp_path)
+    taken = []
+
+    def compute(runs, rows, seed, steps):
+        taken.append(rows.tolist())
+        return TuningRun([1.0 + len(taken)] * len(runs.segments), 2, 1.0, 1.0, None)
+
+    monkeypatch.setattr(TuningRuns, "_compute", compute)
+    options = {"golden_fractions": 0.5, "signal_check": "false", "max_rows_per_prompt": 1}
+    words = arguments(tmp_path, tmp_path / "out", arms="golden golden_by_prompt", **options)
+    found = compare.run(*compare.parse(words))
+    assert [(line.arm, line.num_rows) for line in found.lines[1:]] == [("golden", 12), ("golden_by_prompt", 8)]
+    by_prompt = {}
+    scores = pq.read_table(tmp_path / "out" / "nuggets" / "scores.parquet")
+    ranks = scores["rank"].to_numpy(zero_copy_only=False)
+    for i in np.argsort(ranks).tolist():
+        by_prompt.setdefault(i % 8, i)
+    assert sorted(taken[-1]) == sorted(by_prompt.values()) and min(ranks) == 1
+    _, _, _, nuggets, chosen = compare.parse(arguments(tmp_path, tmp_path / "out", max_rows_per_prompt=2))[:5]
+    assert [arm.name for arm in arms_to_run(chosen, nuggets)] == [*DEFAULT_ARMS, "golden_by_prompt"]
 
 
 def test_scores_of_other_programs_are_arms(files, finished, tmp_path, monkeypatch):
@@ -456,7 +485,7 @@ def test_a_comparison_killed_in_every_run_continues(files, tmp_path):
         ({"packing": "true"}, "`packing` must be false .* arms of short rows would get fewer steps"),
         ({"rank_by": "gain"}, "`rank_by` is not supported .* add the arm `gain` to `arms`"),
         ({"group_by": "family"}, "`group_by` is not supported .* limits which rows go together"),
-        ({"max_rows_per_prompt": 1}, "best rows of each prompt, .* --max_rows_per_prompt 1 --dataset_name"),
+        ({"arms": "golden", "max_rows_per_prompt": 1}, "only applies to the arm golden_by_prompt, which is not in"),
         ({"group_by": "num_tokens"}, "Drop it, and add the arm `golden_by_length` to `arms`"),
         ({"arms": "golden golden_filtered"}, "The arm `golden_filtered` needs a condition. Give `require`"),
         ({"arms": "golden", "require": "ifd<1"}, "`require` only applies to the arms golden_filtered, "),

@@ -290,7 +290,7 @@ def test_the_command_line_takes_sets_as_json(rows, tmp_path, capsys):
     # What was chosen otherwise than by a ranking is not cut again as one.
     assert main(["select", str(tmp_path / "s"), "--top_k", "3"]) == 1
     told = capsys.readouterr().err
-    assert "was chosen with `coverage_weight` and `group_by`, but `nuggets select` can only rank rows" in told
+    assert "was chosen with `coverage_weight` and `group_by`, which is not asked for now" in told
 
 
 def test_exact_duplicates_are_near_duplicates(llama, tokenizer, sets, tmp_path):

@@ -98,7 +98,7 @@ def test_select_chooses_within_classes_from_stored_scores(whole, tmp_path, llama
     found = json.loads(capsys.readouterr().out)
     assert found["indices"] == whole[2].indices.tolist() and found["by_group"] == whole[2].groups
     # What was chosen within classes is not cut again as a ranking.
-    with pytest.raises(ValueError, match="chosen with `group_by`, but `nuggets select` can only rank rows"):
+    with pytest.raises(ValueError, match="chosen with `group_by`, which is not asked for now"):
         select_again(whole[0], NuggetsConfig(top_k=3))
 
 
@@ -108,7 +108,7 @@ def test_select_takes_classes_in_place_of_other_groups(whole, tmp_path, llama, t
     scored(llama, tokenizer, tmp_path / "copy", group_by="instruction", row_signals=True)
     found = select_again(tmp_path / "copy", NuggetsConfig(top_k=9, **GROUPED))
     assert found.indices.tolist() == whole[2].indices.tolist()
-    with pytest.raises(ValueError, match="chosen with `group_by`, but `nuggets select` can only rank rows"):
+    with pytest.raises(ValueError, match="chosen with `group_by`, which is not asked for now"):
         select_again(tmp_path / "copy", NuggetsConfig(top_k=9))
 
 

@@ -15,6 +15,7 @@ from nuggets_trainer import NuggetsConfig, SelectedSFTTrainer, score_pool, selec
 from nuggets_trainer.commands.select import parse, run
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.ranking import rank_candidates
+from nuggets_trainer.inspection.inspect_pool import inspect_pool
 from tests.support.rows import alpaca_rows
 
 # 12 prompts with 4 answers each; of a prompt, the second row is written in other case.
@@ -130,11 +131,22 @@ def test_select_needs_the_rows_that_were_scored(ranked, stored, llama, tokenizer
         select_again(ranked[0], limited, Pool(Dataset.from_list(ROWS[::-1])))
     scored(llama, tokenizer, stored, **ONE_EACH)
     # The limit of a run is not dropped silently; another one takes its place.
-    with pytest.raises(ValueError, match="chosen with `max_rows_per_prompt`, but .* \\(`--max_rows_per_prompt`\\)"):
+    with pytest.raises(ValueError, match="with `max_rows_per_prompt`, which is not asked for now.*: repeat such an"):
         select_again(stored, NuggetsConfig(top_k=3), Pool(POOL))
     two = NuggetsConfig(top_k=9, max_rows_per_prompt=2)
     expected = select_again(ranked[0], two, Pool(POOL)).indices.tolist()
     assert select_again(stored, two, Pool(POOL)).indices.tolist() == expected
+
+
+def test_rows_that_cannot_be_compared_are_warned_of(ranked, caplog):
+    """`select_again` said nothing about rows in another format, whose order it had not compared."""
+    converted = [{"prompt": f"{row['instruction']}\n\n{row['input']}", "completion": row["output"]} for row in ROWS]
+    limited = NuggetsConfig(top_k=9, **ONE_EACH)
+    caplog.set_level(logging.WARNING, "nuggets_trainer")
+    expected = select_again(ranked[0], limited, Pool(POOL)).indices.tolist()
+    assert not caplog.messages
+    assert select_again(ranked[0], limited, Pool(Dataset.from_list(converted))).indices.tolist() == expected
+    assert len(caplog.messages) == 1 and "They must be the same rows in the same order" in caplog.text
 
 
 def test_a_race_decides_as_much_as_its_bounds_do(llama, tokenizer, tmp_path, monkeypatch):
@@ -168,6 +180,12 @@ def test_rows_without_prompts_are_refused_before_any_work(llama, tokenizer, tmp_
     with pytest.raises(ValueError, match="needs prompts, but the rows of `dataset` have none: each is one text"):
         score_pool(llama, tokenizer, texts, texts, config, tmp_path)
     assert not any(tmp_path.iterdir())
+    assert inspect_pool(None, texts, config=config).problem.startswith("`max_rows_per_prompt=1` needs prompts")
+    grouped = NuggetsConfig(top_k=3, group_by="origin")
+    assert inspect_pool(None, POOL, config=grouped).problem.startswith("`group_by='origin'` is not a column")
+    empty = Dataset.from_list([{**row, "output": ""} for row in ROWS])  # no row that could have a prompt is readable
+    with pytest.raises(ValueError, match="all 48 were dropped \\(empty_completion 48\\)"):
+        score_pool(llama, tokenizer, empty, GIVEN, config, tmp_path)
     for wrong, kind in ((0, ValueError), (True, TypeError)):
         with pytest.raises(kind, match="`max_rows_per_prompt` must be"):
             NuggetsConfig(max_rows_per_prompt=wrong)
@@ -193,7 +211,7 @@ def trainer_of(tmp_path, **options):
 
 @pytest.mark.slow
 def test_training_keeps_the_limit_when_it_chooses_again(tmp_path):
-    trainer = trainer_of(tmp_path, reselect="steps", reselect_steps=1)
+    trainer = trainer_of(tmp_path, reselect="steps", reselect_steps=1, require="num_tokens >= 2")
     trainer.train()
     assert len(trainer.golden_set) == 5 and most_of_a_prompt(trainer.golden_set) == 1
     saved = json.loads((tmp_path / "nuggets_selection.json").read_text())

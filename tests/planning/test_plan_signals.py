@@ -35,8 +35,11 @@ def test_a_plan_tells_what_signals_take_and_a_condition_keeps(llama, tokenizer, 
         (note,) = notes(schedule="race", require=both)
         assert re.match(rf"the signals of each row take about .* more; \d+% of {num_measured} random rows meet", note)
         assert note.endswith("`, and a race scores only the pairs of such rows")
-    (note,) = notes(row_signals=True, require="golden_score > 0.1")
+    note, why = notes(row_signals=True, require="golden_score > 0.1")
     assert note.endswith("more")
+    assert why == "every pair is scored, because with `require` the golden set depends on all of them"
+    (why,) = notes(group_by="input", max_rows_per_prompt=1)
+    assert "because with `group_by` and `max_rows_per_prompt` the golden set depends on all" in why
     monkeypatch.setattr(signal_costs, "BYTES_WORTH_A_NOTE", 100)
     (note,) = notes(row_signals=True)
     assert note.endswith(

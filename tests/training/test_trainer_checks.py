@@ -48,6 +48,10 @@ def test_a_model_without_a_causal_head_is_refused(model_dir, tmp_path):
             {"nuggets_config": NuggetsConfig(num_anchors="auto", reselect="epoch")},
             "`num_anchors='auto'` would be decided again",
         ),
+        (
+            {"nuggets_config": NuggetsConfig(max_rows_per_prompt=1, require="loss < 9", reselect="epoch")},
+            "with `require='loss < 9'`, which later models change, and `reselect` training is planned for a fixed",
+        ),
         ({"nuggets_config": None}, "`anchor_dataset` is given without `nuggets_config`"),
         ({"anchor_dataset": Dataset.from_list([{"q": "?"}])}, r"`anchors` has the columns \['q'\].*pool's columns"),
     ],
