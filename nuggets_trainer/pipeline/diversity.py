@@ -28,7 +28,7 @@ def row_groups(pool: Pool, config: NuggetsConfig) -> list[str] | None:
 
 
 def check_limits(pool: Pool, config: NuggetsConfig) -> None:
-    """Refuse limits of the golden set that the rows cannot be counted for.
+    """Refuse limits of the golden set for which the rows lack a column or prompts.
 
     Raises:
         ValueError: if the pool lacks the column `group_by`, or has a column whose name means the length of the
