@@ -29,7 +29,12 @@ from nuggets_trainer.prompts.templates import make_template
 
 COLUMNS = ("golden_score", "standard_error", "mean_gain", "mean_gain_error")
 
-OF_A_POOL = ("pool_size", "num_anchors", "decontaminate")  # options that would be ignored, or cut a batch short
+OF_A_POOL = (
+    "pool_size",
+    "num_anchors",
+    "decontaminate",
+    "require_recall",
+)  # options that would be ignored, or cut a batch short
 
 
 class GoldenScorer:
@@ -104,11 +109,10 @@ class GoldenScorer:
                 "k-means, score a sample of the pool first, and pass the rows that its anchors.parquet names."
             )
         requirement = self._config.requirement
-        if self._config.require_recall is not None or (requirement is not None and requirement.percentiles):
+        if requirement is not None and requirement.percentiles:
             raise ValueError(
-                f"`require={self._config.require!r}` must be left out of `config`, and `require_recall` too: "
-                "percentiles and the share of the golden set are those of a whole pool, and a batch is no pool. "
-                "Filter the scored rows in the engine."
+                f"`require={self._config.require!r}` must be left out of `config`: its percentiles are those of a "
+                "whole pool, and a batch is no pool. Filter the scored rows in the engine."
             )
         given = [f"`{name}`" for name in OF_A_POOL if getattr(self._config, name) is not None]
         if given:

@@ -34,7 +34,7 @@ from nuggets_trainer.report.dataset_entries import (
     how_to_use,
     write_entry,
 )
-from nuggets_trainer.store.read_results import read_overlap
+from nuggets_trainer.store.read_results import read_overlap, read_scores
 from nuggets_trainer.store.results import describe_groups
 from nuggets_trainer.wording import counted
 
@@ -99,6 +99,7 @@ def run(
     output: OutputArguments,
 ) -> None:
     """Choose the golden set, write its rows if a file is named, and print it."""
+    from nuggets_trainer.pipeline.row_filter import describe_percentiles, percentiles_as_json  # late: so is scipy
     from nuggets_trainer.pipeline.rows import read_pool  # late: `--help` does not wait for torch
     from nuggets_trainer.pipeline.select_again import as_json, select_again
 
@@ -112,7 +113,13 @@ def run(
         if golden_set.num_missing:
             logger.warning("%s", golden_set.describe_missing())
         overlap = read_overlap(score_dir) or looked_for_now(pool)
-        text = "\n".join([golden_set.describe(), *describe_groups(golden_set), f"duplicates: {overlap['says']}"])
+        lines = [golden_set.describe(), *describe_groups(golden_set), f"duplicates: {overlap['says']}"]
+        requirement, percentiles = config.requirement, []
+        if requirement is not None and requirement.percentiles:
+            signals = read_scores(score_dir).signals
+            percentiles = percentiles_as_json(requirement, signals)
+            lines.append(f"condition: {describe_percentiles(requirement, signals)}")
+        text = "\n".join(lines)
         if pool is not None and choice.output_file is not None:
             entries = []
             for name in choice.entry_for or []:
@@ -125,6 +132,8 @@ def run(
                 text += f"\n{how_to_use(name, written, write_entry(name, written))}"
         result = {"score_dir": choice.score_dir, **as_json(golden_set), "output_file": choice.output_file}
         result["overlap"] = overlap
+        if percentiles:
+            result["percentiles"] = percentiles
         write_result(stdout, result, text, output.json)
 
 

@@ -16,7 +16,7 @@ from nuggets_trainer.pipeline.auto_anchors import anchors_of, drawn_anchors
 from nuggets_trainer.pipeline.early_look import PilotLook
 from nuggets_trainer.pipeline.row_filter import (
     describe_percentiles,
-    percentiles_of,
+    percentiles_as_json,
     rows_that_meet,
     rows_that_pass,
 )
@@ -116,14 +116,14 @@ def _look_at_condition(
         if session.ranks.is_main:
             tell(logger, "condition: %s", pilot.describe())
         return pilot
-    asked = f"{pilot.describe()} `require_recall={pilot.asked:g}` asks for {pilot.asked:.0%}."
+    too_low = f"{pilot.describe()} This share, {pilot.found.recall:.3f}, is below `require_recall={pilot.asked:g}`."
     if may_stop:
         raise LowRecallError(
-            f"{asked} The pairs so far are stored in {session.request.score_dir}. Ask less of the rows, or lower "
-            "`require_recall`."
+            f"{too_low} The pairs so far are stored in {session.request.score_dir}, and the next run there reuses "
+            "them. Weaken the condition so that more rows meet it, or lower `require_recall`."
         )
     if session.ranks.is_main:
-        logger.warning("condition: %s", asked)
+        logger.warning("condition: %s", too_low)
     return pilot
 
 
@@ -138,10 +138,7 @@ def _percentiles_of_run(session: ScoringSession, signals: Signals) -> dict[str, 
     if not session.ranks.is_main or requirement is None or not requirement.percentiles:
         return {}
     tell(logger, "condition: %s", describe_percentiles(requirement, signals))
-    found = []
-    for (column, percentage), value in percentiles_of(requirement, signals).items():
-        found.append({"column": column, "percentage": percentage, "value": value})
-    return {"percentiles": found}
+    return {"percentiles": percentiles_as_json(requirement, signals)}
 
 
 def compute_signals(session: ScoringSession) -> Computed:

@@ -89,6 +89,19 @@ def percentiles_of(requirement: Requirement, columns: Mapping[str, Floats]) -> d
     return found
 
 
+def percentiles_as_json(requirement: Requirement, columns: Mapping[str, Floats]) -> list[dict[str, Any]]:
+    """Return column, percentage and value of each percentile that a condition names.
+
+    Args:
+        requirement: the condition.
+        columns: values of each column with a percentile, `(n,)` over all rows of the pool; NaN where a row has none.
+    """
+    found = []
+    for (column, percentage), value in percentiles_of(requirement, columns).items():
+        found.append({"column": column, "percentage": percentage, "value": value})
+    return found
+
+
 def describe_percentiles(requirement: Requirement, columns: Mapping[str, Floats]) -> str:
     """Write a condition with the values of its percentiles, such as "`loss < p50` (p50 of loss: 2.134)".
 

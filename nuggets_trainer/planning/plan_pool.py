@@ -14,7 +14,6 @@ import torch
 from nuggets_trainer.config.anchor_options import AUTO
 from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.config.scorer_model_options import hint_on_tuned_scorer
-from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.engine.device import describe_float32
 from nuggets_trainer.golden.agreement import Agreement, measure_agreement
 from nuggets_trainer.pipeline.auto_anchors import decide_number, with_number
@@ -28,6 +27,7 @@ from nuggets_trainer.pipeline.stages import (
     with_top_k,
 )
 from nuggets_trainer.planning.plan import Plan
+from nuggets_trainer.planning.pool_sample import config_for_sample, draw_sample, scale_to_pool
 from nuggets_trainer.planning.signal_costs import (
     SIGNAL_ROWS,
     describe_condition_pilot,
@@ -36,12 +36,10 @@ from nuggets_trainer.planning.signal_costs import (
     planned_budget,
 )
 from nuggets_trainer.planning.signal_plan import SignalPlan
-from nuggets_trainer.ranks import Ranks
 from nuggets_trainer.scoring.anchors import anchors_for_plan
 from nuggets_trainer.scoring.exact import ExactRun
 from nuggets_trainer.scoring.quick_measure import measure_quickly, seconds_before_measuring
 from nuggets_trainer.scoring.race_run import RaceRun
-from nuggets_trainer.scoring.render_workers import RenderingTime
 from nuggets_trainer.scoring.rendering import Rendered
 from nuggets_trainer.scoring.session import ScoringRequest, ScoringSession, open_session
 from nuggets_trainer.scoring.timing import Measurement
@@ -57,7 +55,6 @@ SLOW_NOTE = (
 )
 MOST_IN_SAMPLE = 256  # rows that the reliability is measured on
 MOST_COUNTED = 50_000  # rows of a pool that is looked through for repeated rows, which takes some seconds
-MOST_ROWS = 5000  # rows that are drawn from a larger pool, because rendering all would take minutes
 
 
 def plan_pool(
@@ -98,12 +95,12 @@ def plan_pool(
     as_trained = AsTrained(**options)
     request = read_request(model, tokenizer, dataset, anchors, config, score_dir, as_trained, with_overlap=False)
     started = time.monotonic()
-    pool = request.pool
+    whole, pool = request, request.pool
     counts_all = len(pool) <= MOST_COUNTED
     if counts_all:
         request = leave_out_overlap(request)
-    sample, factor = _sample(pool, counts_all)
-    request = dataclasses.replace(request, pool=sample, config=_for_sample(request.config, len(pool), factor))
+    sample, factor = draw_sample(pool, counts_all)
+    request = dataclasses.replace(request, pool=sample, config=config_for_sample(request.config, len(pool), factor))
     if not counts_all:
         request = leave_out_overlap(request)
     check_selectable(request.config, len(sample), sample.read_keys()[1])
@@ -112,7 +109,7 @@ def plan_pool(
     with open_session(model, request) as session:
         plan: Plan | SignalPlan
         if session.config.scores_pairs:
-            plan = _plan_with_pairs(session, model, pool, factor, started, measure_seconds)
+            plan = _plan_with_pairs(session, model, whole, factor, started, measure_seconds)
         else:
             plan = plan_without_pairs(session, pool, factor, started)
     return dataclasses.replace(
@@ -124,14 +121,14 @@ def plan_pool(
 
 
 def _plan_with_pairs(
-    session: ScoringSession, model: Any, whole: Pool, factor: float, started: float, measure_seconds: float
+    session: ScoringSession, model: Any, whole: ScoringRequest, factor: float, started: float, measure_seconds: float
 ) -> Plan:
     """Score pairs for some seconds, and tell what those of all rows will take; all ranks must call it.
 
     Args:
         session: open session of the pool or of a sample of it.
         model: model that scores.
-        whole: pool that the plan is for.
+        whole: pool that the plan is for, and its options.
         factor: number of rows of the pool by those of the sample.
         started: time at which the plan was begun, by `time.monotonic`.
         measure_seconds: seconds to score for.
@@ -141,11 +138,11 @@ def _plan_with_pairs(
     if asked.num_anchors == AUTO:
         why, _ = decide_number(session)
         session, passed_over = with_number(session, why["num_anchors"]), why.get("replaced", [])
-    anchor_set, stand_in = anchors_for_plan(session, whole, passed_over)
+    anchor_set, stand_in = anchors_for_plan(session, whole.pool, passed_over)
     rendered = render_selectable(session, anchor_set, range(num_sampled))
     is_slow = seconds_before_measuring(session, rendered) > max(measure_seconds, PATIENCE)
     notes = [describe_signals(session, rendered, factor, SLOW_SIGNAL_ROWS if is_slow else SIGNAL_ROWS)]
-    notes += [describe_condition_pilot(session, rendered, factor), asked.why_every_pair]
+    notes += [describe_condition_pilot(session, whole.config, rendered, factor), asked.why_every_pair]
     if is_slow:
         notes.append(SLOW_NOTE)
     notes.append(session.ranks.on_main(lambda: describe_float32(session.ranks.device, session.engine.compute_dtype)))
@@ -164,10 +161,10 @@ def _plan_with_pairs(
         measured = _nothing_stored(measured, asked.schedule_in_force)
     counts = Counter(rendered.dropped.values()).most_common()
     return Plan(
-        num_rows=len(whole),
+        num_rows=len(whole.pool),
         dropped={reason: round(factor * count) for reason, count in counts},
-        measurement=_of_whole_pool(measured, factor, rendered.time_taken, stand_in),
-        sampled_rows=None if session.pool is whole else num_sampled,
+        measurement=scale_to_pool(measured, factor, rendered.time_taken, stand_in),
+        sampled_rows=None if session.pool is whole.pool else num_sampled,
         schedule=asked.schedule_in_force,
         race_possible=not asked.every_pair_for and (sets is None or len(sets) == 1),
         stand_in_anchors=stand_in,
@@ -252,65 +249,6 @@ def _repeats_note(request: ScoringRequest, num_sampled: int | None) -> str:
     if num_sampled is None:
         return f"duplicates: {request.overlap['says']}"
     return f"duplicates among the {num_sampled:,} rows drawn: {request.overlap['says']}; the run looks at all rows"
-
-
-def _for_sample(config: NuggetsConfig, num_rows: int, factor: float) -> NuggetsConfig:
-    """Change `top_k` so that it asks the same share of the sample as of the pool."""
-    if factor == 1 or config.top_k is None:
-        return config
-    if config.top_k > num_rows:
-        raise ValueError(f"`top_k={config.top_k}` is larger than the pool of {num_rows:,} rows. Lower it.")
-    return dataclasses.replace(config, top_k=max(1, round(config.top_k / factor)))
-
-
-def _of_whole_pool(
-    measured: Measurement, factor: float, rendering: RenderingTime, anchors_stand_in: bool
-) -> Measurement:
-    """Scale what the sample has shown to the whole pool.
-
-    Of the time before scoring only the rendering grows with the rows, of which workers may render a part. What was
-    scored to measure was missing in the sample, and its like is missing in the rest of the pool. The run itself finds
-    it in the store, except for pairs with anchors that stood in for others.
-    """
-    found = measured.tokens_done
-    if anchors_stand_in:
-        found = 0.0
-    low, expected, high = (factor * (tokens + measured.tokens_done) - found for tokens in measured.tokens_left)
-    return dataclasses.replace(
-        measured,
-        workload=measured.workload.scaled(factor),
-        tokens_left=(low, expected, high),
-        setup_seconds=measured.setup_seconds + rendering.seconds(factor) - rendering.seconds(),
-        finished=measured.finished and expected == 0,
-    )
-
-
-def _sample(pool: Pool, with_reasons: bool) -> tuple[Pool, float]:
-    """Draw rows at random; return them, and how many times as many rows the pool has.
-
-    Args:
-        pool: all rows.
-        with_reasons: whether rows that are unusable in the pool are so in the sample, for the same reasons.
-    """
-    if len(pool) <= MOST_ROWS:
-        return pool, 1.0
-    # Other rows each time: the pairs that an earlier plan has stored would make this sample look too cheap.
-    seed = Ranks().on_main(lambda: int(np.random.default_rng().integers(2**31)))
-    drawn = np.sort(np.random.default_rng(seed).choice(len(pool), MOST_ROWS, replace=False))
-    sample = Pool(
-        pool.dataset.select(drawn),
-        pool.name,
-        pool.formatting_func,
-        pool.response_field,
-        text_field=pool.text_field,
-        completion_only_loss=pool.completion_only,
-        row_format=None if pool.formatting_func else pool.format,
-        eos_token=pool.eos_token,
-    )
-    if with_reasons:
-        _, dropped = pool.read_keys()
-        sample.exclude({place: dropped[i] for place, i in enumerate(drawn.tolist()) if i in dropped})
-    return sample, len(pool) / MOST_ROWS
 
 
 def _memory(device: torch.device) -> int:

@@ -6,23 +6,24 @@ import dataclasses
 import time
 from collections import Counter
 
+from nuggets_trainer.config.nuggets_config import NuggetsConfig
 from nuggets_trainer.data.pool import Pool
 from nuggets_trainer.golden.condition_recall import rows_to_score
 from nuggets_trainer.pipeline.row_filter import rows_that_meet
 from nuggets_trainer.pipeline.rows import check_selectable
 from nuggets_trainer.pipeline.run_files import device_name
 from nuggets_trainer.pipeline.stages import RowsInBudget, rows_in_budget, signals_of_rows
-from nuggets_trainer.planning.signal_plan import SignalCost, SignalPlan
+from nuggets_trainer.planning.signal_plan import SignalCost, SignalPlan, describe_share_met
 from nuggets_trainer.scoring.rendering import Candidates
 from nuggets_trainer.scoring.session import ScoringSession
-from nuggets_trainer.signals.condition_pilot import fraction_kept
+from nuggets_trainer.signals.condition_pilot import describe_pilot_size, fraction_kept
 from nuggets_trainer.signals.examples import ExampleContexts
 from nuggets_trainer.signals.in_context import in_context_name
 from nuggets_trainer.signals.row_lengths import total_tokens
 from nuggets_trainer.signals.row_signals import Signals, signal_names
 from nuggets_trainer.signals.stored_values import find_missing
 from nuggets_trainer.signals.without_pairs import anchors_for_signals, readable_rows
-from nuggets_trainer.wording import byte_size, counted, duration
+from nuggets_trainer.wording import byte_size, duration
 
 SIGNAL_ROWS = 64  # rows whose signals are computed; a share of them is off by 12 points at most, mostly
 STORE_BYTES_PER_COSINE = 5.5  # measured, 500,000 cosines (docs/log/signals.md)
@@ -139,22 +140,24 @@ def describe_signals(session: ScoringSession, rows: Candidates, factor: float, m
     if config.wants_row_signals:
         parts.append(f"the signals of each row take about {duration(cost.seconds)} more")
     if requirement is not None and cost.share_met is not None:
-        parts.append(f"{cost.share_met:.0%} of {counted(cost.num_rows, 'random row')} meet `{requirement.text}`")
+        parts.append(describe_share_met(cost, requirement.text))
         if config.schedule_in_force == "race":
             parts[-1] += ", and a race scores only the pairs of such rows"
     parts += _describe_cosines(session, rows, factor)
     return "; ".join(parts) or None
 
 
-def describe_condition_pilot(session: ScoringSession, rows: Candidates, factor: float) -> str | None:
+def describe_condition_pilot(
+    session: ScoringSession, config: NuggetsConfig, rows: Candidates, factor: float
+) -> str | None:
     """Say how many pairs `require_recall` takes, on all ranks; None if it is not set.
 
     Args:
         session: open session of the pool or of a sample of it.
+        config: options of the whole pool. Those of a sample may have another `top_k`.
         rows: rows that can be scored.
         factor: number of rows of the pool by those of the session's.
     """
-    config = session.config
     if config.require_recall is None:
         return None
     signals: Signals = {}
@@ -164,11 +167,7 @@ def describe_condition_pilot(session: ScoringSession, rows: Candidates, factor: 
     def describe() -> str:
         num_candidates = round(factor * len(rows.candidates))
         num_rows = rows_to_score(fraction_kept(config, rows, signals, factor), num_candidates)
-        num_pairs = num_rows * len(rows.anchor_set.rows)
-        return (
-            f"`require_recall` first scores {counted(num_rows, 'random row')} on all anchors, whether they meet the "
-            f"condition or not: {counted(num_pairs, 'pair')}, {num_rows / num_candidates:.1%} of all"
-        )
+        return describe_pilot_size(num_rows, num_candidates, len(rows.anchor_set.rows))
 
     return session.ranks.on_main(describe)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nuggets_trainer.config.requirement import Requirement
 from nuggets_trainer.golden.ranking import SIGNAL_VALUES
 from nuggets_trainer.wording import byte_size, counted, duration, tally
 
@@ -27,6 +28,19 @@ class SignalCost:
     num_rows: int
     num_known: int
     share_met: float | None
+
+
+def describe_share_met(cost: SignalCost, condition: str) -> str:
+    """Say how many of the measured rows meet a condition; `share_met` must be known.
+
+    Args:
+        cost: what was measured.
+        condition: text of the condition.
+    """
+    text = f"{cost.share_met:.0%} of {counted(cost.num_rows, 'random row')} meet `{condition}`"
+    if Requirement(condition).percentiles:
+        text += ", with the percentiles of these rows"
+    return text
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,8 @@ class SignalPlan:
         ]
         if self.cost.num_known:
             lines.insert(2, ("stored", f"the signals of {counted(self.cost.num_known, 'row')}"))
-        if self.cost.share_met is not None:
-            lines.append(("require", f"{self.cost.share_met:.0%} of the measured rows meet `{self.require}`"))
+        if self.cost.share_met is not None and self.require is not None:
+            lines.append(("require", describe_share_met(self.cost, self.require)))
         if self.price is not None:
             lines.append(("cost", f"about {self.price:,.2f}, at {self.price_per_hour:g} per hour"))
         if self.sampled_rows is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nuggets_trainer.golden.limits import FAILS_REQUIRE
 from nuggets_trainer.golden.ranking import RankedValue, ranked_value, written_rule
 from nuggets_trainer.report.card_fields import dataset_head, with_fields
+from nuggets_trainer.report.makeup import about_condition
 from nuggets_trainer.store.hub_cache import hub_model_name
 from nuggets_trainer.store.results import count_reasons
 from nuggets_trainer.wording import counted, decimal, tally
@@ -266,6 +267,9 @@ def dataset_card(figures: dict[str, Any], title: str, sources: Mapping[str, str]
         "fingerprint of the scores": f"`{run['fingerprint']['id']}`",
         "nuggets_trainer": run["versions"]["nuggets_trainer"],
     }
+    require = run["config"].get("require")
+    if require is not None:
+        lines["require"] = f"`{require}`{about_condition(run)}"
     text = (
         f"{cut['num_kept']:,} of {counted(cut['num_rows'], 'row')}{_of_sources(sources)}, kept by their "
         f"{ranked.words}{_method(ranked)}: "

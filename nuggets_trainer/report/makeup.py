@@ -69,7 +69,7 @@ def what_is_kept(run: dict[str, Any]) -> str:
     if ranked.name != "golden_score":
         parts[0] += f" by {ranked.words}"
     if run["config"].get("require") is not None:
-        parts.append(f"of the rows with {run['config']['require']}{_about_condition(run)}")
+        parts.append(f"of the rows with {run['config']['require']}{about_condition(run)}")
     group_by = run["config"].get("group_by")
     if group_by == COMPLETION_TOKENS:
         parts.append("within classes of length")
@@ -85,8 +85,12 @@ def what_is_kept(run: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _about_condition(run: dict[str, Any]) -> str:
-    """Write the values of the percentiles that the condition names, and how much of the golden set it keeps."""
+def about_condition(run: dict[str, Any]) -> str:
+    """Write the values of the percentiles that the condition names, and how much of the golden set it keeps.
+
+    Returns:
+        Both in brackets, after a space; empty if neither is known.
+    """
     parts = []
     for found in run.get("percentiles", []):
         parts.append(f"p{found['percentage']:g} of {found['column']} is {found['value']:.4g}")
@@ -94,10 +98,10 @@ def _about_condition(run: dict[str, Any]) -> str:
     if measured is not None:
         share = f"{measured['recall']:.0%}"
         if measured["low"] < measured["high"]:  # else all rows of the pool were measured
-            share += f", 95% interval {measured['low']:.0%} to {measured['high']:.0%}"
+            share = f"about {share} (95% interval {measured['low']:.0%} to {measured['high']:.0%})"
         parts.append(
-            f"{measured['num_met']:,} of the best {measured['num_golden']:,} of {measured['num_rows']:,} random rows "
-            f"meet it: {share}"
+            f"without the condition, {share} of the golden set would meet it: {measured['num_met']:,} of the "
+            f"{measured['num_golden']:,} best of {measured['num_rows']:,} random rows do"
         )
     if not parts:
         return ""

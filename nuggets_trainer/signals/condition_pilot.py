@@ -7,6 +7,7 @@ store. The run itself finds these pairs there.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +20,14 @@ from nuggets_trainer.golden.condition_recall import ConditionRecall, recall_of_c
 from nuggets_trainer.scoring.blocks import distinct
 from nuggets_trainer.scoring.collect import collect
 from nuggets_trainer.scoring.exact import ExactRun
+from nuggets_trainer.scoring.progress import tell
 from nuggets_trainer.scoring.rendering import Candidates, Rendered
 from nuggets_trainer.scoring.session import ScoringSession
 from nuggets_trainer.scoring.watch import Watch
 from nuggets_trainer.signals.row_signals import Signals
+from nuggets_trainer.wording import counted
+
+logger = logging.getLogger(__name__)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -88,17 +93,31 @@ def fraction_kept(config: NuggetsConfig, rows: Candidates, signals: Signals, fac
 
     Args:
         config: options of the user; a threshold is refused beforehand.
-        rows: all candidates.
+        rows: all candidates, or those of a sample.
         signals: signals of the candidates, `(n,)`; with `total_tokens` if the rule is a token budget.
-        factor: number of times as many rows that the whole pool has; `top_k` is that of these rows.
+        factor: number of times as many rows that the whole pool has, for which the rule is meant.
     """
     rule, value = config.selection_rule
     if rule == "top_fraction":
         return value
     if rule == "top_k":
-        return min(1.0, value / len(rows.candidates))
+        return min(1.0, value / (factor * len(rows.candidates)))
     assert rule == "max_tokens", rule
     return min(1.0, value / (factor * float(signals[TOTAL_TOKENS][rows.candidates].sum())))
+
+
+def describe_pilot_size(num_rows: int, num_candidates: int, num_anchors: int) -> str:
+    """Say how many pairs the random rows take, before they are scored.
+
+    Args:
+        num_rows: number of random rows.
+        num_candidates: number of all candidates.
+        num_anchors: number of anchors.
+    """
+    return (
+        f"`require_recall` first scores {counted(num_rows, 'random row')} on all anchors, whether they meet the "
+        f"condition or not: {counted(num_rows * num_anchors, 'pair')}, {num_rows / num_candidates:.1%} of all"
+    )
 
 
 def score_condition_pilot(
@@ -118,6 +137,8 @@ def score_condition_pilot(
     """
     _, first = distinct(rendered.keys)
     drawn = sorted(first)[: rows_to_score(fraction, len(first))]
+    if session.ranks.is_main:
+        tell(logger, "%s", describe_pilot_size(len(drawn), len(first), len(rendered.anchor_set.keys)))
     pilot = rendered.only({rendered.candidates[first[key]] for key in drawn})
     run = ExactRun(session, pilot, Watch(quiet=True), name="Pilot of the condition")
     run.score()

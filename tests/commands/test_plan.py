@@ -56,7 +56,7 @@ def test_a_plan_uses_the_anchors_that_a_run_has_chosen(scored, tmp_path, capsys)
 
 def test_a_plan_of_a_sample_counts_the_whole_pool(scored, tmp_path, capsys, monkeypatch):
     """The sample was scored to the end while it was measured, and the plan said that nothing was left."""
-    monkeypatch.setattr("nuggets_trainer.planning.plan_pool.MOST_ROWS", 10)
+    monkeypatch.setattr("nuggets_trainer.planning.pool_sample.MOST_ROWS", 10)
     options = [*DEMO, "--dataset_name", str(scored / "pool.jsonl"), "--anchors", str(scored / "anchors.jsonl")]
     options += ["--score_dir", str(tmp_path / "s"), "--schedule", "exact", "--json"]
     assert main(["plan", *options]) == 0

@@ -90,14 +90,15 @@ def test_every_command_and_exit_code_is_explained():
 
 @pytest.fixture(scope="module")
 def score_dir(tmp_path_factory):
-    """Score a few rows with two anchor sets and a condition, so that every column exists."""
+    """Score a few rows with two anchor sets and a measured condition, so that every column and key exists."""
     directory = tmp_path_factory.mktemp("scores")
     pool, anchors = load_rows("nuggets-demo/pool").select(range(12)), load_rows("nuggets-demo/anchors")
+    signals = {"signal_check": True, "ica": True, "row_signals": True}
     score_pool(
         *load_scorer("nuggets-demo/model"),
         Pool(pool),
         {"a": Pool(anchors.select(range(2))), "b": Pool(anchors.select(range(2, 4)))},
-        config=NuggetsConfig(top_k=3, signal_check=True, ica=True, row_signals=True, require="num_tokens > 0"),
+        config=NuggetsConfig(top_k=3, require="num_tokens >= p0", require_recall=0.5, **signals),
         score_dir=directory,
     )
     return directory

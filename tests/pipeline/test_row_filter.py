@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from nuggets_trainer import GoldenScorer, NuggetsConfig, load_rows, score_pool, score_shard
+from nuggets_trainer import GoldenScorer, NuggetsConfig, Pool, load_rows, score_pool, score_shard, write_dataset
 from nuggets_trainer.cli import main
 from nuggets_trainer.config.requirement import Requirement
 from nuggets_trainer.pipeline.row_filter import rows_that_meet
 from nuggets_trainer.pipeline.select_again import select_again
 from nuggets_trainer.store.score_store import ScoreStore
+from tests.support.command_line import json_result
 from tests.support.launch import TORCHRUN, run
 
 
@@ -217,12 +218,28 @@ def test_a_percentile_in_a_run_is_that_of_the_stored_columns(llama, tokenizer, p
         assert chosen.indices.tolist() == golden_set.indices.tolist() and chosen.num_candidates == 7
 
 
+def test_select_and_the_dataset_card_say_the_percentiles(llama, tokenizer, pool_rows, anchor_rows, tmp_path, capsys):
+    condition = "loss <= p62.5 and num_tokens > p0"
+    score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "s", require=condition)
+    found = json.loads((tmp_path / "s" / "run.json").read_text())["percentiles"]
+    capsys.readouterr()
+    words = ["select", str(tmp_path / "s"), "--top_k", "3", "--require", condition]
+    assert main(words) == 0
+    values = f"(p62.5 of loss: {found[0]['value']:.4g}, p0 of num_tokens: {found[1]['value']:.4g})"
+    assert f"condition: `{condition}` {values}" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json_result(capsys)["percentiles"] == found
+    write_dataset(tmp_path / "s", Pool(Dataset.from_list(pool_rows)), tmp_path / "card")
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert f"| require | `{condition}` (p62.5 of loss is {found[0]['value']:.4g}; p0 of num_tokens is " in card
+
+
 @pytest.mark.parametrize("options", [{"require": "loss < p50"}, {"require": "loss < 3", "require_recall": 0.5}])
 def test_a_part_of_a_pool_has_no_percentiles(options, llama, tokenizer, pool, anchors, tmp_path):
     config = NuggetsConfig(top_k=3, template="plain", **options)
     with pytest.raises(ValueError, match=r"the whole pool, but `shard` scores a part of it"):
         score_shard(llama, tokenizer, pool, anchors, config, tmp_path, shard=(0, 2))
-    with pytest.raises(ValueError, match="and a batch is no pool. Filter the scored rows"):
+    with pytest.raises(ValueError, match=r"must be left out of `config`.* and a batch is no pool"):
         GoldenScorer(llama, anchors, config, tokenizer=tokenizer)
 
 

@@ -50,7 +50,7 @@ def test_a_condition_that_drops_golden_rows_ends_the_run_first(schedule, rank_by
     config = config_of(**options, require_recall=0.95)
     with pytest.raises(LowRecallError, match=r"of the 10 best of 30 random rows meet `loss < p50` \(p50 of") as caught:
         score_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path)
-    assert "`require_recall=0.95` asks for 95%" in str(caught.value) and "and 50% of the rows." in str(caught.value)
+    assert "is below `require_recall=0.95`" in str(caught.value) and "and 50% of the rows." in str(caught.value)
     assert not (tmp_path / "scores.parquet").exists()
     # Exactly the pilot's pairs are stored, also those of rows that fail, and the next run finds them.
     whole, _ = score_pool(llama, tokenizer, *rows, config=config_of(schedule="exact"), score_dir=tmp_path)
@@ -75,7 +75,7 @@ def test_one_that_passes_changes_no_golden_row(schedule, rank_by, llama, tokeniz
     assert (percentile["column"], percentile["percentage"]) == ("loss", 75.0)
     assert run_of(tmp_path / "without")["percentiles"] == [percentile]
     report = (tmp_path / "with" / "report.html").read_text()
-    assert f"{found['num_met']} of the best 10 of 40 random rows meet it" in report and "p75 of loss is" in report
+    assert f"{found['num_met']} of the 10 best of 40 random rows do" in report and "p75 of loss is" in report
     again, _ = score_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path / "with")
     assert again.num_pairs_scored == 0 and run_of(tmp_path / "with")["require_recall"] == found
 
@@ -112,7 +112,7 @@ def test_a_training_job_warns_only(llama, tokenizer, rows, tmp_path, caplog):
     config = config_of(require="loss < p50", require_recall=1.0)
     caplog.set_level(logging.WARNING, "nuggets_trainer")
     _, golden_set = score_request(llama, read_request(llama, tokenizer, *rows, config, tmp_path))
-    assert "`require_recall=1` asks for 100%" in caplog.text and len(golden_set) == 20
+    assert "is below `require_recall=1`" in caplog.text and len(golden_set) == 20
 
 
 def test_a_plan_says_what_it_takes(llama, tokenizer, rows, tmp_path):
@@ -121,6 +121,16 @@ def test_a_plan_says_what_it_takes(llama, tokenizer, rows, tmp_path):
     assert any(
         "first scores 30 random rows on all anchors" in note and "120 pairs, 50.0% of" in note for note in plan.notes
     )
+
+
+def test_a_plan_of_a_sample_counts_the_random_rows_of_the_pool(llama, tokenizer, rows, tmp_path, monkeypatch):
+    """A `top_k` of 1 is less than one row of the sample, and the plan named fewer random rows than the run scores."""
+    monkeypatch.setattr("nuggets_trainer.planning.pool_sample.MOST_ROWS", 20)
+    config = config_of(top_k=1, require="loss < p50", require_recall=0.9)
+    plan = plan_pool(llama, tokenizer, *rows, config=config, score_dir=tmp_path, measure_seconds=0.1)
+    notes = "\n".join(plan.notes)
+    assert "first scores 60 random rows on all anchors" in notes and "240 pairs, 100.0% of all" in notes
+    assert "meet `loss < p50`, with the percentiles of these rows" in notes
 
 
 def files_of(rows, model, tokenizer, place):
