@@ -1,4 +1,4 @@
-r"""Make the rows of the study on real models: four pools, their anchors, and held-out rows that are in no pool.
+r"""Make the rows of the study on real models: five pools, their anchors, and held-out rows that are in no pool.
 
 ```bash
 python recipes/study/pools.py --output_dir pools --alpaca first.jsonl second.jsonl --lima lima.jsonl \
@@ -16,6 +16,8 @@ Rows have the columns `instruction`, `input` and `output`. The same files always
   - `truncated`: the first 15 to 50% of the output
 - mixture.jsonl: 1,500 rows of the first Alpaca file and of LIMA, by `source`. natural.jsonl: 1,500 rows of all three.
 - gsm8k.jsonl: right and wrong solutions of 270 problems of GSM8K, with the columns of the source.
+- targeted.jsonl: 600 rows of natural.jsonl, and the human solutions of 100 problems of gsm8k.jsonl, by `source`. Its
+  anchors are those of GSM8K: does the ranking find the rows of the anchors' task?
 - anchors.jsonl: 100 short rows of the Alpaca files, for these three pools. gsm8k_anchors.jsonl: the human solutions
   of 30 problems.
 - heldout_alpaca.jsonl, heldout_lima.jsonl, heldout_gsm8k.jsonl, heldout_alpaca_eval.jsonl: rows whose instructions are
@@ -35,6 +37,7 @@ from typing import Any
 SPOILT_ROWS, MIXTURE_ROWS, ANCHORS = 1560, 1500, 100
 NATURAL_ROWS = {"alpaca_first": 500, "alpaca_second": 600, "lima": 400}
 GSM8K_ANCHORS, GSM8K_HELDOUT = 30, 40  # problems
+TARGETED_ROWS, TARGETED_PROBLEMS, TARGETED_CHARACTERS = 600, 100, 1200  # characters of the other rows at most
 HELDOUT_ROWS, HELDOUT_CHARACTERS = 60, 900  # of every other source, and at most as long
 SEED = 20261127
 KINDS = ("noise", "refusal", "repeated", "shuffled", "mismatched", "truncated")
@@ -132,6 +135,17 @@ def gsm8k(rows: list[TextRow], generator: random.Random) -> tuple[list[TextRow],
     return pool, anchors, heldout
 
 
+def targeted(others: list[TextRow], solutions: list[TextRow], generator: random.Random) -> list[TextRow]:
+    """Mix rows of other tasks with human solutions, one of each problem."""
+    usable = [row for row in others if _length(row) <= TARGETED_CHARACTERS]
+    human = [row for row in solutions if row["source_model"] == "human"]
+    pool = generator.sample(usable, TARGETED_ROWS)
+    for row in generator.sample(human, TARGETED_PROBLEMS):
+        pool.append({**without_other_columns([row])[0], "source": "gsm8k"})
+    generator.shuffle(pool)
+    return pool
+
+
 def heldout(rows: list[TextRow], used: set[str], generator: random.Random) -> list[TextRow]:
     """Draw rows whose instruction is not used, each instruction once."""
     usable = {}
@@ -216,6 +230,8 @@ def main(argv: Sequence[str]) -> None:
     used = _instructions(rows for name, rows in files.items() if name != "mixture")
     for source, rows in {"alpaca": first + second, "lima": lima, "alpaca_eval": alpaca_eval}.items():
         files[f"heldout_{source}"] = heldout(rows, used, generator)
+    # Last, so that the other files stay as they were before it was added.
+    files["targeted"] = targeted(files["natural"], files["gsm8k"], generator)
 
     options.output_dir.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
