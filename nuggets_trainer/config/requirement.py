@@ -32,11 +32,8 @@ COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-# Python reads `p12.5` as a name and a number, so it is parsed as the name `p12_5`.
-FRACTION_OF_PERCENTILE = re.compile(r"\bp(\d+)\.(\d+)\b"), r"p\1_\2"
-AS_WRITTEN = re.compile(r"\bp(\d+)_(\d+)\b"), r"p\1.\2"
-PERCENTILE = re.compile(r"p(\d+(?:_\d+)?)")
-Percentiles = Mapping[tuple[str, float], float]  # value by column and percentage
+PERCENTILE = re.compile(r"p(\d+)")
+Percentiles = Mapping[tuple[str, int], float]  # value by column and percentage
 MOST_SHOWN = 200  # characters of a condition in an error
 EXAMPLE = "ifd < 0.98 and num_tokens >= 5"
 
@@ -46,8 +43,8 @@ class Requirement:
 
     Args:
         text: the condition: comparisons (`<`, `<=`, `>`, `>=`, `==`, `!=`) of columns and numbers, joined by `and`,
-            `or`, `not` and brackets. `p0` to `p100`, such as `p50` or `p12.5`, is this percentile of the column that
-            it is compared with, a signal of each row.
+            `or`, `not` and brackets. `p0` to `p100`, such as `p50`, is this percentile of the column that it is
+            compared with, a signal of each row.
 
     Attributes:
         text: the condition as it was given.
@@ -69,8 +66,7 @@ class Requirement:
     def __init__(self, text: str) -> None:
         self.text = text
         try:
-            pattern, name = FRACTION_OF_PERCENTILE
-            self._tree = ast.parse(pattern.sub(name, text.strip()), mode="eval").body
+            self._tree = ast.parse(text.strip(), mode="eval").body
             names = _check(self._tree)
             percentiles = _check_percentiles(self._tree)
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
@@ -155,10 +151,10 @@ def _check(tree: ast.expr) -> list[str]:
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not):
         return _check(tree.operand)
     if not isinstance(tree, ast.Compare):
-        raise ValueError(f"{_written(tree)!r} is no comparison")
+        raise ValueError(f"{ast.unparse(tree)!r} is no comparison")
     for operation in tree.ops:
         if type(operation) not in COMPARISONS:
-            raise ValueError(f"{_written(tree)!r} compares by something else than <, <=, >, >=, == and !=")
+            raise ValueError(f"{ast.unparse(tree)!r} compares by something else than <, <=, >, >=, == and !=")
     for operand in (tree.left, *tree.comparators):
         if _percentage(operand) is not None:
             continue
@@ -167,11 +163,11 @@ def _check(tree: ast.expr) -> list[str]:
         else:
             _number(operand)
     if not names:
-        raise ValueError(f"{_written(tree)!r} names no column")
+        raise ValueError(f"{ast.unparse(tree)!r} names no column")
     return names
 
 
-def _check_percentiles(tree: ast.expr) -> list[tuple[str, float]]:
+def _check_percentiles(tree: ast.expr) -> list[tuple[str, int]]:
     """Check the percentiles of a condition, and return column and percentage of each."""
     found = []
     for comparison in ast.walk(tree):
@@ -186,35 +182,27 @@ def _check_percentiles(tree: ast.expr) -> list[tuple[str, float]]:
     return found
 
 
-def _column_of(operand: ast.expr, other: ast.expr, percentage: float) -> str:
+def _column_of(operand: ast.expr, other: ast.expr, percentage: int) -> str:
     """Return the column of a percentile: what it is compared with, which must be a signal of each row."""
     if not 0 <= percentage <= 100:
-        raise ValueError(f"{_written(operand)!r} must be one of the percentiles p0 to p100")
+        raise ValueError(f"{ast.unparse(operand)!r} must be one of the percentiles p0 to p100")
     if not isinstance(other, ast.Name) or _percentage(other) is not None:
         raise ValueError(
-            f"the percentile {_written(operand)!r} must be compared with a column, whose percentile it then is, got "
-            f"{_written(other)!r}"
+            f"the percentile {ast.unparse(operand)!r} must be compared with a column, whose percentile it then is, "
+            f"got {ast.unparse(other)!r}"
         )
     if other.id in SCORE_COLUMNS or other.id.startswith(BY_SET):
         raise ValueError(
-            f"the percentile {_written(operand)!r} must be compared with a signal of each row, but {other.id!r} is "
+            f"the percentile {ast.unparse(operand)!r} must be compared with a signal of each row, but {other.id!r} is "
             "known only when all pairs are scored (`top_fraction` keeps a share of the best rows)"
         )
     return other.id
 
 
-def _percentage(tree: ast.expr) -> float | None:
-    """Return the percentage of a percentile, 12.5 for `p12.5`; None for anything else."""
+def _percentage(tree: ast.expr) -> int | None:
+    """Return the percentage of a percentile, 50 for `p50`; None for anything else."""
     found = PERCENTILE.fullmatch(tree.id) if isinstance(tree, ast.Name) else None
-    if found is None:
-        return None
-    return float(found.group(1).replace("_", "."))
-
-
-def _written(tree: ast.expr) -> str:
-    """Write a part of a condition as its user did."""
-    pattern, written = AS_WRITTEN
-    return pattern.sub(written, ast.unparse(tree))
+    return None if found is None else int(found.group(1))
 
 
 def _number(tree: ast.expr) -> float:
@@ -224,7 +212,7 @@ def _number(tree: ast.expr) -> float:
         return -value if isinstance(tree.op, ast.USub) else value
     if isinstance(tree, ast.Constant) and isinstance(tree.value, (int, float)) and not isinstance(tree.value, bool):
         return float(tree.value)
-    raise ValueError(f"{_written(tree)!r} is neither a column nor a number")
+    raise ValueError(f"{ast.unparse(tree)!r} is neither a column nor a number")
 
 
 def _evaluate(tree: ast.expr, columns: Mapping[str, Any], percentiles: Percentiles) -> Any:

@@ -111,7 +111,7 @@ def describe_percentiles(requirement: Requirement, columns: Mapping[str, Floats]
     """
     values = []
     for (column, percentage), value in percentiles_of(requirement, columns).items():
-        values.append(f"p{percentage:g} of {column}: {value:.4g}")
+        values.append(f"p{percentage} of {column}: {value:.4g}")
     if not values:
         return f"`{requirement.text}`"
     return f"`{requirement.text}` ({', '.join(values)})"

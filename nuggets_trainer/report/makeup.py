@@ -93,7 +93,7 @@ def about_condition(run: dict[str, Any]) -> str:
     """
     parts = []
     for found in run.get("percentiles", []):
-        parts.append(f"p{found['percentage']:g} of {found['column']} is {found['value']:.4g}")
+        parts.append(f"p{found['percentage']} of {found['column']} is {found['value']:.4g}")
     measured = run.get("require_recall")
     if measured is not None:
         share = f"{measured['recall']:.0%}"

@@ -66,10 +66,11 @@ def test_a_row_without_a_value_never_meets_a_condition(text, expected):
         ("(" * 500 + "ifd < 1" + ")" * 500, "`require` must compare"),
         ("ifd < " + "9" * 5000, "`require` must compare"),
         ("p10 < p50", "'p10 < p50' names no column"),
-        ("p12.5 < 3", "'p12.5 < 3' names no column"),
+        ("p12 < 3", "'p12 < 3' names no column"),
         ("loss < p50 < p90", "the percentile 'p50' must be compared with a column, whose .* got 'p90'"),
-        ("loss < p12.5 < 3", "the percentile 'p12.5' must be compared with a column, whose .* got '3'"),
-        ("loss < p100.5", "'p100.5' must be one of the percentiles p0 to p100"),
+        ("loss < p12 < 3", "the percentile 'p12' must be compared with a column, whose .* got '3'"),
+        ("loss < p101", "'p101' must be one of the percentiles p0 to p100"),
+        ("loss < p12.5", "invalid syntax"),
         ("loss < -p50", "'p50' is neither a column nor a number"),
         ("loss < p50 or golden_score < p50", "'golden_score' is known only when all pairs are scored"),
         ("p50 < golden_score_math", "'golden_score_math' is known only when all pairs are scored"),
@@ -84,11 +85,11 @@ def test_all_else_is_refused_with_the_columns_that_there_are(text, problem):
 
 
 def test_a_percentile_is_one_of_the_column_beside_it():
-    requirement = Requirement("p10 < loss <= p12.5 or not ifd > p10 or (loss < p50 and p50 > loss)")
+    requirement = Requirement("p10 < loss <= p12 or not ifd > p10 or (loss < p50 and p50 > loss)")
     assert requirement.columns == ("loss", "ifd")
-    assert set(requirement.percentiles) == {("loss", 10.0), ("loss", 12.5), ("loss", 50.0), ("ifd", 10.0)}
+    assert set(requirement.percentiles) == {("loss", 10), ("loss", 12), ("loss", 50), ("ifd", 10)}
     assert not requirement.needs_scores
-    assert Requirement("loss < p50 < ifd").percentiles == (("loss", 50.0), ("ifd", 50.0))
+    assert Requirement("loss < p50 < ifd").percentiles == (("loss", 50), ("ifd", 50))
     with pytest.raises(ValueError, match="names 'lfd', which is no column"):
         NuggetsConfig(require="lfd < p50")
 

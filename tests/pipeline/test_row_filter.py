@@ -189,7 +189,7 @@ def test_select_says_what_to_run_where_scores_do_not_suffice(
         ("p0 < loss < p100", [0, 1, 1, 1, 1, 0, 0]),
         ("loss <= p20 or num_tokens >= p100", [1, 1, 0, 0, 0, 0, 0]),  # the last row has no loss
         ("num_tokens < p50 and loss <= p100", [1, 1, 1, 0, 0, 0, 0]),
-        ("num_tokens < p12.5 >= loss", [1, 0, 0, 0, 0, 0, 0]),
+        ("num_tokens < p12 >= loss", [1, 0, 0, 0, 0, 0, 0]),
         ("ica < p50 or loss < p50", [0] * 7),  # no row has a value
         ("golden_score > 0.5 and loss < p50", [0, 1, 0, 0, 0, 0, 0]),
     ],
@@ -209,8 +209,8 @@ def test_a_percentile_is_one_of_all_rows_with_a_value(text, expected):
 def test_a_percentile_in_a_run_is_that_of_the_stored_columns(llama, tokenizer, pool_rows, anchor_rows, tmp_path):
     score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "all", schedule="exact", row_signals=True)
     loss = np.array(read(tmp_path / "all")["loss"])
-    condition = "loss <= p62.5"
-    meets = (loss <= np.percentile(loss, 62.5)).tolist()
+    condition = "loss <= p60"
+    meets = (loss <= np.percentile(loss, 60)).tolist()
     raced, golden_set = score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "race", require=condition)
     assert [reason != "fails_require" for reason in raced.dropped] == meets and meets.count(True) == 7
     for name in ("all", "race"):
@@ -219,19 +219,19 @@ def test_a_percentile_in_a_run_is_that_of_the_stored_columns(llama, tokenizer, p
 
 
 def test_select_and_the_dataset_card_say_the_percentiles(llama, tokenizer, pool_rows, anchor_rows, tmp_path, capsys):
-    condition = "loss <= p62.5 and num_tokens > p0"
+    condition = "loss <= p60 and num_tokens > p0"
     score(llama, tokenizer, pool_rows, anchor_rows, tmp_path / "s", require=condition)
     found = json.loads((tmp_path / "s" / "run.json").read_text())["percentiles"]
     capsys.readouterr()
     words = ["select", str(tmp_path / "s"), "--top_k", "3", "--require", condition]
     assert main(words) == 0
-    values = f"(p62.5 of loss: {found[0]['value']:.4g}, p0 of num_tokens: {found[1]['value']:.4g})"
+    values = f"(p60 of loss: {found[0]['value']:.4g}, p0 of num_tokens: {found[1]['value']:.4g})"
     assert f"condition: `{condition}` {values}" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     assert json_result(capsys)["percentiles"] == found
     write_dataset(tmp_path / "s", Pool(Dataset.from_list(pool_rows)), tmp_path / "card")
     card = (tmp_path / "card" / "README.md").read_text()
-    assert f"| require | `{condition}` (p62.5 of loss is {found[0]['value']:.4g}; p0 of num_tokens is " in card
+    assert f"| require | `{condition}` (p60 of loss is {found[0]['value']:.4g}; p0 of num_tokens is " in card
 
 
 @pytest.mark.parametrize("options", [{"require": "loss < p50"}, {"require": "loss < 3", "require_recall": 0.5}])
@@ -250,7 +250,7 @@ def test_several_processes_choose_the_same_rows(schedule, tmp_path):
     load_rows("nuggets-demo/anchors").select(range(6)).to_json(tmp_path / "anchors.jsonl")
     words = ["score", "--model_name_or_path", "nuggets-demo/model", "--dataset_name", str(tmp_path / "pool.jsonl")]
     words += ["--anchors", str(tmp_path / "anchors.jsonl"), "--top_k", "8", "--schedule", schedule]
-    words += ["--require", "ifd < p60 and p12.5 < num_tokens", "--row_signals", "true", "--score_dir"]
+    words += ["--require", "ifd < p60 and p12 < num_tokens", "--row_signals", "true", "--score_dir"]
     assert main([*words, str(tmp_path / "one")]) == 0
     cpu = {"ACCELERATE_USE_CPU": "true"}
     run([*TORCHRUN, "2", "-m", "nuggets_trainer.cli", *words, str(tmp_path / "two")], **cpu)

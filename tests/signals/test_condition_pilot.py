@@ -140,7 +140,7 @@ def files_of(rows, model, tokenizer, place):
     for name, pool in zip(("pool", "anchors"), rows, strict=True):
         pool.dataset.to_json(place / f"{name}.jsonl")
     words = ["score", str(place / "pool.jsonl"), "--model_name_or_path", str(place / "model"), "--anchors"]
-    words += [str(place / "anchors.jsonl"), "--template", "plain", "--top_k", "20", "--require", "loss < p62.5"]
+    words += [str(place / "anchors.jsonl"), "--template", "plain", "--top_k", "20", "--require", "loss < p60"]
     return [*words, "--require_recall"]
 
 
@@ -148,7 +148,7 @@ def test_the_command_ends_with_the_code_of_an_early_look(llama, tokenizer, rows,
     words = files_of(rows, llama, tokenizer, tmp_path)
     assert main([*words, "1.0", "--score_dir", str(tmp_path / "scores")]) == 3
     said = capsys.readouterr().err
-    assert "nuggets score: stopped: " in said and "random rows meet `loss < p62.5`" in said and "Traceback" not in said
+    assert "nuggets score: stopped: " in said and "random rows meet `loss < p60`" in said and "Traceback" not in said
 
 
 @pytest.mark.slow
