@@ -68,7 +68,7 @@ def rows_that_meet(requirement: Requirement, columns: Mapping[str, Floats]) -> B
     return passes
 
 
-def percentiles_of(requirement: Requirement, columns: Mapping[str, Floats]) -> dict[tuple[str, float], float]:
+def percentiles_of(requirement: Requirement, columns: Mapping[str, Floats]) -> dict[tuple[str, int], float]:
     """Return the value of each percentile that a condition names, by column and percentage.
 
     It is that of `numpy.percentile` over the rows that have a finite value, rows that fail the condition included.
