@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole study: score three pools with two models, then compare all arms on each pool. It takes days on 2 cores.
+# The whole study: score four pools with two models, then compare all arms on each pool. It takes days on 2 cores.
 #
 #   bash recipes/study/run.sh DATA OUT [POOL ...]
 #
@@ -8,7 +8,7 @@
 set -euo pipefail
 DATA=$1 OUT=$2
 shift 2
-[ $# -gt 0 ] || set -- half_spoilt natural gsm8k
+[ $# -gt 0 ] || set -- half_spoilt natural gsm8k targeted
 SMOLLM2=${SMOLLM2:-HuggingFaceTB/SmolLM2-135M-Instruct} GEMMA=${GEMMA:-google/gemma-3-270m}
 CONFIG=$(dirname "$0")/study.yaml
 
@@ -28,7 +28,7 @@ for pool in "$@"; do
   case $pool in
     half_spoilt) anchors=$DATA/anchors.jsonl ;;
     natural) heldout="$heldout, $(place lima)" ;;
-    gsm8k) anchors=$(first gsm8k_anchors.jsonl 10) gemma_anchors=$anchors heldout="$(place gsm8k), $heldout" ;;
+    gsm8k | targeted) anchors=$(first gsm8k_anchors.jsonl 10) gemma_anchors=$anchors heldout="$(place gsm8k), $heldout" ;;
   esac
   rows=(--dataset_name "$DATA/$pool.jsonl")
   scoring=(--dtype bfloat16 --schedule exact --row_signals true)

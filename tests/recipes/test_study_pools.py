@@ -14,7 +14,7 @@ from nuggets_trainer.commands.compare import parse
 from nuggets_trainer.comparison.options import arms_to_run
 from tests.support.documented import recipe
 
-NAMES = ("half_spoilt", "mixture", "natural", "anchors", "gsm8k", "gsm8k_anchors")
+NAMES = ("half_spoilt", "mixture", "natural", "anchors", "gsm8k", "gsm8k_anchors", "targeted")
 HELDOUT = ("heldout_alpaca", "heldout_lima", "heldout_gsm8k", "heldout_alpaca_eval")
 
 
@@ -92,6 +92,17 @@ def test_gsm8k_is_split_by_problem(made):
     assert {row["source_model"] for row in heldout} == {"human"}
 
 
+def test_the_targeted_pool_has_one_solution_of_each_problem(made):
+    by_source: dict[str, list[dict[str, str]]] = {"gsm8k": [], "other": []}
+    for row in read(made / "one" / "targeted.jsonl"):
+        by_source["gsm8k" if row["source"] == "gsm8k" else "other"].append(row)
+    assert len(by_source["other"]) == 600 and len(by_source["gsm8k"]) == 100
+    assert len({row["instruction"] for row in by_source["gsm8k"]}) == 100
+    assert all(row["output"].startswith("human") for row in by_source["gsm8k"])
+    natural = {row["instruction"] for row in read(made / "one" / "natural.jsonl")}
+    assert {row["instruction"] for row in by_source["other"]} <= natural
+
+
 def test_natural_rows_come_from_three_sources(made):
     sources = [row["source"] for row in read(made / "one" / "natural.jsonl")]
     assert {source: sources.count(source) for source in sources} == {
@@ -136,4 +147,5 @@ def test_the_script_scores_with_the_anchors_of_the_log(made, tmp_path):
             heldout = json.loads(words[words.index("--eval_dataset_name") + 1])
             assert all(Path(place).is_file() for place in heldout.values()) and "alpaca_eval" in heldout
     # SmolLM2's scores, those of Gemma, the comparison
-    assert numbers == {"half_spoilt": [100, 16, 100], "natural": [16, 16, 16], "gsm8k": [10, 10, 10]}
+    few = [10, 10, 10]
+    assert numbers == {"half_spoilt": [100, 16, 100], "natural": [16, 16, 16], "gsm8k": few, "targeted": few}
