@@ -105,20 +105,20 @@ class GoldenScorer:
             )
         if self._anchors is None and self._config.anchors is None:
             raise ValueError(
-                "`anchors` must be given: a batch is no pool that anchors could be chosen from. To choose them by "
+                "`anchors` must be given: anchors cannot be chosen from a batch. To choose them by "
                 "k-means, score a sample of the pool first, and pass the rows that its anchors.parquet names."
             )
         requirement = self._config.requirement
         if requirement is not None and requirement.percentiles:
             raise ValueError(
                 f"`require={self._config.require!r}` must be left out of `config`: its percentiles are those of a "
-                "whole pool, and a batch is no pool. Filter the scored rows in the engine."
+                "whole pool, and a batch is only a part of it. Filter the scored rows in the engine."
             )
         given = [f"`{name}`" for name in OF_A_POOL if getattr(self._config, name) is not None]
         if given:
             raise ValueError(
                 f"{' and '.join(given)} must be left out of `config`: they say which rows and anchors of a whole pool "
-                "are scored, and a batch is no pool. Pass the anchors and rows that are meant."
+                "are scored, and a batch is only a part of it. Pass the anchors and rows that are meant."
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class ScoringOptions(OptionGroup):
         metadata={
             "help": "Share of the golden set that must meet `require`, in (0, 1]. Before the rest is scored, random "
             "rows are drawn from all candidates, also from those that fail the condition, and scored on all anchors. "
-            "The share of the best of them that meets the condition is told, with its 95%% interval. If the share "
+            "The share of the best of them that meets the condition is printed with its 95%% interval. If the share "
             "itself, not the interval, is below this value, the run ends there, with exit code 3. What was scored is "
             "stored. Training only warns. "
             "It needs a condition on signals, and `top_fraction`, `top_k` or `max_tokens`. The number of random rows "

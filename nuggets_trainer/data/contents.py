@@ -64,7 +64,7 @@ Found = dict[str, Any]
 def prompt_key(row: Row) -> str:
     """Return a text that is equal for two rows if they have the same prompt; "" for a row without a prompt.
 
-    The prompt of a conversation is all that stands before its last turn: system message, tools and tool calls too.
+    The prompt of a conversation is everything before its last turn, with the system message, tools and tool calls.
     Upper and lower case, runs of white space and curly apostrophes make no difference. The prompt of a row that is
     tokenized already is all tokens before its last run of scored ones.
 

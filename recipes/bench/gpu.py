@@ -313,7 +313,7 @@ def format_tables(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _by_subject(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put together what was told of one model: the parts of a step write between each other."""
+    """Collect the results of one model: the parts of a step write between each other."""
     subjects = list(dict.fromkeys(line["what"].split(":")[0] for line in lines))
     return sorted(lines, key=lambda line: subjects.index(line["what"].split(":")[0]))
 

@@ -127,7 +127,7 @@ def test_a_loaded_model_and_a_list_of_anchors_do(scorer, anchors, pool):
 def test_wrong_arguments_and_batches_are_named(scorer, anchors, pool, scored):
     with pytest.raises(ValueError, match="`tokenizer` must be given"):
         GoldenScorer(object(), anchors)
-    with pytest.raises(ValueError, match="`anchors` must be given: a batch is no pool"):
+    with pytest.raises(ValueError, match="`anchors` must be given: anchors cannot be chosen"):
         GoldenScorer("nuggets-demo/model")
     with pytest.raises(TypeError, match="A batch must be a mapping of columns.* got set"):
         scorer({3})

@@ -239,7 +239,7 @@ def test_a_part_of_a_pool_has_no_percentiles(options, llama, tokenizer, pool, an
     config = NuggetsConfig(top_k=3, template="plain", **options)
     with pytest.raises(ValueError, match=r"the whole pool, but `shard` scores a part of it"):
         score_shard(llama, tokenizer, pool, anchors, config, tmp_path, shard=(0, 2))
-    with pytest.raises(ValueError, match=r"must be left out of `config`.* and a batch is no pool"):
+    with pytest.raises(ValueError, match=r"must be left out of `config`.* and a batch is only a part"):
         GoldenScorer(llama, anchors, config, tokenizer=tokenizer)
 
 
