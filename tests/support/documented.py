@@ -39,7 +39,7 @@ from tests.support.launch import ROOT
 
 LANGUAGES = {"bash", "diff", "json", "python", "text", "yaml"}
 # Programs of other projects, whose command lines are not checked.
-FOREIGN = {"cd", "curl", "docker", "dstack", "git", "sbatch", "set", "sky", "source", "vllm"}
+FOREIGN = {"cd", "curl", "docker", "dstack", "git", "sbatch", "set", "shuf", "sky", "source", "vllm"}
 SERVE_OPTIONS = {"--port", "--host", "--device", "--dtype"}  # used by test_evaluate.py, or shown by `--help`
 FOREIGN_OPTIONS = {
     *("--array", "--dependency", "--gres", "--ntasks", "--requeue", "--time"),  # sbatch
