@@ -22,7 +22,7 @@ PAGES = [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pa
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_is_parsed_by_its_program(page):
     for command in commands(page):
-        documented.parse(command)
+        assert documented.parse(command), command  # it raises where the program refuses the command
 
 
 def test_commands_are_found():
